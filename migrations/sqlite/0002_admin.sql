@@ -1,0 +1,17 @@
+-- People who may look at the admin pages.
+CREATE TABLE admin_users (
+    id            INTEGER PRIMARY KEY,
+    name          TEXT    NOT NULL UNIQUE,
+    password_hash TEXT    NOT NULL,      -- argon2id, PHC string
+    created_at    INTEGER NOT NULL
+) STRICT;
+
+-- The session token's SHA-256; the token itself is only in the browser's cookie.
+CREATE TABLE admin_sessions (
+    hash         BLOB    PRIMARY KEY CHECK (length(hash) = 32),
+    admin_user   INTEGER NOT NULL REFERENCES admin_users (id),
+    csrf_token   TEXT    NOT NULL,
+    created_at   INTEGER NOT NULL,
+    last_seen_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX admin_sessions_user ON admin_sessions (admin_user);

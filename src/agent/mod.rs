@@ -1,0 +1,1 @@
+//! The paying client behind `prepaid402 get`.

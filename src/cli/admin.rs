@@ -1,0 +1,1 @@
+//! `prepaid402 admin`: people who may look at the admin pages.

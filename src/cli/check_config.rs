@@ -1,0 +1,1 @@
+//! `prepaid402 check-config`: what the configuration means, before it is used.

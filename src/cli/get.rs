@@ -1,0 +1,1 @@
+//! `prepaid402 get`: the paying client.

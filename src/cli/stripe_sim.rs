@@ -1,0 +1,1 @@
+//! `prepaid402 stripe-sim`: the simulated Stripe alone.

@@ -1,0 +1,209 @@
+//! Validated settings. `file.rs` is the TOML shape, `validate.rs` turns it into these types and reports every problem at once.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::domain::{Currency, Micros};
+
+/// Everything that the gateway needs to know, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where callers connect.
+    pub listen: SocketAddr,
+    /// Where the seller's own pages, metrics and admin API listen; loopback unless stated otherwise.
+    pub admin_listen: SocketAddr,
+    /// The origin callers see, `https://api.example.com`, without a trailing slash. Never taken from `Host`.
+    pub public_url: String,
+    /// Holds the database, the key secret and the lock.
+    pub data_dir: PathBuf,
+    /// `sqlite:PATH` (default: `prepaid402.db` in the data directory).
+    pub database_url: String,
+    /// The one currency of this gateway.
+    pub currency: Currency,
+    /// Stripe account and API.
+    pub stripe: StripeConfig,
+    /// The API that is sold.
+    pub upstream: UpstreamConfig,
+    /// What is sold at what price, in the order of the file.
+    pub routes: Vec<RouteConfig>,
+    /// How much may be charged.
+    pub top_up: TopUpConfig,
+    /// Sizes and times.
+    pub limits: LimitsConfig,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNetwork>,
+    /// Log filter, as understood by `tracing_subscriber::EnvFilter`, and whether lines are JSON.
+    pub log: LogConfig,
+    /// Says SANDBOX wherever it shows; set by `prepaid402 sandbox` only, never from the file.
+    pub sandbox: bool,
+}
+
+/// Stripe account and API.
+#[derive(Debug, Clone)]
+pub struct StripeConfig {
+    /// `sk_test_…` or `rk_test_…`.
+    pub secret_key: Secret,
+    /// `pk_test_…`, published in every 402.
+    pub publishable_key: String,
+    /// `https://api.stripe.com`, or a loopback simulator. No trailing slash.
+    pub api_base: String,
+    /// The `Stripe-Version` header; `None` is the version that our types were made for.
+    pub api_version: Option<String>,
+    /// One attempt of one call.
+    pub timeout: Duration,
+    /// Suffix on the card statement, 2 to 22 characters.
+    pub statement_descriptor_suffix: Option<String>,
+}
+
+/// The API that is sold.
+#[derive(Debug, Clone)]
+pub struct UpstreamConfig {
+    /// `http` or `https` origin and optional base path; no user info, query or fragment; no trailing slash.
+    pub url: String,
+    /// Set on every request to the upstream, so that only the gateway can call it. Values are secrets.
+    pub headers: Vec<(String, Secret)>,
+    /// Establishing a connection.
+    pub connect_timeout: Duration,
+    /// From the request sent to the response head received.
+    pub response_timeout: Duration,
+    /// Between two pieces of a response body.
+    pub idle_timeout: Duration,
+    /// Whether the caller's `Host` is passed on; otherwise the upstream's own name is sent.
+    pub preserve_host: bool,
+}
+
+/// One route: what is sold, at what price.
+#[derive(Debug, Clone)]
+pub struct RouteConfig {
+    /// Upper-case HTTP methods. `GET` implies `HEAD` at the same price.
+    pub methods: BTreeSet<String>,
+    /// Starts with `/`; segments are literals, `{name}`, or a final `*` for any rest.
+    pub pattern: String,
+    /// Price, or free by an explicit word.
+    pub charge: RouteCharge,
+    /// For people, in the 402.
+    pub description: Option<String>,
+    /// Media type, in the 402.
+    pub mime_type: Option<String>,
+    /// Which answers of the upstream are charged.
+    pub charged_statuses: StatusSet,
+    /// Overrides [`UpstreamConfig::response_timeout`].
+    pub response_timeout: Option<Duration>,
+    /// Overrides [`LimitsConfig::max_body_bytes`].
+    pub max_body_bytes: Option<u64>,
+}
+
+/// What one request on a route costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouteCharge {
+    /// `free = true`, by an explicit word, never by absence.
+    Free,
+    /// A fixed price above zero.
+    Fixed(Micros),
+}
+
+/// A set of HTTP status codes such as `2xx, 304`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusSet(BTreeSet<u16>);
+
+impl StatusSet {
+    /// The given codes.
+    pub fn new(codes: impl IntoIterator<Item = u16>) -> Self {
+        Self(codes.into_iter().collect())
+    }
+
+    /// 200 to 399.
+    #[must_use]
+    pub fn default_charged() -> Self {
+        Self::new(200..400)
+    }
+
+    /// Whether the code is in the set.
+    #[must_use]
+    pub fn contains(&self, status: u16) -> bool {
+        self.0.contains(&status)
+    }
+}
+
+/// How much may be charged.
+#[derive(Debug, Clone)]
+pub struct TopUpConfig {
+    /// The smallest charge.
+    pub minimum: Micros,
+    /// The largest charge.
+    pub maximum: Micros,
+    /// The most a client may hold; a top-up beyond it is refused.
+    pub max_balance: Micros,
+    /// Packs in ascending order of amount; the first amount equals `minimum`.
+    pub options: Vec<TopUpPack>,
+}
+
+/// A pack on offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopUpPack {
+    /// Charged to the card.
+    pub amount: Micros,
+    /// Credited on top of `amount`.
+    pub bonus: Micros,
+    /// For people.
+    pub label: String,
+}
+
+/// Sizes and times.
+#[derive(Debug, Clone)]
+pub struct LimitsConfig {
+    /// Request body passed to the upstream.
+    pub max_body_bytes: u64,
+    /// A request body must arrive within this time.
+    pub body_timeout: Duration,
+    /// Requests being served at the same time; more are answered 503 `busy`.
+    pub max_concurrent_requests: usize,
+    /// The same for one client: 429 `reservations_in_flight` beyond it.
+    pub max_concurrent_per_client: u32,
+    /// How long running requests may take to finish at shutdown.
+    pub shutdown_timeout: Duration,
+}
+
+/// How it logs.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// `tracing_subscriber` filter, such as `info` or `prepaid402=debug`.
+    pub filter: String,
+    /// One JSON object a line.
+    pub json: bool,
+}
+
+/// A network of addresses, `10.0.0.0/8` or one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IpNetwork {
+    /// First address.
+    pub address: IpAddr,
+    /// Number of leading bits that count.
+    pub prefix: u8,
+}
+
+/// A text that never shows itself.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    #[must_use]
+    pub fn new(value: String) -> Self {
+        Self(value)
+    }
+
+    /// The secret itself.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}

@@ -1,0 +1,9 @@
+//! Values without I/O: money, currencies, identifiers. Everything else may use this folder; it uses nothing of ours.
+
+pub mod currency;
+pub mod ids;
+pub mod money;
+
+pub use currency::Currency;
+pub use ids::{ClientKey, ClientPublicId, KeyId, PaymentMethodId, RequestId, SecretHash, TopUpId};
+pub use money::{Micros, MoneyError, Units};

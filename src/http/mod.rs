@@ -1,0 +1,3 @@
+//! Every door that speaks HTTP.
+
+pub mod admin;

@@ -1,0 +1,4 @@
+//! The only code that changes a balance.
+
+pub mod account;
+pub mod read;

@@ -1,0 +1,1 @@
+//! Decides and settles a paid request.

@@ -1,0 +1,4 @@
+//! Headers and bodies of the wire protocols, and the strict way of reading them. No I/O, no decisions.
+
+pub mod strict_json;
+pub mod stripe402;

@@ -1,0 +1,152 @@
+//! The stripe402 protocol, version 1: wire shapes and their header encoding.
+//!
+//! Amounts are stripe402 units (1/10,000 of the currency's major unit). Fields that the public protocol does not have are
+//! additive: its unmodified clients ignore them.
+
+use serde::{Deserialize, Serialize};
+
+/// The only protocol version there is.
+pub const VERSION: u32 = 1;
+/// Server to client, on 402: base64 of a [`PaymentRequired`].
+pub const PAYMENT_REQUIRED: &str = "payment-required";
+/// Client to server: base64 of a [`PaymentPayload`].
+pub const PAYMENT: &str = "payment";
+/// Server to client, on paid answers: base64 of a [`PaymentResponse`].
+pub const PAYMENT_RESPONSE: &str = "payment-response";
+
+/// The offer that comes with a 402, in the header and as the body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PaymentRequired {
+    /// Always [`VERSION`].
+    pub stripe402_version: u32,
+    /// What is sold.
+    pub resource: Resource,
+    /// Ways to pay; clients look at the first.
+    pub accepts: Vec<Requirement>,
+    /// Absent on a first challenge; otherwise the stable code, such as `insufficient_credits`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Packs on offer; the first equals `minTopUp`. Additive.
+    #[serde(default)]
+    pub top_up_options: Vec<TopUpOption>,
+    /// A sentence an agent can act on. Additive.
+    #[serde(default)]
+    pub message: String,
+    /// Stable code of this answer. Additive.
+    #[serde(default)]
+    pub code: String,
+    /// Whether repeating the same request can help. Additive.
+    #[serde(default)]
+    pub retryable: bool,
+    /// `agent`, `human` or `seller`. Additive.
+    #[serde(default)]
+    pub who_acts: String,
+    /// Names this request in the seller's logs. Additive.
+    #[serde(default)]
+    pub request_id: String,
+    /// Units left, only when a valid clientId was presented. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balance: Option<i64>,
+}
+
+/// What is sold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Resource {
+    /// The request path.
+    pub url: String,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// Media type of the answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mime_type: Option<String>,
+}
+
+/// One way to pay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Requirement {
+    /// Always `stripe`.
+    pub scheme: String,
+    /// Lower-case ISO 4217 code.
+    pub currency: String,
+    /// Price of this request in units, rounded up.
+    pub amount: i64,
+    /// Smallest charge that lets this request through, in units.
+    pub min_top_up: i64,
+    /// The seller's Stripe publishable key.
+    pub publishable_key: String,
+    /// For people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// The exact price as a decimal of major units. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price: Option<String>,
+}
+
+/// A pack: charge `amount`, receive `credits`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TopUpOption {
+    /// Charged, in units.
+    pub amount: i64,
+    /// Credited, in units; a bonus makes it larger than `amount`.
+    pub credits: i64,
+    /// For people.
+    pub label: String,
+}
+
+/// What the caller presents. Decode received ones with the strict decoder, never with serde alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PaymentPayload {
+    /// Always [`VERSION`].
+    pub stripe402_version: u32,
+    /// A card tokenised by Stripe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment_method_id: Option<String>,
+    /// The bearer key of a wallet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// What to charge, in units.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_up_amount: Option<i64>,
+    /// Refuse when the price is above this many units. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_amount: Option<i64>,
+}
+
+/// What became of a payment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+pub struct PaymentResponse {
+    /// Whether this request was paid for and served.
+    pub success: bool,
+    /// Stripe's PaymentIntent, when this request charged a card.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub charge_id: Option<String>,
+    /// Balance after this request, in units, rounded down.
+    pub credits_remaining: i64,
+    /// The wallet's bearer key; empty when there is none.
+    pub client_id: String,
+    /// A sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Stable code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_code: Option<String>,
+    /// What this request cost, in units, rounded up. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credits_charged: Option<i64>,
+    /// The top-up that this request made. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payment_id: Option<String>,
+    /// The ledger entry of this request's usage. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry_id: Option<String>,
+    /// What was charged to the card, in units. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub top_up_amount: Option<i64>,
+}

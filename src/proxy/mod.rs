@@ -1,0 +1,5 @@
+//! Reverse proxy: canonical paths, routes, headers, streaming.
+
+pub mod headers;
+pub mod path;
+pub mod route_table;

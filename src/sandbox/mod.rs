@@ -1,0 +1,1 @@
+//! Stripe without Stripe, and an API to sell.

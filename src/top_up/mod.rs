@@ -1,0 +1,1 @@
+//! From a card charge to credit.

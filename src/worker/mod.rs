@@ -1,0 +1,1 @@
+//! Background loops around one-step functions.
