@@ -1,4 +1,200 @@
-//! The only code that changes a balance.
+//! The only code that changes a balance: a pure core with a batching shell.
+//!
+//! ```text
+//! reserve (memory) ─► capture ─┐
+//!                     top-up ──┼─► writer: BEGIN · read · core::apply · append entries · update clients · COMMIT ─► answers
+//!                    reverse ──┘
+//! ```
+//! `core.rs` has every rule and no I/O. `writer.rs` commits batches. `sqlite.rs` has the statements; another database is
+//! another such file, not another ledger. `reservations.rs` is what running requests have set aside. `verify.rs`
+//! recomputes everything from the entries.
 
 pub mod account;
+pub mod core;
+pub mod keys;
 pub mod read;
+pub mod recording;
+pub mod reservations;
+mod sqlite;
+pub mod verify;
+mod writer;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+pub use self::core::{Capture, ClientId, ClientState, EntryId, Refusal};
+pub use self::recording::SucceededCharge;
+pub use self::reservations::{NotReserved, Reservation, Reservations};
+use self::writer::{Deliveries, Job, Writer};
+pub use self::writer::{Posted, WriterCounts};
+use crate::db::{Db, DbError};
+use crate::domain::{Micros, RequestId};
+
+/// Commands waiting for the writer; more make their callers wait.
+const QUEUE: usize = 4096;
+
+/// Why a command has no outcome, or a bad one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// The core refused it; nothing changed.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    /// The database did not take it. Whether it is in the books is unknown until the database answers again.
+    #[error("the ledger's database did not answer: {0}")]
+    Unavailable(String),
+    /// The process is shutting down.
+    #[error("the ledger is closed")]
+    Closed,
+}
+
+/// The handle that the rest of the program has. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    jobs: mpsc::Sender<Job>,
+    db: Db,
+    reservations: Arc<Reservations>,
+    deliveries: Arc<Deliveries>,
+    counts: Arc<WriterCounts>,
+}
+
+impl Ledger {
+    /// Opens the database file, gives back what an earlier run captured without delivering, and starts the writer.
+    ///
+    /// # Errors
+    /// [`DbError`] when the database cannot be used.
+    pub async fn open(
+        path: &std::path::Path,
+        node: &str,
+        max_running_per_client: u32,
+    ) -> Result<(Self, Db, tokio::task::JoinHandle<()>), DbError> {
+        let (db, side) = crate::db::open(path).await?;
+        let reservations = Reservations::new(max_running_per_client);
+        let deliveries = Arc::new(Deliveries::default());
+        let counts = Arc::new(WriterCounts::default());
+        let writer = Writer::new(
+            side.connection,
+            node.to_owned(),
+            Arc::clone(&reservations),
+            Arc::clone(&deliveries),
+            Arc::clone(&counts),
+        )
+        .await?;
+        let (jobs, receiver) = mpsc::channel(QUEUE);
+        let task = tokio::spawn(writer.run(receiver, side.writes));
+        Ok((Self { jobs, db: db.clone(), reservations, deliveries, counts }, db, task))
+    }
+
+    /// Sets the price aside. Reads the client first when it has not been here lately.
+    ///
+    /// # Errors
+    /// [`ReserveError`].
+    pub async fn reserve(&self, client: ClientId, price: Micros) -> Result<Reservation, ReserveError> {
+        match self.reservations.reserve(client, price) {
+            Err(NotReserved::Unknown) => {}
+            other => return other.map_err(ReserveError::NotReserved),
+        }
+        self.learn(client).await?;
+        self.reservations.reserve(client, price).map_err(ReserveError::NotReserved)
+    }
+
+    /// The posted balances of a client. `None`: there is no such client.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn state(&self, client: ClientId) -> Result<Option<ClientState>, DbError> {
+        if let Some(state) = self.reservations.state(client) {
+            return Ok(Some(state));
+        }
+        self.learn(client).await?;
+        Ok(self.reservations.state(client))
+    }
+
+    async fn learn(&self, client: ClientId) -> Result<(), DbError> {
+        self.reservations.expect(client);
+        if let Some(state) = sqlite::load_client(self.db.reader(), client).await? {
+            self.reservations.learn(client, state);
+        }
+        Ok(())
+    }
+
+    /// Charges a request to the credit that was reserved for it, durably: when this answers, it is on disk.
+    /// The capture counts as undelivered until [`Ledger::delivered`].
+    ///
+    /// # Errors
+    /// [`LedgerError`]; nothing may be delivered then.
+    pub async fn capture(&self, capture: Capture, reservation: Reservation) -> Result<Posted, LedgerError> {
+        let (answer, outcome) = oneshot::channel();
+        self.submit(Job::Capture { capture, reservation, answer }).await?;
+        outcome.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// Records a succeeded charge as credit, and sets `reserve` aside for the request that paid. Idempotent.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; the charge then stays to be recorded.
+    pub async fn record_top_up(
+        &self,
+        charge: SucceededCharge,
+        reserve: Option<Micros>,
+    ) -> Result<(Posted, Option<Result<Reservation, NotReserved>>), LedgerError> {
+        let (answer, outcome) = oneshot::channel();
+        self.submit(Job::TopUp { charge, reserve, answer }).await?;
+        outcome.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// Gives a captured request back. Idempotent.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn reverse(&self, request: RequestId) -> Result<Posted, LedgerError> {
+        let (answer, outcome) = oneshot::channel();
+        let reverse = core::Reverse { capture: usage_source(request) };
+        self.submit(Job::Reverse { reverse, answer }).await?;
+        outcome.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    async fn submit(&self, job: Job) -> Result<(), LedgerError> {
+        self.jobs.send(job).await.map_err(|_| LedgerError::Closed)
+    }
+
+    /// The answer of a captured request has been handed over, or its caller has gone: it is not given back any more.
+    pub fn delivered(&self, entry: EntryId) {
+        self.deliveries.finish(entry);
+    }
+
+    /// What the writer has done so far.
+    #[must_use]
+    pub fn counts(&self) -> &WriterCounts {
+        &self.counts
+    }
+
+    /// Sum of what running requests have set aside.
+    #[must_use]
+    pub fn total_reserved(&self) -> Micros {
+        self.reservations.total_reserved()
+    }
+}
+
+/// The source of a request's usage entries.
+#[must_use]
+pub fn usage_source(request: RequestId) -> String {
+    format!("usage:{request}")
+}
+
+/// Why nothing could be set aside.
+#[derive(Debug, thiserror::Error)]
+pub enum ReserveError {
+    /// The balance, or who else uses it.
+    #[error("the credit cannot be reserved")]
+    NotReserved(NotReserved),
+    /// The balance could not be read.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl From<sqlx::Error> for ReserveError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Db(error.into())
+    }
+}

@@ -1,0 +1,484 @@
+//! Every rule about money, as an ordinary function: `apply(state, commands) → entries, new state, outcomes`.
+//!
+//! No I/O, no clock, no randomness: the same input gives the same books, so tables, a model and millions of random
+//! commands can test it. The shell (`writer.rs`, `sqlite.rs`) reads the state, calls [`Batch::apply`] for each command and
+//! writes the result in one transaction.
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::float_arithmetic,
+    clippy::as_conversions,
+    clippy::unwrap_used
+)]
+
+use std::collections::{HashMap, HashSet};
+
+use super::account::Account;
+use crate::domain::{Currency, Micros};
+
+/// A client's number: integer, because the hot path joins on it.
+pub type ClientId = i64;
+/// An entry's number, ascending in the order of commits.
+pub type EntryId = i64;
+
+/// A client's balances, as posted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientState {
+    /// Fixed by the client's first top-up.
+    pub currency: Currency,
+    /// Credit that was paid for.
+    pub paid: Micros,
+    /// Credit that was given on top.
+    pub bonus: Micros,
+    /// What the client owes after money was taken back that it had spent.
+    pub debt: Micros,
+    /// Entries so far.
+    pub sequence: i64,
+    /// The newest entry.
+    pub last_entry: Option<EntryId>,
+    /// An operator or a dispute stopped this client from spending.
+    pub frozen: bool,
+}
+
+impl ClientState {
+    /// A client without any entry.
+    #[must_use]
+    pub fn new(currency: Currency) -> Self {
+        Self {
+            currency,
+            paid: Micros::ZERO,
+            bonus: Micros::ZERO,
+            debt: Micros::ZERO,
+            sequence: 0,
+            last_entry: None,
+            frozen: false,
+        }
+    }
+
+    /// What can be spent, reservations aside: nothing while there is debt, whatever the bonus.
+    #[must_use]
+    pub fn spendable(&self) -> Micros {
+        if self.is_frozen() { Micros::ZERO } else { self.credit() }
+    }
+
+    /// Paid and bonus credit together.
+    #[must_use]
+    pub fn credit(&self) -> Micros {
+        self.paid.checked_add(self.bonus).unwrap_or(Micros::MAX)
+    }
+
+    /// Frozen by decision or by debt.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen || !self.debt.is_zero()
+    }
+}
+
+/// A change that is asked for. The source is its idempotency key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Charge one request to a client: paid credit first, then bonus.
+    Capture(Capture),
+    /// Turn a succeeded card charge into credit; debt is repaid first.
+    TopUp(TopUp),
+    /// Give a captured request back, to the credit it was taken from.
+    Reverse(Reverse),
+    /// Take money back (refund, dispute): paid credit first, then bonus, the rest becomes debt.
+    Clawback(Clawback),
+}
+
+/// See [`Command::Capture`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capture {
+    /// Who pays.
+    pub client: ClientId,
+    /// `usage:REQUEST`.
+    pub source: String,
+    /// The exact price.
+    pub price: Micros,
+    /// The route's number.
+    pub route: i64,
+    /// The price list's number.
+    pub price_list: i64,
+    /// What the upstream answered.
+    pub upstream_status: u16,
+}
+
+/// See [`Command::TopUp`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopUp {
+    /// Whose credit.
+    pub client: ClientId,
+    /// `topup:ID`.
+    pub source: String,
+    /// Charged to the card.
+    pub amount: Micros,
+    /// Given on top.
+    pub bonus: Micros,
+    /// Of the charge; must be the client's.
+    pub currency: Currency,
+}
+
+/// See [`Command::Reverse`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reverse {
+    /// `usage:REQUEST`, the capture to give back. The reversal's own source is `reversal:REQUEST`.
+    pub capture: String,
+}
+
+/// See [`Command::Clawback`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clawback {
+    /// From whom.
+    pub client: ClientId,
+    /// `refund:ID`, `dispute:ID`.
+    pub source: String,
+    /// How much.
+    pub amount: Micros,
+    /// Where it goes: `RefundPending`, `Dispute` or `Adjustment`.
+    pub to: Account,
+}
+
+impl Command {
+    /// The idempotency key of the change.
+    #[must_use]
+    pub fn source(&self) -> String {
+        match self {
+            Self::Capture(capture) => capture.source.clone(),
+            Self::TopUp(top_up) => top_up.source.clone(),
+            Self::Reverse(reverse) => reversal_source(&reverse.capture),
+            Self::Clawback(clawback) => clawback.source.clone(),
+        }
+    }
+}
+
+/// The source of the reversal of a capture.
+#[must_use]
+pub fn reversal_source(capture: &str) -> String {
+    format!("reversal:{}", capture.strip_prefix("usage:").unwrap_or(capture))
+}
+
+/// The source of the n-th entry of one command: the first carries the plain source, so that one look-up finds it.
+#[must_use]
+pub fn leg_source(source: &str, leg: usize) -> String {
+    match leg {
+        0 => source.to_owned(),
+        n => format!("{source}/{}", n.saturating_add(1)),
+    }
+}
+
+/// The most entries one command makes.
+pub const MAX_LEGS: usize = 3;
+
+/// One line of the books.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Ascending.
+    pub id: EntryId,
+    /// Unique.
+    pub source: String,
+    /// The account that is debited.
+    pub debit: Account,
+    /// The account that is credited.
+    pub credit: Account,
+    /// More than nothing.
+    pub amount: Micros,
+    /// Of the amount.
+    pub currency: Currency,
+    /// Whose balance it changes.
+    pub client: ClientId,
+    /// The client's counter after it.
+    pub sequence: i64,
+    /// The client's entry before it.
+    pub previous: Option<EntryId>,
+    /// Balances after it.
+    pub paid_after: Micros,
+    /// Balances after it.
+    pub bonus_after: Micros,
+    /// Balances after it.
+    pub debt_after: Micros,
+    /// For usage: the route.
+    pub route: Option<i64>,
+    /// For usage: the price list.
+    pub price_list: Option<i64>,
+    /// For usage: what the upstream answered.
+    pub upstream_status: Option<u16>,
+}
+
+/// What became of a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is in the books, now or already before (`repeated`).
+    Posted {
+        /// The first entry.
+        entry: EntryId,
+        /// Whose balance changed.
+        client: ClientId,
+        /// The balances now.
+        state: ClientState,
+        /// The same command had been posted before; nothing was added.
+        repeated: bool,
+    },
+    /// It is not in the books.
+    Refused(Refusal),
+}
+
+/// Why a command is not in the books.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The credit does not cover it.
+    #[error("the credit does not cover it")]
+    InsufficientCredits,
+    /// The client is frozen or in debt.
+    #[error("the client is frozen")]
+    ClientFrozen,
+    /// The amount is of another currency than the client's.
+    #[error("the amount is of another currency than the client's")]
+    CurrencyMismatch,
+    /// There is no such client.
+    #[error("there is no such client")]
+    UnknownClient,
+    /// The source is taken by a command with other content.
+    #[error("the source is taken by a command with other content")]
+    SourceConflict,
+    /// There is no such capture to reverse.
+    #[error("there is no such capture")]
+    NothingToReverse,
+    /// A balance would leave the range of amounts.
+    #[error("a balance would leave the range of amounts")]
+    OutOfRange,
+}
+
+/// The state that one batch works on: what the shell read, then what the commands made of it.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The clients that the commands touch, as read under the lock. A missing one does not exist.
+    pub clients: HashMap<ClientId, ClientState>,
+    /// Entries already in the books under the sources that may repeat, and under the captures to reverse.
+    pub recorded: HashMap<String, Entry>,
+    /// Appended by the commands.
+    pub entries: Vec<Entry>,
+    /// Clients whose state changed.
+    pub changed: HashSet<ClientId>,
+    /// The id of the next entry.
+    pub next_entry: EntryId,
+    /// Sources posted in this batch, for commands that come twice in it.
+    posted: HashMap<String, usize>,
+}
+
+/// One movement between accounts, before it becomes an entry.
+#[derive(Debug, Clone, Copy)]
+struct Leg {
+    debit: Account,
+    credit: Account,
+    amount: Micros,
+}
+
+impl Batch {
+    /// An empty batch whose first entry will have this id.
+    #[must_use]
+    pub fn starting_at(next_entry: EntryId) -> Self {
+        Self { next_entry, ..Self::default() }
+    }
+
+    /// Applies one command. A refused command changes nothing.
+    pub fn apply(&mut self, command: &Command) -> Outcome {
+        let result = match command {
+            Command::Capture(capture) => self.capture(capture),
+            Command::TopUp(top_up) => self.top_up(top_up),
+            Command::Reverse(reverse) => self.reverse(reverse),
+            Command::Clawback(clawback) => self.clawback(clawback),
+        };
+        result.unwrap_or_else(Outcome::Refused)
+    }
+
+    fn client(&self, id: ClientId) -> Result<ClientState, Refusal> {
+        self.clients.get(&id).copied().ok_or(Refusal::UnknownClient)
+    }
+
+    /// The first entry under a source, from the books or from this batch.
+    fn find(&self, source: &str) -> Option<&Entry> {
+        match self.posted.get(source) {
+            Some(index) => self.entries.get(*index),
+            None => self.recorded.get(source),
+        }
+    }
+
+    /// All entries of one command, in the order of its legs.
+    fn legs_of(&self, source: &str) -> Vec<Entry> {
+        (0..MAX_LEGS).map_while(|leg| self.find(&leg_source(source, leg)).cloned()).collect()
+    }
+
+    /// The answer for a source that is in the books: the recorded outcome if the content is the same.
+    fn repeat(
+        &self,
+        source: &str,
+        client: ClientId,
+        total: Micros,
+        to_or_from: Account,
+    ) -> Option<Result<Outcome, Refusal>> {
+        let first = self.find(source)?;
+        let legs = self.legs_of(source);
+        let touches = |leg: &Entry| leg.debit == to_or_from || leg.credit == to_or_from;
+        let sum = legs
+            .iter()
+            .filter(|leg| touches(leg))
+            .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount));
+        if first.client != client || sum != Some(total) {
+            return Some(Err(Refusal::SourceConflict));
+        }
+        let (entry, client) = (first.id, first.client);
+        Some(self.client(client).map(|state| Outcome::Posted { entry, client, state, repeated: true }))
+    }
+
+    fn capture(&mut self, capture: &Capture) -> Result<Outcome, Refusal> {
+        if let Some(outcome) = self.repeat(&capture.source, capture.client, capture.price, Account::Revenue) {
+            return outcome;
+        }
+        let state = self.client(capture.client)?;
+        if state.is_frozen() {
+            return Err(Refusal::ClientFrozen);
+        }
+        let from_paid = state.paid.min(capture.price);
+        let from_bonus = capture.price.checked_sub(from_paid).ok_or(Refusal::OutOfRange)?;
+        if from_bonus > state.bonus {
+            return Err(Refusal::InsufficientCredits);
+        }
+        let legs = [
+            Leg { debit: Account::ClientPaid, credit: Account::Revenue, amount: from_paid },
+            Leg { debit: Account::ClientBonus, credit: Account::Revenue, amount: from_bonus },
+        ];
+        self.post(capture.client, &capture.source, &legs, Some(capture))
+    }
+
+    fn top_up(&mut self, top_up: &TopUp) -> Result<Outcome, Refusal> {
+        if let Some(outcome) =
+            self.repeat(&top_up.source, top_up.client, top_up.amount, Account::StripeClearing)
+        {
+            return outcome;
+        }
+        let state = self.client(top_up.client)?;
+        if state.currency != top_up.currency {
+            return Err(Refusal::CurrencyMismatch);
+        }
+        let repaid = state.debt.min(top_up.amount);
+        let credited = top_up.amount.checked_sub(repaid).ok_or(Refusal::OutOfRange)?;
+        let legs = [
+            Leg { debit: Account::StripeClearing, credit: Account::ClientDebt, amount: repaid },
+            Leg { debit: Account::StripeClearing, credit: Account::ClientPaid, amount: credited },
+            Leg { debit: Account::Promotion, credit: Account::ClientBonus, amount: top_up.bonus },
+        ];
+        self.post(top_up.client, &top_up.source, &legs, None)
+    }
+
+    fn reverse(&mut self, reverse: &Reverse) -> Result<Outcome, Refusal> {
+        let captured = self.legs_of(&reverse.capture);
+        let Some(first) = captured.first() else {
+            return Err(Refusal::NothingToReverse);
+        };
+        let client = first.client;
+        let source = reversal_source(&reverse.capture);
+        let total = captured
+            .iter()
+            .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))
+            .ok_or(Refusal::OutOfRange)?;
+        if let Some(outcome) = self.repeat(&source, client, total, Account::Revenue) {
+            return outcome;
+        }
+        if captured.iter().any(|leg| leg.credit != Account::Revenue) {
+            return Err(Refusal::NothingToReverse);
+        }
+        let legs: Vec<Leg> = captured
+            .iter()
+            .map(|leg| Leg { debit: leg.credit, credit: leg.debit, amount: leg.amount })
+            .collect();
+        self.post(client, &source, &legs, None)
+    }
+
+    fn clawback(&mut self, clawback: &Clawback) -> Result<Outcome, Refusal> {
+        if let Some(outcome) = self.repeat(&clawback.source, clawback.client, clawback.amount, clawback.to) {
+            return outcome;
+        }
+        let state = self.client(clawback.client)?;
+        let from_paid = state.paid.min(clawback.amount);
+        let rest = clawback.amount.checked_sub(from_paid).ok_or(Refusal::OutOfRange)?;
+        let from_bonus = state.bonus.min(rest);
+        let owed = rest.checked_sub(from_bonus).ok_or(Refusal::OutOfRange)?;
+        let legs = [
+            Leg { debit: Account::ClientPaid, credit: clawback.to, amount: from_paid },
+            Leg { debit: Account::ClientBonus, credit: clawback.to, amount: from_bonus },
+            Leg { debit: Account::ClientDebt, credit: clawback.to, amount: owed },
+        ];
+        self.post(clawback.client, &clawback.source, &legs, None)
+    }
+
+    /// Appends the legs that are more than nothing, or changes nothing at all.
+    fn post(
+        &mut self,
+        client: ClientId,
+        source: &str,
+        legs: &[Leg],
+        usage: Option<&Capture>,
+    ) -> Result<Outcome, Refusal> {
+        let mut state = self.client(client)?;
+        let mut entries = Vec::with_capacity(legs.len());
+        let mut next = self.next_entry;
+        for leg in legs.iter().filter(|leg| !leg.amount.is_zero()) {
+            state = moved(state, *leg)?;
+            state.sequence = state.sequence.checked_add(1).ok_or(Refusal::OutOfRange)?;
+            entries.push(Entry {
+                id: next,
+                source: leg_source(source, entries.len()),
+                debit: leg.debit,
+                credit: leg.credit,
+                amount: leg.amount,
+                currency: state.currency,
+                client,
+                sequence: state.sequence,
+                previous: state.last_entry,
+                paid_after: state.paid,
+                bonus_after: state.bonus,
+                debt_after: state.debt,
+                route: usage.map(|capture| capture.route),
+                price_list: usage.map(|capture| capture.price_list),
+                upstream_status: usage.map(|capture| capture.upstream_status),
+            });
+            state.last_entry = Some(next);
+            next = next.checked_add(1).ok_or(Refusal::OutOfRange)?;
+        }
+        let Some(first) = entries.first() else {
+            // An amount of nothing is no change, so there is nothing to find again under its source.
+            return Err(Refusal::OutOfRange);
+        };
+        let entry = first.id;
+        for added in entries {
+            self.posted.insert(added.source.clone(), self.entries.len());
+            self.entries.push(added);
+        }
+        self.next_entry = next;
+        self.clients.insert(client, state);
+        self.changed.insert(client);
+        Ok(Outcome::Posted { entry, client, state, repeated: false })
+    }
+}
+
+/// The client's balances after one movement. Liabilities grow by credits, the asset `ClientDebt` by debits.
+fn moved(mut state: ClientState, leg: Leg) -> Result<ClientState, Refusal> {
+    let grow = |balance: Micros| balance.checked_add(leg.amount).ok_or(Refusal::OutOfRange);
+    let shrink = |balance: Micros| balance.checked_sub(leg.amount).ok_or(Refusal::InsufficientCredits);
+    match leg.debit {
+        Account::ClientPaid => state.paid = shrink(state.paid)?,
+        Account::ClientBonus => state.bonus = shrink(state.bonus)?,
+        Account::ClientDebt => state.debt = grow(state.debt)?,
+        _ => {}
+    }
+    match leg.credit {
+        Account::ClientPaid => state.paid = grow(state.paid)?,
+        Account::ClientBonus => state.bonus = grow(state.bonus)?,
+        Account::ClientDebt => state.debt = shrink(state.debt)?,
+        _ => {}
+    }
+    Ok(state)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! Who a client key or a card token belongs to. Only hashes are compared.
+
+use quick_cache::sync::Cache;
+use sqlx::Row as _;
+use sqlx::SqlitePool;
+
+use super::core::ClientId;
+use crate::domain::{KeyId, SecretHash, TopUpId};
+
+/// Keys kept in memory.
+const KEPT: usize = 65_536;
+
+/// What a client key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// Everything: the first key of a client.
+    Owner,
+    /// Spending and reading.
+    Spend,
+    /// Reading.
+    Read,
+}
+
+impl Scope {
+    /// Whether requests may be paid with it.
+    #[must_use]
+    pub fn may_spend(self) -> bool {
+        matches!(self, Self::Owner | Self::Spend)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        match text {
+            "owner" => Some(Self::Owner),
+            "spend" => Some(Self::Spend),
+            "read" => Some(Self::Read),
+            _ => None,
+        }
+    }
+}
+
+/// A client key that leads to a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// The public part that the key derives from.
+    pub id: KeyId,
+    /// Whose key.
+    pub client: ClientId,
+    /// What people see of the client.
+    pub client_public_id: std::sync::Arc<str>,
+    /// What it may do.
+    pub scope: Scope,
+}
+
+/// What a client key leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyLookup {
+    /// A client.
+    Known(KeyRecord),
+    /// It was a key, and is not one any more.
+    Revoked,
+    /// It becomes the key of a new client when this top-up, whose outcome is not known yet, has succeeded.
+    Promised(TopUpId),
+    /// Nothing.
+    Unknown,
+}
+
+/// Looks keys and card tokens up. Found keys are remembered; this process is the only one that changes them.
+#[derive(Debug)]
+pub struct Keys {
+    reader: SqlitePool,
+    known: Cache<SecretHash, KeyRecord>,
+}
+
+const BY_HASH: &str = "\
+SELECT k.id, k.client, k.scope, k.revoked_at, c.public_id
+FROM client_keys AS k JOIN clients AS c ON c.id = k.client WHERE k.hash = $1";
+const PROMISED: &str = "\
+SELECT id FROM top_ups WHERE key_hash = $1 AND client IS NULL AND state IN ('created', 'confirming', 'pending') LIMIT 1";
+const BY_BINDING: &str = "\
+SELECT k.id, k.client, k.scope, k.revoked_at, c.public_id
+FROM payment_method_bindings AS b JOIN client_keys AS k ON k.id = b.key JOIN clients AS c ON c.id = b.client
+WHERE b.hash = $1 AND b.revoked_at IS NULL";
+
+fn record(row: &sqlx::sqlite::SqliteRow) -> Result<Option<KeyRecord>, sqlx::Error> {
+    let malformed = || sqlx::Error::Decode("a client key row is malformed".into());
+    if row.try_get::<Option<i64>, _>(3)?.is_some() {
+        return Ok(None);
+    }
+    Ok(Some(KeyRecord {
+        id: KeyId::parse(row.try_get(0)?).ok_or_else(malformed)?,
+        client: row.try_get(1)?,
+        client_public_id: row.try_get::<&str, _>(4)?.into(),
+        scope: Scope::parse(row.try_get(2)?).ok_or_else(malformed)?,
+    }))
+}
+
+impl Keys {
+    /// Looks keys up through this pool.
+    #[must_use]
+    pub fn new(reader: SqlitePool) -> Self {
+        Self { reader, known: Cache::new(KEPT) }
+    }
+
+    /// What a client key leads to.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn look_up(&self, hash: SecretHash) -> Result<KeyLookup, sqlx::Error> {
+        if let Some(known) = self.known.get(&hash) {
+            return Ok(KeyLookup::Known(known));
+        }
+        let row = sqlx::query(BY_HASH).bind(hash.as_bytes().to_vec()).fetch_optional(&self.reader).await?;
+        if let Some(row) = row {
+            return Ok(match record(&row)? {
+                Some(key) => {
+                    self.known.insert(hash, key.clone());
+                    KeyLookup::Known(key)
+                }
+                None => KeyLookup::Revoked,
+            });
+        }
+        let promised: Option<String> =
+            sqlx::query_scalar(PROMISED).bind(hash.as_bytes().to_vec()).fetch_optional(&self.reader).await?;
+        Ok(match promised.as_deref().and_then(TopUpId::parse) {
+            Some(top_up) => KeyLookup::Promised(top_up),
+            None => KeyLookup::Unknown,
+        })
+    }
+
+    /// The key that a card token is bound to, unless it was revoked.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn bound_to(&self, payment_method: SecretHash) -> Result<Option<KeyRecord>, sqlx::Error> {
+        let row = sqlx::query(BY_BINDING)
+            .bind(payment_method.as_bytes().to_vec())
+            .fetch_optional(&self.reader)
+            .await?;
+        row.as_ref().map(record).transpose().map(Option::flatten)
+    }
+}

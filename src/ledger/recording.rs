@@ -1,0 +1,135 @@
+//! Recording a succeeded top-up: the rows that belong to the same transaction as its entries.
+//!
+//! A new payer's client, owner key and card binding come to life here and nowhere else, so a client exists exactly when
+//! money has moved.
+
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteConnection;
+
+use super::core::{ClientId, TopUp};
+use crate::domain::{ClientPublicId, Currency, Micros, SecretHash, TopUpId};
+
+/// What Stripe said about a charge that succeeded.
+#[derive(Debug, Clone)]
+pub struct SucceededCharge {
+    /// Our attempt.
+    pub top_up: TopUpId,
+    /// Stripe's PaymentIntent.
+    pub payment_intent: String,
+    /// Stripe's customer, if any.
+    pub stripe_customer: Option<String>,
+    /// The card token as Stripe returned it, hashed; repeating it reaches the client.
+    pub payment_method: Option<SecretHash>,
+    /// The client key's first characters, for people.
+    pub key_shown_prefix: String,
+    /// Version of the key secret that the client key derives from.
+    pub key_secret_version: i64,
+}
+
+const TOP_UP: &str =
+    "SELECT client, key, key_hash, currency, amount, bonus, payment_intent FROM top_ups WHERE id = $1";
+const NEW_CLIENT: &str = "\
+INSERT INTO clients (public_id, currency, paid, bonus, debt, sequence, status, stripe_customer, created_at)
+VALUES ($1, $2, 0, 0, 0, 0, 'active', $3, $4) RETURNING id";
+const NEW_KEY: &str = "\
+INSERT INTO client_keys (id, client, hash, shown_prefix, secret_version, scope, created_at)
+VALUES ($1, $2, $3, $4, $5, 'owner', $6)";
+const BOUND: &str = "SELECT client FROM payment_method_bindings WHERE hash = $1";
+const BIND: &str =
+    "INSERT INTO payment_method_bindings (hash, client, key, created_at) VALUES ($1, $2, $3, $4)";
+const SUCCEEDED: &str = "\
+UPDATE top_ups SET state = 'succeeded', failure = NULL, client = $2, payment_intent = $3, updated_at = $4
+WHERE id = $1";
+const KEEP_CUSTOMER: &str =
+    "UPDATE clients SET stripe_customer = $2 WHERE id = $1 AND stripe_customer IS NULL";
+
+/// Prepares the rows around the entries of a top-up and answers the command that posts them. `None`: there is no such
+/// top-up. Idempotent, because the command's source is.
+pub(super) async fn prepare(
+    connection: &mut SqliteConnection,
+    charge: &SucceededCharge,
+    at: i64,
+) -> Result<Option<TopUp>, sqlx::Error> {
+    let id = charge.top_up.to_string();
+    let Some(row) = sqlx::query(TOP_UP).bind(&id).fetch_optional(&mut *connection).await? else {
+        return Ok(None);
+    };
+    let malformed = || sqlx::Error::Decode("a top-up row is malformed".into());
+    let currency: Currency = row.try_get::<&str, _>(3)?.parse().map_err(|_| malformed())?;
+    let amount = Micros::new(row.try_get(4)?).ok_or_else(malformed)?;
+    let bonus = Micros::new(row.try_get(5)?).ok_or_else(malformed)?;
+    let recorded_intent: Option<String> = row.try_get(6)?;
+    if recorded_intent.as_deref().is_some_and(|recorded| recorded != charge.payment_intent) {
+        return Err(sqlx::Error::Decode("a top-up was charged by another PaymentIntent".into()));
+    }
+    let key: String = row.try_get(1)?;
+    let client = match row.try_get::<Option<ClientId>, _>(0)? {
+        Some(client) => client,
+        None => {
+            let client = new_client(connection, currency, charge, at).await?;
+            sqlx::query(NEW_KEY)
+                .bind(&key)
+                .bind(client)
+                .bind(row.try_get::<Vec<u8>, _>(2)?)
+                .bind(&charge.key_shown_prefix)
+                .bind(charge.key_secret_version)
+                .bind(at)
+                .execute(&mut *connection)
+                .await?;
+            client
+        }
+    };
+    if let Some(hash) = charge.payment_method {
+        bind(connection, hash, client, &key, at).await?;
+    }
+    if let Some(customer) = &charge.stripe_customer {
+        sqlx::query(KEEP_CUSTOMER).bind(client).bind(customer).execute(&mut *connection).await?;
+    }
+    sqlx::query(SUCCEEDED)
+        .bind(&id)
+        .bind(client)
+        .bind(&charge.payment_intent)
+        .bind(at)
+        .execute(&mut *connection)
+        .await?;
+    Ok(Some(TopUp { client, source: top_up_source(charge.top_up), amount, bonus, currency }))
+}
+
+/// The source of a top-up's entries.
+#[must_use]
+pub fn top_up_source(id: TopUpId) -> String {
+    format!("topup:{id}")
+}
+
+async fn new_client(
+    connection: &mut SqliteConnection,
+    currency: Currency,
+    charge: &SucceededCharge,
+    at: i64,
+) -> Result<ClientId, sqlx::Error> {
+    sqlx::query_scalar(NEW_CLIENT)
+        .bind(ClientPublicId::new().to_string())
+        .bind(currency.code())
+        .bind(&charge.stripe_customer)
+        .bind(at)
+        .fetch_one(connection)
+        .await
+}
+
+/// Binds a card token to the client and to the very key that the payer used, so that repeating the token never widens
+/// rights. A token that already leads somewhere is left: a binding is never moved.
+async fn bind(
+    connection: &mut SqliteConnection,
+    hash: SecretHash,
+    client: ClientId,
+    key: &str,
+    at: i64,
+) -> Result<(), sqlx::Error> {
+    let bound: Option<ClientId> =
+        sqlx::query_scalar(BOUND).bind(hash.as_bytes()).fetch_optional(&mut *connection).await?;
+    if bound.is_some() {
+        return Ok(());
+    }
+    sqlx::query(BIND).bind(hash.as_bytes()).bind(client).bind(key).bind(at).execute(connection).await?;
+    Ok(())
+}
