@@ -1,0 +1,195 @@
+//! When an attempt is repeated, with what, and when not.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::super::client::ResponseMeta;
+use super::super::retry::RetryPolicy;
+use super::super::{NewCustomer, RefusalKind, StripeFailure, UnknownReason};
+use super::double::{Double, Reply};
+use super::{error, intent, later, new_intent, pm, stripe, top_up, unknown};
+
+fn fine() -> Reply {
+    Reply::ok(intent("succeeded").to_string())
+}
+
+fn busy() -> Reply {
+    Reply::status(500, error(&json!({"type": "api_error"})))
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_is_asked_for_again_under_the_same_key() {
+    let in_use = json!({"type": "invalid_request_error", "code": "idempotency_key_in_use"});
+    let replies = [
+        Reply::Drop,
+        busy(),
+        Reply::status(502, "<html>"),
+        Reply::ok("{\"id\":"),
+        Reply::status(409, error(&in_use)),
+        Reply::status(429, error(&json!({"type": "invalid_request_error"}))).with("retry-after", "0"),
+        fine().with("idempotent-replayed", "true"),
+    ];
+    let attempts = replies.len();
+    let double = Double::start(replies).await;
+    let facts = stripe(&double).create_payment_intent(new_intent(), later()).await.expect("created");
+    assert!(facts.replayed);
+    let seen = double.seen();
+    assert_eq!(seen.len(), attempts);
+    for again in &seen {
+        assert_eq!(again.header("idempotency-key"), Some("k.create"));
+        assert_eq!(again.body, seen[0].body);
+    }
+}
+
+#[tokio::test]
+async fn a_lookup_is_repeated_too() {
+    let double = Double::start([busy(), fine()]).await;
+    stripe(&double).retrieve_payment_intent("pi_1", later()).await.expect("found");
+    assert_eq!(double.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_definitive_answer_is_not_repeated() {
+    for fields in [
+        (402, json!({"type": "card_error", "code": "card_declined"})),
+        (400, json!({"type": "invalid_request_error"})),
+    ] {
+        let double = Double::start([busy(), Reply::status(fields.0, error(&fields.1)), fine()]).await;
+        let failure = stripe(&double).confirm_payment_intent("pi_1", "k", &pm(), later()).await;
+        assert_ne!(failure.expect_err("a failure").class(), "unknown");
+        assert_eq!(double.seen().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_says_nothing_about_an_earlier_attempt_leaves_it_unknown() {
+    for (status, fields) in [
+        (401, json!({"type": "invalid_request_error", "message": "Invalid API Key provided"})),
+        (400, json!({"type": "idempotency_error"})),
+    ] {
+        let refused = Reply::status(status, error(&fields));
+        let double = Double::start([Reply::Drop, refused.clone()]).await;
+        let failure = stripe(&double).confirm_payment_intent("pi_1", "k", &pm(), later()).await;
+        assert_eq!(failure, Err(unknown(UnknownReason::ConnectionLost)));
+
+        let double = Double::start([refused]).await;
+        match stripe(&double).confirm_payment_intent("pi_1", "k", &pm(), later()).await {
+            Err(StripeFailure::Refused(refusal)) => assert_ne!(refusal.kind, RefusalKind::Other),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn stripe_may_forbid_another_attempt() {
+    for header in ["stripe-should-retry: false", "idempotent-replayed: true", "retry-after: 3600"] {
+        let (name, value) = header.split_once(": ").expect("a header");
+        let double = Double::always(busy().with(name, value)).await;
+        let failure = stripe(&double).confirm_payment_intent("pi_1", "k", &pm(), later()).await;
+        assert_eq!(failure, Err(unknown(UnknownReason::Status(500))), "{header}");
+        assert_eq!(double.seen().len(), 1, "{header}");
+    }
+}
+
+#[tokio::test]
+async fn the_last_failure_is_returned_at_the_deadline() {
+    let double = Double::always(busy().with("stripe-should-retry", "true")).await;
+    let deadline = Instant::now() + Duration::from_secs(1);
+    let new = NewCustomer { idempotency_key: "k.customer", top_up_id: top_up(), client: None };
+    let failure = stripe(&double).create_customer(new, deadline).await;
+    assert_eq!(failure.expect_err("a failure").class(), "unknown");
+    assert!(double.seen().len() > 1);
+    assert!(Instant::now() < deadline + Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn nothing_is_sent_after_the_deadline() {
+    let double = Double::always(fine()).await;
+    let failure = stripe(&double).confirm_payment_intent("pi_1", "k", &pm(), Instant::now()).await;
+    assert_eq!(failure, Err(unknown(UnknownReason::Timeout)));
+    assert!(double.seen().is_empty());
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().expect("not poisoned").write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn each_failed_attempt_is_logged_without_secrets() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    let foreign = json!({
+        "type": "invalid_request_error", "message": "No such PaymentMethod: 'pm_1Secret'", "param": "payment_method",
+    });
+    let replies = [
+        Reply::Drop,
+        busy().with("request-id", "req_1"),
+        Reply::status(400, error(&foreign)).with("request-id", "req_2"),
+    ];
+    let double = Double::start(replies).await;
+    let failure = stripe(&double).confirm_payment_intent("pi_1", "the-key", &pm(), later()).await;
+    assert_eq!(failure.expect_err("a failure").class(), "refused");
+    drop(guard);
+
+    let text = String::from_utf8(log.0.lock().expect("not poisoned").clone()).expect("text");
+    let lines: Vec<_> = text.lines().filter(|line| line.contains("a call to Stripe failed")).collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(
+        lines.iter().all(|line| line.contains("WARN") && line.contains("/v1/payment_intents/:id/confirm"))
+    );
+    assert!(lines[0].contains("the connection broke"), "{text}");
+    assert!(lines[1].contains("req_1") && lines[1].contains("class=\"unknown\""), "{text}");
+    assert!(lines[2].contains("req_2") && lines[2].contains("InvalidPaymentMethod"), "{text}");
+    for secret in ["pm_1Secret", "topsecret", "the-key"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+#[test]
+fn waits_double_up_to_four_seconds() {
+    let policy = RetryPolicy::default();
+    let millis = |failures, jitter| policy.wait(failures, None, jitter).map(|wait| wait.as_millis());
+    for (failures, least, most) in
+        [(1, 125, 250), (2, 250, 500), (3, 500, 1000), (4, 1000, 2000), (5, 2000, 4000), (6, 2000, 4000)]
+    {
+        assert_eq!((millis(failures, 0), millis(failures, u8::MAX)), (Some(least), Some(most)), "{failures}");
+    }
+    assert_eq!(millis(u32::MAX, u8::MAX), Some(4000));
+}
+
+#[test]
+fn retry_after_is_a_minimum() {
+    let meta = |retry_after, should_retry, replayed| ResponseMeta {
+        status: 429,
+        request_id: None,
+        replayed,
+        should_retry,
+        retry_after,
+    };
+    let wait = |meta: &ResponseMeta| RetryPolicy::default().wait(1, Some(meta), u8::MAX);
+    let seconds = Duration::from_secs;
+    assert_eq!(wait(&meta(Some(seconds(7)), None, false)), Some(seconds(7)));
+    assert_eq!(wait(&meta(Some(seconds(0)), Some(true), false)), Some(Duration::from_millis(250)));
+    assert_eq!(wait(&meta(Some(seconds(7)), Some(false), false)), None);
+    assert_eq!(wait(&meta(None, Some(true), true)), None);
+}
