@@ -24,6 +24,7 @@ pub mod config;
 pub mod protocol;
 
 pub mod db;
+pub mod key_secret;
 pub mod ledger;
 pub mod stripe;
 pub mod top_up;

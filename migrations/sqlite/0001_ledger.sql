@@ -81,6 +81,7 @@ CREATE TABLE top_ups (
     client          INTEGER REFERENCES clients (id),  -- NULL until a new payer's first top-up is recorded
     key             TEXT    NOT NULL,                 -- the client key that answers carry; becomes the owner key of a new client
     key_hash        BLOB    NOT NULL CHECK (length(key_hash) = 32),
+    key_secret      INTEGER NOT NULL,                 -- version of the key secret that the key derives from
     pm_hash         BLOB    CHECK (length(pm_hash) = 32),  -- NULL for Stripe's shared test names, which identify nobody
     fingerprint     TEXT,
     currency        TEXT    NOT NULL,

@@ -49,6 +49,10 @@ pub struct KeyRecord {
     pub client_public_id: std::sync::Arc<str>,
     /// What it may do.
     pub scope: Scope,
+    /// SHA-256 of the key.
+    pub hash: SecretHash,
+    /// Version of the key secret that the key derives from.
+    pub secret_version: i64,
 }
 
 /// What a client key leads to.
@@ -72,12 +76,12 @@ pub struct Keys {
 }
 
 const BY_HASH: &str = "\
-SELECT k.id, k.client, k.scope, k.revoked_at, c.public_id
+SELECT k.id, k.client, k.scope, k.revoked_at, c.public_id, k.hash, k.secret_version
 FROM client_keys AS k JOIN clients AS c ON c.id = k.client WHERE k.hash = $1";
 const PROMISED: &str = "\
 SELECT id FROM top_ups WHERE key_hash = $1 AND client IS NULL AND state IN ('created', 'confirming', 'pending') LIMIT 1";
 const BY_BINDING: &str = "\
-SELECT k.id, k.client, k.scope, k.revoked_at, c.public_id
+SELECT k.id, k.client, k.scope, k.revoked_at, c.public_id, k.hash, k.secret_version
 FROM payment_method_bindings AS b JOIN client_keys AS k ON k.id = b.key JOIN clients AS c ON c.id = b.client
 WHERE b.hash = $1 AND b.revoked_at IS NULL";
 
@@ -91,6 +95,8 @@ fn record(row: &sqlx::sqlite::SqliteRow) -> Result<Option<KeyRecord>, sqlx::Erro
         client: row.try_get(1)?,
         client_public_id: row.try_get::<&str, _>(4)?.into(),
         scope: Scope::parse(row.try_get(2)?).ok_or_else(malformed)?,
+        hash: SecretHash::from_slice(row.try_get(5)?).ok_or_else(malformed)?,
+        secret_version: row.try_get(6)?,
     }))
 }
 

@@ -22,12 +22,9 @@ pub struct SucceededCharge {
     pub payment_method: Option<SecretHash>,
     /// The client key's first characters, for people.
     pub key_shown_prefix: String,
-    /// Version of the key secret that the client key derives from.
-    pub key_secret_version: i64,
 }
 
-const TOP_UP: &str =
-    "SELECT client, key, key_hash, currency, amount, bonus, payment_intent FROM top_ups WHERE id = $1";
+const TOP_UP: &str = "SELECT client, key, key_hash, currency, amount, bonus, payment_intent, key_secret FROM top_ups WHERE id = $1";
 const NEW_CLIENT: &str = "\
 INSERT INTO clients (public_id, currency, paid, bonus, debt, sequence, status, stripe_customer, created_at)
 VALUES ($1, $2, 0, 0, 0, 0, 'active', $3, $4) RETURNING id";
@@ -72,7 +69,7 @@ pub(super) async fn prepare(
                 .bind(client)
                 .bind(row.try_get::<Vec<u8>, _>(2)?)
                 .bind(&charge.key_shown_prefix)
-                .bind(charge.key_secret_version)
+                .bind(row.try_get::<i64, _>(7)?)
                 .bind(at)
                 .execute(&mut *connection)
                 .await?;

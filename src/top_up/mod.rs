@@ -1,1 +1,577 @@
-//! From a card charge to credit.
+//! From a card charge to credit, without ever charging twice or forgetting a charge.
+//!
+//! ```text
+//! row 'created' ─► PaymentMethod read ─► customer ─► PaymentIntent made ─► row 'confirming' ─► confirm ─► recorded 'succeeded'
+//!                                                                                         └► cancelled ─► 'failed'
+//!                                                                                         └► unknown: stays open; the
+//!                                                                                            reconciler asks Stripe
+//! ```
+//! Why two steps at Stripe: once the PaymentIntent's id is stored, the truth is one consistent read away, without the 24
+//! hours that an idempotency key lives. What may have been charged is never called failed. One function settles an intent
+//! ([`TopUps::settle`]), whoever learned its state first.
+
+mod flights;
+mod reconcile;
+mod settle;
+pub mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
+
+use self::flights::{Flight, FlightKey, Flights, Seat};
+use self::store::{NewTopUp, TopUpRow};
+use crate::config::{Config, TopUpConfig};
+use crate::db::{Db, DbError, now_micros};
+use crate::domain::{ClientKey, Currency, Micros, PaymentMethodId, TopUpId};
+use crate::key_secret::KeySecret;
+use crate::ledger::keys::{KeyRecord, Keys};
+use crate::ledger::{ClientId, ClientState, Ledger, NotReserved, Posted, Reservation};
+use crate::stripe::{NewCustomer, NewPaymentIntent, RefusalKind, Stripe, StripeFailure};
+
+/// How long one request may spend on a charge before it answers "pending".
+const DEADLINE: Duration = Duration::from_secs(40);
+/// Charges that one card token may cause in a day without presenting a clientId.
+const MAX_CHARGES_A_DAY: i64 = 3;
+const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
+
+/// Charges cards and records what became of it. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TopUps(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    db: Db,
+    ledger: Ledger,
+    keys: Arc<Keys>,
+    key_secret: KeySecret,
+    stripe: Stripe,
+    currency: Currency,
+    limits: TopUpConfig,
+    statement_descriptor_suffix: Option<String>,
+    flights: Flights,
+    /// Money work runs here, where no caller can cancel it; shutdown waits for it.
+    tasks: TaskTracker,
+}
+
+/// Whose credit a charge becomes.
+#[derive(Debug, Clone)]
+pub enum Payer {
+    /// A client that presented its key.
+    Client(KeyRecord),
+    /// A client that was recognised by its card token alone.
+    Recognised(KeyRecord),
+    /// Nobody yet: the first success makes a client.
+    New,
+}
+
+impl Payer {
+    fn key(&self) -> Option<&KeyRecord> {
+        match self {
+            Self::Client(key) | Self::Recognised(key) => Some(key),
+            Self::New => None,
+        }
+    }
+}
+
+/// A charge that is asked for. The amount has passed [`TopUps::check_amount`].
+#[derive(Debug, Clone)]
+pub struct TopUpRequest {
+    /// Whose credit.
+    pub payer: Payer,
+    /// The card.
+    pub payment_method: PaymentMethodId,
+    /// What is charged.
+    pub amount: Micros,
+    /// Set aside for the request that pays, in the same step as the credit.
+    pub reserve: Option<Micros>,
+}
+
+/// What became of a charge.
+#[derive(Debug)]
+pub enum TopUpOutcome {
+    /// Charged and credited, by this request.
+    Recorded(Box<Recorded>),
+    /// Somebody else's charge for the same payer ended while this one waited: look at the balance again.
+    Shared(Landed),
+    /// Not charged, and it never will be.
+    Failed(FailureReason),
+    /// It may have been charged; the reconciler finds out.
+    Pending(TopUpId),
+    /// The same card is being charged for somebody at this moment.
+    InProgress,
+    /// The card token has caused as many charges today as it may without a clientId.
+    TooManyCharges,
+    /// Stripe or the database cannot be used; nothing was charged.
+    Unavailable,
+}
+
+/// A charge that has become credit.
+#[derive(Debug)]
+pub struct Recorded {
+    /// Our id.
+    pub top_up: TopUpId,
+    /// Stripe's.
+    pub payment_intent: String,
+    /// Charged.
+    pub amount: Micros,
+    /// The entry and the balances.
+    pub posted: Posted,
+    /// What was set aside.
+    pub reservation: Option<Result<Reservation, NotReserved>>,
+    /// The key that names the wallet.
+    pub key: KeyRecord,
+}
+
+/// What those who waited for a charge learn of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Landed {
+    /// There is credit now.
+    Credited,
+    /// Not charged.
+    Failed(FailureReason),
+    /// Not known yet.
+    Pending(TopUpId),
+    /// Not even begun.
+    Nothing,
+}
+
+/// Why a card was not charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureReason {
+    /// The bank said no. One answer for every reason, so that cards cannot be tested here.
+    Declined,
+    /// The bank wants the person.
+    AuthenticationRequired,
+    /// The PaymentMethod cannot be used: unknown, spent, somebody else's, or no card.
+    InvalidPaymentMethod,
+    /// Stripe refused for a reason that is the seller's to mend.
+    Refused,
+    /// It was given up before anything was charged.
+    Abandoned,
+}
+
+impl FailureReason {
+    /// The stable code that is stored and answered.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Declined => "card_declined",
+            Self::AuthenticationRequired => "authentication_required",
+            Self::InvalidPaymentMethod => "invalid_payment",
+            Self::Refused | Self::Abandoned => "payment_failed",
+        }
+    }
+}
+
+/// Why an amount cannot be charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AmountProblem {
+    /// Below what lets the request through.
+    BelowMinimum,
+    /// Above what may be charged at once.
+    AboveMaximum,
+    /// Not a whole number of the currency's smallest coin.
+    NotChargeable,
+    /// The balance would grow beyond what a client may hold.
+    BalanceLimit,
+}
+
+/// What [`TopUps`] is made of.
+#[derive(Debug)]
+pub struct TopUpParts {
+    /// Where the rows are.
+    pub db: Db,
+    /// Where credit is recorded.
+    pub ledger: Ledger,
+    /// Who is who.
+    pub keys: Arc<Keys>,
+    /// What new keys derive from.
+    pub key_secret: KeySecret,
+    /// Who charges.
+    pub stripe: Stripe,
+    /// Where money work runs.
+    pub tasks: TaskTracker,
+}
+
+impl TopUps {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: TopUpParts, config: &Config) -> Self {
+        Self(Arc::new(Inner {
+            db: parts.db,
+            ledger: parts.ledger,
+            keys: parts.keys,
+            key_secret: parts.key_secret,
+            stripe: parts.stripe,
+            currency: config.currency,
+            limits: config.top_up.clone(),
+            statement_descriptor_suffix: config.stripe.statement_descriptor_suffix.clone(),
+            flights: Flights::default(),
+            tasks: parts.tasks,
+        }))
+    }
+
+    /// The smallest charge that lets a request at this price through.
+    #[must_use]
+    pub fn minimum_for(&self, price: Micros, state: Option<&ClientState>) -> Micros {
+        let (credit, debt) = state.map_or((Micros::ZERO, Micros::ZERO), |s| (s.credit(), s.debt));
+        let owed = price.checked_add(debt).unwrap_or(Micros::MAX).saturating_sub(credit);
+        // Debt must be repaid in full before anything can be spent, bonus credit or not.
+        let needed = owed.max(debt);
+        let chargeable = self.0.currency.round_up_to_chargeable(needed).unwrap_or(Micros::MAX);
+        self.0.limits.minimum.max(chargeable)
+    }
+
+    /// Bonus of the largest pack that the amount reaches.
+    #[must_use]
+    pub fn bonus_for(&self, amount: Micros) -> Micros {
+        let reached = self.0.limits.options.iter().rfind(|pack| pack.amount <= amount);
+        reached.map_or(Micros::ZERO, |pack| pack.bonus)
+    }
+
+    /// What may be charged.
+    #[must_use]
+    pub fn limits(&self) -> &TopUpConfig {
+        &self.0.limits
+    }
+
+    /// Whether an amount can be charged for a request at this price.
+    ///
+    /// # Errors
+    /// [`AmountProblem`]; nothing may be sent to Stripe then.
+    pub fn check_amount(
+        &self,
+        amount: Micros,
+        price: Micros,
+        state: Option<&ClientState>,
+    ) -> Result<(), AmountProblem> {
+        if amount < self.minimum_for(price, state) {
+            return Err(AmountProblem::BelowMinimum);
+        }
+        if amount > self.0.limits.maximum {
+            return Err(AmountProblem::AboveMaximum);
+        }
+        if self.0.currency.micros_to_minor(amount).is_none() {
+            return Err(AmountProblem::NotChargeable);
+        }
+        let held = state.map_or(Micros::ZERO, ClientState::credit);
+        let after = held.checked_add(amount).and_then(|sum| sum.checked_add(self.bonus_for(amount)));
+        if after.is_none_or(|after| after > self.0.limits.max_balance) {
+            return Err(AmountProblem::BalanceLimit);
+        }
+        Ok(())
+    }
+
+    /// The key of a record, given again. `None` when the key secret it derives from is gone.
+    #[must_use]
+    pub fn key_again(&self, record: &KeyRecord) -> Option<ClientKey> {
+        self.0.key_secret.again(record.id, record.secret_version).filter(|key| key.hash() == record.hash)
+    }
+
+    /// The key that an attempt promises. `None` when the key secret it derives from is gone.
+    #[must_use]
+    pub fn promised_key(&self, row: &TopUpRow) -> Option<ClientKey> {
+        self.0.key_secret.again(row.key, row.key_secret).filter(|key| key.hash() == row.key_hash)
+    }
+
+    /// One attempt.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find(&self, id: TopUpId) -> Result<Option<TopUpRow>, DbError> {
+        store::by_id(&self.0.db, id).await
+    }
+
+    /// How many attempts are open, and since when (Unix microseconds) the oldest is.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn open_attempts(&self) -> Result<(i64, Option<i64>), DbError> {
+        store::oldest_open(&self.0.db).await
+    }
+
+    /// Charges the card once, or waits for whoever is charging for the same payer. Goes on when the caller has gone.
+    pub async fn charge(&self, request: TopUpRequest) -> TopUpOutcome {
+        let top_ups = self.clone();
+        let work = self.0.tasks.spawn(async move { top_ups.charge_or_wait(request).await });
+        work.await.unwrap_or_else(|error| {
+            // A panic inside: whatever was begun is found by the reconciler. Nothing is guessed here.
+            tracing::error!(%error, "a top-up ended unexpectedly");
+            TopUpOutcome::Unavailable
+        })
+    }
+
+    async fn charge_or_wait(&self, request: TopUpRequest) -> TopUpOutcome {
+        let identifying = !request.payment_method.is_shared_test_name();
+        let pm_hash = identifying.then(|| request.payment_method.hash());
+        let client = request.payer.key().map(|key| key.client);
+        let keys: Vec<FlightKey> =
+            client.map(FlightKey::Client).into_iter().chain(pm_hash.map(FlightKey::PaymentMethod)).collect();
+        match self.0.flights.board(keys) {
+            Seat::Pilot(flight) => self.fly(request, flight).await,
+            Seat::Passenger(mut landing) => {
+                let landed = landing.wait_for(Option::is_some).await.ok().and_then(|landed| *landed);
+                TopUpOutcome::Shared(landed.unwrap_or(Landed::Nothing))
+            }
+        }
+    }
+
+    async fn fly(&self, request: TopUpRequest, flight: Flight) -> TopUpOutcome {
+        let outcome = self.attempt(request).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "the database failed before a card was charged");
+            TopUpOutcome::Unavailable
+        });
+        flight.land(match &outcome {
+            TopUpOutcome::Recorded(_) => Landed::Credited,
+            TopUpOutcome::Shared(landed) => *landed,
+            TopUpOutcome::Failed(reason) => Landed::Failed(*reason),
+            TopUpOutcome::Pending(id) => Landed::Pending(*id),
+            TopUpOutcome::InProgress | TopUpOutcome::TooManyCharges | TopUpOutcome::Unavailable => {
+                Landed::Nothing
+            }
+        });
+        outcome
+    }
+
+    /// Errors only before anything was confirmed at Stripe.
+    async fn attempt(&self, request: TopUpRequest) -> Result<TopUpOutcome, DbError> {
+        let shared_name = request.payment_method.is_shared_test_name();
+        let pm_hash = (!shared_name).then(|| request.payment_method.hash());
+        if let Some(known) = self.already_credited(&request, pm_hash).await? {
+            return Ok(known);
+        }
+        if let (Some(hash), Payer::New | Payer::Recognised(_)) = (pm_hash, &request.payer) {
+            let since = now_micros().saturating_sub(DAY_MICROS);
+            if store::recent_charges(&self.0.db, hash, since).await? >= MAX_CHARGES_A_DAY {
+                return Ok(TopUpOutcome::TooManyCharges);
+            }
+        }
+        let id = TopUpId::new();
+        let Some(_claim) = self.0.flights.claim(id) else {
+            return Ok(TopUpOutcome::Unavailable);
+        };
+        let (key, key_secret, key_hash) = match request.payer.key() {
+            Some(key) => (key.id, key.secret_version, key.hash),
+            None => {
+                let (id, version, key) = self.0.key_secret.issue();
+                (id, version, key.hash())
+            }
+        };
+        let new = NewTopUp {
+            id,
+            client: request.payer.key().map(|key| key.client),
+            key,
+            key_secret,
+            key_hash,
+            pm_hash,
+            amount: request.amount,
+            bonus: self.bonus_for(request.amount),
+            currency: self.0.currency,
+        };
+        let client = new.client;
+        match store::insert(&self.0.db, new).await {
+            Ok(()) => {}
+            Err(error) if store::is_unique_violation(&error) => {
+                return self.wait_for_open_attempt(client, pm_hash).await;
+            }
+            Err(error) => return Err(error),
+        }
+        let Some(row) = store::by_id(&self.0.db, id).await? else {
+            return Ok(TopUpOutcome::Unavailable);
+        };
+        Ok(self.charge_row(&row, &request).await)
+    }
+
+    /// A charge that landed between the caller's look at the balance and this attempt: nothing is charged then.
+    async fn already_credited(
+        &self,
+        request: &TopUpRequest,
+        pm_hash: Option<crate::domain::SecretHash>,
+    ) -> Result<Option<TopUpOutcome>, DbError> {
+        let Some(price) = request.reserve else {
+            return Ok(None);
+        };
+        let client = match (&request.payer, pm_hash) {
+            (Payer::Client(key) | Payer::Recognised(key), _) => Some(key.client),
+            (Payer::New, Some(hash)) => self.0.keys.bound_to(hash).await?.map(|key| key.client),
+            (Payer::New, None) => None,
+        };
+        let Some(client) = client else {
+            return Ok(None);
+        };
+        let covered = self.0.ledger.state(client).await?.is_some_and(|state| state.spendable() >= price);
+        Ok(covered.then_some(TopUpOutcome::Shared(Landed::Credited)))
+    }
+
+    /// The payer has an attempt whose outcome is open: settle it now if nobody else does.
+    async fn wait_for_open_attempt(
+        &self,
+        client: Option<ClientId>,
+        pm_hash: Option<crate::domain::SecretHash>,
+    ) -> Result<TopUpOutcome, DbError> {
+        let Some(open) = store::open_of_payer(&self.0.db, client, pm_hash).await? else {
+            // It ended in this moment.
+            return Ok(TopUpOutcome::Shared(Landed::Nothing));
+        };
+        let landed = self.reconcile_one(&open, Instant::now() + DEADLINE).await;
+        Ok(TopUpOutcome::Shared(landed))
+    }
+
+    /// Everything between the row and its outcome. Database errors are turned into outcomes here, because from the
+    /// confirmation on an error must not look like "nothing happened".
+    async fn charge_row(&self, row: &TopUpRow, request: &TopUpRequest) -> TopUpOutcome {
+        let deadline = Instant::now() + DEADLINE;
+        let intent = match self.prepare_intent(row, request, deadline).await {
+            Ok(intent) => intent,
+            Err(stopped) => return stopped,
+        };
+        let confirm_key = format!("{}.confirm", row.id);
+        let confirmed = self
+            .0
+            .stripe
+            .confirm_payment_intent(&intent, &confirm_key, &request.payment_method, deadline)
+            .await;
+        self.conclude(row, &intent, confirmed, request.reserve, deadline).await
+    }
+
+    /// Reads the card, makes the customer and the PaymentIntent, and stores its id. Nothing can be charged before this
+    /// has answered.
+    async fn prepare_intent(
+        &self,
+        row: &TopUpRow,
+        request: &TopUpRequest,
+        deadline: Instant,
+    ) -> Result<String, TopUpOutcome> {
+        let card = match self.0.stripe.retrieve_payment_method(&request.payment_method, deadline).await {
+            Ok(card) => card,
+            Err(failure) => return Err(self.stopped_before_intent(row, &failure).await),
+        };
+        let own_customer = match request.payer.key() {
+            Some(key) => self.stripe_customer(key.client).await.map_err(|error| self.unavailable(&error))?,
+            None => None,
+        };
+        let of_somebody_else = card.customer.is_some() && card.customer != own_customer;
+        if !card.is_card || of_somebody_else {
+            return Err(self.fail(row, FailureReason::InvalidPaymentMethod).await);
+        }
+        if let Some(fingerprint) = card.fingerprint {
+            match store::set_fingerprint(&self.0.db, row.id, fingerprint).await {
+                Ok(()) => {}
+                Err(error) if store::is_unique_violation(&error) => {
+                    let _ = self.fail(row, FailureReason::Abandoned).await;
+                    return Err(TopUpOutcome::InProgress);
+                }
+                Err(error) => return Err(self.unavailable(&error)),
+            }
+        }
+        match self.make_intent(row, own_customer, deadline).await {
+            Ok((customer, intent)) => {
+                match store::set_confirming(&self.0.db, row.id, customer, intent.clone()).await {
+                    Ok(true) => Ok(intent),
+                    Ok(false) => Err(TopUpOutcome::Pending(row.id)),
+                    Err(error) => Err(self.unavailable(&error)),
+                }
+            }
+            Err((Step::Customer, failure)) => Err(self.stopped_before_intent(row, &failure).await),
+            Err((Step::Intent, failure)) => Err(match failure {
+                // The row stays: the reconciler finds the intent, if there is one, and cancels it.
+                StripeFailure::Unknown { .. } => TopUpOutcome::Pending(row.id),
+                StripeFailure::Declined(_) | StripeFailure::Refused(_) => {
+                    self.stopped_before_intent(row, &failure).await
+                }
+            }),
+        }
+    }
+
+    /// The customer and the unconfirmed PaymentIntent of a row; the same ones when asked again.
+    async fn make_intent(
+        &self,
+        row: &TopUpRow,
+        own_customer: Option<String>,
+        deadline: Instant,
+    ) -> Result<(String, String), (Step, StripeFailure)> {
+        let customer = match own_customer {
+            Some(customer) => customer,
+            None => {
+                let key = format!("{}.customer", row.id);
+                let new = NewCustomer { idempotency_key: &key, top_up_id: row.id, client: None };
+                self.0
+                    .stripe
+                    .create_customer(new, deadline)
+                    .await
+                    .map_err(|failure| (Step::Customer, failure))?
+            }
+        };
+        let key = format!("{}.create", row.id);
+        let new = NewPaymentIntent {
+            idempotency_key: &key,
+            amount_minor: row.currency.micros_to_minor(row.amount).unwrap_or(0),
+            currency: row.currency.code(),
+            customer: &customer,
+            top_up_id: row.id,
+            client: None,
+            statement_descriptor_suffix: self.0.statement_descriptor_suffix.as_deref(),
+            description: Some("Prepaid API credit"),
+        };
+        let intent = self
+            .0
+            .stripe
+            .create_payment_intent(new, deadline)
+            .await
+            .map_err(|failure| (Step::Intent, failure))?;
+        Ok((customer, intent.id))
+    }
+
+    async fn stripe_customer(&self, client: ClientId) -> Result<Option<String>, DbError> {
+        let found: Option<Option<String>> =
+            sqlx::query_scalar("SELECT stripe_customer FROM clients WHERE id = $1")
+                .bind(client)
+                .fetch_optional(self.0.db.reader())
+                .await?;
+        Ok(found.flatten())
+    }
+
+    /// Nothing was confirmed, so nothing was charged, whatever the failure.
+    async fn stopped_before_intent(&self, row: &TopUpRow, failure: &StripeFailure) -> TopUpOutcome {
+        match failure {
+            StripeFailure::Unknown { .. } => {
+                let _ = self.fail(row, FailureReason::Abandoned).await;
+                TopUpOutcome::Unavailable
+            }
+            StripeFailure::Declined(_) => self.fail(row, FailureReason::Declined).await,
+            StripeFailure::Refused(refusal) if refusal.kind == RefusalKind::InvalidPaymentMethod => {
+                self.fail(row, FailureReason::InvalidPaymentMethod).await
+            }
+            StripeFailure::Refused(refusal) => {
+                tracing::error!(
+                    top_up.id = %row.id, stripe.code = refusal.code, stripe.message = refusal.message,
+                    stripe.request = refusal.request_id, "Stripe refuses the gateway's request; no card was charged"
+                );
+                self.fail(row, FailureReason::Refused).await
+            }
+        }
+    }
+
+    /// Ends an attempt that cannot have charged. If even that cannot be stored, the reconciler ends it.
+    async fn fail(&self, row: &TopUpRow, reason: FailureReason) -> TopUpOutcome {
+        if let Err(error) = store::set_failed(&self.0.db, row.id, reason.code()).await {
+            tracing::error!(%error, top_up.id = %row.id, "a failed top-up could not be marked; the reconciler will");
+        }
+        TopUpOutcome::Failed(reason)
+    }
+
+    fn unavailable(&self, error: &DbError) -> TopUpOutcome {
+        tracing::error!(%error, "the database failed before a card was charged");
+        TopUpOutcome::Unavailable
+    }
+}
+
+/// Which call failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Customer,
+    Intent,
+}

@@ -1,0 +1,169 @@
+//! The key secret: what client keys derive from, so that a lost one can be given again although only its hash is stored.
+//!
+//! From `PREPAID402_KEY_SECRET` or a file with owner-only permissions, made at first start. Each line (or, in the
+//! environment, each comma-separated part) is `VERSION:BASE64` of 32 bytes; new keys use the highest version. Losing the
+//! secret breaks no balance: presented keys are compared by hash. Only the repetition of a `pm_…` needs it.
+
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::domain::ids::random_bytes;
+use crate::domain::{ClientKey, KeyId};
+
+/// All versions of the key secret.
+#[derive(Clone)]
+pub struct KeySecret {
+    versions: BTreeMap<i64, [u8; 32]>,
+}
+
+impl std::fmt::Debug for KeySecret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "KeySecret({} versions, redacted)", self.versions.len())
+    }
+}
+
+/// Why there is no key secret.
+#[derive(Debug, thiserror::Error)]
+pub enum KeySecretError {
+    /// The text is not what it should be; it is never shown.
+    #[error(
+        "{0} must hold lines of VERSION:BASE64, each of 32 bytes, such as \"1:\" and the output of `openssl rand -base64 32`"
+    )]
+    Malformed(String),
+    /// Others can read the file.
+    #[error("{} can be read by others; run: chmod 600 {}", .0.display(), .0.display())]
+    Readable(PathBuf),
+    /// The file cannot be read or made.
+    #[error("{}: {}", .0.display(), .1)]
+    File(PathBuf, std::io::Error),
+}
+
+impl KeySecret {
+    /// From the environment's value if there is one, otherwise from `key-secret` in the data directory, which is made if it
+    /// is missing.
+    ///
+    /// # Errors
+    /// [`KeySecretError`].
+    pub fn load(environment: Option<&str>, data_dir: &Path) -> Result<Self, KeySecretError> {
+        if let Some(text) = environment {
+            return Self::parse(text)
+                .ok_or_else(|| KeySecretError::Malformed("PREPAID402_KEY_SECRET".into()));
+        }
+        let path = data_dir.join("key-secret");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                refuse_readable(&path)?;
+                Self::parse(&text).ok_or_else(|| KeySecretError::Malformed(path.display().to_string()))
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::create(&path),
+            Err(error) => Err(KeySecretError::File(path, error)),
+        }
+    }
+
+    fn create(path: &Path) -> Result<Self, KeySecretError> {
+        let secret = random_bytes::<32>();
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options
+            .open(path)
+            .and_then(|mut file| {
+                writeln!(file, "1:{}", STANDARD.encode(secret))?;
+                file.sync_all()
+            })
+            .map_err(|error| KeySecretError::File(path.to_owned(), error))?;
+        Ok(Self { versions: BTreeMap::from([(1, secret)]) })
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut versions = BTreeMap::new();
+        for part in text.split(['\n', ',']).map(str::trim).filter(|part| !part.is_empty()) {
+            let (version, secret) = part.split_once(':')?;
+            let secret: [u8; 32] = STANDARD.decode(secret.trim()).ok()?.try_into().ok()?;
+            versions.insert(version.trim().parse().ok()?, secret);
+        }
+        (!versions.is_empty()).then_some(Self { versions })
+    }
+
+    /// A new key: its public part, the version it derives from, and the key.
+    ///
+    /// # Panics
+    /// Never: there is at least one version.
+    #[must_use]
+    pub fn issue(&self) -> (KeyId, i64, ClientKey) {
+        let (version, secret) = self.versions.last_key_value().expect("at least one version");
+        let id = KeyId::new();
+        (id, *version, ClientKey::derive(secret, id))
+    }
+
+    /// The same key again, or `None` when that version is gone.
+    #[must_use]
+    pub fn again(&self, id: KeyId, version: i64) -> Option<ClientKey> {
+        self.versions.get(&version).map(|secret| ClientKey::derive(secret, id))
+    }
+}
+
+#[cfg(unix)]
+fn refuse_readable(path: &Path) -> Result<(), KeySecretError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let metadata = std::fs::metadata(path).map_err(|error| KeySecretError::File(path.to_owned(), error))?;
+    if metadata.permissions().mode() & 0o077 == 0 {
+        Ok(())
+    } else {
+        Err(KeySecretError::Readable(path.to_owned()))
+    }
+}
+
+#[cfg(not(unix))]
+fn refuse_readable(_path: &Path) -> Result<(), KeySecretError> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn the_file_is_made_once_and_gives_the_same_keys() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = KeySecret::load(None, folder.path()).unwrap();
+        let (id, version, key) = first.issue();
+        let second = KeySecret::load(None, folder.path()).unwrap();
+        assert!(second.again(id, version) == Some(key));
+    }
+
+    #[test]
+    fn new_keys_use_the_highest_version_and_old_ones_stay_derivable() {
+        let one = format!("1:{}", STANDARD.encode([1; 32]));
+        let both = format!("{one},2:{}", STANDARD.encode([2; 32]));
+        let old = KeySecret::load(Some(&one), Path::new("/nowhere")).unwrap();
+        let new = KeySecret::load(Some(&both), Path::new("/nowhere")).unwrap();
+        let (id, version, key) = old.issue();
+        assert!(new.again(id, version) == Some(key));
+        assert_eq!(new.issue().1, 2);
+        assert!(old.again(id, 2).is_none());
+    }
+
+    #[test]
+    fn malformed_and_readable_secrets_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for text in ["", "1:", "x", "1:AAAA", "a:AAAA"] {
+            assert!(KeySecret::load(Some(text), folder.path()).is_err(), "{text}");
+        }
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let _ = KeySecret::load(None, folder.path()).unwrap();
+            let file = folder.path().join("key-secret");
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+            assert!(matches!(KeySecret::load(None, folder.path()), Err(KeySecretError::Readable(_))));
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The reconciler's step: every attempt whose outcome is open is asked after at Stripe until it is terminal.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::store::{self, State, TopUpRow};
+use super::{FailureReason, Landed, TopUpOutcome, TopUps};
+use crate::db::{DbError, now_micros};
+use crate::stripe::StripeFailure;
+
+/// Attempts looked at in one step.
+const MAX_A_STEP: i64 = 100;
+/// What one attempt may take of a step.
+const DEADLINE: Duration = Duration::from_secs(15);
+/// Stripe keeps idempotency keys for at least 24 hours; after this, intents are looked for in the list instead.
+const KEY_LIFE_MICROS: i64 = 23 * 60 * 60 * 1_000_000;
+
+impl TopUps {
+    /// Looks once at every open attempt that nobody in this process is working on. Answers how many have ended.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn reconcile(&self) -> Result<usize, DbError> {
+        let mut ended = 0;
+        for row in store::open(&self.0.db, MAX_A_STEP).await? {
+            let top_ups = self.clone();
+            let work = self
+                .0
+                .tasks
+                .spawn(async move { top_ups.reconcile_one(&row, Instant::now() + DEADLINE).await });
+            if matches!(work.await, Ok(Landed::Credited | Landed::Failed(_))) {
+                ended += 1;
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Settles one open attempt, unless somebody in this process is working on it.
+    pub(super) async fn reconcile_one(&self, row: &TopUpRow, deadline: Instant) -> Landed {
+        let Some(_claim) = self.0.flights.claim(row.id) else {
+            return Landed::Pending(row.id);
+        };
+        // Whoever had it before may have ended it.
+        let row = match store::by_id(&self.0.db, row.id).await {
+            Ok(Some(row)) if row.state.is_open() => row,
+            Ok(_) => return Landed::Nothing,
+            Err(_) => return Landed::Pending(row.id),
+        };
+        let outcome = match &row.payment_intent {
+            Some(intent) => {
+                let answer = self.0.stripe.retrieve_payment_intent(intent, deadline).await;
+                match answer {
+                    Ok(facts) => self.settle(&row, &facts, FailureReason::Abandoned, None, deadline).await,
+                    Err(failure) => {
+                        tracing::warn!(
+                            top_up.id = %row.id, class = failure.class(), stripe.request = failure.request_id(),
+                            "an open top-up could not be asked after"
+                        );
+                        let _ = store::set_pending(&self.0.db, row.id).await;
+                        TopUpOutcome::Pending(row.id)
+                    }
+                }
+            }
+            None => self.find_and_cancel(&row, deadline).await,
+        };
+        match outcome {
+            TopUpOutcome::Recorded(_) => Landed::Credited,
+            TopUpOutcome::Failed(reason) => Landed::Failed(reason),
+            TopUpOutcome::Shared(landed) => landed,
+            TopUpOutcome::Pending(_)
+            | TopUpOutcome::InProgress
+            | TopUpOutcome::TooManyCharges
+            | TopUpOutcome::Unavailable => Landed::Pending(row.id),
+        }
+    }
+
+    /// The row has no intent, so nothing was confirmed and nothing charged; an intent may exist all the same.
+    async fn find_and_cancel(&self, row: &TopUpRow, deadline: Instant) -> TopUpOutcome {
+        debug_assert_eq!(row.state, State::Created);
+        let age = now_micros().saturating_sub(row.created_at);
+        let intents = if age < KEY_LIFE_MICROS { self.same_intent(row, deadline).await } else { None };
+        let intents = match intents {
+            Some(found) => Ok(found),
+            None => self.listed_intents(row, deadline).await,
+        };
+        let intents = match intents {
+            Ok(intents) => intents,
+            Err(failure) => {
+                tracing::warn!(top_up.id = %row.id, class = failure.class(), "an unfinished top-up could not be tidied up");
+                return TopUpOutcome::Pending(row.id);
+            }
+        };
+        let Some((last, others)) = intents.split_last() else {
+            return self.fail(row, FailureReason::Abandoned).await;
+        };
+        for intent in others {
+            let key = format!("{}.cancel.{intent}", row.id);
+            if self.0.stripe.cancel_payment_intent(intent, &key, deadline).await.is_err() {
+                return TopUpOutcome::Pending(row.id);
+            }
+        }
+        let customer = row.stripe_customer.clone().unwrap_or_default();
+        match store::set_confirming(&self.0.db, row.id, customer, last.clone()).await {
+            Ok(true) => {
+                let answer = self.0.stripe.retrieve_payment_intent(last, deadline).await;
+                match answer {
+                    Ok(facts) => self.settle(row, &facts, FailureReason::Abandoned, None, deadline).await,
+                    Err(_) => TopUpOutcome::Pending(row.id),
+                }
+            }
+            Ok(false) | Err(_) => TopUpOutcome::Pending(row.id),
+        }
+    }
+
+    /// Asks for the intent again under the same keys, which answers the one there is. `None`: the keys did not help.
+    async fn same_intent(&self, row: &TopUpRow, deadline: Instant) -> Option<Vec<String>> {
+        let own = match row.client {
+            Some(client) => self.stripe_customer(client).await.ok()?,
+            None => None,
+        };
+        let (_, intent) = self.make_intent(row, own, deadline).await.ok()?;
+        Some(vec![intent])
+    }
+
+    /// Intents of the row's creation time that carry its id.
+    async fn listed_intents(&self, row: &TopUpRow, deadline: Instant) -> Result<Vec<String>, StripeFailure> {
+        let created = row.created_at / 1_000_000;
+        let listed = self
+            .0
+            .stripe
+            .list_payment_intents_created_between(created - 300, created + 3_600, deadline)
+            .await?;
+        let id = row.id.to_string();
+        Ok(listed
+            .into_iter()
+            .filter(|facts| facts.top_up_id.as_deref() == Some(id.as_str()))
+            .map(|facts| facts.id)
+            .collect())
+    }
+}

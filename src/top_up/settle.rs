@@ -1,0 +1,214 @@
+//! What a PaymentIntent's state means for its top-up. The one path on which an outcome is recorded: the request, the
+//! reconciler and, later, webhooks all end here, in any order and as often as they like.
+
+use tokio::time::Instant;
+
+use super::store::{self, TopUpRow};
+use super::{FailureReason, Recorded, TopUpOutcome, TopUps};
+use crate::domain::Micros;
+use crate::ledger::keys::KeyLookup;
+use crate::ledger::{LedgerError, SucceededCharge};
+use crate::stripe::{DeclineKind, PaymentIntentFacts, PaymentIntentStatus, RefusalKind, StripeFailure};
+
+impl TopUps {
+    /// What a confirmation, or a read of the intent, means.
+    pub(super) async fn conclude(
+        &self,
+        row: &TopUpRow,
+        intent: &str,
+        answer: Result<PaymentIntentFacts, StripeFailure>,
+        reserve: Option<Micros>,
+        deadline: Instant,
+    ) -> TopUpOutcome {
+        match answer {
+            Ok(facts) => self.settle(row, &facts, FailureReason::Abandoned, reserve, deadline).await,
+            Err(StripeFailure::Unknown { reason, request_id }) => {
+                tracing::warn!(
+                    top_up.id = %row.id, ?reason, stripe.request = request_id,
+                    "Stripe's answer is unknown; the top-up stays open"
+                );
+                TopUpOutcome::Pending(row.id)
+            }
+            Err(StripeFailure::Declined(decline)) => {
+                tracing::info!(
+                    top_up.id = %row.id, stripe.code = decline.stripe_code, stripe.decline = decline.decline_code,
+                    "a card was declined"
+                );
+                let reason = match decline.kind {
+                    DeclineKind::Generic => FailureReason::Declined,
+                    DeclineKind::AuthenticationRequired => FailureReason::AuthenticationRequired,
+                };
+                self.cancel(row, intent, reason, reserve, deadline).await
+            }
+            Err(StripeFailure::Refused(refusal)) => {
+                let reason = match refusal.kind {
+                    RefusalKind::InvalidPaymentMethod => FailureReason::InvalidPaymentMethod,
+                    RefusalKind::IdempotencyMismatch | RefusalKind::Authentication | RefusalKind::Other => {
+                        tracing::error!(
+                            top_up.id = %row.id, stripe.code = refusal.code, stripe.message = refusal.message,
+                            stripe.request = refusal.request_id, "Stripe refuses the gateway's request"
+                        );
+                        FailureReason::Refused
+                    }
+                };
+                self.cancel(row, intent, reason, reserve, deadline).await
+            }
+        }
+    }
+
+    /// Acts on the state of an intent. `otherwise` is the reason of failure if it turns out not to have charged.
+    pub(super) async fn settle(
+        &self,
+        row: &TopUpRow,
+        facts: &PaymentIntentFacts,
+        otherwise: FailureReason,
+        reserve: Option<Micros>,
+        deadline: Instant,
+    ) -> TopUpOutcome {
+        match &facts.status {
+            PaymentIntentStatus::Succeeded => self.record(row, facts, reserve).await,
+            PaymentIntentStatus::Canceled => self.fail(row, otherwise).await,
+            PaymentIntentStatus::Processing => self.keep_open(row).await,
+            PaymentIntentStatus::RequiresPaymentMethod
+            | PaymentIntentStatus::RequiresConfirmation
+            | PaymentIntentStatus::RequiresCapture => {
+                self.cancel(row, &facts.id, otherwise, reserve, deadline).await
+            }
+            PaymentIntentStatus::RequiresAction => {
+                self.cancel(row, &facts.id, FailureReason::AuthenticationRequired, reserve, deadline).await
+            }
+            PaymentIntentStatus::Other(status) => {
+                tracing::error!(top_up.id = %row.id, stripe.status = status, "a PaymentIntent has a state unknown here");
+                self.keep_open(row).await
+            }
+        }
+    }
+
+    /// Cancels what did not succeed, so that it never can, before the row is called failed. Stripe decides a race: if the
+    /// intent turns out to have succeeded, it is recorded.
+    async fn cancel(
+        &self,
+        row: &TopUpRow,
+        intent: &str,
+        reason: FailureReason,
+        reserve: Option<Micros>,
+        deadline: Instant,
+    ) -> TopUpOutcome {
+        let key = format!("{}.cancel", row.id);
+        let facts = match self.0.stripe.cancel_payment_intent(intent, &key, deadline).await {
+            Ok(facts) => Ok(facts),
+            Err(StripeFailure::Refused(_)) => self.0.stripe.retrieve_payment_intent(intent, deadline).await,
+            Err(failure) => Err(failure),
+        };
+        match facts {
+            Ok(facts) if facts.status == PaymentIntentStatus::Canceled => self.fail(row, reason).await,
+            Ok(facts) if facts.status == PaymentIntentStatus::Succeeded => {
+                self.record(row, &facts, reserve).await
+            }
+            Ok(_) => self.keep_open(row).await,
+            Err(failure) => {
+                // A decline is final although the intent lives on: only a confirmation of ours could charge it, and none
+                // follows. The row stays open until the reconciler has cancelled it.
+                tracing::warn!(top_up.id = %row.id, class = failure.class(), "an intent could not be cancelled yet");
+                match reason {
+                    FailureReason::Declined | FailureReason::AuthenticationRequired => {
+                        TopUpOutcome::Failed(reason)
+                    }
+                    _ => TopUpOutcome::Pending(row.id),
+                }
+            }
+        }
+    }
+
+    async fn keep_open(&self, row: &TopUpRow) -> TopUpOutcome {
+        if let Err(error) = store::set_pending(&self.0.db, row.id).await {
+            tracing::error!(%error, top_up.id = %row.id, "an open top-up could not be marked as pending");
+        }
+        TopUpOutcome::Pending(row.id)
+    }
+
+    /// Turns a succeeded charge into credit. Idempotent; from here on only "recorded" or "pending" is true.
+    async fn record(
+        &self,
+        row: &TopUpRow,
+        facts: &PaymentIntentFacts,
+        reserve: Option<Micros>,
+    ) -> TopUpOutcome {
+        if !self.belongs_together(row, facts) {
+            return self.keep_open(row).await;
+        }
+        let Some(key) = self.key_of(row).await else {
+            return TopUpOutcome::Pending(row.id);
+        };
+        let charge = SucceededCharge {
+            top_up: row.id,
+            payment_intent: facts.id.clone(),
+            stripe_customer: facts.customer.clone(),
+            payment_method: facts.payment_method.as_ref().map(crate::domain::PaymentMethodId::hash),
+            key_shown_prefix: key,
+        };
+        let (posted, reservation) = match self.0.ledger.record_top_up(charge, reserve).await {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                match &error {
+                    LedgerError::Refused(refusal) => {
+                        tracing::error!(top_up.id = %row.id, %refusal, "a succeeded charge was refused by the ledger");
+                    }
+                    LedgerError::Unavailable(_) | LedgerError::Closed => {
+                        tracing::error!(top_up.id = %row.id, %error, "a succeeded charge could not be recorded yet");
+                    }
+                }
+                return TopUpOutcome::Pending(row.id);
+            }
+        };
+        tracing::info!(
+            top_up.id = %row.id, amount.micros = row.amount.get(), currency = %row.currency, repeated = posted.repeated,
+            "a top-up is recorded"
+        );
+        match self.0.keys.look_up(row.key_hash).await {
+            Ok(KeyLookup::Known(key)) => TopUpOutcome::Recorded(Box::new(Recorded {
+                top_up: row.id,
+                payment_intent: facts.id.clone(),
+                amount: row.amount,
+                posted,
+                reservation,
+                key,
+            })),
+            // The credit is there; whoever asks again finds it.
+            Ok(_) | Err(_) => TopUpOutcome::Pending(row.id),
+        }
+    }
+
+    /// What people will see of the key. A key whose secret is gone has no prefix to show; the credit matters more.
+    async fn key_of(&self, row: &TopUpRow) -> Option<String> {
+        match self.promised_key(row) {
+            Some(key) => Some(key.shown_prefix().to_owned()),
+            None if row.client.is_some() => Some(String::new()),
+            None => {
+                tracing::error!(
+                    top_up.id = %row.id,
+                    "the key secret that this top-up's client key derives from is gone; restore it, or nobody can spend the credit"
+                );
+                Some(String::new())
+            }
+        }
+    }
+
+    /// Whether Stripe's object is the charge that this row asked for. A mismatch credits nothing and calls for a person.
+    fn belongs_together(&self, row: &TopUpRow, facts: &PaymentIntentFacts) -> bool {
+        let expected = row.currency.micros_to_minor(row.amount);
+        let same = facts.top_up_id.as_deref() == Some(row.id.to_string().as_str())
+            && Some(facts.amount_minor) == expected
+            && Some(facts.amount_received_minor) == expected
+            && facts.currency == row.currency.code()
+            && !facts.livemode;
+        if !same {
+            tracing::error!(
+                top_up.id = %row.id, payment_intent = facts.id, stripe.amount = facts.amount_minor,
+                stripe.received = facts.amount_received_minor, stripe.currency = facts.currency,
+                "a PaymentIntent is not what this top-up asked for; nothing is credited, a person must look"
+            );
+        }
+        same
+    }
+}

@@ -1,0 +1,283 @@
+//! The rows of `top_ups`, except for recording a success, which is the ledger's (`ledger::recording`).
+
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use crate::db::{Db, DbError, now_micros};
+use crate::domain::{Currency, KeyId, Micros, SecretHash, TopUpId};
+use crate::ledger::ClientId;
+
+/// One attempt, as stored.
+#[derive(Debug, Clone)]
+pub struct TopUpRow {
+    /// Ours; Stripe's idempotency keys derive from it.
+    pub id: TopUpId,
+    /// Whose credit; `None` until a new payer's first top-up is recorded.
+    pub client: Option<ClientId>,
+    /// The client key that answers carry.
+    pub key: KeyId,
+    /// Version of the key secret that the key derives from.
+    pub key_secret: i64,
+    /// SHA-256 of that key.
+    pub key_hash: SecretHash,
+    /// Charged.
+    pub amount: Micros,
+    /// Given on top.
+    pub bonus: Micros,
+    /// Of both.
+    pub currency: Currency,
+    /// Where it stands.
+    pub state: State,
+    /// Stable code, when failed.
+    pub failure: Option<String>,
+    /// Stripe's customer, once known.
+    pub stripe_customer: Option<String>,
+    /// Stripe's PaymentIntent, once known. Known before it is confirmed.
+    pub payment_intent: Option<String>,
+    /// Unix microseconds.
+    pub created_at: i64,
+}
+
+/// Where an attempt stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The row exists; nothing has been confirmed at Stripe, so nothing can have been charged.
+    Created,
+    /// The PaymentIntent is known and a confirmation may have been sent.
+    Confirming,
+    /// Stripe is still working on it.
+    Pending,
+    /// Credited.
+    Succeeded,
+    /// Not charged, and it never will be.
+    Failed,
+}
+
+impl State {
+    /// The stored and shown word.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Confirming => "confirming",
+            Self::Pending => "pending",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        [Self::Created, Self::Confirming, Self::Pending, Self::Succeeded, Self::Failed]
+            .into_iter()
+            .find(|state| state.word() == word)
+    }
+
+    /// Whether the outcome is still open.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        !matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+/// A row to be made.
+#[derive(Debug, Clone)]
+pub(super) struct NewTopUp {
+    pub(super) id: TopUpId,
+    pub(super) client: Option<ClientId>,
+    pub(super) key: KeyId,
+    pub(super) key_secret: i64,
+    pub(super) key_hash: SecretHash,
+    pub(super) pm_hash: Option<SecretHash>,
+    pub(super) amount: Micros,
+    pub(super) bonus: Micros,
+    pub(super) currency: Currency,
+}
+
+/// All readings take the same columns, in this order.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT id, client, key, key_secret, key_hash, amount, bonus, currency, state, failure, ",
+            "stripe_customer, payment_intent, created_at FROM top_ups ",
+            $rest
+        )
+    };
+}
+
+const BY_ID: &str = select!("WHERE id = $1");
+const OPEN: &str =
+    select!("WHERE state IN ('created', 'confirming', 'pending') ORDER BY updated_at, id LIMIT $1");
+const OPEN_OF_PAYER: &str =
+    select!("WHERE state IN ('created', 'confirming', 'pending') AND (client = $1 OR pm_hash = $2) LIMIT 1");
+const INSERT: &str = "\
+INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, amount, bonus, state, created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'created', $10, $10)";
+const SET_FINGERPRINT: &str = "UPDATE top_ups SET fingerprint = $2, updated_at = $3 WHERE id = $1";
+const SET_CONFIRMING: &str = "\
+UPDATE top_ups SET state = 'confirming', stripe_customer = $2, payment_intent = $3, updated_at = $4
+WHERE id = $1 AND state = 'created'";
+const SET_PENDING: &str = "UPDATE top_ups SET state = 'pending', updated_at = $2 WHERE id = $1 AND state IN ('confirming', 'pending')";
+const SET_FAILED: &str = "\
+UPDATE top_ups SET state = 'failed', failure = $2, updated_at = $3
+WHERE id = $1 AND state IN ('created', 'confirming', 'pending')";
+const RECENT_CHARGES: &str =
+    "SELECT COUNT(*) FROM top_ups WHERE pm_hash = $1 AND created_at > $2 AND state <> 'failed'";
+const OLDEST_OPEN: &str =
+    "SELECT COUNT(*), MIN(created_at) FROM top_ups WHERE state IN ('created', 'confirming', 'pending')";
+
+fn row(row: &SqliteRow) -> Result<TopUpRow, sqlx::Error> {
+    let malformed = || sqlx::Error::Decode("a top-up row is malformed".into());
+    Ok(TopUpRow {
+        id: TopUpId::parse(row.try_get(0)?).ok_or_else(malformed)?,
+        client: row.try_get(1)?,
+        key: KeyId::parse(row.try_get(2)?).ok_or_else(malformed)?,
+        key_secret: row.try_get(3)?,
+        key_hash: SecretHash::from_slice(row.try_get(4)?).ok_or_else(malformed)?,
+        amount: Micros::new(row.try_get(5)?).ok_or_else(malformed)?,
+        bonus: Micros::new(row.try_get(6)?).ok_or_else(malformed)?,
+        currency: row.try_get::<&str, _>(7)?.parse().map_err(|_| malformed())?,
+        state: State::parse(row.try_get(8)?).ok_or_else(malformed)?,
+        failure: row.try_get(9)?,
+        stripe_customer: row.try_get(10)?,
+        payment_intent: row.try_get(11)?,
+        created_at: row.try_get(12)?,
+    })
+}
+
+/// Whether an insert or update hit one of the unique indexes that keep one attempt per payer.
+pub(super) fn is_unique_violation(error: &DbError) -> bool {
+    matches!(error, DbError::Sql(sqlx::Error::Database(database)) if database.is_unique_violation())
+}
+
+/// Makes the row. A unique violation means that the payer has an open attempt.
+pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<(), DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            sqlx::query(INSERT)
+                .bind(new.id.to_string())
+                .bind(new.client)
+                .bind(new.key.to_string())
+                .bind(new.key_secret)
+                .bind(new.key_hash.as_bytes())
+                .bind(new.pm_hash.as_ref().map(SecretHash::as_bytes))
+                .bind(new.currency.code())
+                .bind(new.amount.get())
+                .bind(new.bonus.get())
+                .bind(now_micros())
+                .execute(connection)
+                .await
+                .map(|_| ())
+        })
+    })
+    .await
+}
+
+/// Notes the card's fingerprint. A unique violation means that the same card is being charged right now.
+pub(super) async fn set_fingerprint(db: &Db, id: TopUpId, fingerprint: String) -> Result<(), DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            sqlx::query(SET_FINGERPRINT)
+                .bind(id.to_string())
+                .bind(fingerprint)
+                .bind(now_micros())
+                .execute(connection)
+                .await
+                .map(|_| ())
+        })
+    })
+    .await
+}
+
+/// Notes the PaymentIntent, before it may be confirmed. `false`: the row is not in the state that allows it.
+pub(super) async fn set_confirming(
+    db: &Db,
+    id: TopUpId,
+    customer: String,
+    payment_intent: String,
+) -> Result<bool, DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            let done = sqlx::query(SET_CONFIRMING)
+                .bind(id.to_string())
+                .bind(customer)
+                .bind(payment_intent)
+                .bind(now_micros())
+                .execute(connection)
+                .await?;
+            Ok(done.rows_affected() == 1)
+        })
+    })
+    .await
+}
+
+/// Notes that Stripe is still working on it, and that it was looked at now.
+pub(super) async fn set_pending(db: &Db, id: TopUpId) -> Result<(), DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            sqlx::query(SET_PENDING)
+                .bind(id.to_string())
+                .bind(now_micros())
+                .execute(connection)
+                .await
+                .map(|_| ())
+        })
+    })
+    .await
+}
+
+/// Ends an attempt that did not charge and never will.
+pub(super) async fn set_failed(db: &Db, id: TopUpId, failure: &'static str) -> Result<(), DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            sqlx::query(SET_FAILED)
+                .bind(id.to_string())
+                .bind(failure)
+                .bind(now_micros())
+                .execute(connection)
+                .await
+                .map(|_| ())
+        })
+    })
+    .await
+}
+
+/// One attempt.
+pub(super) async fn by_id(db: &Db, id: TopUpId) -> Result<Option<TopUpRow>, DbError> {
+    let found = sqlx::query(BY_ID).bind(id.to_string()).fetch_optional(db.reader()).await?;
+    Ok(found.as_ref().map(row).transpose()?)
+}
+
+/// Open attempts, those that were looked at longest ago first.
+pub(super) async fn open(db: &Db, limit: i64) -> Result<Vec<TopUpRow>, DbError> {
+    let rows = sqlx::query(OPEN).bind(limit).fetch_all(db.reader()).await?;
+    Ok(rows.iter().map(row).collect::<Result<_, _>>()?)
+}
+
+/// The open attempt of a client or a card token.
+pub(super) async fn open_of_payer(
+    db: &Db,
+    client: Option<ClientId>,
+    pm_hash: Option<SecretHash>,
+) -> Result<Option<TopUpRow>, DbError> {
+    let found = sqlx::query(OPEN_OF_PAYER)
+        .bind(client)
+        .bind(pm_hash.map(|hash| hash.as_bytes().to_vec()))
+        .fetch_optional(db.reader())
+        .await?;
+    Ok(found.as_ref().map(row).transpose()?)
+}
+
+/// Charges, finished or open, that a card token caused since a time.
+pub(super) async fn recent_charges(db: &Db, pm_hash: SecretHash, since: i64) -> Result<i64, DbError> {
+    Ok(sqlx::query_scalar(RECENT_CHARGES)
+        .bind(pm_hash.as_bytes().to_vec())
+        .bind(since)
+        .fetch_one(db.reader())
+        .await?)
+}
+
+/// How many attempts are open, and since when the oldest is.
+pub(super) async fn oldest_open(db: &Db) -> Result<(i64, Option<i64>), DbError> {
+    let found = sqlx::query(OLDEST_OPEN).fetch_one(db.reader()).await?;
+    Ok((found.try_get(0)?, found.try_get(1)?))
+}
