@@ -1,0 +1,96 @@
+//! The offer that goes with a 402: the price, and what a card may be charged.
+
+use crate::domain::{Currency, Micros, Units};
+use crate::ledger::ClientState;
+use crate::protocol::stripe402::{PaymentRequired, Requirement, Resource, TopUpOption, VERSION};
+use crate::top_up::TopUps;
+
+use super::refusal::Refusal;
+
+/// What is sold, as far as an offer shows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Sale<'a> {
+    /// The request path.
+    pub path: &'a str,
+    /// For people.
+    pub description: Option<&'a str>,
+    /// Media type of the answer.
+    pub mime_type: Option<&'a str>,
+    /// The exact price.
+    pub price: Micros,
+}
+
+/// Writes offers.
+#[derive(Debug, Clone)]
+pub struct Offers {
+    /// Published in every offer.
+    pub publishable_key: String,
+    /// Of every amount.
+    pub currency: Currency,
+    /// Knows what may be charged.
+    pub top_ups: TopUps,
+}
+
+impl Offers {
+    /// The offer for one request. `state` is told only to whoever presented a valid clientId.
+    #[must_use]
+    pub fn write(
+        &self,
+        sale: Sale<'_>,
+        refusal: &Refusal,
+        state: Option<&ClientState>,
+        request_id: &str,
+    ) -> PaymentRequired {
+        let answer = refusal.answer();
+        let minimum = self.top_ups.minimum_for(sale.price, state);
+        PaymentRequired {
+            stripe402_version: VERSION,
+            resource: Resource {
+                url: sale.path.to_owned(),
+                description: sale.description.map(str::to_owned),
+                mime_type: sale.mime_type.map(str::to_owned),
+            },
+            accepts: vec![Requirement {
+                scheme: "stripe".to_owned(),
+                currency: self.currency.code().to_owned(),
+                amount: sale.price.to_units_ceil().get(),
+                min_top_up: minimum.to_units_ceil().get(),
+                publishable_key: self.publishable_key.clone(),
+                description: sale.description.map(str::to_owned),
+                price: Some(sale.price.to_major_string()),
+            }],
+            error: (*refusal != Refusal::PaymentRequired).then(|| answer.code.to_owned()),
+            top_up_options: self.options(minimum),
+            message: refusal.message(),
+            code: answer.code.to_owned(),
+            retryable: answer.retryable,
+            who_acts: answer.who_acts.word().to_owned(),
+            request_id: request_id.to_owned(),
+            balance: state.map(|state| state.spendable().to_units_floor().get()),
+        }
+    }
+
+    /// Packs from the minimum up; the first equals it.
+    fn options(&self, minimum: Micros) -> Vec<TopUpOption> {
+        let packs = &self.top_ups.limits().options;
+        let option = |amount: Micros, bonus: Micros, label: String| TopUpOption {
+            amount: amount.to_units_ceil().get(),
+            credits: amount.checked_add(bonus).unwrap_or(amount).to_units_floor().get(),
+            label,
+        };
+        let first = packs.iter().find(|pack| pack.amount == minimum).map_or_else(
+            || option(minimum, self.top_ups.bonus_for(minimum), format!("{minimum} {}", self.currency)),
+            |pack| option(pack.amount, pack.bonus, pack.label.clone()),
+        );
+        let larger = packs.iter().filter(|pack| pack.amount > minimum);
+        std::iter::once(first)
+            .chain(larger.map(|pack| option(pack.amount, pack.bonus, pack.label.clone())))
+            .collect()
+    }
+}
+
+/// The price as the wire shows it.
+#[must_use]
+pub fn advertised(price: Micros) -> Units {
+    price.to_units_ceil()
+}

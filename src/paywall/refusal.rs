@@ -1,0 +1,189 @@
+//! Every reason why a priced request is not served, with its answer: one table.
+
+use crate::domain::TopUpId;
+use crate::top_up::{AmountProblem, FailureReason};
+
+/// Why a priced request is not served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// No payment was presented.
+    PaymentRequired,
+    /// The client's credit does not cover the price.
+    InsufficientCredits,
+    /// The presented clientId was never issued.
+    UnknownClient,
+    /// The bank said no.
+    CardDeclined,
+    /// The bank wants the person.
+    AuthenticationRequired,
+    /// The price is above the caller's `maxAmount`.
+    PriceAboveMax,
+    /// The top-up is smaller than what lets the request through.
+    TopUpBelowMinimum,
+    /// The `payment` header cannot be used; the text says why and never repeats it.
+    InvalidPayment(String),
+    /// A raw card number was sent to us.
+    RawCardData,
+    /// The charge did not go through, for a reason that is not the card's.
+    PaymentFailed,
+    /// The client is frozen.
+    ClientFrozen,
+    /// The presented clientId was revoked.
+    KeyRevoked,
+    /// The presented clientId may not spend.
+    Scope,
+    /// The same card is being charged at this moment.
+    TopUpInProgress,
+    /// The upstream answered, but the credit was gone by then.
+    CaptureFailed,
+    /// The card token leads to another client than the presented clientId.
+    PaymentMethodOfOtherClient,
+    /// The card token has caused too many charges today.
+    TooManyAttempts,
+    /// The credit suffices, but running requests have reserved it.
+    ReservationsInFlight,
+    /// A charge's outcome is not known yet.
+    TopUpPending(TopUpId),
+    /// Something of ours is overloaded or away; nothing was charged by this request.
+    Busy,
+}
+
+/// Who can do something about a refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhoActs {
+    /// The calling program.
+    Agent,
+    /// The person behind it.
+    Human,
+    /// Whoever runs the gateway.
+    Seller,
+}
+
+impl WhoActs {
+    /// The word on the wire.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Human => "human",
+            Self::Seller => "seller",
+        }
+    }
+}
+
+/// What a refusal looks like from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Stable.
+    pub code: &'static str,
+    /// Whether repeating the same request can help.
+    pub retryable: bool,
+    /// Who can do something about it.
+    pub who_acts: WhoActs,
+    /// A sentence.
+    pub message: &'static str,
+    /// Seconds to wait, on 429 and 503.
+    pub retry_after: Option<u32>,
+}
+
+const fn row(
+    status: u16,
+    code: &'static str,
+    retryable: bool,
+    who_acts: WhoActs,
+    retry_after: Option<u32>,
+    message: &'static str,
+) -> Answer {
+    Answer { status, code, retryable, who_acts, message, retry_after }
+}
+
+impl Refusal {
+    /// The table of answers.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        use WhoActs::{Agent, Human, Seller};
+        match self {
+            Self::PaymentRequired => row(402, "payment_required", false, Agent, None,
+                "This request costs money. Tokenise a card directly with Stripe using publishableKey, and repeat the request with a payment header that holds paymentMethodId; or send the clientId of a wallet with credit."),
+            Self::InsufficientCredits => row(402, "insufficient_credits", false, Agent, None,
+                "The credit does not cover the price. Repeat the request with the clientId and a paymentMethodId to top up."),
+            Self::UnknownClient => row(402, "unknown_client", false, Agent, None,
+                "This clientId was never issued here. Nothing was charged. Forget it, and pay without a clientId."),
+            Self::CardDeclined => row(402, "card_declined", false, Human, None,
+                "The card was declined. Nothing was charged. Use another card."),
+            Self::AuthenticationRequired => row(402, "authentication_required", false, Human, None,
+                "The bank wants the cardholder to confirm this payment (3-D Secure). Nothing was charged. Use a card that does not ask for it."),
+            Self::PriceAboveMax => row(402, "price_above_max", false, Agent, None,
+                "The price is above maxAmount. Nothing was charged. Raise maxAmount if the price is acceptable."),
+            Self::TopUpBelowMinimum => row(402, "top_up_below_minimum", false, Agent, None,
+                "topUpAmount is below minTopUp. Nothing was charged. Use minTopUp or more."),
+            Self::InvalidPayment(_) => row(402, "invalid_payment", false, Agent, None,
+                "The payment header cannot be used. Nothing was charged."),
+            Self::RawCardData => row(400, "raw_card_data_rejected", false, Agent, None,
+                "A card number must never be sent here. Tokenise the card directly with Stripe, and send the pm_ id. Nothing was charged or stored."),
+            Self::PaymentFailed => row(402, "payment_failed", true, Seller, None,
+                "Stripe did not accept the seller's request. Nothing was charged."),
+            Self::ClientFrozen => row(403, "client_frozen", false, Human, None,
+                "This wallet is frozen. Ask the seller."),
+            Self::KeyRevoked => row(403, "key_revoked", false, Human, None,
+                "This clientId has been revoked."),
+            Self::Scope => row(403, "scope", false, Agent, None,
+                "This clientId may read, but not spend."),
+            Self::TopUpInProgress => row(409, "topup_in_progress", true, Agent, None,
+                "The same card is being charged at this moment. Repeat the request shortly."),
+            Self::CaptureFailed => row(409, "capture_failed", false, Agent, None,
+                "The API did its work, but the credit was gone before it could be charged. Nothing was charged or delivered."),
+            Self::PaymentMethodOfOtherClient => row(409, "payment_method_of_other_client", false, Agent, None,
+                "This paymentMethodId belongs to another wallet. Nothing was charged. Send it alone to use that wallet, or tokenise the card anew."),
+            Self::TooManyAttempts => row(429, "too_many_attempts", true, Agent, Some(3600),
+                "This paymentMethodId has caused as many charges today as it may without a clientId. Send the clientId that you were given."),
+            Self::ReservationsInFlight => row(429, "reservations_in_flight", true, Agent, Some(1),
+                "Requests that are still running have reserved the credit, or too many run at once. Repeat the request when one of them has ended."),
+            Self::TopUpPending(_) => row(503, "topup_pending", true, Agent, Some(5),
+                "The outcome of a charge is not known yet. Do not pay again: repeat the same request, and the charge is found, credited once and spent."),
+            Self::Busy => row(503, "busy", true, Agent, Some(2),
+                "The gateway cannot serve this request at the moment. Nothing was charged for it. Repeat it shortly."),
+        }
+    }
+
+    /// The sentence for this very refusal.
+    #[must_use]
+    pub fn message(&self) -> String {
+        match self {
+            Self::InvalidPayment(why) => format!("{} {why}", self.answer().message),
+            other => other.answer().message.to_owned(),
+        }
+    }
+}
+
+impl From<FailureReason> for Refusal {
+    fn from(reason: FailureReason) -> Self {
+        match reason {
+            FailureReason::Declined => Self::CardDeclined,
+            FailureReason::AuthenticationRequired => Self::AuthenticationRequired,
+            FailureReason::InvalidPaymentMethod => Self::InvalidPayment(
+                "The paymentMethodId is unknown to this seller's Stripe account, already used up, somebody else's, or no card.".to_owned(),
+            ),
+            FailureReason::Refused | FailureReason::Abandoned => Self::PaymentFailed,
+        }
+    }
+}
+
+impl From<AmountProblem> for Refusal {
+    fn from(problem: AmountProblem) -> Self {
+        match problem {
+            AmountProblem::BelowMinimum => Self::TopUpBelowMinimum,
+            AmountProblem::AboveMaximum => {
+                Self::InvalidPayment("topUpAmount is above the largest amount that is charged at once.".to_owned())
+            }
+            AmountProblem::NotChargeable => Self::InvalidPayment(
+                "topUpAmount is not a whole number of the currency's smallest coin (100 units are one cent).".to_owned(),
+            ),
+            AmountProblem::BalanceLimit => {
+                Self::InvalidPayment("The wallet would hold more than it may.".to_owned())
+            }
+        }
+    }
+}
