@@ -92,7 +92,7 @@ const BY_ID: &str = select_clients!("WHERE id = $1");
 const BY_PUBLIC_ID: &str = select_clients!("WHERE public_id = $1");
 const NEWEST: &str = select_clients!("WHERE id < $1 ORDER BY id DESC LIMIT $2");
 // Each arm uses an index and ends after its own limit, so a search for "0" costs no more than one for a whole id.
-const SEARCH: &str = select_clients!(
+pub(super) const SEARCH: &str = select_clients!(
     "WHERE id < $1 AND id IN ( \
        SELECT id FROM (SELECT id FROM clients WHERE public_id >= $3 AND public_id < $4 ORDER BY public_id DESC LIMIT $7) AS a \
        UNION \

@@ -92,7 +92,7 @@ macro_rules! walk {
 }
 
 const FROM_NEWEST: &str = walk!("SELECT last_entry, 1 FROM clients WHERE id = $1 AND last_entry IS NOT NULL");
-const FROM_CURSOR: &str =
+pub(super) const FROM_CURSOR: &str =
     walk!("SELECT previous, 1 FROM entries WHERE id = $3 AND client = $1 AND previous IS NOT NULL");
 const RECENT: &str = concat!(
     columns!(),

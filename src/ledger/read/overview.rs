@@ -69,9 +69,9 @@ const BALANCES: &str = "SELECT currency, COUNT(*) AS clients, SUM(paid) AS paid,
                         FROM clients GROUP BY currency ORDER BY currency";
 const UNFINISHED: &str = "SELECT currency, COUNT(*) AS count, SUM(amount) AS amount, MIN(created_at) AS oldest FROM top_ups \
                           WHERE state IN ('created', 'confirming', 'pending') GROUP BY currency ORDER BY currency";
-const CHARGED: &str = "SELECT currency, COUNT(*) AS count, SUM(amount) AS amount FROM top_ups \
+pub(super) const CHARGED: &str = "SELECT currency, COUNT(*) AS count, SUM(amount) AS amount FROM top_ups \
                        WHERE id >= $1 AND state = 'succeeded' AND created_at >= $2 GROUP BY currency ORDER BY currency";
-const REVENUE: &str = "SELECT currency, COUNT(*) AS count, SUM(CASE WHEN credit = $3 THEN amount ELSE -amount END) AS amount \
+pub(super) const REVENUE: &str = "SELECT currency, COUNT(*) AS count, SUM(CASE WHEN credit = $3 THEN amount ELSE -amount END) AS amount \
                        FROM entries WHERE id > $1 AND at >= $2 AND (credit = $3 OR debit = $3) \
                        GROUP BY currency ORDER BY currency";
 const NEWEST_ENTRY: &str = "SELECT MAX(id) FROM entries";

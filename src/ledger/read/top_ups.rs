@@ -88,10 +88,11 @@ macro_rules! select {
 }
 
 const BY_ID: &str = select!("top_ups t", "WHERE t.id = $1");
-const OF_CLIENT: &str = select!("top_ups t", "WHERE t.client = $1 AND t.id < $2 ORDER BY t.id DESC LIMIT $3");
+pub(super) const OF_CLIENT: &str =
+    select!("top_ups t", "WHERE t.client = $1 AND t.id < $2 ORDER BY t.id DESC LIMIT $3");
 const NEWEST: &str = select!("top_ups t", "WHERE t.id < $1 ORDER BY t.id DESC LIMIT $2");
 // The concatenation keeps the planner off the primary key, so that it takes the small partial index of unfinished ones.
-const UNFINISHED: &str = select!(
+pub(super) const UNFINISHED: &str = select!(
     "top_ups t",
     "WHERE t.state IN ('created', 'confirming', 'pending') AND t.id || '' < $1 ORDER BY t.id || '' DESC LIMIT $2"
 );
