@@ -67,7 +67,7 @@ pub struct Sum {
 
 const BALANCES: &str = "SELECT currency, COUNT(*) AS clients, SUM(paid) AS paid, SUM(bonus) AS bonus, SUM(debt) AS debt \
                         FROM clients GROUP BY currency ORDER BY currency";
-const UNFINISHED: &str = "SELECT currency, COUNT(*) AS count, SUM(amount) AS amount, MIN(created_at) AS oldest FROM top_ups \
+pub(super) const UNFINISHED: &str = "SELECT currency, COUNT(*) AS count, SUM(amount) AS amount, MIN(created_at) AS oldest FROM top_ups \
                           WHERE state IN ('created', 'confirming', 'pending') GROUP BY currency ORDER BY currency";
 pub(super) const CHARGED: &str = "SELECT currency, COUNT(*) AS count, SUM(amount) AS amount FROM top_ups \
                        WHERE id >= $1 AND state = 'succeeded' AND created_at >= $2 GROUP BY currency ORDER BY currency";
