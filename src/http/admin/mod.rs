@@ -1,8 +1,8 @@
 //! The admin pages: what the seller's finance and support people look at. Read-only.
 //!
-//! They have a listener of their own, on loopback by default. A page is answered only through [`guard::require_session`],
+//! They have a listener of their own, on loopback by default. A page is answered only through `guard::require_session`,
 //! which also stands in front of whatever is not found; outside it are the login form, the style sheet and the redirect
-//! from `/`. There is no script, nothing from elsewhere, and every answer carries the headers of [`headers`].
+//! from `/`. There is no script, nothing from elsewhere, and every answer carries the headers of `headers`.
 
 mod guard;
 mod headers;

@@ -70,12 +70,12 @@ const COMMON: &[&str] = &[
 /// Why a password is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordError {
-    /// Fewer than [`MIN_CHARS`] characters.
+    /// Fewer than 12 characters.
     #[error(
         "the password is shorter than 12 characters; a few random words are easy to remember and hard to guess"
     )]
     TooShort,
-    /// More than [`MAX_BYTES`] bytes.
+    /// More than 1024 bytes.
     #[error("the password is longer than 1024 bytes")]
     TooLong,
     /// Everybody who guesses tries it first.
