@@ -15,3 +15,7 @@ CREATE TABLE admin_sessions (
     last_seen_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX admin_sessions_user ON admin_sessions (admin_user);
+
+-- What the admin pages search by. Clients and keys are made once, so the hot path never touches these.
+CREATE INDEX client_keys_shown_prefix ON client_keys (shown_prefix);
+CREATE INDEX clients_stripe_customer ON clients (stripe_customer) WHERE stripe_customer IS NOT NULL;

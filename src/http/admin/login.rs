@@ -1,0 +1,189 @@
+//! Logging in and out.
+
+use std::time::Duration;
+
+use actix_web::cookie::{Cookie, SameSite};
+use actix_web::http::StatusCode;
+use actix_web::http::header;
+use actix_web::{Error, HttpRequest, HttpResponse, web};
+use askama::Template;
+use serde::Deserialize;
+use sqlx::Row as _;
+
+use super::view::Chrome;
+use super::{AdminState, guard, pages, password, sessions, users};
+
+/// How long a login waits for its turn to compute a hash.
+const HASH_WAIT: Duration = Duration::from_secs(5);
+
+/// One answer for a wrong name and a wrong password.
+const WRONG: &str = "The name or the password is not right.";
+
+#[derive(Template)]
+#[template(path = "admin/login.html")]
+struct LoginPage<'a> {
+    chrome: Chrome<'a>,
+    error: Option<String>,
+    name: &'a str,
+}
+
+/// The login form. Deliberately without `Debug`.
+#[derive(Deserialize)]
+pub(super) struct LoginForm {
+    name: String,
+    password: String,
+}
+
+fn form(state: &AdminState, status: StatusCode, error: Option<String>, name: &str) -> HttpResponse {
+    pages::page(status, &LoginPage { chrome: Chrome::outside(state), error, name })
+}
+
+/// `GET /admin/login`.
+pub(super) async fn show_form(state: web::Data<AdminState>) -> HttpResponse {
+    form(&state, StatusCode::OK, None, "")
+}
+
+/// To the login form, without the cookie that no longer works.
+pub(super) fn ended(state: &AdminState) -> HttpResponse {
+    let mut answer = pages::see_other("/admin/login");
+    set_cookie(&mut answer, state, None);
+    answer
+}
+
+fn set_cookie(answer: &mut HttpResponse, state: &AdminState, token: Option<&str>) {
+    let mut cookie = Cookie::build(state.cookie_name(), token.unwrap_or("").to_owned())
+        .path("/")
+        .http_only(true)
+        .same_site(SameSite::Strict)
+        .secure(state.secure_cookies)
+        .finish();
+    if token.is_none() {
+        cookie.set_max_age(actix_web::cookie::time::Duration::ZERO);
+    }
+    // Fails only for a cookie that is no header value; ours is base64url.
+    if let Err(error) = answer.add_cookie(&cookie) {
+        tracing::error!(%error, "the session cookie could not be set");
+    }
+}
+
+fn later(state: &AdminState, status: StatusCode, seconds: i64, error: String, name: &str) -> HttpResponse {
+    let mut answer = form(state, status, Some(error), name);
+    answer.headers_mut().insert(header::RETRY_AFTER, header::HeaderValue::from(seconds));
+    answer
+}
+
+/// `POST /admin/login`.
+pub(super) async fn log_in(
+    request: HttpRequest,
+    state: web::Data<AdminState>,
+    fields: Result<web::Form<LoginForm>, Error>,
+) -> HttpResponse {
+    if !guard::is_same_origin(request.headers()) {
+        return pages::refused(&state, None);
+    }
+    let Ok(web::Form(fields)) = fields else {
+        return form(&state, StatusCode::FORBIDDEN, Some(WRONG.to_owned()), "");
+    };
+    if fields.name.len() > users::MAX_NAME || fields.password.len() > password::MAX_BYTES {
+        return form(&state, StatusCode::FORBIDDEN, Some(WRONG.to_owned()), "");
+    }
+    let address = request.peer_addr().map(|peer| peer.ip());
+    // Before anything expensive, and counted before the outcome is known.
+    if let Err(seconds) = state.throttle.attempt(&fields.name, address, state.clock.now()) {
+        tracing::warn!(?address, "too many login attempts");
+        let error = format!("Too many attempts. Please try again in {seconds} seconds.");
+        return later(&state, StatusCode::TOO_MANY_REQUESTS, seconds, error, &fields.name);
+    }
+    let replaced = guard::token(&request, &state).map(|token| token.hash());
+    match check(&state, fields.name.clone(), fields.password).await {
+        Ok(Checked::Right { user, password_hash }) => {
+            let now = state.clock.now();
+            match sessions::begin(&state.db, user, password_hash, replaced, now).await {
+                Ok(Some(token)) => {
+                    state.throttle.succeeded(&fields.name, address);
+                    tracing::info!(user = fields.name, ?address, "logged in to the admin pages");
+                    let mut answer = pages::see_other("/admin");
+                    set_cookie(&mut answer, &state, Some(token.expose()));
+                    answer
+                }
+                Ok(None) => form(&state, StatusCode::FORBIDDEN, Some(WRONG.to_owned()), &fields.name),
+                Err(error) => pages::failed(&state, None, &error),
+            }
+        }
+        Ok(Checked::Wrong) => {
+            // Without the name: people type their password into that field.
+            tracing::warn!(?address, "wrong name or password for the admin pages");
+            form(&state, StatusCode::FORBIDDEN, Some(WRONG.to_owned()), &fields.name)
+        }
+        Ok(Checked::Busy) => {
+            let error = "Many people are logging in. Please try again in a moment.".to_owned();
+            later(&state, StatusCode::SERVICE_UNAVAILABLE, 5, error, &fields.name)
+        }
+        Err(error) => pages::failed(&state, None, &error),
+    }
+}
+
+enum Checked {
+    Right { user: i64, password_hash: String },
+    Wrong,
+    Busy,
+}
+
+/// Checks name and password with one hash computation either way.
+async fn check(state: &AdminState, name: String, given: String) -> Result<Checked, sqlx::Error> {
+    let Ok(Ok(permit)) = tokio::time::timeout(HASH_WAIT, state.hashes.clone().acquire_owned()).await else {
+        return Ok(Checked::Busy);
+    };
+    let row = sqlx::query("SELECT id, password_hash FROM admin_users WHERE name = $1")
+        .bind(name)
+        .fetch_optional(state.db.reader())
+        .await?;
+    let known: Option<(i64, String)> = match row {
+        Some(row) => Some((row.try_get("id")?, row.try_get("password_hash")?)),
+        None => None,
+    };
+    let phc = known.as_ref().map_or(password::DUMMY_HASH, |(_, phc)| phc).to_owned();
+    let right = tokio::task::spawn_blocking(move || {
+        let right = password::verify(&given, &phc);
+        // Held by the work, not by the caller, who may be gone before it ends.
+        drop(permit);
+        right
+    })
+    .await
+    .unwrap_or(false);
+    Ok(match known {
+        Some((user, password_hash)) if right => Checked::Right { user, password_hash },
+        _ => Checked::Wrong,
+    })
+}
+
+/// What the logout form says.
+#[derive(Deserialize)]
+pub(super) struct LogoutForm {
+    everywhere: Option<String>,
+}
+
+/// `POST /admin/logout`, with `everywhere` on all of the user's devices.
+pub(super) async fn log_out(
+    state: web::Data<AdminState>,
+    session: web::ReqData<sessions::Session>,
+    fields: Result<web::Form<LogoutForm>, Error>,
+) -> HttpResponse {
+    let Ok(web::Form(fields)) = fields else {
+        return pages::refused(&state, Some(&session));
+    };
+    let ending = if fields.everywhere.is_some() {
+        sessions::end_all(&state.db, session.user).await
+    } else {
+        sessions::end(&state.db, session.hash).await
+    };
+    if let Err(error) = ending {
+        return pages::failed(&state, Some(&session), &error);
+    }
+    let mut answer = ended(&state);
+    answer.headers_mut().insert(
+        header::HeaderName::from_static("clear-site-data"),
+        header::HeaderValue::from_static("\"cookies\", \"storage\""),
+    );
+    answer
+}

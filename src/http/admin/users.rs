@@ -1,0 +1,155 @@
+//! The people who may look at the admin pages, in the database. There is no default user and no default password.
+
+use sqlx::sqlite::SqliteConnection;
+use sqlx::{Connection as _, Row as _};
+
+use super::password::{self, PasswordError};
+
+/// Longer names are refused.
+pub const MAX_NAME: usize = 64;
+
+/// Why a user was not created, changed or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminUserError {
+    /// The name has other characters than it may have.
+    #[error("a user name has 1 to 64 letters, digits or . _ @ + -")]
+    Name,
+    /// The password is not accepted.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// There is one already.
+    #[error("there is a user of this name already; set-password changes the password")]
+    Exists,
+    /// There is none.
+    #[error("there is no user of this name")]
+    Unknown,
+    /// The password could not be hashed.
+    #[error("the password could not be hashed")]
+    Hash,
+    /// The database said so.
+    #[error("the database did not answer as expected: {0}")]
+    Sql(#[from] sqlx::Error),
+}
+
+/// A user as listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminUser {
+    /// Unique.
+    pub name: String,
+    /// Unix microseconds.
+    pub created_at: i64,
+    /// Sessions stored, ended or not.
+    pub sessions: i64,
+}
+
+fn check_name(name: &str) -> Result<(), AdminUserError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._@+-".contains(&byte);
+    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(plain) {
+        return Err(AdminUserError::Name);
+    }
+    Ok(())
+}
+
+async fn hash(password: &str) -> Result<String, AdminUserError> {
+    let password = password.to_owned();
+    let hashed = tokio::task::spawn_blocking(move || password::hash(&password)).await;
+    hashed.ok().and_then(Result::ok).ok_or(AdminUserError::Hash)
+}
+
+/// Adds a user.
+///
+/// # Errors
+/// [`AdminUserError`]; the name and the password are checked before anything is written.
+pub async fn create_user(
+    connection: &mut SqliteConnection,
+    name: &str,
+    password: &str,
+) -> Result<(), AdminUserError> {
+    check_name(name)?;
+    password::check_strength(name, password)?;
+    let phc = hash(password).await?;
+    sqlx::query("INSERT INTO admin_users (name, password_hash, created_at) VALUES ($1, $2, $3)")
+        .bind(name)
+        .bind(phc)
+        .bind(crate::db::now_micros())
+        .execute(connection)
+        .await
+        .map_err(|error| match error.as_database_error() {
+            Some(known) if known.is_unique_violation() => AdminUserError::Exists,
+            _ => AdminUserError::Sql(error),
+        })?;
+    Ok(())
+}
+
+/// Changes a password and ends the user's sessions.
+///
+/// # Errors
+/// [`AdminUserError`].
+pub async fn set_password(
+    connection: &mut SqliteConnection,
+    name: &str,
+    password: &str,
+) -> Result<(), AdminUserError> {
+    password::check_strength(name, password)?;
+    let phc = hash(password).await?;
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    let changed = sqlx::query("UPDATE admin_users SET password_hash = $2 WHERE name = $1")
+        .bind(name)
+        .bind(phc)
+        .execute(&mut *transaction)
+        .await?;
+    if changed.rows_affected() == 0 {
+        return Err(AdminUserError::Unknown);
+    }
+    end_sessions(&mut transaction, name).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Removes a user and ends the user's sessions.
+///
+/// # Errors
+/// [`AdminUserError`].
+pub async fn remove_user(connection: &mut SqliteConnection, name: &str) -> Result<(), AdminUserError> {
+    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
+    end_sessions(&mut transaction, name).await?;
+    let removed =
+        sqlx::query("DELETE FROM admin_users WHERE name = $1").bind(name).execute(&mut *transaction).await?;
+    if removed.rows_affected() == 0 {
+        return Err(AdminUserError::Unknown);
+    }
+    transaction.commit().await?;
+    Ok(())
+}
+
+async fn end_sessions(connection: &mut SqliteConnection, name: &str) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "DELETE FROM admin_sessions WHERE admin_user IN (SELECT id FROM admin_users WHERE name = $1)",
+    )
+    .bind(name)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Everybody, in the order of names.
+///
+/// # Errors
+/// What the database said.
+pub async fn list_users(connection: &mut SqliteConnection) -> Result<Vec<AdminUser>, sqlx::Error> {
+    let rows = sqlx::query(
+        "SELECT u.name, u.created_at, COUNT(s.hash) AS sessions FROM admin_users u \
+         LEFT JOIN admin_sessions s ON s.admin_user = u.id GROUP BY u.id, u.name, u.created_at ORDER BY u.name",
+    )
+    .fetch_all(connection)
+    .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(AdminUser {
+                name: row.try_get("name")?,
+                created_at: row.try_get("created_at")?,
+                sessions: row.try_get("sessions")?,
+            })
+        })
+        .collect()
+}

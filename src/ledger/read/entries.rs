@@ -1,0 +1,130 @@
+//! Ledger entries.
+
+use sqlx::Row as _;
+use sqlx::sqlite::{SqlitePool, SqliteRow};
+
+use super::{account, bounded};
+use crate::ledger::account::Account;
+
+/// A ledger entry. Amounts and balances are micros.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryRow {
+    /// Ids ascend with time.
+    pub id: i64,
+    /// Unix microseconds.
+    pub at: i64,
+    /// What caused the entry: `topup:…`, `usage:…`; unique.
+    pub source: String,
+    /// The account debited.
+    pub debit: Account,
+    /// The account credited.
+    pub credit: Account,
+    /// Always above zero.
+    pub amount: i64,
+    /// Lower-case ISO 4217 code.
+    pub currency: String,
+    /// Internal number of the client.
+    pub client: Option<i64>,
+    /// Public id of that client.
+    pub client_public_id: Option<String>,
+    /// The client's counter after this entry.
+    pub sequence: Option<i64>,
+    /// The client's entry before this one.
+    pub previous: Option<i64>,
+    /// The client's paid credit after this entry.
+    pub paid_after: Option<i64>,
+    /// The client's bonus credit after this entry.
+    pub bonus_after: Option<i64>,
+    /// The client's debt after this entry.
+    pub debt_after: Option<i64>,
+    /// The name of the route that was paid for, `GET /api/weather`.
+    pub route: Option<String>,
+    /// The price list that was in force.
+    pub price_list: Option<i64>,
+    /// The status that the upstream answered with.
+    pub upstream_status: Option<i64>,
+}
+
+impl EntryRow {
+    fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            id: row.try_get("id")?,
+            at: row.try_get("at")?,
+            source: row.try_get("source")?,
+            debit: account(row, "debit")?,
+            credit: account(row, "credit")?,
+            amount: row.try_get("amount")?,
+            currency: row.try_get("currency")?,
+            client: row.try_get("client")?,
+            client_public_id: row.try_get("client_public_id")?,
+            sequence: row.try_get("sequence")?,
+            previous: row.try_get("previous")?,
+            paid_after: row.try_get("paid_after")?,
+            bonus_after: row.try_get("bonus_after")?,
+            debt_after: row.try_get("debt_after")?,
+            route: row.try_get("route_name")?,
+            price_list: row.try_get("price_list")?,
+            upstream_status: row.try_get("upstream_status")?,
+        })
+    }
+}
+
+macro_rules! columns {
+    () => {
+        "SELECT e.id, e.at, e.source, e.debit, e.credit, e.amount, e.currency, e.client, c.public_id AS client_public_id, e.sequence, e.previous, \
+         e.paid_after, e.bonus_after, e.debt_after, r.name AS route_name, e.price_list, e.upstream_status "
+    };
+}
+
+// There is no index by client; `previous` leads from the newest entry back, one lookup by primary key a step.
+macro_rules! walk {
+    ($start:literal) => {
+        concat!(
+            "WITH RECURSIVE chain (id, step) AS ( ",
+            $start,
+            " UNION ALL SELECT e.previous, chain.step + 1 FROM chain JOIN entries e ON e.id = chain.id \
+              WHERE e.previous IS NOT NULL AND chain.step < $2) ",
+            columns!(),
+            "FROM chain JOIN entries e ON e.id = chain.id LEFT JOIN routes r ON r.id = e.route LEFT JOIN clients c ON c.id = e.client \
+             WHERE e.client = $1 ORDER BY chain.step"
+        )
+    };
+}
+
+const FROM_NEWEST: &str = walk!("SELECT last_entry, 1 FROM clients WHERE id = $1 AND last_entry IS NOT NULL");
+pub(super) const FROM_CURSOR: &str =
+    walk!("SELECT previous, 1 FROM entries WHERE id = $3 AND client = $1 AND previous IS NOT NULL");
+const RECENT: &str = concat!(
+    columns!(),
+    "FROM entries e LEFT JOIN routes r ON r.id = e.route LEFT JOIN clients c ON c.id = e.client ORDER BY e.id DESC LIMIT $1"
+);
+
+/// A client's entries, newest first. `before` is the id of the last entry already seen; one that is not this client's
+/// gives nothing. Bounded: `limit` lookups by primary key, however many entries there are.
+///
+/// # Errors
+/// What the database said.
+pub async fn client_entries(
+    pool: &SqlitePool,
+    client: i64,
+    before: Option<i64>,
+    limit: u32,
+) -> Result<Vec<EntryRow>, sqlx::Error> {
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let query = match before {
+        None => sqlx::query(FROM_NEWEST).bind(client).bind(bounded(limit)),
+        Some(entry) => sqlx::query(FROM_CURSOR).bind(client).bind(bounded(limit)).bind(entry),
+    };
+    query.fetch_all(pool).await?.iter().map(EntryRow::read).collect()
+}
+
+/// The newest entries of everybody. Bounded by `limit`.
+///
+/// # Errors
+/// What the database said.
+pub async fn recent_entries(pool: &SqlitePool, limit: u32) -> Result<Vec<EntryRow>, sqlx::Error> {
+    let rows = sqlx::query(RECENT).bind(bounded(limit)).fetch_all(pool).await?;
+    rows.iter().map(EntryRow::read).collect()
+}
