@@ -84,6 +84,7 @@ CREATE TABLE top_ups (
     key_secret      INTEGER NOT NULL,                 -- version of the key secret that the key derives from
     pm_hash         BLOB    CHECK (length(pm_hash) = 32),  -- NULL for Stripe's shared test names, which identify nobody
     fingerprint     TEXT,
+    request_key     BLOB    UNIQUE CHECK (length(request_key) = 32),  -- SHA-256 of payer and Idempotency-Key
     currency        TEXT    NOT NULL,
     amount          INTEGER NOT NULL CHECK (amount > 0),   -- charged
     bonus           INTEGER NOT NULL CHECK (bonus >= 0),   -- credited on top

@@ -1,3 +1,68 @@
-//! Every door that speaks HTTP.
+//! Every door that speaks HTTP, on one screen.
+//!
+//! Public listener: `/billing/…` is ours, everything else is the gateway's.
+//! Admin listener (loopback): `/admin/…`, `/healthz`, `/readyz`, `/metrics`.
 
 pub mod admin;
+pub mod billing;
+pub mod gateway;
+mod gateway_body;
+pub mod health;
+pub mod metrics;
+pub(crate) mod payment_answer;
+pub mod problem;
+mod reversals;
+
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+
+pub(crate) use self::reversals::Reversals;
+use crate::domain::RequestId;
+
+/// What browsers may send us and read from us.
+const ALLOW_HEADERS: &str = "payment, authorization, content-type, accept, idempotency-key, x-requested-with";
+const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+const EXPOSE_HEADERS: &str = "payment-required, payment-response, x-request-id, retry-after, location";
+
+/// The public listener's paths.
+pub fn public(config: &mut web::ServiceConfig) {
+    config
+        .service(web::scope("/billing").configure(billing::configure))
+        .default_service(web::to(gateway::serve));
+}
+
+/// The admin listener's paths besides the pages.
+pub fn operations(config: &mut web::ServiceConfig) {
+    config
+        .route("/healthz", web::get().to(health::healthz))
+        .route("/readyz", web::get().to(health::readyz))
+        .route("/metrics", web::get().to(health::metrics));
+}
+
+/// Headers of every public answer: the request id, and what lets a browser's script read the answer.
+pub(crate) fn finish(response: &mut HttpResponse, id: RequestId) {
+    let headers = response.headers_mut();
+    let name = HeaderName::from_static;
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert(name("x-request-id"), value);
+    }
+    headers.insert(name("access-control-allow-origin"), HeaderValue::from_static("*"));
+    headers.insert(name("access-control-expose-headers"), HeaderValue::from_static(EXPOSE_HEADERS));
+}
+
+/// Answers a browser's question whether it may ask; never priced, never passed on.
+pub(crate) fn preflight(request: &HttpRequest) -> HttpResponse {
+    let asked = request
+        .headers()
+        .get("access-control-request-headers")
+        .filter(|asked| asked.len() <= 1024)
+        .cloned()
+        .unwrap_or_else(|| HeaderValue::from_static(ALLOW_HEADERS));
+    HttpResponse::NoContent()
+        .insert_header(("access-control-allow-methods", ALLOW_METHODS))
+        .insert_header((HeaderName::from_static("access-control-allow-headers"), asked))
+        .insert_header(("access-control-max-age", "86400"))
+        .insert_header(("vary", "origin, access-control-request-method, access-control-request-headers"))
+        .insert_header(("cache-control", "no-store"))
+        .finish()
+}

@@ -1,1 +1,309 @@
-//! Recomputes the books.
+//! Recomputes everything from the entries and compares it with what is stored. Reads only.
+
+use std::collections::HashMap;
+
+use futures_util::TryStreamExt as _;
+use sqlx::Row as _;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+
+use super::account::Account;
+
+/// Findings kept in full; the rest is only counted.
+const MAX_FINDINGS: usize = 100;
+
+/// What `verify` found.
+#[derive(Debug, Default)]
+pub struct Verification {
+    /// Entries read.
+    pub entries: u64,
+    /// Clients read.
+    pub clients: u64,
+    /// Top-ups read.
+    pub top_ups: u64,
+    /// Top-ups whose outcome is open: no fault, but not yet in the books.
+    pub open_top_ups: u64,
+    /// What is wrong, the first hundred.
+    pub findings: Vec<String>,
+    /// How much is wrong.
+    pub found: u64,
+    /// Trial balance: per currency and account, debits minus credits in micros.
+    pub trial_balance: Vec<(String, Account, i128)>,
+}
+
+impl Verification {
+    /// Nothing is wrong.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.found == 0
+    }
+
+    fn find(&mut self, what: String) {
+        self.found += 1;
+        if self.findings.len() < MAX_FINDINGS {
+            self.findings.push(what);
+        }
+    }
+}
+
+/// A client as the entries tell it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Recomputed {
+    paid: i64,
+    bonus: i64,
+    debt: i64,
+    sequence: i64,
+    last_entry: Option<i64>,
+}
+
+/// Sums of one source's entries.
+#[derive(Debug, Clone, Copy, Default)]
+struct SourceSums {
+    client: i64,
+    clearing: i64,
+    promotion: i64,
+}
+
+/// Everything gathered on the way through the entries.
+#[derive(Debug, Default)]
+struct Gathered {
+    clients: HashMap<i64, Recomputed>,
+    currencies: HashMap<i64, String>,
+    top_ups: HashMap<String, SourceSums>,
+    reversals: Vec<(String, i64, i64)>,
+    trial: HashMap<(String, i64), i128>,
+    next_id: i64,
+}
+
+const ENTRIES: &str = "\
+SELECT id, source, debit, credit, amount, currency, client, sequence, previous, paid_after, bonus_after, debt_after
+FROM entries ORDER BY id";
+
+/// Verifies the whole database. `progress` is told the number of entries read now and then.
+///
+/// # Errors
+/// When the database cannot be read at all.
+pub async fn verify(
+    connection: &mut SqliteConnection,
+    mut progress: impl FnMut(u64),
+) -> Result<Verification, sqlx::Error> {
+    let mut report = Verification::default();
+    // One snapshot, so that a server that goes on writing does not disturb the comparison.
+    sqlx::query("BEGIN").execute(&mut *connection).await?;
+    check_file(connection, &mut report).await?;
+    let mut gathered = Gathered { next_id: 1, ..Gathered::default() };
+    for row in sqlx::query("SELECT id, currency FROM clients").fetch_all(&mut *connection).await? {
+        report.clients += 1;
+        gathered.currencies.insert(row.try_get(0)?, row.try_get(1)?);
+    }
+    {
+        let mut rows = sqlx::query(ENTRIES).fetch(&mut *connection);
+        while let Some(row) = rows.try_next().await? {
+            report.entries += 1;
+            if report.entries.is_multiple_of(50_000) {
+                progress(report.entries);
+            }
+            check_entry(&row, &mut gathered, &mut report)?;
+        }
+    }
+    check_clients(connection, &gathered, &mut report).await?;
+    check_top_ups(connection, &mut gathered, &mut report).await?;
+    check_reversals(connection, &gathered, &mut report).await?;
+    check_trial_balance(&gathered, &mut report);
+    sqlx::query("ROLLBACK").execute(&mut *connection).await?;
+    Ok(report)
+}
+
+/// The file itself, and references between rows.
+async fn check_file(connection: &mut SqliteConnection, report: &mut Verification) -> Result<(), sqlx::Error> {
+    let damage: Vec<String> = sqlx::query_scalar("PRAGMA quick_check(20)").fetch_all(&mut *connection).await?;
+    for line in damage.into_iter().filter(|line| line != "ok") {
+        report.find(format!("the database file is damaged: {line}"));
+    }
+    for row in sqlx::query("PRAGMA foreign_key_check").fetch_all(&mut *connection).await? {
+        let (table, parent): (String, String) = (row.try_get(0)?, row.try_get(2)?);
+        report.find(format!("a row of {table} refers to a row of {parent} that is not there"));
+    }
+    let triggers: i64 = sqlx::query_scalar(
+        "SELECT COUNT(*) FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'entries'",
+    )
+    .fetch_one(connection)
+    .await?;
+    if triggers < 2 {
+        report.find("the triggers that keep entries append-only are missing".to_owned());
+    }
+    Ok(())
+}
+
+fn check_entry(row: &SqliteRow, gathered: &mut Gathered, report: &mut Verification) -> Result<(), sqlx::Error> {
+    let id: i64 = row.try_get(0)?;
+    let source: &str = row.try_get(1)?;
+    let (debit, credit): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
+    let amount: i64 = row.try_get(4)?;
+    let currency: &str = row.try_get(5)?;
+    if id != gathered.next_id {
+        report.find(format!("entry {id}: entry {} is missing before it", gathered.next_id));
+    }
+    gathered.next_id = id.saturating_add(1);
+    if amount <= 0 {
+        report.find(format!("entry {id}: its amount is not above zero"));
+    }
+    let (Some(debit), Some(credit)) = (Account::from_number(debit), Account::from_number(credit)) else {
+        report.find(format!("entry {id}: it names an account that does not exist"));
+        return Ok(());
+    };
+    if debit == credit {
+        report.find(format!("entry {id}: it debits and credits the same account"));
+    }
+    *gathered.trial.entry((currency.to_owned(), debit.number())).or_default() += i128::from(amount);
+    *gathered.trial.entry((currency.to_owned(), credit.number())).or_default() -= i128::from(amount);
+
+    let Some(client) = row.try_get::<Option<i64>, _>(6)? else {
+        return Ok(());
+    };
+    if gathered.currencies.get(&client).is_none_or(|of_client| of_client != currency) {
+        report.find(format!("entry {id}: its currency is not its client's"));
+    }
+    let state = gathered.clients.entry(client).or_default();
+    let previous: Option<i64> = row.try_get(8)?;
+    if previous != state.last_entry {
+        report.find(format!("entry {id}: the chain of its client's entries is broken"));
+    }
+    state.last_entry = Some(id);
+    state.sequence = state.sequence.saturating_add(1);
+    for (account, sign) in [(debit, -1), (credit, 1)] {
+        match account {
+            Account::ClientPaid => state.paid = state.paid.saturating_add(sign * amount),
+            Account::ClientBonus => state.bonus = state.bonus.saturating_add(sign * amount),
+            Account::ClientDebt => state.debt = state.debt.saturating_sub(sign * amount),
+            _ => {}
+        }
+    }
+    let stored = Recomputed {
+        sequence: row.try_get::<Option<i64>, _>(7)?.unwrap_or(-1),
+        last_entry: Some(id),
+        paid: row.try_get::<Option<i64>, _>(9)?.unwrap_or(-1),
+        bonus: row.try_get::<Option<i64>, _>(10)?.unwrap_or(-1),
+        debt: row.try_get::<Option<i64>, _>(11)?.unwrap_or(-1),
+    };
+    let told = *state;
+    if stored != told {
+        report.find(format!("entry {id}: its balances or its number are not what the entries before it give"));
+    }
+    if told.paid < 0 || told.bonus < 0 || told.debt < 0 {
+        report.find(format!("entry {id}: a balance of its client is below zero after it"));
+    }
+    note_source(source, client, debit, amount, gathered);
+    Ok(())
+}
+
+fn note_source(source: &str, client: i64, debit: Account, amount: i64, gathered: &mut Gathered) {
+    let plain = source.split('/').next().unwrap_or(source);
+    if let Some(id) = plain.strip_prefix("topup:") {
+        let sums = gathered.top_ups.entry(id.to_owned()).or_default();
+        sums.client = client;
+        match debit {
+            Account::StripeClearing => sums.clearing = sums.clearing.saturating_add(amount),
+            Account::Promotion => sums.promotion = sums.promotion.saturating_add(amount),
+            _ => {}
+        }
+    } else if let Some(id) = source.strip_prefix("reversal:") {
+        let (id, leg) = id.split_once('/').map_or((id, ""), |(id, leg)| (id, leg));
+        let capture = if leg.is_empty() { format!("usage:{id}") } else { format!("usage:{id}/{leg}") };
+        gathered.reversals.push((capture, client, amount));
+    }
+}
+
+async fn check_clients(
+    connection: &mut SqliteConnection,
+    gathered: &Gathered,
+    report: &mut Verification,
+) -> Result<(), sqlx::Error> {
+    let rows = sqlx::query("SELECT id, paid, bonus, debt, sequence, last_entry FROM clients")
+        .fetch_all(connection)
+        .await?;
+    for row in rows {
+        let id: i64 = row.try_get(0)?;
+        let stored = Recomputed {
+            paid: row.try_get(1)?,
+            bonus: row.try_get(2)?,
+            debt: row.try_get(3)?,
+            sequence: row.try_get(4)?,
+            last_entry: row.try_get(5)?,
+        };
+        if stored != gathered.clients.get(&id).copied().unwrap_or_default() {
+            report.find(format!("client {id}: its balances are not the sum of its entries"));
+        }
+    }
+    Ok(())
+}
+
+async fn check_top_ups(
+    connection: &mut SqliteConnection,
+    gathered: &mut Gathered,
+    report: &mut Verification,
+) -> Result<(), sqlx::Error> {
+    let rows =
+        sqlx::query("SELECT id, client, amount, bonus, state FROM top_ups").fetch_all(connection).await?;
+    for row in rows {
+        report.top_ups += 1;
+        let id: &str = row.try_get(0)?;
+        let state: &str = row.try_get(4)?;
+        let booked = gathered.top_ups.remove(id);
+        match (state, booked) {
+            ("succeeded", Some(sums)) => {
+                let client: Option<i64> = row.try_get(1)?;
+                let (amount, bonus): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
+                if sums.clearing != amount || sums.promotion != bonus || client != Some(sums.client) {
+                    report.find(format!("top-up {id}: its entries are not its amount, bonus and client"));
+                }
+            }
+            ("succeeded", None) => report.find(format!("top-up {id}: it succeeded, but is not in the books")),
+            ("failed", None) => {}
+            (_, None) => report.open_top_ups += 1,
+            (_, Some(_)) => report.find(format!("top-up {id}: it is in the books, but did not succeed")),
+        }
+    }
+    for id in gathered.top_ups.keys() {
+        report.find(format!("top-up {id}: it is in the books, but there is no such top-up"));
+    }
+    Ok(())
+}
+
+async fn check_reversals(
+    connection: &mut SqliteConnection,
+    gathered: &Gathered,
+    report: &mut Verification,
+) -> Result<(), sqlx::Error> {
+    for (capture, client, amount) in &gathered.reversals {
+        let found = sqlx::query("SELECT client, amount FROM entries WHERE source = $1")
+            .bind(capture)
+            .fetch_optional(&mut *connection)
+            .await?;
+        let same = match found {
+            Some(row) => row.try_get::<i64, _>(0)? == *client && row.try_get::<i64, _>(1)? == *amount,
+            None => false,
+        };
+        if !same {
+            report.find(format!("{capture}: its reversal gives back something else than was taken"));
+        }
+    }
+    Ok(())
+}
+
+fn check_trial_balance(gathered: &Gathered, report: &mut Verification) {
+    let mut totals: HashMap<&str, i128> = HashMap::new();
+    let mut lines: Vec<(String, Account, i128)> = Vec::new();
+    for ((currency, number), sum) in &gathered.trial {
+        *totals.entry(currency).or_default() += sum;
+        if let Some(account) = Account::from_number(*number) {
+            lines.push((currency.clone(), account, *sum));
+        }
+    }
+    for (currency, total) in totals {
+        if total != 0 {
+            report.find(format!("the books in {currency} do not balance: {total} micros are left over"));
+        }
+    }
+    lines.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+    report.trial_balance = lines;
+}

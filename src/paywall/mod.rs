@@ -86,6 +86,18 @@ impl Refused {
     fn new(refusal: Refusal) -> Self {
         Self { refusal, wallet: None, state: None, charged: None, promised: None }
     }
+
+    /// No payment was presented.
+    #[must_use]
+    pub fn challenge() -> Self {
+        Self::new(Refusal::PaymentRequired)
+    }
+
+    /// Refused before anybody was recognised.
+    #[must_use]
+    pub fn because(refusal: Refusal) -> Self {
+        Self::new(refusal)
+    }
 }
 
 /// What a request costs, for its capture.
@@ -217,7 +229,7 @@ impl Paywall {
         if let Err(problem) = self.top_ups.check_amount(amount, price, state.as_ref()) {
             return Err(refused(problem.into()));
         }
-        let request = TopUpRequest { payer, payment_method: card.clone(), amount, reserve: Some(price) };
+        let request = TopUpRequest { payer, payment_method: card.clone(), amount, reserve: Some(price), request_key: None };
         match self.top_ups.charge(request).await {
             TopUpOutcome::Recorded(recorded) => self.admit_with(*recorded, wallet).map(Some),
             TopUpOutcome::Shared(Landed::Credited | Landed::Nothing) => Ok(None),

@@ -25,7 +25,7 @@ use self::flights::{Flight, FlightKey, Flights, Seat};
 use self::store::{NewTopUp, TopUpRow};
 use crate::config::{Config, TopUpConfig};
 use crate::db::{Db, DbError, now_micros};
-use crate::domain::{ClientKey, Currency, Micros, PaymentMethodId, TopUpId};
+use crate::domain::{ClientKey, Currency, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::key_secret::KeySecret;
 use crate::ledger::keys::{KeyRecord, Keys};
 use crate::ledger::{ClientId, ClientState, Ledger, NotReserved, Posted, Reservation};
@@ -87,6 +87,8 @@ pub struct TopUpRequest {
     pub amount: Micros,
     /// Set aside for the request that pays, in the same step as the credit.
     pub reserve: Option<Micros>,
+    /// Hash of payer and `Idempotency-Key`: the same key never charges twice.
+    pub request_key: Option<SecretHash>,
 }
 
 /// What became of a charge.
@@ -285,6 +287,14 @@ impl TopUps {
         store::by_id(&self.0.db, id).await
     }
 
+    /// The attempt that an `Idempotency-Key` made.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find_by_request_key(&self, key: SecretHash) -> Result<Option<TopUpRow>, DbError> {
+        store::by_request_key(&self.0.db, key).await
+    }
+
     /// How many attempts are open, and since when (Unix microseconds) the oldest is.
     ///
     /// # Errors
@@ -367,6 +377,7 @@ impl TopUps {
             key_secret,
             key_hash,
             pm_hash,
+            request_key: request.request_key,
             amount: request.amount,
             bonus: self.bonus_for(request.amount),
             currency: self.0.currency,
@@ -389,7 +400,7 @@ impl TopUps {
     async fn already_credited(
         &self,
         request: &TopUpRequest,
-        pm_hash: Option<crate::domain::SecretHash>,
+        pm_hash: Option<SecretHash>,
     ) -> Result<Option<TopUpOutcome>, DbError> {
         let Some(price) = request.reserve else {
             return Ok(None);
@@ -410,7 +421,7 @@ impl TopUps {
     async fn wait_for_open_attempt(
         &self,
         client: Option<ClientId>,
-        pm_hash: Option<crate::domain::SecretHash>,
+        pm_hash: Option<SecretHash>,
     ) -> Result<TopUpOutcome, DbError> {
         let Some(open) = store::open_of_payer(&self.0.db, client, pm_hash).await? else {
             // It ended in this moment.

@@ -36,6 +36,14 @@ impl TopUps {
         Ok(ended)
     }
 
+    /// Settles one open attempt now, for a caller who waits. Goes on when the caller has gone.
+    pub async fn settle_now(&self, row: &TopUpRow) -> Landed {
+        let (top_ups, row) = (self.clone(), row.clone());
+        let id = row.id;
+        let work = self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, Instant::now() + DEADLINE).await });
+        work.await.unwrap_or(Landed::Pending(id))
+    }
+
     /// Settles one open attempt, unless somebody in this process is working on it.
     pub(super) async fn reconcile_one(&self, row: &TopUpRow, deadline: Instant) -> Landed {
         let Some(_claim) = self.0.flights.claim(row.id) else {

@@ -36,6 +36,8 @@ pub struct TopUpRow {
     pub payment_intent: Option<String>,
     /// Unix microseconds.
     pub created_at: i64,
+    /// SHA-256 of the card token; `None` for Stripe's shared test names.
+    pub pm_hash: Option<SecretHash>,
 }
 
 /// Where an attempt stands.
@@ -88,6 +90,7 @@ pub(super) struct NewTopUp {
     pub(super) key_secret: i64,
     pub(super) key_hash: SecretHash,
     pub(super) pm_hash: Option<SecretHash>,
+    pub(super) request_key: Option<SecretHash>,
     pub(super) amount: Micros,
     pub(super) bonus: Micros,
     pub(super) currency: Currency,
@@ -98,20 +101,22 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, client, key, key_secret, key_hash, amount, bonus, currency, state, failure, ",
-            "stripe_customer, payment_intent, created_at FROM top_ups ",
+            "stripe_customer, payment_intent, created_at, pm_hash FROM top_ups ",
             $rest
         )
     };
 }
 
 const BY_ID: &str = select!("WHERE id = $1");
+const BY_REQUEST_KEY: &str = select!("WHERE request_key = $1");
 const OPEN: &str =
     select!("WHERE state IN ('created', 'confirming', 'pending') ORDER BY updated_at, id LIMIT $1");
 const OPEN_OF_PAYER: &str =
     select!("WHERE state IN ('created', 'confirming', 'pending') AND (client = $1 OR pm_hash = $2) LIMIT 1");
 const INSERT: &str = "\
-INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, amount, bonus, state, created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'created', $10, $10)";
+INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, amount, bonus, state, request_key,
+                     created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'created', $10, $11, $11)";
 const SET_FINGERPRINT: &str = "UPDATE top_ups SET fingerprint = $2, updated_at = $3 WHERE id = $1";
 const SET_CONFIRMING: &str = "\
 UPDATE top_ups SET state = 'confirming', stripe_customer = $2, payment_intent = $3, updated_at = $4
@@ -141,6 +146,7 @@ fn row(row: &SqliteRow) -> Result<TopUpRow, sqlx::Error> {
         stripe_customer: row.try_get(10)?,
         payment_intent: row.try_get(11)?,
         created_at: row.try_get(12)?,
+        pm_hash: row.try_get::<Option<&[u8]>, _>(13)?.and_then(SecretHash::from_slice),
     })
 }
 
@@ -163,6 +169,7 @@ pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<(), DbError> {
                 .bind(new.currency.code())
                 .bind(new.amount.get())
                 .bind(new.bonus.get())
+                .bind(new.request_key.as_ref().map(SecretHash::as_bytes))
                 .bind(now_micros())
                 .execute(connection)
                 .await
@@ -244,6 +251,12 @@ pub(super) async fn set_failed(db: &Db, id: TopUpId, failure: &'static str) -> R
 /// One attempt.
 pub(super) async fn by_id(db: &Db, id: TopUpId) -> Result<Option<TopUpRow>, DbError> {
     let found = sqlx::query(BY_ID).bind(id.to_string()).fetch_optional(db.reader()).await?;
+    Ok(found.as_ref().map(row).transpose()?)
+}
+
+/// The attempt that an `Idempotency-Key` made.
+pub(super) async fn by_request_key(db: &Db, key: SecretHash) -> Result<Option<TopUpRow>, DbError> {
+    let found = sqlx::query(BY_REQUEST_KEY).bind(key.as_bytes().to_vec()).fetch_optional(db.reader()).await?;
     Ok(found.as_ref().map(row).transpose()?)
 }
 

@@ -1,0 +1,471 @@
+//! Self-service for clients, under `/billing`: balance, entries, credit in advance.
+//!
+//! Authenticated by `Authorization: Bearer <clientId>` or by the clientId in a `payment` header. Amounts are stripe402
+//! units (1/10,000 of the major unit); `…Exact` members are decimals of the major unit.
+
+use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::gateway::Gateway;
+use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
+use super::problem::{self, Problem};
+use crate::db::{Db, DbError};
+use crate::domain::{ClientKey, Micros, PaymentMethodId, RequestId, SecretHash, TopUpId, Units};
+use crate::ledger::core::ClientState;
+use crate::ledger::keys::{KeyLookup, Keys};
+use crate::ledger::{Ledger, read};
+use crate::paywall::{Refusal, Refused, Wallet};
+use crate::protocol::stripe402::{
+    Credential, PAYMENT, PaymentResponse, decode_payment, encode, single_payment_header,
+};
+use crate::protocol::{card_number, strict_json};
+use crate::top_up::store::{State, TopUpRow};
+use crate::top_up::{Landed, TopUpOutcome, TopUpRequest};
+
+/// Largest body of a billing call.
+const MAX_BODY: usize = 8 * 1024;
+/// Entries on one page at most, and when nothing is said.
+const MAX_PAGE: u32 = 200;
+const DEFAULT_PAGE: u32 = 50;
+/// How often one call looks again after waiting for another charge of the same payer.
+const ROUNDS: usize = 4;
+
+/// What the billing calls need besides the gateway.
+#[derive(Debug, Clone)]
+pub struct Billing {
+    pub(crate) db: Db,
+    pub(crate) ledger: Ledger,
+    pub(crate) keys: std::sync::Arc<Keys>,
+}
+
+/// The paths.
+pub fn configure(config: &mut web::ServiceConfig) {
+    config
+        .app_data(web::PayloadConfig::new(MAX_BODY))
+        .service(web::resource("/balance").get(balance).default_service(web::to(other)))
+        .service(web::resource("/entries").get(entries).default_service(web::to(other)))
+        .service(web::resource("/top-ups").post(create_top_up).default_service(web::to(other)))
+        .service(web::resource("/top-ups/{id}").get(show_top_up).default_service(web::to(other)))
+        .default_service(web::to(other));
+}
+
+async fn other(request: HttpRequest) -> HttpResponse {
+    if request.method() == actix_web::http::Method::OPTIONS {
+        return done(super::preflight(&request), RequestId::new());
+    }
+    refuse(Problem::NotFound, RequestId::new())
+}
+
+fn done(mut response: HttpResponse, id: RequestId) -> HttpResponse {
+    super::finish(&mut response, id);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn refuse(problem: Problem, id: RequestId) -> HttpResponse {
+    let mut response = problem::plain(problem, id);
+    if problem.answer().status == 401 {
+        response
+            .headers_mut()
+            .insert(actix_web::http::header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    done(response, id)
+}
+
+fn invalid(detail: &str, id: RequestId) -> HttpResponse {
+    let answer = Problem::InvalidBillingRequest.answer();
+    done(problem::response(answer, Some(detail), id, Map::new()), id)
+}
+
+fn unavailable(error: &dyn std::fmt::Display, id: RequestId) -> HttpResponse {
+    tracing::error!(%error, request.id = %id, "a billing call failed in the database");
+    refuse(Problem::Unavailable, id)
+}
+
+/// The presented clientId, if any.
+fn presented_key(request: &HttpRequest) -> Result<Option<ClientKey>, Problem> {
+    if let Some(value) = request.headers().get("authorization") {
+        let text = value.to_str().map_err(|_| Problem::Unauthorized)?;
+        let token = text
+            .split_once(' ')
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim());
+        return token.and_then(ClientKey::parse).map(Some).ok_or(Problem::Unauthorized);
+    }
+    let values = request.headers().get_all(PAYMENT).map(HeaderValue::as_bytes);
+    let header = single_payment_header(values).map_err(|_| Problem::Unauthorized)?;
+    let credential = header.map(decode_payment).transpose().map_err(|_| Problem::Unauthorized)?;
+    Ok(credential.and_then(|credential| credential.client_key))
+}
+
+/// Who asks. `Err` is the finished refusal.
+async fn authenticate(
+    request: &HttpRequest,
+    billing: &Billing,
+    id: RequestId,
+) -> Result<(ClientKey, KeyLookup), HttpResponse> {
+    let key = presented_key(request).and_then(|key| key.ok_or(Problem::Unauthorized));
+    let key = key.map_err(|problem| refuse(problem, id))?;
+    let found = billing.keys.look_up(key.hash()).await.map_err(|error| unavailable(&error, id))?;
+    match found {
+        KeyLookup::Unknown => Err(refuse(Problem::UnknownClient, id)),
+        KeyLookup::Revoked => {
+            let answer = Refusal::KeyRevoked.answer();
+            Err(done(problem::response(answer, None, id, Map::new()), id))
+        }
+        found => Ok((key, found)),
+    }
+}
+
+fn units(amount: Micros) -> i64 {
+    amount.to_units_floor().get()
+}
+
+async fn balance(request: HttpRequest, billing: web::Data<Billing>) -> HttpResponse {
+    let id = RequestId::new();
+    let (_, found) = match authenticate(&request, &billing, id).await {
+        Ok(found) => found,
+        Err(refusal) => return refusal,
+    };
+    let record = match found {
+        KeyLookup::Known(record) => record,
+        KeyLookup::Promised(top_up) => return pending(top_up, id),
+        KeyLookup::Revoked | KeyLookup::Unknown => return refuse(Problem::UnknownClient, id),
+    };
+    let state = match billing.ledger.state(record.client).await {
+        Ok(Some(state)) => state,
+        Ok(None) => return refuse(Problem::UnknownClient, id),
+        Err(error) => return unavailable(&error, id),
+    };
+    let body = json!({
+        "client": &*record.client_public_id,
+        "currency": state.currency.code(),
+        "balance": units(state.spendable()),
+        "balanceExact": state.spendable().to_major_string(),
+        "paid": units(state.paid),
+        "bonus": units(state.bonus),
+        "debt": units(state.debt),
+        "frozen": state.is_frozen(),
+        "entries": state.sequence,
+    });
+    done(HttpResponse::Ok().json(body), id)
+}
+
+fn pending(top_up: TopUpId, id: RequestId) -> HttpResponse {
+    let extra = Map::from_iter([("topUpId".to_owned(), json!(top_up.to_string()))]);
+    done(problem::response(Refusal::TopUpPending(top_up).answer(), None, id, extra), id)
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageQuery {
+    cursor: Option<i64>,
+    limit: Option<u32>,
+}
+
+async fn entries(request: HttpRequest, billing: web::Data<Billing>) -> HttpResponse {
+    let id = RequestId::new();
+    let Ok(query) = web::Query::<PageQuery>::from_query(request.query_string()) else {
+        return invalid("The query may hold cursor and limit, both whole numbers.", id);
+    };
+    let limit = query.limit.unwrap_or(DEFAULT_PAGE);
+    if limit == 0 || limit > MAX_PAGE {
+        return invalid("limit is from 1 to 200.", id);
+    }
+    let (_, found) = match authenticate(&request, &billing, id).await {
+        Ok(found) => found,
+        Err(refusal) => return refusal,
+    };
+    let record = match found {
+        KeyLookup::Known(record) => record,
+        KeyLookup::Promised(top_up) => return pending(top_up, id),
+        KeyLookup::Revoked | KeyLookup::Unknown => return refuse(Problem::UnknownClient, id),
+    };
+    let rows = match read::client_entries(billing.db.reader(), record.client, query.cursor, limit).await {
+        Ok(rows) => rows,
+        Err(error) => return unavailable(&error, id),
+    };
+    let next = rows.last().filter(|row| row.previous.is_some()).map(|row| row.id);
+    let entries: Vec<Value> = rows.iter().map(entry_json).collect();
+    done(HttpResponse::Ok().json(json!({ "entries": entries, "nextCursor": next })), id)
+}
+
+fn entry_json(row: &read::EntryRow) -> Value {
+    let exact = |micros: i64| Micros::new(micros).unwrap_or(Micros::ZERO).to_major_string();
+    let after = row.paid_after.unwrap_or(0).saturating_add(row.bonus_after.unwrap_or(0));
+    json!({
+        "id": row.id.to_string(),
+        "at": chrono::DateTime::from_timestamp_micros(row.at).map(|at| at.to_rfc3339()),
+        "kind": row.source.split(':').next().unwrap_or_default(),
+        "source": row.source,
+        "debit": row.debit.name(),
+        "credit": row.credit.name(),
+        "amountExact": exact(row.amount),
+        "currency": row.currency,
+        "balanceAfterExact": exact(after),
+        "route": row.route,
+        "upstreamStatus": row.upstream_status,
+    })
+}
+
+async fn show_top_up(
+    request: HttpRequest,
+    path: web::Path<String>,
+    billing: web::Data<Billing>,
+    gateway: web::Data<Gateway>,
+) -> HttpResponse {
+    let id = RequestId::new();
+    let (key, found) = match authenticate(&request, &billing, id).await {
+        Ok(found) => found,
+        Err(refusal) => return refusal,
+    };
+    let Some(top_up) = TopUpId::parse(&path) else {
+        return refuse(Problem::NotFound, id);
+    };
+    let row = match gateway.paywall.top_ups().find(top_up).await {
+        Ok(row) => row,
+        Err(error) => return unavailable(&error, id),
+    };
+    let own = |row: &TopUpRow| match &found {
+        KeyLookup::Known(record) => row.client == Some(record.client) || row.key_hash == key.hash(),
+        KeyLookup::Promised(_) => row.key_hash == key.hash(),
+        KeyLookup::Revoked | KeyLookup::Unknown => false,
+    };
+    match row.filter(own) {
+        Some(row) => done(HttpResponse::Ok().json(top_up_json(&row)), id),
+        None => refuse(Problem::NotFound, id),
+    }
+}
+
+fn top_up_json(row: &TopUpRow) -> Value {
+    json!({
+        "id": row.id.to_string(),
+        "state": if row.state.is_open() { "pending" } else { row.state.word() },
+        "failure": row.failure,
+        "currency": row.currency.code(),
+        "amount": units(row.amount),
+        "amountExact": row.amount.to_major_string(),
+        "credits": row.amount.checked_add(row.bonus).map(units),
+        "chargeId": row.payment_intent.as_ref().filter(|_| row.state == State::Succeeded),
+        "createdAt": chrono::DateTime::from_timestamp_micros(row.created_at).map(|at| at.to_rfc3339()),
+    })
+}
+
+/// A checked `POST /billing/top-ups`.
+struct Order {
+    credential: Credential,
+    card: PaymentMethodId,
+    request_key: SecretHash,
+}
+
+async fn create_top_up(
+    request: HttpRequest,
+    body: web::Bytes,
+    gateway: web::Data<Gateway>,
+    billing: web::Data<Billing>,
+) -> HttpResponse {
+    let id = RequestId::new();
+    let order = match read_order(&request, &body) {
+        Ok(order) => order,
+        Err(OrderProblem::Problem(problem)) => return refuse(problem, id),
+        Err(OrderProblem::Invalid(detail)) => return invalid(detail, id),
+    };
+    let outcome = carry_out(&gateway, &billing, &order).await;
+    let sale = payment_answer::credit_sale("/billing/top-ups");
+    let response = match outcome {
+        Ok(done) => done,
+        Err(Stopped::Refused(refused)) => payment_answer::refused(&gateway.offers, sale, &refused, id),
+        Err(Stopped::Problem(problem)) => problem::plain(problem, id),
+        Err(Stopped::Db(error)) => return unavailable(&error, id),
+    };
+    done(response, id)
+}
+
+enum OrderProblem {
+    Problem(Problem),
+    Invalid(&'static str),
+}
+
+fn read_order(request: &HttpRequest, body: &[u8]) -> Result<Order, OrderProblem> {
+    use OrderProblem::Invalid;
+    let client_key = presented_key(request).map_err(OrderProblem::Problem)?;
+    let key = request
+        .headers()
+        .get("idempotency-key")
+        .and_then(|value| value.to_str().ok())
+        .filter(|key| !key.is_empty() && key.len() <= 255)
+        .ok_or(Invalid("An Idempotency-Key header of 1 to 255 visible characters is needed: the same key never charges twice."))?;
+    let text = std::str::from_utf8(body).map_err(|_| Invalid("The body is not UTF-8."))?;
+    if card_number::contains_card_number(text) {
+        return Err(OrderProblem::Problem(Problem::RawCardData));
+    }
+    strict_json::parse(body, strict_json::Limits::default())
+        .map_err(|_| Invalid("The body is not a JSON object of whole numbers and texts without duplicate names."))?;
+    let body: TopUpBody = serde_json::from_slice(body)
+        .map_err(|_| Invalid("The body is {\"paymentMethodId\": \"pm_…\", \"topUpAmount\": units}; topUpAmount may be left out."))?;
+    let card = PaymentMethodId::parse(&body.payment_method_id)
+        .ok_or(Invalid("paymentMethodId is the pm_… id that Stripe gave for the card."))?;
+    let top_up_amount = match body.top_up_amount {
+        None => None,
+        Some(amount) => Some(
+            Units::new(amount)
+                .filter(|units| units.get() > 0)
+                .ok_or(Invalid("topUpAmount is a whole number of units above zero."))?,
+        ),
+    };
+    let scope = match &client_key {
+        Some(client) => format!("client {}", client.expose()),
+        None => format!("card {}", card.expose()),
+    };
+    let request_key = SecretHash::of(&format!("{scope}\n{key}"));
+    let credential =
+        Credential { payment_method: Some(card.clone()), client_key, top_up_amount, max_amount: None };
+    Ok(Order { credential, card, request_key })
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct TopUpBody {
+    payment_method_id: String,
+    top_up_amount: Option<i64>,
+}
+
+enum Stopped {
+    Refused(Refused),
+    Problem(Problem),
+    Db(DbError),
+}
+
+impl From<Refused> for Stopped {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<DbError> for Stopped {
+    fn from(error: DbError) -> Self {
+        Self::Db(error)
+    }
+}
+
+async fn carry_out(gateway: &Gateway, billing: &Billing, order: &Order) -> Result<HttpResponse, Stopped> {
+    let top_ups = gateway.paywall.top_ups();
+    for _ in 0..ROUNDS {
+        if let Some(row) = top_ups.find_by_request_key(order.request_key).await? {
+            if let Some(answer) = repeated(gateway, billing, order, row).await? {
+                return Ok(answer);
+            }
+            continue;
+        }
+        let wallet = gateway.paywall.recognise(&order.credential).await?;
+        let state = match &wallet {
+            Some(wallet) => billing.ledger.state(wallet.record.client).await?,
+            None => None,
+        };
+        let payer = gateway.paywall.payer(&order.credential, wallet.as_ref()).await?;
+        let refused = |refusal: Refusal| Refused { wallet: wallet.clone(), state, ..Refused::because(refusal) };
+        let amount = match order.credential.top_up_amount {
+            Some(units) => units.to_micros(),
+            None => top_ups.minimum_for(Micros::ZERO, state.as_ref()),
+        };
+        top_ups
+            .check_amount(amount, Micros::ZERO, state.as_ref())
+            .map_err(|problem| refused(problem.into()))?;
+        let request = TopUpRequest {
+            payer,
+            payment_method: order.card.clone(),
+            amount,
+            reserve: None,
+            request_key: Some(order.request_key),
+        };
+        match top_ups.charge(request).await {
+            TopUpOutcome::Recorded(recorded) => {
+                let wallet = wallet.unwrap_or_else(|| Wallet {
+                    key: top_ups.key_again(&recorded.key),
+                    record: recorded.key.clone(),
+                });
+                let row = top_ups.find(recorded.top_up).await?;
+                let Some(row) = row else {
+                    return Err(Stopped::Problem(Problem::Unavailable));
+                };
+                return Ok(credited(&row, &wallet, Some(&recorded.posted.state), true));
+            }
+            TopUpOutcome::Shared(Landed::Credited | Landed::Nothing) => {}
+            TopUpOutcome::Shared(Landed::Failed(reason)) | TopUpOutcome::Failed(reason) => {
+                return Err(refused(reason.into()).into());
+            }
+            TopUpOutcome::Shared(Landed::Pending(id)) | TopUpOutcome::Pending(id) => {
+                let promised = gateway.paywall.promised(id).await;
+                return Err(Refused { promised, ..refused(Refusal::TopUpPending(id)) }.into());
+            }
+            TopUpOutcome::InProgress => return Err(refused(Refusal::TopUpInProgress).into()),
+            TopUpOutcome::TooManyCharges => return Err(refused(Refusal::TooManyAttempts).into()),
+            TopUpOutcome::Unavailable => return Err(refused(Refusal::Busy).into()),
+        }
+    }
+    Err(Refused::because(Refusal::Busy).into())
+}
+
+/// The answer for an `Idempotency-Key` that was here before. `None`: it has just been settled, look again.
+async fn repeated(
+    gateway: &Gateway,
+    billing: &Billing,
+    order: &Order,
+    row: TopUpRow,
+) -> Result<Option<HttpResponse>, Stopped> {
+    let same_amount = order.credential.top_up_amount.is_none_or(|units| units.to_micros() == row.amount);
+    let same_card = row.pm_hash.is_none_or(|hash| hash == order.card.hash());
+    if !same_amount || !same_card {
+        return Err(Stopped::Problem(Problem::IdempotencyMismatch));
+    }
+    let top_ups = gateway.paywall.top_ups();
+    match row.state {
+        State::Succeeded => {
+            let Ok(KeyLookup::Known(record)) = billing.keys.look_up(row.key_hash).await else {
+                return Err(Stopped::Problem(Problem::Unavailable));
+            };
+            let key = order.credential.client_key.clone().or_else(|| top_ups.key_again(&record));
+            let state = billing.ledger.state(record.client).await?;
+            Ok(Some(credited(&row, &Wallet { record, key }, state.as_ref(), false)))
+        }
+        State::Failed => {
+            let refusal = match row.failure.as_deref() {
+                Some("card_declined") => Refusal::CardDeclined,
+                Some("authentication_required") => Refusal::AuthenticationRequired,
+                Some("invalid_payment") => crate::top_up::FailureReason::InvalidPaymentMethod.into(),
+                _ => Refusal::PaymentFailed,
+            };
+            Err(Refused::because(refusal).into())
+        }
+        State::Created | State::Confirming | State::Pending => match top_ups.settle_now(&row).await {
+            Landed::Credited | Landed::Failed(_) => Ok(None),
+            Landed::Pending(_) | Landed::Nothing => {
+                let promised = top_ups.promised_key(&row);
+                Err(Refused { promised, ..Refused::because(Refusal::TopUpPending(row.id)) }.into())
+            }
+        },
+    }
+}
+
+fn credited(row: &TopUpRow, wallet: &Wallet, state: Option<&ClientState>, fresh: bool) -> HttpResponse {
+    let remaining = state.map_or(0, |state| units(state.spendable()));
+    let mut body = top_up_json(row);
+    if let Value::Object(members) = &mut body {
+        members.insert("balance".into(), json!(remaining));
+        members.insert("idempotentReplay".into(), json!(!fresh));
+    }
+    let note = PaymentResponse {
+        success: true,
+        charge_id: row.payment_intent.clone(),
+        credits_remaining: remaining,
+        client_id: wallet.key.as_ref().map_or_else(String::new, |key| key.expose().to_owned()),
+        payment_id: Some(row.id.to_string()),
+        top_up_amount: Some(units(row.amount)),
+        ..PaymentResponse::default()
+    };
+    let mut response = if fresh { HttpResponse::Created().json(body) } else { HttpResponse::Ok().json(body) };
+    response.headers_mut().insert(PAYMENT_RESPONSE_NAME, header_value(encode(&note)));
+    response
+}

@@ -1,0 +1,433 @@
+//! The public door: every path that is not ours is looked up among the routes, priced, paid, passed on.
+//!
+//! ```text
+//! target → canonical path → route → free:   upstream → stream
+//!                                 → priced: no payment → 402
+//!                                           payment → [admit → upstream → capture] → stream
+//! ```
+//! The part in brackets runs in a task of its own: a caller who hangs up cannot cancel money work.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse, web};
+use hyper::body::Incoming;
+use serde_json::{Map, json};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use super::gateway_body::{Delivery, GatewayBody};
+use super::metrics::{Metrics, Outcome};
+use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
+use super::problem::{self, Problem};
+use super::reversals::Reversals;
+use crate::config::{IpNetwork, LimitsConfig, RouteCharge};
+use crate::domain::{Micros, RequestId};
+use crate::paywall::offer::{Offers, Sale};
+use crate::paywall::{Captured, Paywall, Refusal, Refused, Usage};
+use crate::protocol::stripe402::{
+    Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
+};
+use crate::proxy::client_address::client_address;
+use crate::proxy::headers::{
+    ResponseContext, TrustedRequestHeaders, request_headers_for_upstream, response_headers_for_caller,
+};
+use crate::proxy::path::{CanonicalPath, canonicalise};
+use crate::proxy::route_table::{CompiledRoute, Found, RouteTable};
+use crate::proxy::upload::{self, UploadBody, UploadFault, UploadReport};
+use crate::proxy::upstream::{Upstream, UpstreamCall, UpstreamError};
+
+/// Everything that the public door needs. One per process, shared by all workers.
+pub struct Gateway {
+    pub(crate) routes: RouteTable,
+    /// Numbers of the routes in the ledger, by their position in the configuration.
+    pub(crate) route_numbers: Vec<i64>,
+    pub(crate) price_list: i64,
+    pub(crate) upstream: Upstream,
+    pub(crate) paywall: Paywall,
+    pub(crate) offers: Offers,
+    pub(crate) reversals: Reversals,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) limits: LimitsConfig,
+    pub(crate) trusted_proxies: Vec<IpNetwork>,
+    pub(crate) public_url: String,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) closing: Arc<AtomicBool>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Every answer says so.
+    pub(crate) sandbox: bool,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("public_url", &self.public_url).finish_non_exhaustive()
+    }
+}
+
+/// A priced request on its way into the money task.
+struct PaidRequest {
+    id: RequestId,
+    credential: Credential,
+    price: Micros,
+    route: i64,
+    charged_statuses: crate::config::StatusSet,
+    call: UpstreamCall,
+    report: UploadReport,
+}
+
+/// What comes out of the money task.
+enum PaidOutcome {
+    Refused(Refused),
+    Failed(Problem, PaymentResponse),
+    NotCharged(hyper::Response<Incoming>, PaymentResponse),
+    Served(hyper::Response<Incoming>, Box<Captured>, Delivery),
+}
+
+/// Answers any request that is not one of our own paths.
+pub async fn serve(request: HttpRequest, payload: web::Payload, gateway: web::Data<Gateway>) -> HttpResponse {
+    let id = RequestId::new();
+    let begun = Instant::now();
+    let gateway = gateway.into_inner();
+    let (mut response, outcome) = gateway.answer(&request, payload, id).await;
+    gateway.metrics.answered(outcome, response.status().as_u16(), begun.elapsed());
+    super::finish(&mut response, id);
+    if gateway.sandbox {
+        response
+            .headers_mut()
+            .insert(HeaderName::from_static("x-prepaid402-sandbox"), HeaderValue::from_static("SANDBOX"));
+    }
+    response
+}
+
+impl Gateway {
+    async fn answer(
+        self: &Arc<Self>,
+        request: &HttpRequest,
+        payload: web::Payload,
+        id: RequestId,
+    ) -> (HttpResponse, Outcome) {
+        if *request.method() == Method::OPTIONS {
+            return (super::preflight(request), Outcome::Preflight);
+        }
+        if let Some(problem) = unfit_to_pass_on(request) {
+            return (problem::plain(problem, id), Outcome::Refused);
+        }
+        let Ok(path) = canonicalise(request.uri().path()) else {
+            return (problem::plain(Problem::InvalidPath, id), Outcome::Refused);
+        };
+        let route = match self.routes.find(request.method().as_str(), &path) {
+            Found::Route(route) => route,
+            Found::NotConfigured { .. } => return (self.not_configured(request, &path, id), Outcome::Refused),
+        };
+        match route.config.charge {
+            RouteCharge::Free => self.pass_free(request, payload, &path, route, id).await,
+            RouteCharge::Fixed(price) => self.sell(request, payload, &path, route, price, id).await,
+        }
+    }
+
+    fn not_configured(&self, request: &HttpRequest, path: &CanonicalPath, id: RequestId) -> HttpResponse {
+        // Paths come from outside: at debug level only, and as a value, so that nobody fills the log with lines of theirs.
+        tracing::debug!(
+            request.id = %id,
+            "no route for {} {:?}; to sell it, add: [[routes]] methods = [\"{}\"] path = {:?} price = \"0.01\"",
+            request.method(), path.as_str(), request.method(), path.as_str(),
+        );
+        problem::plain(Problem::RouteNotConfigured, id)
+    }
+
+    async fn pass_free(
+        self: &Arc<Self>,
+        request: &HttpRequest,
+        payload: web::Payload,
+        path: &CanonicalPath,
+        route: &CompiledRoute,
+        id: RequestId,
+    ) -> (HttpResponse, Outcome) {
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            return (problem::plain(Problem::Busy, id), Outcome::Busy);
+        };
+        let (call, report) = match self.upstream_call(request, payload, path, route, None, id) {
+            Ok(prepared) => prepared,
+            Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
+        };
+        match self.upstream.send(call).await {
+            Ok(response) => (self.pass_on(response, None, None, permit), Outcome::Free),
+            Err(error) => {
+                let problem = fault_or(&report, error);
+                (problem::plain(problem, id), Outcome::UpstreamFailed)
+            }
+        }
+    }
+
+    async fn sell(
+        self: &Arc<Self>,
+        request: &HttpRequest,
+        payload: web::Payload,
+        path: &CanonicalPath,
+        route: &CompiledRoute,
+        price: Micros,
+        id: RequestId,
+    ) -> (HttpResponse, Outcome) {
+        let sale = Sale {
+            path: path.as_str(),
+            description: route.config.description.as_deref(),
+            mime_type: route.config.mime_type.as_deref(),
+            price,
+        };
+        let refuse = |refused: &Refused| payment_answer::refused(&self.offers, sale, refused, id);
+        let credential = match read_credential(request) {
+            Ok(Some(credential)) => credential,
+            Ok(None) => {
+                let refused = Refused::challenge();
+                return (refuse(&refused), Outcome::Challenged);
+            }
+            Err(error) => return (refuse(&Refused::because(error.into())), Outcome::PaymentRefused),
+        };
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            return (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy);
+        };
+        let (call, report) = match self.upstream_call(request, payload, path, route, Some(price), id) {
+            Ok(prepared) => prepared,
+            Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
+        };
+        let paid = PaidRequest {
+            id,
+            credential,
+            price,
+            route: self.route_numbers.get(route.index).copied().unwrap_or_default(),
+            charged_statuses: route.config.charged_statuses.clone(),
+            call,
+            report,
+        };
+        let gateway = Arc::clone(self);
+        let work = self.tasks.spawn(async move { gateway.admit_call_capture(paid).await });
+        let Ok(outcome) = work.await else {
+            tracing::error!(request.id = %id, "a paid request ended unexpectedly; nothing is delivered");
+            return (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy);
+        };
+        match outcome {
+            PaidOutcome::Refused(refused) => (refuse(&refused), Outcome::PaymentRefused),
+            PaidOutcome::Failed(problem, note) => {
+                (not_charged_problem(problem, &note, id), Outcome::UpstreamFailed)
+            }
+            PaidOutcome::NotCharged(response, note) => {
+                (self.pass_on(response, Some(&note), None, permit), Outcome::NotCharged)
+            }
+            PaidOutcome::Served(response, captured, delivery) => {
+                let receipt = payment_answer::receipt(&captured);
+                (self.pass_on(response, Some(&receipt), Some(delivery), permit), Outcome::Paid)
+            }
+        }
+    }
+
+    /// The money task. Nothing in it can be cancelled by the caller.
+    async fn admit_call_capture(&self, mut paid: PaidRequest) -> PaidOutcome {
+        let admitted = match self.paywall.admit(paid.price, &paid.credential).await {
+            Ok(admitted) => admitted,
+            Err(refused) => return PaidOutcome::Refused(refused),
+        };
+        if let Ok(value) = admitted.wallet.record.client_public_id.parse() {
+            paid.call.headers.insert("x-prepaid402-client", value);
+        }
+        let answered = self.upstream.send(paid.call).await;
+        let wallet = admitted.wallet.clone();
+        let charged = admitted.charged.clone();
+        let (response, note): (_, (&str, String)) = match answered {
+            Ok(response) if paid.charged_statuses.contains(response.status().as_u16()) => {
+                let usage = Usage {
+                    request: paid.id,
+                    route: paid.route,
+                    price_list: self.price_list,
+                    upstream_status: response.status().as_u16(),
+                };
+                return match self.paywall.capture(admitted, usage).await {
+                    Ok(captured) => {
+                        let delivery = Delivery {
+                            reversals: self.reversals.clone(),
+                            request: paid.id,
+                            client: captured.posted.client,
+                            entry: captured.posted.entry,
+                            closing: Arc::clone(&self.closing),
+                            done: false,
+                        };
+                        PaidOutcome::Served(response, Box::new(captured), delivery)
+                    }
+                    Err(refused) => PaidOutcome::Refused(refused),
+                };
+            }
+            Ok(response) => {
+                let status = response.status().as_u16();
+                (Ok(response), ("not_charged", format!("The API answered {status}, which is not charged.")))
+            }
+            Err(error) => {
+                let problem = fault_or(&paid.report, error);
+                (Err(problem), (problem.answer().code, problem.answer().message.to_owned()))
+            }
+        };
+        // Released before the balance is told, so that the caller can spend it again at once.
+        drop(admitted);
+        let state = self.paywall.ledger().state(wallet.record.client).await.ok().flatten();
+        let note = payment_answer::not_charged(&wallet, state.as_ref(), charged.as_ref(), note.0, &note.1);
+        match response {
+            Ok(response) => PaidOutcome::NotCharged(response, note),
+            Err(problem) => PaidOutcome::Failed(problem, note),
+        }
+    }
+
+    fn upstream_call(
+        &self,
+        request: &HttpRequest,
+        payload: web::Payload,
+        path: &CanonicalPath,
+        route: &CompiledRoute,
+        price: Option<Micros>,
+        id: RequestId,
+    ) -> Result<(UpstreamCall, UploadReport), Problem> {
+        let max_body = route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes);
+        let (body, report) = self.caller_body(request, payload, max_body)?;
+        let headers = request.headers();
+        let host = headers.get("host").and_then(|host| host.to_str().ok());
+        let trusted = TrustedRequestHeaders {
+            client: None,
+            price: price.map(Micros::to_major_string),
+            currency: price.map(|_| self.offers.currency.code().to_owned()),
+            request_id: id.to_string(),
+            forwarded_for: self.caller_address(request),
+            forwarded_proto: self.public_url.split("://").next().unwrap_or("http").to_owned(),
+            forwarded_host: host.unwrap_or_default().to_owned(),
+        };
+        let incoming = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let call = UpstreamCall {
+            method: hyper::Method::from_bytes(request.method().as_str().as_bytes())
+                .map_err(|_| Problem::InvalidRequest)?,
+            path: path.as_str().to_owned(),
+            query: request.uri().query().map(str::to_owned),
+            headers: request_headers_for_upstream(incoming, &trusted, &self.upstream.headers),
+            host: host.and_then(|host| host.parse().ok()),
+            body,
+            timeout: route.config.response_timeout,
+        };
+        Ok((call, report))
+    }
+
+    fn caller_body(
+        &self,
+        request: &HttpRequest,
+        payload: web::Payload,
+        max_bytes: u64,
+    ) -> Result<(UploadBody, UploadReport), Problem> {
+        let headers = request.headers();
+        let length = match headers.get("content-length") {
+            None => None,
+            Some(value) => {
+                let text = value.to_str().map_err(|_| Problem::InvalidRequest)?;
+                Some(text.parse::<u64>().map_err(|_| Problem::InvalidRequest)?)
+            }
+        };
+        if length.is_some_and(|length| length > max_bytes) {
+            return Err(Problem::BodyTooLarge);
+        }
+        let chunked = headers.contains_key("transfer-encoding");
+        if length.unwrap_or(0) == 0 && !chunked {
+            return Ok((UploadBody::empty(), UploadReport::default()));
+        }
+        Ok(upload::stream(payload, length, max_bytes, self.limits.body_timeout))
+    }
+
+    fn caller_address(&self, request: &HttpRequest) -> String {
+        let Some(peer) = request.peer_addr() else {
+            return String::new();
+        };
+        let forwarded = request
+            .headers()
+            .get_all("x-forwarded-for")
+            .filter_map(|value| value.to_str().ok())
+            .collect::<Vec<_>>();
+        client_address(peer.ip(), forwarded.into_iter(), &self.trusted_proxies).to_string()
+    }
+
+    /// The upstream's answer, with our headers, streamed.
+    fn pass_on(
+        &self,
+        response: hyper::Response<Incoming>,
+        note: Option<&PaymentResponse>,
+        delivery: Option<Delivery>,
+        permit: OwnedSemaphorePermit,
+    ) -> HttpResponse {
+        let (head, body) = response.into_parts();
+        let length = head
+            .headers
+            .get(hyper::header::CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|text| text.parse().ok());
+        let status = StatusCode::from_u16(head.status.as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
+        let mut builder = HttpResponse::build(status);
+        let context = ResponseContext {
+            paid: note.is_some(),
+            upstream_base: self.upstream.base(),
+            public_url: &self.public_url,
+        };
+        for (name, value) in response_headers_for_caller(&head.headers, &context) {
+            let name = HeaderName::from_bytes(name.as_str().as_bytes());
+            let value = HeaderValue::from_bytes(value.as_bytes());
+            if let (Ok(name), Ok(value)) = (name, value) {
+                builder.append_header((name, value));
+            }
+        }
+        if let Some(note) = note {
+            builder.insert_header((PAYMENT_RESPONSE_NAME, header_value(encode(note))));
+        }
+        let idle = self.upstream.idle_timeout;
+        builder.body(GatewayBody::new(body, length, idle, delivery, Some(permit)))
+    }
+}
+
+/// Requests that a gateway must not pass on, whatever their path.
+fn unfit_to_pass_on(request: &HttpRequest) -> Option<Problem> {
+    if request.uri().authority().is_some() || request.uri().scheme().is_some() {
+        return Some(Problem::InvalidRequest);
+    }
+    if request.headers().contains_key("upgrade") {
+        return Some(Problem::UpgradeRefused);
+    }
+    None
+}
+
+fn read_credential(request: &HttpRequest) -> Result<Option<Credential>, PayloadError> {
+    let values = request.headers().get_all(PAYMENT).map(HeaderValue::as_bytes);
+    single_payment_header(values)?.map(decode_payment).transpose()
+}
+
+impl From<PayloadError> for Refusal {
+    fn from(error: PayloadError) -> Self {
+        match error {
+            PayloadError::RawCardData => Self::RawCardData,
+            other => Self::InvalidPayment(other.to_string()),
+        }
+    }
+}
+
+fn fault_or(report: &UploadReport, error: UpstreamError) -> Problem {
+    match (report.fault(), error) {
+        (Some(UploadFault::TooLarge), _) => Problem::BodyTooLarge,
+        (Some(UploadFault::TooSlow), _) => Problem::BodyTooSlow,
+        (Some(UploadFault::Broken), _) => Problem::BodyBroken,
+        (None, UpstreamError::Unreachable) => Problem::UpstreamUnreachable,
+        (None, UpstreamError::TimedOut) => Problem::UpstreamTimeout,
+        (None, UpstreamError::Broken) => Problem::UpstreamFailed,
+    }
+}
+
+fn not_charged_problem(problem: Problem, note: &PaymentResponse, id: RequestId) -> HttpResponse {
+    let mut extra = Map::new();
+    extra.insert("charged".into(), json!(false));
+    extra.insert("creditsRemaining".into(), json!(note.credits_remaining));
+    let mut response = problem::response(problem.answer(), None, id, extra);
+    if !note.client_id.is_empty() {
+        response.headers_mut().insert(PAYMENT_RESPONSE_NAME, header_value(encode(note)));
+    }
+    response
+}

@@ -1,0 +1,148 @@
+//! The upstream's answer on its way to the caller: streamed piece by piece, and watched, because a charged answer that the
+//! upstream cuts off is given back.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::body::{BodySize, MessageBody};
+use bytes::Bytes;
+use hyper::body::{Body as _, Incoming};
+use tokio::time::{Instant, Sleep};
+
+use super::reversals::Reversals;
+use crate::domain::RequestId;
+use crate::ledger::{ClientId, EntryId};
+
+/// The part of a capture that ends with the delivery of its answer. Dropped without a word: the caller has gone, and stays
+/// charged.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) reversals: Reversals,
+    pub(crate) request: RequestId,
+    pub(crate) client: ClientId,
+    pub(crate) entry: EntryId,
+    /// The gateway itself is cutting connections: what is not delivered then stays noted, and is given back at restart.
+    pub(crate) closing: Arc<AtomicBool>,
+    pub(crate) done: bool,
+}
+
+impl Delivery {
+    fn finish(mut self) {
+        self.done = true;
+        self.reversals.ledger().delivered(self.entry);
+    }
+
+    fn cut(mut self) {
+        self.done = true;
+        self.reversals.give_back(self.request, self.client, self.entry);
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.done && !self.closing.load(Ordering::Relaxed) {
+            self.reversals.ledger().delivered(self.entry);
+        }
+    }
+}
+
+/// The body. Errors close the connection uncleanly, so that no caller takes a part for the whole.
+#[derive(Debug)]
+pub(crate) struct GatewayBody {
+    inner: Incoming,
+    size: BodySize,
+    idle_timeout: Duration,
+    idle: Option<Pin<Box<Sleep>>>,
+    delivery: Option<Delivery>,
+    /// Held while the answer runs.
+    _permit: Option<tokio::sync::OwnedSemaphorePermit>,
+}
+
+/// The upstream cut its answer.
+#[derive(Debug, thiserror::Error)]
+#[error("the API behind the gateway cut its answer")]
+pub(crate) struct UpstreamCut;
+
+impl GatewayBody {
+    pub(crate) fn new(
+        inner: Incoming,
+        length: Option<u64>,
+        idle_timeout: Duration,
+        delivery: Option<Delivery>,
+        permit: Option<tokio::sync::OwnedSemaphorePermit>,
+    ) -> Self {
+        let size = length.map_or(BodySize::Stream, BodySize::Sized);
+        Self { inner, size, idle_timeout, idle: None, delivery, _permit: permit }
+    }
+
+    fn finished(&mut self) {
+        if let Some(delivery) = self.delivery.take() {
+            delivery.finish();
+        }
+    }
+
+    fn cut(&mut self) -> Poll<Option<Result<Bytes, UpstreamCut>>> {
+        if let Some(delivery) = self.delivery.take() {
+            delivery.cut();
+        }
+        Poll::Ready(Some(Err(UpstreamCut)))
+    }
+}
+
+impl MessageBody for GatewayBody {
+    type Error = UpstreamCut;
+
+    fn size(&self) -> BodySize {
+        self.size
+    }
+
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, UpstreamCut>>> {
+        loop {
+            match Pin::new(&mut self.inner).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.idle = None;
+                    // Trailers are not passed on.
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    tracing::warn!(%error, "the upstream cut its answer");
+                    return self.cut();
+                }
+                Poll::Ready(None) => {
+                    self.finished();
+                    return Poll::Ready(None);
+                }
+                Poll::Pending => {
+                    // Counted only while we wait for the upstream: a caller who reads slowly does not get here.
+                    let limit = self.idle_timeout;
+                    let idle = self.idle.get_or_insert_with(|| {
+                        Box::pin(tokio::time::sleep_until(Instant::now() + limit))
+                    });
+                    if std::future::Future::poll(idle.as_mut(), context).is_ready() {
+                        tracing::warn!("the upstream stalled in the middle of its answer");
+                        return self.cut();
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for GatewayBody {
+    fn drop(&mut self) {
+        // An answer without a body, or whose last piece has been handed over, is delivered although nobody asked for the
+        // end: HEAD, 204, 304, and bodies of a known length.
+        if self.inner.is_end_stream() {
+            self.finished();
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Whether the process lives, whether it can serve, and what it counted. On the admin listener only.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use actix_web::{HttpResponse, web};
+
+use super::metrics::{Metrics, Readings};
+use crate::db::{Db, now_micros};
+use crate::ledger::Ledger;
+use crate::top_up::TopUps;
+
+/// What health and metrics look at.
+#[derive(Debug, Clone)]
+pub struct Operations {
+    pub(crate) db: Db,
+    pub(crate) ledger: Ledger,
+    pub(crate) top_ups: TopUps,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) closing: Arc<AtomicBool>,
+}
+
+/// The process answers.
+pub async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
+}
+
+/// The database takes writes and the process is not shutting down.
+pub async fn readyz(operations: web::Data<Operations>) -> HttpResponse {
+    if operations.closing.load(Ordering::Relaxed) {
+        return HttpResponse::ServiceUnavailable().body("shutting down\n");
+    }
+    let written = operations
+        .db
+        .write(|connection| {
+            Box::pin(async move { sqlx::query("SELECT 1").execute(connection).await.map(|_| ()) })
+        })
+        .await;
+    match written {
+        Ok(()) => HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ready\n"),
+        Err(error) => {
+            tracing::error!(%error, "not ready: the database does not take writes");
+            HttpResponse::ServiceUnavailable().body("the database does not take writes\n")
+        }
+    }
+}
+
+/// Prometheus' text.
+pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
+    use std::sync::atomic::Ordering::Relaxed;
+    let (open, oldest) = operations.top_ups.open_attempts().await.unwrap_or((-1, None));
+    let counts = operations.ledger.counts();
+    let readings = Readings {
+        open_top_ups: open,
+        oldest_open_seconds: oldest.map_or(0, |at| now_micros().saturating_sub(at) / 1_000_000),
+        reserved_micros: operations.ledger.total_reserved().get(),
+        batches: counts.batches.load(Relaxed),
+        commands: counts.commands.load(Relaxed),
+        replays: counts.replays.load(Relaxed),
+        reversed_at_start: counts.reversed_at_start.load(Relaxed),
+    };
+    HttpResponse::Ok()
+        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+        .body(operations.metrics.render(readings))
+}

@@ -1,0 +1,152 @@
+//! What the gateway counts, in Prometheus' text form. No label comes from outside.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// How a public request ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum Outcome {
+    /// Charged and served.
+    Paid,
+    /// Served free.
+    Free,
+    /// Answered 402 because nothing was presented.
+    Challenged,
+    /// A payment was presented and refused.
+    PaymentRefused,
+    /// The upstream's answer was passed on without a charge.
+    NotCharged,
+    /// The upstream gave no answer.
+    UpstreamFailed,
+    /// Refused for its form or because nothing is sold there.
+    Refused,
+    /// Too much at once.
+    Busy,
+    /// A browser's question.
+    Preflight,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    outcome: Outcome,
+    status: u16,
+}
+
+/// The counters. One per process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    seconds: Histogram,
+    open_top_ups: Gauge,
+    oldest_open_seconds: Gauge,
+    reserved: Gauge,
+    ledger_batches: Counter,
+    ledger_commands: Counter,
+    ledger_replays: Counter,
+    reversed_at_start: Gauge,
+}
+
+/// Values that are read when the metrics are asked for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Readings {
+    /// Top-ups whose outcome is open.
+    pub open_top_ups: i64,
+    /// Age of the oldest of them, in seconds.
+    pub oldest_open_seconds: i64,
+    /// Micros set aside by running requests.
+    pub reserved_micros: i64,
+    /// Ledger transactions.
+    pub batches: u64,
+    /// Ledger commands.
+    pub commands: u64,
+    /// Ledger batches replayed one by one.
+    pub replays: u64,
+    /// Captures given back at start.
+    pub reversed_at_start: u64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at nothing.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("prepaid402");
+        let requests = Family::<RequestLabels, Counter>::default();
+        registry.register("requests", "Public requests by how they ended", requests.clone());
+        let seconds =
+            Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
+        registry.register("request_seconds", "Time to the head of the answer", seconds.clone());
+        let mut gauge = |name: &str, help: &str| {
+            let gauge = Gauge::<i64>::default();
+            registry.register(name, help, gauge.clone());
+            gauge
+        };
+        let open_top_ups = gauge("open_top_ups", "Top-ups whose outcome is not known yet");
+        let oldest_open_seconds = gauge("oldest_open_top_up_seconds", "Age of the oldest of them");
+        let reserved = gauge("reserved_micros", "Set aside by running requests, in micros");
+        let reversed_at_start = gauge(
+            "captures_reversed_at_start",
+            "Captures given back at start because their answers may not have been delivered",
+        );
+        let mut counter = |name: &str, help: &str| {
+            let counter = Counter::<u64, AtomicU64>::default();
+            registry.register(name, help, counter.clone());
+            counter
+        };
+        let ledger_batches = counter("ledger_batches", "Ledger transactions committed");
+        let ledger_commands = counter("ledger_commands", "Ledger commands in them");
+        let ledger_replays = counter("ledger_replays", "Ledger batches replayed one by one after a failure");
+        Self {
+            registry,
+            requests,
+            seconds,
+            open_top_ups,
+            oldest_open_seconds,
+            reserved,
+            ledger_batches,
+            ledger_commands,
+            ledger_replays,
+            reversed_at_start,
+        }
+    }
+
+    /// Counts one public answer.
+    pub fn answered(&self, outcome: Outcome, status: u16, took: Duration) {
+        self.requests.get_or_create(&RequestLabels { outcome, status }).inc();
+        self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// The text that Prometheus reads.
+    #[must_use]
+    pub fn render(&self, readings: Readings) -> String {
+        self.open_top_ups.set(readings.open_top_ups);
+        self.oldest_open_seconds.set(readings.oldest_open_seconds);
+        self.reserved.set(readings.reserved_micros);
+        self.reversed_at_start.set(readings.reversed_at_start.try_into().unwrap_or(i64::MAX));
+        for (counter, now) in [
+            (&self.ledger_batches, readings.batches),
+            (&self.ledger_commands, readings.commands),
+            (&self.ledger_replays, readings.replays),
+        ] {
+            counter.inc_by(now.saturating_sub(counter.get()));
+        }
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

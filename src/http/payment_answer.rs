@@ -1,0 +1,157 @@
+//! Answers about payment: the 402 with its offer, and the `payment-response` that goes with every answer once a wallet is
+//! known.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, VARY};
+use serde_json::{Map, Value, json};
+
+use super::problem;
+use crate::domain::{Micros, RequestId};
+use crate::ledger::ClientState;
+use crate::paywall::offer::{Offers, Sale};
+use crate::paywall::{CardCharge, Captured, Refusal, Refused, Wallet};
+use crate::protocol::stripe402::{
+    PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRequired, PaymentResponse, encode,
+};
+
+/// `payment-response`
+pub(crate) const PAYMENT_RESPONSE_NAME: HeaderName = HeaderName::from_static(PAYMENT_RESPONSE);
+const PAYMENT_REQUIRED_NAME: HeaderName = HeaderName::from_static(PAYMENT_REQUIRED);
+
+/// Base64 is always a header value.
+pub(crate) fn header_value(encoded: String) -> HeaderValue {
+    HeaderValue::from_str(&encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The receipt of a request that was charged.
+pub(crate) fn receipt(captured: &Captured) -> PaymentResponse {
+    PaymentResponse {
+        success: true,
+        credits_charged: Some(captured.price.to_units_ceil().get()),
+        entry_id: Some(captured.posted.entry.to_string()),
+        ..account(&captured.wallet, Some(&captured.posted.state), captured.charged.as_ref())
+    }
+}
+
+/// The note that a request was not charged, for a caller whose wallet is known.
+pub(crate) fn not_charged(
+    wallet: &Wallet,
+    state: Option<&ClientState>,
+    charged: Option<&CardCharge>,
+    code: &str,
+    message: &str,
+) -> PaymentResponse {
+    PaymentResponse {
+        error: Some(message.to_owned()),
+        error_code: Some(code.to_owned()),
+        credits_charged: Some(0),
+        ..account(wallet, state, charged)
+    }
+}
+
+fn account(wallet: &Wallet, state: Option<&ClientState>, charged: Option<&CardCharge>) -> PaymentResponse {
+    PaymentResponse {
+        success: false,
+        charge_id: charged.map(|charge| charge.payment_intent.clone()),
+        credits_remaining: state.map_or(0, |state| state.spendable().to_units_floor().get()),
+        client_id: wallet.key.as_ref().map_or_else(String::new, |key| key.expose().to_owned()),
+        payment_id: charged.map(|charge| charge.top_up.to_string()),
+        top_up_amount: charged.map(|charge| charge.amount.to_units_floor().get()),
+        ..PaymentResponse::default()
+    }
+}
+
+/// Whether the body of this 402 is the offer itself, as for a challenge, or the outcome of a payment attempt.
+fn is_challenge(refusal: &Refusal) -> bool {
+    matches!(
+        refusal,
+        Refusal::PaymentRequired
+            | Refusal::InsufficientCredits
+            | Refusal::UnknownClient
+            | Refusal::PriceAboveMax
+    )
+}
+
+/// The answer to a request that is refused for a reason of payment.
+pub(crate) fn refused(offers: &Offers, sale: Sale<'_>, refused: &Refused, request: RequestId) -> HttpResponse {
+    let answer = refused.refusal.answer();
+    let message = refused.refusal.message();
+    let outcome = outcome_of(refused, &message);
+    let mut response = if answer.status == 402 {
+        let offer = offers.write(sale, &refused.refusal, refused.state.as_ref(), &request.to_string());
+        let body = if is_challenge(&refused.refusal) {
+            json_of(&offer)
+        } else {
+            attempt_body(&offer, outcome.as_ref(), &message)
+        };
+        HttpResponse::build(StatusCode::PAYMENT_REQUIRED)
+            .insert_header((CONTENT_TYPE, "application/json"))
+            .insert_header((CACHE_CONTROL, "no-store"))
+            .insert_header((VARY, "payment"))
+            .insert_header((PAYMENT_REQUIRED_NAME, header_value(encode(&offer))))
+            .body(body)
+    } else {
+        problem::response(answer, Some(&message), request, extra(refused))
+    };
+    if let Some(outcome) = outcome.filter(|outcome| !outcome.client_id.is_empty()) {
+        response.headers_mut().insert(PAYMENT_RESPONSE_NAME, header_value(encode(&outcome)));
+    }
+    if let (Some(seconds), true) = (answer.retry_after, answer.status == 402) {
+        response.headers_mut().insert(RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+fn outcome_of(refused: &Refused, message: &str) -> Option<PaymentResponse> {
+    let code = refused.refusal.answer().code;
+    if let Some(wallet) = &refused.wallet {
+        return Some(not_charged(wallet, refused.state.as_ref(), refused.charged.as_ref(), code, message));
+    }
+    refused.promised.as_ref().map(|key| PaymentResponse {
+        client_id: key.expose().to_owned(),
+        error: Some(message.to_owned()),
+        error_code: Some(code.to_owned()),
+        ..PaymentResponse::default()
+    })
+}
+
+fn extra(refused: &Refused) -> Map<String, Value> {
+    let mut extra = Map::new();
+    match &refused.refusal {
+        Refusal::TopUpPending(id) => {
+            extra.insert("topUpId".into(), json!(id.to_string()));
+        }
+        Refusal::CaptureFailed => {
+            extra.insert("upstreamExecuted".into(), json!(true));
+        }
+        _ => {}
+    }
+    extra
+}
+
+/// The reference's error shape, with the fields that every refusal has.
+fn attempt_body(offer: &PaymentRequired, outcome: Option<&PaymentResponse>, message: &str) -> String {
+    json!({
+        "success": false,
+        "creditsRemaining": outcome.map_or(0, |outcome| outcome.credits_remaining),
+        "clientId": outcome.map_or("", |outcome| outcome.client_id.as_str()),
+        "error": message,
+        "errorCode": offer.code,
+        "code": offer.code,
+        "message": message,
+        "retryable": offer.retryable,
+        "whoActs": offer.who_acts,
+        "requestId": offer.request_id,
+    })
+    .to_string()
+}
+
+fn json_of(offer: &PaymentRequired) -> String {
+    serde_json::to_string(offer).unwrap_or_default()
+}
+
+/// An offer for credit alone, where nothing is sold by the request itself.
+pub(crate) fn credit_sale(path: &str) -> Sale<'_> {
+    Sale { path, description: Some("Prepaid credit"), mime_type: None, price: Micros::ZERO }
+}

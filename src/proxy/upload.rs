@@ -1,0 +1,155 @@
+//! The caller's body on its way to the upstream: streamed, bounded in size and time, never ended cleanly when it was cut.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::web::Payload;
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use hyper::body::{Body, Frame, SizeHint};
+use tokio::sync::mpsc;
+
+/// Pieces between the caller and the upstream; more make the caller wait.
+const PIECES: usize = 4;
+
+/// Why a caller's body did not reach the upstream whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UploadFault {
+    /// Larger than allowed.
+    TooLarge,
+    /// Slower than allowed.
+    TooSlow,
+    /// Cut off, or malformed.
+    Broken,
+}
+
+/// What happened to the body, readable by whoever waits for the upstream.
+#[derive(Debug, Clone, Default)]
+pub struct UploadReport(Arc<OnceLock<UploadFault>>);
+
+impl UploadReport {
+    /// The fault, if there was one.
+    #[must_use]
+    pub fn fault(&self) -> Option<UploadFault> {
+        self.0.get().copied()
+    }
+}
+
+#[derive(Debug)]
+enum Piece {
+    Data(Bytes),
+    End,
+}
+
+/// The upstream's side of the body.
+#[derive(Debug)]
+pub struct UploadBody {
+    pieces: Option<mpsc::Receiver<Piece>>,
+    length: Option<u64>,
+}
+
+/// The caller's body did not arrive whole.
+#[derive(Debug, thiserror::Error)]
+#[error("the caller's body was cut off")]
+pub struct UploadCut;
+
+impl UploadBody {
+    /// No body.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { pieces: None, length: Some(0) }
+    }
+}
+
+impl Body for UploadBody {
+    type Data = Bytes;
+    type Error = UploadCut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadCut>>> {
+        let Some(pieces) = &mut self.pieces else {
+            return Poll::Ready(None);
+        };
+        match pieces.poll_recv(context) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Piece::Data(data))) => Poll::Ready(Some(Ok(Frame::data(data)))),
+            Poll::Ready(Some(Piece::End)) => {
+                self.pieces = None;
+                Poll::Ready(None)
+            }
+            // The sender has gone without saying that this was all: an error, so that the upstream sees a cut.
+            Poll::Ready(None) => {
+                self.pieces = None;
+                Poll::Ready(Some(Err(UploadCut)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (self.length, &self.pieces) {
+            (Some(length), Some(_)) => SizeHint::with_exact(length),
+            (_, None) => SizeHint::with_exact(0),
+            (None, Some(_)) => SizeHint::default(),
+        }
+    }
+}
+
+/// Starts passing the caller's body on. The task ends with the body, with a fault, or when the upstream has hung up.
+#[must_use]
+pub fn stream(
+    mut payload: Payload,
+    length: Option<u64>,
+    max_bytes: u64,
+    max_time: Duration,
+) -> (UploadBody, UploadReport) {
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let report = UploadReport::default();
+    let noted = report.clone();
+    actix_web::rt::spawn(async move {
+        let deadline = tokio::time::Instant::now() + max_time;
+        let mut seen = 0u64;
+        let fault = loop {
+            match tokio::time::timeout_at(deadline, payload.next()).await {
+                Err(_) => break Some(UploadFault::TooSlow),
+                Ok(Some(Err(_))) => break Some(UploadFault::Broken),
+                Ok(Some(Ok(data))) => {
+                    seen = seen.saturating_add(data.len() as u64);
+                    if seen > max_bytes {
+                        break Some(UploadFault::TooLarge);
+                    }
+                    if sender.send(Piece::Data(data)).await.is_err() {
+                        // The upstream wants no more: the rest is read away, within the same bounds, so that the
+                        // caller is not stuck writing while its answer waits.
+                        drain(&mut payload, deadline, max_bytes.saturating_sub(seen)).await;
+                        break None;
+                    }
+                }
+                Ok(None) => {
+                    let _ = sender.send(Piece::End).await;
+                    break None;
+                }
+            }
+        };
+        if let Some(fault) = fault {
+            let _ = noted.0.set(fault);
+        }
+    });
+    (UploadBody { pieces: Some(receiver), length }, report)
+}
+
+async fn drain(payload: &mut Payload, deadline: tokio::time::Instant, mut left: u64) {
+    while let Ok(Some(Ok(data))) = tokio::time::timeout_at(deadline, payload.next()).await {
+        match left.checked_sub(data.len() as u64) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
+}
