@@ -67,6 +67,8 @@ pub struct Paid {
     answer: Option<Answer>,
     /// The last offer, when there was one.
     pub offer: Option<Offer>,
+    /// What the amounts of the answer are in, when it is known.
+    pub currency: Option<Currency>,
     /// What was charged to a card for it.
     pub topped_up: Option<Units>,
 }
@@ -180,7 +182,10 @@ impl Agent {
             }
             last_offer = Some(offer);
         }
-        Ok(Paid { answer: Some(answer), offer: last_offer, topped_up: None })
+        // A client has one currency: without an offer it is the one in which its credit was bought.
+        let known = account.charged.keys().next().and_then(|code| code.parse().ok());
+        let currency = last_offer.as_ref().map(|offer| offer.currency).or(known);
+        Ok(Paid { answer: Some(answer), offer: last_offer, currency, topped_up: None })
     }
 
     /// Gives up a payment whose outcome is unknown. Its amount stays in the total, as it may have been charged.

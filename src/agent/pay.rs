@@ -182,14 +182,24 @@ impl Agent {
         if let Err(error) = written {
             (self.say)(&format!("paid, but the key could not be remembered: {error}"));
         }
-        Paid { answer: attempt.answer, offer: Some(offer.clone()), topped_up: Some(charged) }
+        Paid {
+            answer: attempt.answer,
+            offer: Some(offer.clone()),
+            currency: Some(offer.currency),
+            topped_up: Some(charged),
+        }
     }
 
     fn keep_pending(&self, offer: &Offer, attempt: Attempt) -> Paid {
         (self.say)(
             "served without a receipt; the payment is kept, and a later run repeats it to learn the key",
         );
-        Paid { answer: attempt.answer, offer: Some(offer.clone()), topped_up: None }
+        Paid {
+            answer: attempt.answer,
+            offer: Some(offer.clone()),
+            currency: Some(offer.currency),
+            topped_up: None,
+        }
     }
 
     /// Refused for good: the payment method is forgotten.

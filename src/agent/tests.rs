@@ -256,3 +256,24 @@ async fn a_secret_key_in_an_offer_is_never_used() {
     assert!(matches!(error, AgentError::Offer(OfferError::NotPublishable)), "{error:?}");
     assert!(stripe.seen().is_empty());
 }
+
+#[tokio::test]
+async fn two_runs_at_once_charge_one_card() {
+    let directory = tempfile::tempdir().expect("directory");
+    let mut left = 50_000;
+    let shop = Server::start(move |seen| match seen.payment() {
+        Value::Null => offer_reply(&offer_json()),
+        _ => {
+            left -= 500;
+            paid_reply(receipt(left))
+        }
+    })
+    .await;
+    let stripe = stripe().await;
+    let (one, two) = (agent(&directory, &stripe), agent(&directory, &stripe));
+    let (one, two) =
+        tokio::join!(one.send(outgoing(&shop, Method::GET)), two.send(outgoing(&shop, Method::GET)));
+    let topped_up = [one.expect("paid").topped_up, two.expect("paid").topped_up];
+    assert_eq!(topped_up.iter().flatten().count(), 1, "{topped_up:?}");
+    assert_eq!(stripe.seen().len(), 1);
+}

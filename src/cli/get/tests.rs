@@ -1,5 +1,9 @@
-use clap::Parser;
+//! What the arguments mean, and what they never show.
 
+use clap::Parser;
+use serde_json::json;
+
+use super::report::{sentence, short};
 use super::*;
 
 #[derive(Debug, Parser)]
