@@ -108,8 +108,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
     let stripe = Stripe::new(&config.stripe)?;
     let upstream = Upstream::new(&config.upstream)?;
 
-    let (ledger, db, writer) =
-        Ledger::open(&path, "node-1", config.limits.max_concurrent_per_client).await?;
+    let (ledger, db, writer) = Ledger::open(&path, "node-1", config.limits.max_concurrent_per_client).await?;
     let keys = Arc::new(Keys::new(db.reader().clone()));
     let tasks = TaskTracker::new();
     let top_ups = TopUps::new(
@@ -302,16 +301,14 @@ async fn register_prices(db: &Db, routes: &RouteTable) -> Result<(Vec<i64>, i64)
                 .await?;
             let list = match known {
                 Some(list) => list,
-                None => {
-                    sqlx::query_scalar(
-                        "INSERT INTO price_lists (digest, prices, created_at) VALUES ($1, $2, $3) RETURNING id",
-                    )
-                    .bind(&digest)
-                    .bind(&prices)
-                    .bind(now_micros())
-                    .fetch_one(&mut *connection)
-                    .await?
-                }
+                None => sqlx::query_scalar(
+                    "INSERT INTO price_lists (digest, prices, created_at) VALUES ($1, $2, $3) RETURNING id",
+                )
+                .bind(&digest)
+                .bind(&prices)
+                .bind(now_micros())
+                .fetch_one(&mut *connection)
+                .await?,
             };
             Ok((numbers, list))
         })

@@ -3,10 +3,108 @@
 pub mod admin;
 pub mod check_config;
 pub mod get;
+pub mod sandbox;
+pub mod serve;
 pub mod stripe_sim;
+pub mod verify;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Sells an API to agents with just a card.
+///
+/// An unpaid request is answered 402 with a price and a Stripe publishable key. The caller tokenises a card directly with
+/// Stripe, repeats the request, and from then on spends a prepaid balance.
+#[derive(Debug, Parser)]
+#[command(
+    name = "prepaid402",
+    version,
+    after_help = "Try it without an account:\n  prepaid402 sandbox\n\nThen with your own API and Stripe test keys:\n  prepaid402 check-config --config prepaid402.toml\n  prepaid402 serve --config prepaid402.toml\n\nExit codes: 0 it worked, 1 it did not, 2 wrong usage or configuration (`get` has more; see its help)."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Try everything at once: gateway, demo API and simulated Stripe, without an account or a network
+    Sandbox(sandbox::SandboxArgs),
+    /// Run the gateway in front of your API
+    Serve(serve::ServeArgs),
+    /// Show what the configuration means: each route's price, and free patterns that overlap priced ones
+    CheckConfig(check_config::CheckConfigArgs),
+    /// Call an API as an agent would: pay on 402, remember the wallet, stay within limits
+    Get(get::GetArgs),
+    /// Recompute every balance from the ledger's entries; changes nothing
+    Verify(verify::VerifyArgs),
+    /// People who may look at the admin pages
+    Admin(admin::AdminArgs),
+    /// Run the simulated Stripe alone
+    StripeSim(stripe_sim::StripeSimArgs),
+}
 
 /// Runs the program.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("the asynchronous runtime does not start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    runtime.block_on(async {
+        match cli.command {
+            Command::Sandbox(args) => sandbox::run(args).await,
+            Command::Serve(args) => serve::run(args).await,
+            Command::CheckConfig(args) => check_config::run(args).await,
+            Command::Get(args) => get::run(args).await,
+            Command::Verify(args) => verify::run(args).await,
+            Command::Admin(args) => admin::run(args).await,
+            Command::StripeSim(args) => stripe_sim::run(args).await,
+        }
+    })
+}
+
+/// Sends log events to standard error, in colour only on a terminal.
+fn start_logging(filter: &str, json: bool) {
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    // A second subscriber in one process is refused; the first one stays.
+    let _ = if json { builder.json().try_init() } else { builder.try_init() };
+}
+
+/// Waits for the first SIGINT or SIGTERM. A second one ends the process at once; nothing is lost by that.
+async fn wait_for_signal() {
+    signal().await;
+    tokio::spawn(async {
+        signal().await;
+        eprintln!("stopped at once; the next start settles what was open");
+        std::process::exit(130);
+    });
+}
+
+#[cfg(unix)]
+async fn signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
+        (Ok(mut interrupt), Ok(mut terminate)) => {
+            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+#[cfg(not(unix))]
+async fn signal() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
 }

@@ -1,5 +1,6 @@
 //! Validated settings. `file.rs` is the TOML shape, `validate.rs` turns it into these types and reports every problem at once.
 
+mod temp; pub use temp::*;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -36,6 +37,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNetwork>,
     /// Log filter, as understood by `tracing_subscriber::EnvFilter`, and whether lines are JSON.
     pub log: LogConfig,
+    /// `PREPAID402_KEY_SECRET`, when the environment holds the key secret instead of a file in the data directory.
+    pub key_secret: Option<Secret>,
     /// Says SANDBOX wherever it shows; set by `prepaid402 sandbox` only, never from the file.
     pub sandbox: bool,
 }

@@ -301,8 +301,9 @@ fn read_order(request: &HttpRequest, body: &[u8]) -> Result<Order, OrderProblem>
     if card_number::contains_card_number(text) {
         return Err(OrderProblem::Problem(Problem::RawCardData));
     }
-    strict_json::parse(body, strict_json::Limits::default())
-        .map_err(|_| Invalid("The body is not a JSON object of whole numbers and texts without duplicate names."))?;
+    strict_json::parse(body, strict_json::Limits::bytes(MAX_BODY)).map_err(|_| {
+        Invalid("The body is not a JSON object of whole numbers and texts without duplicate names.")
+    })?;
     let body: TopUpBody = serde_json::from_slice(body)
         .map_err(|_| Invalid("The body is {\"paymentMethodId\": \"pm_…\", \"topUpAmount\": units}; topUpAmount may be left out."))?;
     let card = PaymentMethodId::parse(&body.payment_method_id)
@@ -333,14 +334,14 @@ struct TopUpBody {
 }
 
 enum Stopped {
-    Refused(Refused),
+    Refused(Box<Refused>),
     Problem(Problem),
     Db(DbError),
 }
 
 impl From<Refused> for Stopped {
     fn from(refused: Refused) -> Self {
-        Self::Refused(refused)
+        Self::Refused(Box::new(refused))
     }
 }
 
@@ -365,7 +366,8 @@ async fn carry_out(gateway: &Gateway, billing: &Billing, order: &Order) -> Resul
             None => None,
         };
         let payer = gateway.paywall.payer(&order.credential, wallet.as_ref()).await?;
-        let refused = |refusal: Refusal| Refused { wallet: wallet.clone(), state, ..Refused::because(refusal) };
+        let refused =
+            |refusal: Refusal| Refused { wallet: wallet.clone(), state, ..Refused::because(refusal) };
         let amount = match order.credential.top_up_amount {
             Some(units) => units.to_micros(),
             None => top_ups.minimum_for(Micros::ZERO, state.as_ref()),

@@ -120,7 +120,9 @@ impl Gateway {
         };
         let route = match self.routes.find(request.method().as_str(), &path) {
             Found::Route(route) => route,
-            Found::NotConfigured { .. } => return (self.not_configured(request, &path, id), Outcome::Refused),
+            Found::NotConfigured { .. } => {
+                return (self.not_configured(request, &path, id), Outcome::Refused);
+            }
         };
         match route.config.charge {
             RouteCharge::Free => self.pass_free(request, payload, &path, route, id).await,

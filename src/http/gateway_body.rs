@@ -123,9 +123,9 @@ impl MessageBody for GatewayBody {
                 Poll::Pending => {
                     // Counted only while we wait for the upstream: a caller who reads slowly does not get here.
                     let limit = self.idle_timeout;
-                    let idle = self.idle.get_or_insert_with(|| {
-                        Box::pin(tokio::time::sleep_until(Instant::now() + limit))
-                    });
+                    let idle = self
+                        .idle
+                        .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + limit)));
                     if std::future::Future::poll(idle.as_mut(), context).is_ready() {
                         tracing::warn!("the upstream stalled in the middle of its answer");
                         return self.cut();

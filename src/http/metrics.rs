@@ -87,8 +87,9 @@ impl Metrics {
         let mut registry = Registry::with_prefix("prepaid402");
         let requests = Family::<RequestLabels, Counter>::default();
         registry.register("requests", "Public requests by how they ended", requests.clone());
-        let seconds =
-            Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
+        let seconds = Histogram::new([
+            0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+        ]);
         registry.register("request_seconds", "Time to the head of the answer", seconds.clone());
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::<i64>::default();

@@ -10,7 +10,7 @@ use super::problem;
 use crate::domain::{Micros, RequestId};
 use crate::ledger::ClientState;
 use crate::paywall::offer::{Offers, Sale};
-use crate::paywall::{CardCharge, Captured, Refusal, Refused, Wallet};
+use crate::paywall::{Captured, CardCharge, Refusal, Refused, Wallet};
 use crate::protocol::stripe402::{
     PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRequired, PaymentResponse, encode,
 };
@@ -74,7 +74,12 @@ fn is_challenge(refusal: &Refusal) -> bool {
 }
 
 /// The answer to a request that is refused for a reason of payment.
-pub(crate) fn refused(offers: &Offers, sale: Sale<'_>, refused: &Refused, request: RequestId) -> HttpResponse {
+pub(crate) fn refused(
+    offers: &Offers,
+    sale: Sale<'_>,
+    refused: &Refused,
+    request: RequestId,
+) -> HttpResponse {
     let answer = refused.refusal.answer();
     let message = refused.refusal.message();
     let outcome = outcome_of(refused, &message);

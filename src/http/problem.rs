@@ -63,26 +63,130 @@ impl Problem {
             retry_after,
         };
         match self {
-            Self::InvalidPath => row(400, "invalid_path", false, Agent, None,
-                "The path can be read in more than one way. Send it without empty or dot segments, encoded slashes, backslashes, semicolons or control characters."),
-            Self::InvalidRequest => row(400, "invalid_request", false, Agent, None, "The request cannot be passed on."),
-            Self::UpgradeRefused => row(400, "upgrade_refused", false, Agent, None, "Upgrades such as WebSocket are not sold here."),
-            Self::RouteNotConfigured => row(404, "route_not_configured", false, Seller, None,
-                "Nothing is sold under this path and method. If it should be, the seller adds a route."),
-            Self::BodyTooLarge => row(413, "body_too_large", false, Agent, None, "The body is larger than this route allows. Nothing was charged."),
-            Self::BodyTooSlow => row(408, "body_too_slow", true, Agent, None, "The body did not arrive in time. Nothing was charged."),
-            Self::BodyBroken => row(400, "body_broken", true, Agent, None, "The body was cut off. Nothing was charged."),
-            Self::Busy => row(503, "busy", true, Agent, Some(2), "As many requests are running as may. Repeat this one shortly."),
-            Self::UpstreamUnreachable => row(502, "upstream_unreachable", true, Seller, None, "The API behind the gateway cannot be reached. Nothing was charged for this request."),
-            Self::UpstreamTimeout => row(504, "upstream_timeout", true, Seller, None, "The API behind the gateway did not answer in time. It may have done its work. Nothing was charged for this request."),
-            Self::UpstreamFailed => row(502, "upstream_failed", true, Seller, None, "The API behind the gateway broke off before it answered. Nothing was charged for this request."),
-            Self::Unauthorized => row(401, "unauthorized", false, Agent, None, "Send your clientId as Authorization: Bearer, or in a payment header."),
-            Self::UnknownClient => row(401, "unknown_client", false, Agent, None, "This clientId was never issued here."),
-            Self::NotFound => row(404, "not_found", false, Agent, None, "There is no such thing, or it is not yours."),
-            Self::InvalidBillingRequest => row(400, "invalid_request", false, Agent, None, "The request cannot be used. Nothing was charged."),
-            Self::IdempotencyMismatch => row(422, "idempotency_mismatch", false, Agent, None, "This Idempotency-Key was used for a top-up with other content. Nothing was charged now."),
-            Self::RawCardData => row(400, "raw_card_data_rejected", false, Agent, None, "A card number must never be sent here. Tokenise the card directly with Stripe. Nothing was charged or stored."),
-            Self::Unavailable => row(503, "busy", true, Seller, Some(2), "The gateway's database is away. Nothing was charged. Repeat this shortly."),
+            Self::InvalidPath => row(
+                400,
+                "invalid_path",
+                false,
+                Agent,
+                None,
+                "The path can be read in more than one way. Send it without empty or dot segments, encoded slashes, backslashes, semicolons or control characters.",
+            ),
+            Self::InvalidRequest => {
+                row(400, "invalid_request", false, Agent, None, "The request cannot be passed on.")
+            }
+            Self::UpgradeRefused => row(
+                400,
+                "upgrade_refused",
+                false,
+                Agent,
+                None,
+                "Upgrades such as WebSocket are not sold here.",
+            ),
+            Self::RouteNotConfigured => row(
+                404,
+                "route_not_configured",
+                false,
+                Seller,
+                None,
+                "Nothing is sold under this path and method. If it should be, the seller adds a route.",
+            ),
+            Self::BodyTooLarge => row(
+                413,
+                "body_too_large",
+                false,
+                Agent,
+                None,
+                "The body is larger than this route allows. Nothing was charged.",
+            ),
+            Self::BodyTooSlow => row(
+                408,
+                "body_too_slow",
+                true,
+                Agent,
+                None,
+                "The body did not arrive in time. Nothing was charged.",
+            ),
+            Self::BodyBroken => {
+                row(400, "body_broken", true, Agent, None, "The body was cut off. Nothing was charged.")
+            }
+            Self::Busy => row(
+                503,
+                "busy",
+                true,
+                Agent,
+                Some(2),
+                "As many requests are running as may. Repeat this one shortly.",
+            ),
+            Self::UpstreamUnreachable => row(
+                502,
+                "upstream_unreachable",
+                true,
+                Seller,
+                None,
+                "The API behind the gateway cannot be reached. Nothing was charged for this request.",
+            ),
+            Self::UpstreamTimeout => row(
+                504,
+                "upstream_timeout",
+                true,
+                Seller,
+                None,
+                "The API behind the gateway did not answer in time. It may have done its work. Nothing was charged for this request.",
+            ),
+            Self::UpstreamFailed => row(
+                502,
+                "upstream_failed",
+                true,
+                Seller,
+                None,
+                "The API behind the gateway broke off before it answered. Nothing was charged for this request.",
+            ),
+            Self::Unauthorized => row(
+                401,
+                "unauthorized",
+                false,
+                Agent,
+                None,
+                "Send your clientId as Authorization: Bearer, or in a payment header.",
+            ),
+            Self::UnknownClient => {
+                row(401, "unknown_client", false, Agent, None, "This clientId was never issued here.")
+            }
+            Self::NotFound => {
+                row(404, "not_found", false, Agent, None, "There is no such thing, or it is not yours.")
+            }
+            Self::InvalidBillingRequest => row(
+                400,
+                "invalid_request",
+                false,
+                Agent,
+                None,
+                "The request cannot be used. Nothing was charged.",
+            ),
+            Self::IdempotencyMismatch => row(
+                422,
+                "idempotency_mismatch",
+                false,
+                Agent,
+                None,
+                "This Idempotency-Key was used for a top-up with other content. Nothing was charged now.",
+            ),
+            Self::RawCardData => row(
+                400,
+                "raw_card_data_rejected",
+                false,
+                Agent,
+                None,
+                "A card number must never be sent here. Tokenise the card directly with Stripe. Nothing was charged or stored.",
+            ),
+            Self::Unavailable => row(
+                503,
+                "busy",
+                true,
+                Seller,
+                Some(2),
+                "The gateway's database is away. Nothing was charged. Repeat this shortly.",
+            ),
         }
     }
 }

@@ -115,7 +115,8 @@ pub async fn verify(
 
 /// The file itself, and references between rows.
 async fn check_file(connection: &mut SqliteConnection, report: &mut Verification) -> Result<(), sqlx::Error> {
-    let damage: Vec<String> = sqlx::query_scalar("PRAGMA quick_check(20)").fetch_all(&mut *connection).await?;
+    let damage: Vec<String> =
+        sqlx::query_scalar("PRAGMA quick_check(20)").fetch_all(&mut *connection).await?;
     for line in damage.into_iter().filter(|line| line != "ok") {
         report.find(format!("the database file is damaged: {line}"));
     }
@@ -134,7 +135,11 @@ async fn check_file(connection: &mut SqliteConnection, report: &mut Verification
     Ok(())
 }
 
-fn check_entry(row: &SqliteRow, gathered: &mut Gathered, report: &mut Verification) -> Result<(), sqlx::Error> {
+fn check_entry(
+    row: &SqliteRow,
+    gathered: &mut Gathered,
+    report: &mut Verification,
+) -> Result<(), sqlx::Error> {
     let id: i64 = row.try_get(0)?;
     let source: &str = row.try_get(1)?;
     let (debit, credit): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
@@ -187,7 +192,8 @@ fn check_entry(row: &SqliteRow, gathered: &mut Gathered, report: &mut Verificati
     };
     let told = *state;
     if stored != told {
-        report.find(format!("entry {id}: its balances or its number are not what the entries before it give"));
+        report
+            .find(format!("entry {id}: its balances or its number are not what the entries before it give"));
     }
     if told.paid < 0 || told.bonus < 0 || told.debt < 0 {
         report.find(format!("entry {id}: a balance of its client is below zero after it"));

@@ -229,7 +229,13 @@ impl Paywall {
         if let Err(problem) = self.top_ups.check_amount(amount, price, state.as_ref()) {
             return Err(refused(problem.into()));
         }
-        let request = TopUpRequest { payer, payment_method: card.clone(), amount, reserve: Some(price), request_key: None };
+        let request = TopUpRequest {
+            payer,
+            payment_method: card.clone(),
+            amount,
+            reserve: Some(price),
+            request_key: None,
+        };
         match self.top_ups.charge(request).await {
             TopUpOutcome::Recorded(recorded) => self.admit_with(*recorded, wallet).map(Some),
             TopUpOutcome::Shared(Landed::Credited | Landed::Nothing) => Ok(None),
@@ -267,6 +273,7 @@ impl Paywall {
         Ok(Payer::Client(wallet.record.clone()))
     }
 
+    #[expect(clippy::result_large_err, reason = "a refusal is moved once, to the answer")]
     fn admit_with(&self, recorded: Recorded, wallet: Option<Wallet>) -> Result<Admitted, Refused> {
         let charged = Some(CardCharge::from(&recorded));
         let wallet = wallet.unwrap_or_else(|| Wallet {

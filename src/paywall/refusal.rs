@@ -105,46 +105,149 @@ impl Refusal {
     pub fn answer(&self) -> Answer {
         use WhoActs::{Agent, Human, Seller};
         match self {
-            Self::PaymentRequired => row(402, "payment_required", false, Agent, None,
-                "This request costs money. Tokenise a card directly with Stripe using publishableKey, and repeat the request with a payment header that holds paymentMethodId; or send the clientId of a wallet with credit."),
-            Self::InsufficientCredits => row(402, "insufficient_credits", false, Agent, None,
-                "The credit does not cover the price. Repeat the request with the clientId and a paymentMethodId to top up."),
-            Self::UnknownClient => row(402, "unknown_client", false, Agent, None,
-                "This clientId was never issued here. Nothing was charged. Forget it, and pay without a clientId."),
-            Self::CardDeclined => row(402, "card_declined", false, Human, None,
-                "The card was declined. Nothing was charged. Use another card."),
-            Self::AuthenticationRequired => row(402, "authentication_required", false, Human, None,
-                "The bank wants the cardholder to confirm this payment (3-D Secure). Nothing was charged. Use a card that does not ask for it."),
-            Self::PriceAboveMax => row(402, "price_above_max", false, Agent, None,
-                "The price is above maxAmount. Nothing was charged. Raise maxAmount if the price is acceptable."),
-            Self::TopUpBelowMinimum => row(402, "top_up_below_minimum", false, Agent, None,
-                "topUpAmount is below minTopUp. Nothing was charged. Use minTopUp or more."),
-            Self::InvalidPayment(_) => row(402, "invalid_payment", false, Agent, None,
-                "The payment header cannot be used. Nothing was charged."),
-            Self::RawCardData => row(400, "raw_card_data_rejected", false, Agent, None,
-                "A card number must never be sent here. Tokenise the card directly with Stripe, and send the pm_ id. Nothing was charged or stored."),
-            Self::PaymentFailed => row(402, "payment_failed", true, Seller, None,
-                "Stripe did not accept the seller's request. Nothing was charged."),
-            Self::ClientFrozen => row(403, "client_frozen", false, Human, None,
-                "This wallet is frozen. Ask the seller."),
-            Self::KeyRevoked => row(403, "key_revoked", false, Human, None,
-                "This clientId has been revoked."),
-            Self::Scope => row(403, "scope", false, Agent, None,
-                "This clientId may read, but not spend."),
-            Self::TopUpInProgress => row(409, "topup_in_progress", true, Agent, None,
-                "The same card is being charged at this moment. Repeat the request shortly."),
-            Self::CaptureFailed => row(409, "capture_failed", false, Agent, None,
-                "The API did its work, but the credit was gone before it could be charged. Nothing was charged or delivered."),
-            Self::PaymentMethodOfOtherClient => row(409, "payment_method_of_other_client", false, Agent, None,
-                "This paymentMethodId belongs to another wallet. Nothing was charged. Send it alone to use that wallet, or tokenise the card anew."),
-            Self::TooManyAttempts => row(429, "too_many_attempts", true, Agent, Some(3600),
-                "This paymentMethodId has caused as many charges today as it may without a clientId. Send the clientId that you were given."),
-            Self::ReservationsInFlight => row(429, "reservations_in_flight", true, Agent, Some(1),
-                "Requests that are still running have reserved the credit, or too many run at once. Repeat the request when one of them has ended."),
-            Self::TopUpPending(_) => row(503, "topup_pending", true, Agent, Some(5),
-                "The outcome of a charge is not known yet. Do not pay again: repeat the same request, and the charge is found, credited once and spent."),
-            Self::Busy => row(503, "busy", true, Agent, Some(2),
-                "The gateway cannot serve this request at the moment. Nothing was charged for it. Repeat it shortly."),
+            Self::PaymentRequired => row(
+                402,
+                "payment_required",
+                false,
+                Agent,
+                None,
+                "This request costs money. Tokenise a card directly with Stripe using publishableKey, and repeat the request with a payment header that holds paymentMethodId; or send the clientId of a wallet with credit.",
+            ),
+            Self::InsufficientCredits => row(
+                402,
+                "insufficient_credits",
+                false,
+                Agent,
+                None,
+                "The credit does not cover the price. Repeat the request with the clientId and a paymentMethodId to top up.",
+            ),
+            Self::UnknownClient => row(
+                402,
+                "unknown_client",
+                false,
+                Agent,
+                None,
+                "This clientId was never issued here. Nothing was charged. Forget it, and pay without a clientId.",
+            ),
+            Self::CardDeclined => row(
+                402,
+                "card_declined",
+                false,
+                Human,
+                None,
+                "The card was declined. Nothing was charged. Use another card.",
+            ),
+            Self::AuthenticationRequired => row(
+                402,
+                "authentication_required",
+                false,
+                Human,
+                None,
+                "The bank wants the cardholder to confirm this payment (3-D Secure). Nothing was charged. Use a card that does not ask for it.",
+            ),
+            Self::PriceAboveMax => row(
+                402,
+                "price_above_max",
+                false,
+                Agent,
+                None,
+                "The price is above maxAmount. Nothing was charged. Raise maxAmount if the price is acceptable.",
+            ),
+            Self::TopUpBelowMinimum => row(
+                402,
+                "top_up_below_minimum",
+                false,
+                Agent,
+                None,
+                "topUpAmount is below minTopUp. Nothing was charged. Use minTopUp or more.",
+            ),
+            Self::InvalidPayment(_) => row(
+                402,
+                "invalid_payment",
+                false,
+                Agent,
+                None,
+                "The payment header cannot be used. Nothing was charged.",
+            ),
+            Self::RawCardData => row(
+                400,
+                "raw_card_data_rejected",
+                false,
+                Agent,
+                None,
+                "A card number must never be sent here. Tokenise the card directly with Stripe, and send the pm_ id. Nothing was charged or stored.",
+            ),
+            Self::PaymentFailed => row(
+                402,
+                "payment_failed",
+                true,
+                Seller,
+                None,
+                "Stripe did not accept the seller's request. Nothing was charged.",
+            ),
+            Self::ClientFrozen => {
+                row(403, "client_frozen", false, Human, None, "This wallet is frozen. Ask the seller.")
+            }
+            Self::KeyRevoked => {
+                row(403, "key_revoked", false, Human, None, "This clientId has been revoked.")
+            }
+            Self::Scope => row(403, "scope", false, Agent, None, "This clientId may read, but not spend."),
+            Self::TopUpInProgress => row(
+                409,
+                "topup_in_progress",
+                true,
+                Agent,
+                None,
+                "The same card is being charged at this moment. Repeat the request shortly.",
+            ),
+            Self::CaptureFailed => row(
+                409,
+                "capture_failed",
+                false,
+                Agent,
+                None,
+                "The API did its work, but the credit was gone before it could be charged. Nothing was charged or delivered.",
+            ),
+            Self::PaymentMethodOfOtherClient => row(
+                409,
+                "payment_method_of_other_client",
+                false,
+                Agent,
+                None,
+                "This paymentMethodId belongs to another wallet. Nothing was charged. Send it alone to use that wallet, or tokenise the card anew.",
+            ),
+            Self::TooManyAttempts => row(
+                429,
+                "too_many_attempts",
+                true,
+                Agent,
+                Some(3600),
+                "This paymentMethodId has caused as many charges today as it may without a clientId. Send the clientId that you were given.",
+            ),
+            Self::ReservationsInFlight => row(
+                429,
+                "reservations_in_flight",
+                true,
+                Agent,
+                Some(1),
+                "Requests that are still running have reserved the credit, or too many run at once. Repeat the request when one of them has ended.",
+            ),
+            Self::TopUpPending(_) => row(
+                503,
+                "topup_pending",
+                true,
+                Agent,
+                Some(5),
+                "The outcome of a charge is not known yet. Do not pay again: repeat the same request, and the charge is found, credited once and spent.",
+            ),
+            Self::Busy => row(
+                503,
+                "busy",
+                true,
+                Agent,
+                Some(2),
+                "The gateway cannot serve this request at the moment. Nothing was charged for it. Repeat it shortly.",
+            ),
         }
     }
 
@@ -175,11 +278,12 @@ impl From<AmountProblem> for Refusal {
     fn from(problem: AmountProblem) -> Self {
         match problem {
             AmountProblem::BelowMinimum => Self::TopUpBelowMinimum,
-            AmountProblem::AboveMaximum => {
-                Self::InvalidPayment("topUpAmount is above the largest amount that is charged at once.".to_owned())
-            }
+            AmountProblem::AboveMaximum => Self::InvalidPayment(
+                "topUpAmount is above the largest amount that is charged at once.".to_owned(),
+            ),
             AmountProblem::NotChargeable => Self::InvalidPayment(
-                "topUpAmount is not a whole number of the currency's smallest coin (100 units are one cent).".to_owned(),
+                "topUpAmount is not a whole number of the currency's smallest coin (100 units are one cent)."
+                    .to_owned(),
             ),
             AmountProblem::BalanceLimit => {
                 Self::InvalidPayment("The wallet would hold more than it may.".to_owned())

@@ -40,7 +40,8 @@ impl TopUps {
     pub async fn settle_now(&self, row: &TopUpRow) -> Landed {
         let (top_ups, row) = (self.clone(), row.clone());
         let id = row.id;
-        let work = self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, Instant::now() + DEADLINE).await });
+        let work =
+            self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, Instant::now() + DEADLINE).await });
         work.await.unwrap_or(Landed::Pending(id))
     }
 

@@ -1,1 +1,6 @@
+//! Behaviour through the doors that users use: HTTP, the command line, and the state of the database.
+#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
 
+mod support;
+
+mod paid_request;

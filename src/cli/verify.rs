@@ -1,0 +1,107 @@
+//! `prepaid402 verify`: recompute every balance from the ledger's entries.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::domain::Micros;
+use crate::ledger::verify::{Verification, verify};
+
+/// Recompute every balance from the ledger's entries; changes nothing.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  prepaid402 verify\n  prepaid402 verify --data-dir /var/lib/prepaid402\n\nWorks while the server runs. Exit code 0: the books are right. 1: something is wrong, and standard output says what."
+)]
+pub struct VerifyArgs {
+    /// Data directory of the gateway
+    #[arg(long, value_name = "DIR", default_value = "prepaid402-data", conflicts_with = "database")]
+    pub data_dir: PathBuf,
+    /// Database file, if it is not prepaid402.db in the data directory
+    #[arg(long, value_name = "FILE")]
+    pub database: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints what it found.
+pub async fn run(args: VerifyArgs) -> ExitCode {
+    let path = args.database.clone().unwrap_or_else(|| args.data_dir.join("prepaid402.db"));
+    match check(&path).await {
+        Ok(report) => {
+            if args.json {
+                println!("{}", json(&report));
+            } else {
+                print_report(&report);
+            }
+            if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            eprintln!("{} cannot be verified: {error}", path.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn check(path: &Path) -> Result<Verification, crate::db::DbError> {
+    let mut connection = crate::db::connect_read_only(path).await?;
+    let shows = std::io::stderr().is_terminal();
+    let report = verify(&mut connection, |entries| {
+        if shows {
+            eprint!("\r{entries} entries read");
+            let _ = std::io::stderr().flush();
+        }
+    })
+    .await?;
+    if shows && report.entries >= 50_000 {
+        eprintln!();
+    }
+    Ok(report)
+}
+
+/// An amount that may be below zero.
+fn signed(micros: i128) -> String {
+    let shown = i64::try_from(micros.unsigned_abs()).ok().and_then(Micros::new);
+    let sign = if micros < 0 { "-" } else { "" };
+    shown.map_or_else(|| format!("{micros} micros"), |amount| format!("{sign}{amount}"))
+}
+
+fn print_report(report: &Verification) {
+    println!(
+        "{} entries, {} clients, {} top-ups ({} of them open)",
+        report.entries, report.clients, report.top_ups, report.open_top_ups
+    );
+    for (currency, account, sum) in &report.trial_balance {
+        println!("  {currency} {:<16} {:>18}", account.name(), signed(*sum));
+    }
+    for finding in &report.findings {
+        println!("WRONG: {finding}");
+    }
+    let more = report.found.saturating_sub(report.findings.len().try_into().unwrap_or(u64::MAX));
+    if more > 0 {
+        println!("WRONG: and {more} more");
+    }
+    if report.is_clean() {
+        println!("the books are right");
+    }
+}
+
+fn json(report: &Verification) -> serde_json::Value {
+    let balances: Vec<_> = report
+        .trial_balance
+        .iter()
+        .map(|(currency, account, sum)| {
+            serde_json::json!({ "currency": currency, "account": account.name(), "micros": sum.to_string() })
+        })
+        .collect();
+    serde_json::json!({
+        "clean": report.is_clean(),
+        "entries": report.entries,
+        "clients": report.clients,
+        "topUps": report.top_ups,
+        "openTopUps": report.open_top_ups,
+        "trialBalance": balances,
+        "findings": report.findings,
+        "found": report.found,
+    })
+}
