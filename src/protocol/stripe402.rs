@@ -3,6 +3,12 @@
 //! Amounts are stripe402 units (1/10,000 of the currency's major unit). Fields that the public protocol does not have are
 //! additive: its unmodified clients ignore them.
 
+mod credential;
+mod envelope;
+
+pub use credential::{Credential, MAX_PAYMENT_BYTES, PayloadError, decode_payment, single_payment_header};
+pub use envelope::{decode_payment_required, decode_payment_response, encode};
+
 use serde::{Deserialize, Serialize};
 
 /// The only protocol version there is.

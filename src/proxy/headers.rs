@@ -1,1 +1,250 @@
-//! See the folder's documentation.
+//! Which headers pass between caller and upstream.
+//!
+//! Names are compared with `_` as `-` and in lower case, because many servers (CGI, WSGI, Rack) cannot tell them apart.
+//! Hop-by-hop headers: RFC 9110, section 7.6.1.
+
+use hyper::HeaderMap;
+use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LOCATION, HeaderName, HeaderValue, LOCATION, VARY};
+
+use crate::config::Secret;
+
+/// What the upstream may believe, because we say it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustedRequestHeaders {
+    /// `X-Prepaid402-Client`: the public id of the paying client; none on free routes.
+    pub client: Option<String>,
+    /// `X-Prepaid402-Price`: what is held for this request, as a decimal of major units.
+    pub price: Option<String>,
+    /// `X-Prepaid402-Currency`: lower-case ISO 4217 code.
+    pub currency: Option<String>,
+    /// `X-Request-Id`.
+    pub request_id: String,
+    /// `X-Forwarded-For`: the caller's address. Not sent when empty.
+    pub forwarded_for: String,
+    /// `X-Forwarded-Proto`. Not sent when empty.
+    pub forwarded_proto: String,
+    /// `X-Forwarded-Host`. Not sent when empty.
+    pub forwarded_host: String,
+}
+
+/// What decides about the headers of an answer.
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseContext<'a> {
+    /// Whether the answer belongs to the caller who pays for it, and to no cache.
+    pub paid: bool,
+    /// Where the upstream is; occurs in redirects, and is nobody's business.
+    pub upstream_base: &'a str,
+    /// The origin callers see.
+    pub public_url: &'a str,
+}
+
+/// RFC 9110, section 7.6.1, with what HTTP/1.1 and its predecessors added.
+const HOP_BY_HOP: [&str; 11] = [
+    "connection",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "trailers",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Ours to write, ours to know, or a lever to reach another route than the priced one.
+const NOT_FOR_UPSTREAM: [&str; 29] = [
+    "authorization",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "client-ip",
+    "content-length",
+    "cookie",
+    "expect",
+    "fastly-client-ip",
+    "forwarded",
+    "forwarded-for",
+    "host",
+    "payment",
+    "true-client-ip",
+    "x-client-id",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-forwarded",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-original-uri",
+    "x-original-url",
+    "x-originating-ip",
+    "x-real-ip",
+    "x-remote-ip",
+    "x-request-id",
+    "x-rewrite-url",
+];
+
+const NOT_FOR_UPSTREAM_PREFIXES: [&str; 3] = ["x-forwarded-", "x-prepaid402-", "x-stripe402-"];
+
+/// The upstream does not speak for our origin.
+const NOT_FOR_CALLER: [&str; 11] = [
+    "alt-svc",
+    "clear-site-data",
+    "content-length",
+    "content-security-policy",
+    "content-security-policy-report-only",
+    "payment-required",
+    "payment-response",
+    "server",
+    "set-cookie",
+    "strict-transport-security",
+    "x-request-id",
+];
+
+const NOT_FOR_CALLER_PREFIXES: [&str; 2] = ["access-control-", "x-prepaid402-"];
+
+/// Would let a cache keep a paid answer, or contradict `no-store`.
+const CACHING: [&str; 6] =
+    ["age", "cache-control", "expires", "pragma", "surrogate-control", "x-accel-expires"];
+
+/// The headers of the request to the upstream: the caller's, without those that are not the caller's to send, then ours, then
+/// the seller's own credential (`injected`), which wins. Names and values that HTTP does not allow are left out.
+pub fn request_headers_for_upstream<'a>(
+    incoming: impl Iterator<Item = (&'a str, &'a [u8])>,
+    trusted: &TrustedRequestHeaders,
+    injected: &[(String, Secret)],
+) -> HeaderMap {
+    // `Connection` may come after the header that it nominates.
+    let incoming: Vec<(String, &str, &[u8])> =
+        incoming.map(|(name, value)| (normalised(name), name, value)).collect();
+    let connection = incoming.iter().filter(|(name, ..)| name == "connection").map(|(_, _, value)| *value);
+    let mut withheld = nominated(connection);
+    withheld.extend(injected.iter().map(|(name, _)| normalised(name)));
+    let mut headers = HeaderMap::with_capacity(incoming.len() + injected.len() + 7);
+    for (normal, name, value) in &incoming {
+        if is_listed(normal, &HOP_BY_HOP, &[])
+            || is_listed(normal, &NOT_FOR_UPSTREAM, &NOT_FOR_UPSTREAM_PREFIXES)
+            || withheld.contains(normal)
+        {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
+        {
+            headers.append(name, value);
+        }
+    }
+    set_trusted(&mut headers, trusted);
+    for (name, secret) in injected {
+        if let (Ok(name), Ok(mut value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(secret.expose()))
+        {
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+fn set_trusted(headers: &mut HeaderMap, trusted: &TrustedRequestHeaders) {
+    let ours = [
+        ("x-prepaid402-client", trusted.client.as_deref()),
+        ("x-prepaid402-price", trusted.price.as_deref()),
+        ("x-prepaid402-currency", trusted.currency.as_deref()),
+        ("x-request-id", Some(trusted.request_id.as_str())),
+        ("x-forwarded-for", Some(trusted.forwarded_for.as_str())),
+        ("x-forwarded-proto", Some(trusted.forwarded_proto.as_str())),
+        ("x-forwarded-host", Some(trusted.forwarded_host.as_str())),
+    ];
+    for (name, value) in ours {
+        if let Some(value) = value.filter(|value| !value.is_empty())
+            && let Ok(value) = HeaderValue::from_str(value)
+        {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
+}
+
+/// The headers of the answer to the caller: the upstream's, without those that are not the upstream's to send. Body framing
+/// (`content-length`) is left out and the server's to set. A paid answer is `private, no-store`: it is sold to one caller.
+#[must_use]
+pub fn response_headers_for_caller(
+    upstream: &HeaderMap,
+    context: &ResponseContext<'_>,
+) -> Vec<(HeaderName, HeaderValue)> {
+    let withheld = nominated(upstream.get_all(CONNECTION).iter().map(HeaderValue::as_bytes));
+    let mut headers = Vec::with_capacity(upstream.len() + 2);
+    for (name, value) in upstream {
+        let normal = normalised(name.as_str());
+        let is_stripped = is_listed(&normal, &HOP_BY_HOP, &[])
+            || is_listed(&normal, &NOT_FOR_CALLER, &NOT_FOR_CALLER_PREFIXES)
+            || withheld.contains(&normal)
+            || (context.paid && is_about_caching(&normal));
+        if is_stripped {
+            continue;
+        }
+        let rewritten = match *name {
+            LOCATION | CONTENT_LOCATION => public_location(value, context),
+            _ => None,
+        };
+        headers.push((name.clone(), rewritten.unwrap_or_else(|| value.clone())));
+    }
+    if context.paid {
+        headers.push((CACHE_CONTROL, HeaderValue::from_static("private, no-store")));
+        headers.push((VARY, paid_vary(upstream)));
+    }
+    headers
+}
+
+/// `Vary` is written again, extended; also `CDN-Cache-Control` and its vendors' forms (RFC 9213).
+fn is_about_caching(normal: &str) -> bool {
+    is_listed(normal, &CACHING, &[]) || normal == "vary" || normal.ends_with("-cache-control")
+}
+
+/// What the upstream's answer varies by, and the credentials.
+fn paid_vary(upstream: &HeaderMap) -> HeaderValue {
+    let mut names: Vec<&str> = Vec::new();
+    let theirs = upstream.get_all(VARY).iter().filter_map(|value| value.to_str().ok());
+    for name in theirs.flat_map(|value| value.split(',')).chain(["payment", "authorization"]) {
+        let name = name.trim();
+        if !name.is_empty() && !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            names.push(name);
+        }
+    }
+    let joined = if names.contains(&"*") { "*".to_owned() } else { names.join(", ") };
+    HeaderValue::from_str(&joined).unwrap_or_else(|_| HeaderValue::from_static("*"))
+}
+
+/// The location under our origin, when it is one under the upstream's.
+fn public_location(value: &HeaderValue, context: &ResponseContext<'_>) -> Option<HeaderValue> {
+    let location = value.to_str().ok()?;
+    let base = context.upstream_base.trim_end_matches('/');
+    let rest = location.get(base.len()..)?;
+    let is_below = !base.is_empty()
+        && location.get(..base.len())?.eq_ignore_ascii_case(base)
+        && (rest.is_empty() || rest.starts_with(['/', '?', '#']));
+    let public = context.public_url.trim_end_matches('/');
+    is_below.then(|| HeaderValue::from_str(&format!("{public}{rest}")).ok()).flatten()
+}
+
+fn normalised(name: &str) -> String {
+    name.bytes().map(|b| if b == b'_' { '-' } else { char::from(b.to_ascii_lowercase()) }).collect()
+}
+
+fn is_listed(normal: &str, names: &[&str], prefixes: &[&str]) -> bool {
+    names.contains(&normal) || prefixes.iter().any(|prefix| normal.starts_with(prefix))
+}
+
+/// The names that `Connection` headers declare to be hop-by-hop.
+fn nominated<'a>(connection: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+    connection
+        .flat_map(|value| value.split(|b| *b == b','))
+        .map(|name| normalised(String::from_utf8_lossy(name).trim()))
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,253 @@
-//! See the folder's documentation.
+//! Which route a request is for. Security critical: the answer decides what is paid.
+//!
+//! # Patterns
+//! Literal segments, `{name}` for one non-empty segment, and a final `*` for any rest: `/api/*` is everything below `/api/`,
+//! itself included, but not `/api`. The most specific pattern wins, segment by segment: literal, then `{name}`, then `*`.
+//!
+//! # No free detour
+//! Upstreams often serve `/API/Weather`, `/api/weather/` or `/api/w%65ather` as `/api/weather`. Matching is exact, so such a
+//! spelling would slip from the priced route into a free or cheaper pattern. Therefore a route that was chosen by a pattern
+//! is **not** used when a dearer route, *whatever its method*, has a pattern that is at least as specific and matches the
+//! folded path (see [`folded`](crate::proxy::path::folded)). The answer is then [`Found::NotConfigured`]: fail closed.
+//! Two exceptions, both written down by the seller: a literal route that equals the request path and lists its method is
+//! always used, and routes with the very same pattern differ by method only, so their prices do not concern each other.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::fmt;
+
+use super::path::{CanonicalPath, canonicalise, fold};
+use crate::config::{RouteCharge, RouteConfig};
+
+mod pattern;
+
+use pattern::{Pattern, segments};
+
+/// What a route may list.
+pub const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+
+/// A route that can be matched.
+#[derive(Debug, Clone)]
+pub struct CompiledRoute {
+    /// Its place in the configuration.
+    pub index: usize,
+    /// For people and labels: `GET /api/weather`, with several methods `GET,POST /x`.
+    pub name: String,
+    /// The route as configured.
+    pub config: RouteConfig,
+}
+
+/// The answer to a lookup.
+#[derive(Debug, Clone, Copy)]
+pub enum Found<'a> {
+    /// Use this route.
+    Route(&'a CompiledRoute),
+    /// No route may serve this request.
+    NotConfigured {
+        /// The name of the route that was probably meant: the spelling or the method differs.
+        looks_like: Option<&'a str>,
+    },
+}
+
+/// A route that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("route {}: {message}", index + 1)]
+pub struct RouteProblem {
+    /// Its place in the configuration, from zero.
+    pub index: usize,
+    /// A sentence without the final full stop.
+    pub message: String,
+}
+
+/// A free pattern and a priced one that match the same path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlap {
+    /// Name of the free route.
+    pub free: String,
+    /// Name of the priced route.
+    pub priced: String,
+    /// A path that both match.
+    pub example: String,
+}
+
+impl fmt::Display for Overlap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (free) and {} (priced) both match {}", self.free, self.priced, self.example)
+    }
+}
+
+/// Every route, ready to be looked up.
+#[derive(Debug)]
+pub struct RouteTable {
+    /// In the order of the configuration.
+    routes: Vec<CompiledRoute>,
+    /// The pattern of each route.
+    patterns: Vec<Pattern>,
+    /// For each route the dearer routes that may object to it, most specific first.
+    rivals: Vec<Vec<usize>>,
+    /// Routes without parameters, by path.
+    literal: HashMap<String, Vec<usize>>,
+    /// Routes with `{name}` or `*`, most specific first.
+    general: Vec<usize>,
+    /// Every route, most specific first: for `looks_like`.
+    by_specificity: Vec<usize>,
+}
+
+impl RouteTable {
+    /// Checks and prepares the routes.
+    ///
+    /// # Errors
+    /// Every [`RouteProblem`] at once.
+    pub fn new(routes: &[RouteConfig]) -> Result<Self, Vec<RouteProblem>> {
+        let mut problems = Vec::new();
+        let mut patterns = Vec::with_capacity(routes.len());
+        for (index, route) in routes.iter().enumerate() {
+            let mut problem = |message: String| problems.push(RouteProblem { index, message });
+            if route.methods.is_empty() {
+                problem("it lists no method".to_owned());
+            }
+            for method in route.methods.iter().filter(|method| !METHODS.contains(&method.as_str())) {
+                problem(format!("{method:?} is not one of {}", METHODS.join(", ")));
+            }
+            match Pattern::parse(&route.pattern) {
+                Ok(pattern) => patterns.push(pattern),
+                Err(message) => problem(message),
+            }
+        }
+        if problems.is_empty() {
+            problems = equal_routes(routes, &patterns);
+        }
+        if problems.is_empty() { Ok(Self::compile(routes, patterns)) } else { Err(problems) }
+    }
+
+    fn compile(routes: &[RouteConfig], patterns: Vec<Pattern>) -> Self {
+        let mut by_specificity: Vec<usize> = (0..routes.len()).collect();
+        by_specificity.sort_by(|a, b| patterns[*a].specificity(&patterns[*b]));
+        let mut literal: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut general = Vec::new();
+        for index in &by_specificity {
+            if patterns[*index].is_literal() {
+                literal.entry(routes[*index].pattern.clone()).or_default().push(*index);
+            } else {
+                general.push(*index);
+            }
+        }
+        let rivals = (0..routes.len())
+            .map(|index| {
+                let can_object = |rival: &&usize| {
+                    is_dearer(routes[**rival].charge, routes[index].charge)
+                        && patterns[**rival] != patterns[index]
+                        && patterns[**rival].specificity(&patterns[index]) != Ordering::Greater
+                };
+                by_specificity.iter().filter(can_object).copied().collect()
+            })
+            .collect();
+        let routes = routes
+            .iter()
+            .enumerate()
+            .map(|(index, config)| CompiledRoute { index, name: name_of(config), config: config.clone() })
+            .collect();
+        Self { routes, patterns, rivals, literal, general, by_specificity }
+    }
+
+    /// The routes in the order of the configuration.
+    #[must_use]
+    pub fn routes(&self) -> &[CompiledRoute] {
+        &self.routes
+    }
+
+    /// The route for a request; see the module for the rules. `method` is upper case; `HEAD` is served where `GET` is.
+    #[must_use]
+    pub fn find(&self, method: &str, path: &CanonicalPath) -> Found<'_> {
+        let exact = self.literal.get(path.as_str());
+        if let Some(route) = exact.and_then(|routes| self.first_with_method(routes.iter(), method)) {
+            return Found::Route(route);
+        }
+        let parts = segments(path.as_str());
+        let matching = self.general.iter().filter(|index| self.patterns[**index].matches(&parts));
+        let selected = self.first_with_method(matching, method);
+        if let Some(route) = selected.filter(|route| self.rivals[route.index].is_empty()) {
+            return Found::Route(route);
+        }
+        let folded = fold(path.as_str());
+        let folded_parts = segments(&folded);
+        let candidates = selected.map_or(&self.by_specificity, |route| &self.rivals[route.index]);
+        let alike = candidates.iter().find(|index| self.patterns[**index].matches_folded(&folded_parts));
+        match (selected, alike) {
+            (Some(route), None) => Found::Route(route),
+            (_, alike) => {
+                Found::NotConfigured { looks_like: alike.map(|index| self.routes[*index].name.as_str()) }
+            }
+        }
+    }
+
+    fn first_with_method<'a>(
+        &'a self,
+        mut candidates: impl Iterator<Item = &'a usize>,
+        method: &str,
+    ) -> Option<&'a CompiledRoute> {
+        candidates
+            .find(|index| serves(&self.routes[**index].config, method))
+            .map(|index| &self.routes[*index])
+    }
+
+    /// Every free pattern that shares a path, in any spelling, with a priced one, so that the seller can be told.
+    #[must_use]
+    pub fn overlaps(&self) -> Vec<Overlap> {
+        let is_free = |route: &&CompiledRoute| route.config.charge == RouteCharge::Free;
+        let mut overlaps = Vec::new();
+        for free in self.routes.iter().filter(is_free) {
+            for priced in self.routes.iter().filter(|route| !is_free(route)) {
+                let (left, right) = (&self.patterns[free.index], &self.patterns[priced.index]);
+                if left == right {
+                    continue;
+                }
+                if let Some(example) = right.common_path(left) {
+                    overlaps.push(Overlap { free: free.name.clone(), priced: priced.name.clone(), example });
+                }
+            }
+        }
+        overlaps
+    }
+}
+
+/// Two routes that no rule could choose between.
+fn equal_routes(routes: &[RouteConfig], patterns: &[Pattern]) -> Vec<RouteProblem> {
+    let mut problems = Vec::new();
+    for (index, route) in routes.iter().enumerate() {
+        for (earlier, other) in routes.iter().enumerate().take(index) {
+            let shared = METHODS.iter().find(|method| serves(route, method) && serves(other, method));
+            if let Some(method) = shared.filter(|_| patterns[index] == patterns[earlier]) {
+                let message = format!(
+                    "{method} {} is also matched by route {}, {}",
+                    route.pattern,
+                    earlier + 1,
+                    other.pattern
+                );
+                problems.push(RouteProblem { index, message });
+            }
+        }
+    }
+    problems
+}
+
+/// Whether the route answers this method: `GET` answers `HEAD` at the same price.
+fn serves(route: &RouteConfig, method: &str) -> bool {
+    route.methods.contains(method) || (method == "HEAD" && route.methods.contains("GET"))
+}
+
+fn is_dearer(charge: RouteCharge, than: RouteCharge) -> bool {
+    match (charge, than) {
+        (RouteCharge::Free, _) => false,
+        (RouteCharge::Fixed(_), RouteCharge::Free) => true,
+        (RouteCharge::Fixed(price), RouteCharge::Fixed(other)) => price > other,
+    }
+}
+
+fn name_of(route: &RouteConfig) -> String {
+    let methods: Vec<&str> = route.methods.iter().map(String::as_str).collect();
+    format!("{} {}", methods.join(","), route.pattern)
+}
+
+#[cfg(test)]
+mod tests;

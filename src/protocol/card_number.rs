@@ -1,0 +1,233 @@
+//! Recognises card numbers that were sent by mistake, so that they are refused and never stored or logged (PCI DSS).
+//!
+//! A match needs all of: 13 to 19 digits, the first of them 2 to 6 (the card schemes' ranges), the Luhn check digit, an end
+//! on both sides that is neither letter, digit nor `_`, and no grouping or the grouping of a card (fours, or 4-6-5 and
+//! 4-6-4). Hence UUIDs (8-4-4-4-12), Stripe's ids, client keys and dates do not match.
+
+use std::ops::Range;
+
+/// Fewest digits of a card number in a running text; a shorter one is too common among other numbers.
+const MIN_DIGITS: usize = 13;
+/// Most digits of a card number, ISO/IEC 7812.
+const MAX_DIGITS: usize = 19;
+
+/// Whether the text contains a card number, written in one piece or in groups with single spaces or dashes.
+#[must_use]
+pub fn contains_card_number(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let mut position = 0;
+    while position < bytes.len() {
+        let groups = groups_at(bytes, position);
+        let Some(last) = groups.last() else {
+            position += 1;
+            continue;
+        };
+        position = last.end;
+        if any_window_is_card(bytes, &groups) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether a field that should hold an id holds nothing but a card number: 12 to 19 digits with any separators, behind a
+/// prefix such as `pm_` or not.
+#[must_use]
+pub fn is_card_number(field: &str) -> bool {
+    let start = field.rfind('_').map_or(0, |underscore| underscore + 1);
+    let rest = field.get(start..).unwrap_or(field);
+    let digits: Vec<u8> = rest.bytes().filter(u8::is_ascii_digit).collect();
+    let only_digits = rest.bytes().all(|b| b.is_ascii_digit() || matches!(b, b' ' | b'-' | b'.'));
+    only_digits && digits.len() >= 12 && looks_issued(&digits)
+}
+
+/// The digit groups that start at `position`, each joined to the next by one space or dash. Empty unless a digit is there.
+fn groups_at(bytes: &[u8], position: usize) -> Vec<Range<usize>> {
+    let mut groups = Vec::new();
+    let mut start = position;
+    loop {
+        let length = bytes.get(start..).unwrap_or(&[]).iter().take_while(|b| b.is_ascii_digit()).count();
+        if length == 0 {
+            return groups;
+        }
+        groups.push(start..start + length);
+        match bytes.get(start + length) {
+            Some(b' ' | b'-') => start += length + 1,
+            _ => return groups,
+        }
+    }
+}
+
+fn any_window_is_card(bytes: &[u8], groups: &[Range<usize>]) -> bool {
+    (0..groups.len()).any(|first| {
+        let mut digits = Vec::with_capacity(MAX_DIGITS);
+        let mut lengths = Vec::new();
+        for group in &groups[first..] {
+            digits.extend_from_slice(&bytes[group.clone()]);
+            lengths.push(group.len());
+            if digits.len() > MAX_DIGITS {
+                return false;
+            }
+            let ends_free =
+                is_free(bytes, groups[first].start.checked_sub(1)) && is_free(bytes, Some(group.end));
+            if digits.len() >= MIN_DIGITS && ends_free && is_card_grouping(&lengths) && looks_issued(&digits)
+            {
+                return true;
+            }
+        }
+        false
+    })
+}
+
+/// Whether nothing at this place makes the digits beside it part of a word. A byte beyond ASCII belongs to a letter.
+fn is_free(bytes: &[u8], position: Option<usize>) -> bool {
+    position
+        .and_then(|at| bytes.get(at))
+        .is_none_or(|b| !b.is_ascii_alphanumeric() && *b != b'_' && b.is_ascii())
+}
+
+fn is_card_grouping(lengths: &[usize]) -> bool {
+    match lengths {
+        [_] | [4, 6, 4 | 5] => true,
+        [fours @ .., last] => fours.iter().all(|length| *length == 4) && *last <= 4,
+        [] => false,
+    }
+}
+
+fn looks_issued(digits: &[u8]) -> bool {
+    digits.len() <= MAX_DIGITS && matches!(digits.first(), Some(b'2'..=b'6')) && passes_luhn(digits)
+}
+
+/// The check digit of ISO/IEC 7812: every second digit from the right is doubled.
+fn passes_luhn(digits: &[u8]) -> bool {
+    let sum: u32 = digits
+        .iter()
+        .rev()
+        .enumerate()
+        .map(|(place, digit)| match (u32::from(digit - b'0'), place % 2) {
+            (value, 0) => value,
+            (value, _) if value > 4 => 2 * value - 9,
+            (value, _) => 2 * value,
+        })
+        .sum();
+    sum.is_multiple_of(10)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::ids::random_bytes;
+    use crate::domain::{ClientKey, KeyId};
+
+    #[test]
+    fn card_numbers_are_found_wherever_they_stand() {
+        for text in [
+            "4242424242424242",
+            "4242 4242 4242 4242",
+            "4242-4242-4242-4242",
+            "card=4242424242424242&exp=12/27",
+            "{\"number\":\"5555555555554444\"}",
+            "my card is 4000 0025 0000 3155, thanks",
+            "4242 4242 4242 4242 12 27 123",
+            "12 4242 4242 4242 4242",
+            "3782 822463 10005",
+            "378282246310005",
+            "3056 930902 5904",
+            "2223003122003222",
+            "4222222222222",
+            "6205500000000000004",
+            "/4242424242424242/",
+        ] {
+            assert!(contains_card_number(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn other_numbers_are_left_alone() {
+        for text in [
+            "",
+            "4242424242424241",
+            "424242424242",
+            "42424242424242424242",
+            "pm_4242424242424242",
+            "x4242424242424242",
+            "4242424242424242x",
+            "é4242424242424242",
+            "1700000000000",
+            "1234567812345670",
+            "42424242-4242-4242-4242-424242424242",
+            "2026-05-06 2026-05-07",
+            "4242  4242  4242  4242",
+            "424242424242 4242",
+        ] {
+            assert!(!contains_card_number(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_id_field_that_holds_a_card_number_is_recognised() {
+        for field in [
+            "4242424242424242",
+            "pm_4242424242424242",
+            "pm_4242 4242 4242 4242",
+            "pm_card_4242.4242.4242.4242",
+        ] {
+            assert!(is_card_number(field), "{field}");
+        }
+        for field in ["", "pm_", "pm_1NGPjR2eZvKYlo2C", "pm_card_visa", "pm_1a4242424242424242", "pck_4242"] {
+            assert!(!is_card_number(field), "{field}");
+        }
+    }
+
+    /// A number that passes, with a computed check digit.
+    fn card_numbers() -> impl Strategy<Value = String> {
+        ("[2-6]", "[0-9]{11,17}").prop_map(|(first, rest)| {
+            let body = format!("{first}{rest}");
+            let check = ('0'..='9').find(|digit| passes_luhn(format!("{body}{digit}").as_bytes()));
+            format!("{body}{}", check.expect("one of ten digits completes it"))
+        })
+    }
+
+    fn in_fours(number: &str, separator: &str) -> String {
+        let groups: Vec<String> =
+            number.as_bytes().chunks(4).map(|group| String::from_utf8_lossy(group).into_owned()).collect();
+        groups.join(separator)
+    }
+
+    proptest! {
+        #[test]
+        fn every_valid_number_is_found_in_every_format(
+            number in card_numbers(), separator in "[ -]?", before in "([^0-9A-Za-z_\u{80}-\u{10ffff}][ ,])?", after in "([,.;:\"'/].*)?",
+        ) {
+            let text = format!("{before}{}{after}", in_fours(&number, &separator));
+            prop_assert!(contains_card_number(&text), "{}", text);
+            let id_with_card = format!("pm_{number}");
+            prop_assert!(is_card_number(&id_with_card));
+        }
+
+        #[test]
+        fn one_wrong_digit_is_no_card_number(number in card_numbers(), at in 1_usize..12, by in 1_u8..10) {
+            let mut digits = number.into_bytes();
+            digits[at] = b'0' + (digits[at] - b'0' + by) % 10;
+            prop_assert!(!contains_card_number(&String::from_utf8_lossy(&digits)));
+        }
+
+        #[test]
+        fn ids_are_no_card_numbers(number in any::<u128>(), id in "(pm|pi|cus|req)_[0-9]{14,24}") {
+            prop_assert!(!contains_card_number(&uuid::Uuid::from_u128(number).to_string()));
+            prop_assert!(!contains_card_number(&id));
+            let all_digits = format!("{:036}", number % 10_u128.pow(32));
+            let grouped = format!("{}-{}-{}-{}-{}", &all_digits[..8], &all_digits[8..12], &all_digits[12..16], &all_digits[16..20], &all_digits[20..32]);
+            prop_assert!(!contains_card_number(&grouped), "{}", grouped);
+            let key = ClientKey::derive(&random_bytes(), KeyId::new());
+            prop_assert!(!contains_card_number(key.expose()));
+        }
+
+        #[test]
+        fn any_text_is_answered(text in any::<String>()) {
+            let _ = (contains_card_number(&text), is_card_number(&text));
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! One pattern: what it matches, exactly and in the folded reading, and how specific it is.
+
+use std::cmp::Ordering;
+
+use super::{canonicalise, fold};
+
+/// A segment of a pattern, ordered from most to least specific.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    /// Exactly this text, and its folded form.
+    Literal { text: String, folded: String },
+    /// One segment that is not empty.
+    Parameter,
+    /// Any rest; only at the end.
+    Rest,
+}
+
+impl Part {
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Literal { .. } => 0,
+            Self::Parameter => 1,
+            Self::Rest => 2,
+        }
+    }
+}
+
+/// A pattern. Two are equal when they match the same paths: the names of parameters do not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pattern {
+    parts: Vec<Part>,
+}
+
+/// The segments of a canonical or folded path. The empty text is the folded `/` and has none.
+pub(super) fn segments(path: &str) -> Vec<&str> {
+    path.split('/').skip(1).collect()
+}
+
+impl Pattern {
+    /// Reads a pattern.
+    ///
+    /// # Errors
+    /// A sentence about the pattern, without the final full stop.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let Some(rest) = text.strip_prefix('/') else {
+            return Err(format!("the path {text:?} does not start with '/'"));
+        };
+        let written: Vec<&str> = rest.split('/').collect();
+        let mut parts = Vec::with_capacity(written.len());
+        let mut plain = String::with_capacity(text.len());
+        for (at, segment) in written.iter().enumerate() {
+            let part = match *segment {
+                "*" if at + 1 == written.len() => Part::Rest,
+                _ if segment.contains('*') => {
+                    return Err(format!("the path {text:?} has a '*' that is not its whole last segment"));
+                }
+                _ if segment.contains(['{', '}']) => parameter(segment).ok_or_else(|| {
+                    format!("the path {text:?} has braces that are not a whole segment such as {{name}}")
+                })?,
+                literal => Part::Literal { text: literal.to_owned(), folded: fold(literal) },
+            };
+            plain.push('/');
+            plain.push_str(if matches!(part, Part::Literal { .. }) { segment } else { "x" });
+            parts.push(part);
+        }
+        match canonicalise(&plain) {
+            Ok(path) if path.as_str() == plain => Ok(Self { parts }),
+            Ok(_) => Err(format!("the path {text:?} has unnecessary or lower-case percent escapes")),
+            Err(reason) => {
+                Err(format!("the path {text:?} can never match: {reason}").trim_end_matches('.').to_owned())
+            }
+        }
+    }
+
+    pub(super) fn is_literal(&self) -> bool {
+        self.parts.iter().all(|part| matches!(part, Part::Literal { .. }))
+    }
+
+    /// `Less` is more specific: the first segment that differs in kind decides. A trailing slash does not count, because
+    /// lenient upstreams take both forms for one.
+    pub(super) fn specificity(&self, other: &Self) -> Ordering {
+        let ranks =
+            |pattern: &'_ Self| pattern.without_trailing_slash().iter().map(Part::rank).collect::<Vec<u8>>();
+        ranks(self).cmp(&ranks(other))
+    }
+
+    /// Whether the segments of a canonical path match exactly.
+    pub(super) fn matches(&self, path: &[&str]) -> bool {
+        let mut segments = path.iter();
+        for part in &self.parts {
+            match (part, segments.next()) {
+                (Part::Rest, rest) => return rest.is_some(),
+                (Part::Literal { text, .. }, Some(segment)) if text == segment => {}
+                (Part::Parameter, Some(segment)) if !segment.is_empty() => {}
+                _ => return false,
+            }
+        }
+        segments.next().is_none()
+    }
+
+    /// Whether an upstream that ignores case, encoding and a trailing slash could take the path for one of this pattern.
+    /// So `/api/*` also counts for `/api`.
+    pub(super) fn matches_folded(&self, folded: &[&str]) -> bool {
+        let mut segments = folded.iter();
+        for part in self.without_trailing_slash() {
+            match (part, segments.next()) {
+                (Part::Rest, _) => return true,
+                (Part::Literal { folded, .. }, Some(segment)) if folded == segment => {}
+                (Part::Parameter, Some(_)) => {}
+                _ => return false,
+            }
+        }
+        segments.next().is_none()
+    }
+
+    /// A path, as this pattern spells it, that both match in the folded reading.
+    pub(super) fn common_path(&self, other: &Self) -> Option<String> {
+        let (mut mine, mut theirs) =
+            (self.without_trailing_slash().iter(), other.without_trailing_slash().iter());
+        let mut path = String::new();
+        loop {
+            let segment = match (mine.next(), theirs.next()) {
+                (None | Some(Part::Rest), None | Some(Part::Rest)) => break,
+                (Some(Part::Rest), Some(part)) => {
+                    extend(&mut path, std::iter::once(part).chain(theirs));
+                    break;
+                }
+                (Some(part), Some(Part::Rest)) => {
+                    extend(&mut path, std::iter::once(part).chain(mine));
+                    break;
+                }
+                (None, Some(_)) | (Some(_), None) => return None,
+                (Some(Part::Literal { text, folded }), Some(Part::Literal { folded: other, .. })) => {
+                    if folded != other {
+                        return None;
+                    }
+                    text
+                }
+                (Some(Part::Literal { text, .. }), Some(_)) | (Some(_), Some(Part::Literal { text, .. })) => {
+                    text
+                }
+                (Some(_), Some(_)) => "x",
+            };
+            path.push('/');
+            path.push_str(segment);
+        }
+        if path.is_empty() {
+            path.push('/');
+        }
+        Some(path)
+    }
+
+    fn without_trailing_slash(&self) -> &[Part] {
+        match self.parts.split_last() {
+            Some((Part::Literal { text, .. }, rest)) if text.is_empty() => rest,
+            _ => &self.parts,
+        }
+    }
+}
+
+fn extend<'a>(path: &mut String, parts: impl Iterator<Item = &'a Part>) {
+    for part in parts {
+        path.push('/');
+        path.push_str(match part {
+            Part::Literal { text, .. } => text,
+            Part::Parameter => "x",
+            Part::Rest => "",
+        });
+    }
+}
+
+fn parameter(segment: &str) -> Option<Part> {
+    let name = segment.strip_prefix('{')?.strip_suffix('}')?;
+    let is_name = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    is_name.then_some(Part::Parameter)
+}
