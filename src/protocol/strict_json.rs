@@ -223,7 +223,7 @@ mod tests {
             (b"\xef\xbb\xbf1", E::Syntax),
             (b"\"\xff\"", E::Syntax),
             (b"\"\\ud800\"", E::Syntax),
-            (b"01", E::TrailingBytes),
+            (b"01", E::Syntax),
             (b"1 2", E::TrailingBytes),
             (b"{}x", E::TrailingBytes),
             (b"{\"a\":1,\"a\":1}", E::DuplicateKey),

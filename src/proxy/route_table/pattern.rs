@@ -76,9 +76,12 @@ impl Pattern {
         self.parts.iter().all(|part| matches!(part, Part::Literal { .. }))
     }
 
-    /// `Less` is more specific: the first segment that differs in kind decides.
+    /// `Less` is more specific: the first segment that differs in kind decides. A trailing slash does not count, because
+    /// lenient upstreams take both forms for one.
     pub(super) fn specificity(&self, other: &Self) -> Ordering {
-        self.parts.iter().map(Part::rank).cmp(other.parts.iter().map(Part::rank))
+        let ranks =
+            |pattern: &'_ Self| pattern.without_trailing_slash().iter().map(Part::rank).collect::<Vec<u8>>();
+        ranks(self).cmp(&ranks(other))
     }
 
     /// Whether the segments of a canonical path match exactly.

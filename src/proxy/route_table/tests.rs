@@ -1,1 +1,322 @@
+use proptest::prelude::*;
 
+use super::*;
+use crate::config::StatusSet;
+use crate::domain::Micros;
+use crate::proxy::path::folded;
+
+fn route(methods: &str, pattern: &str, micros: i64) -> RouteConfig {
+    RouteConfig {
+        methods: methods.split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect(),
+        pattern: pattern.to_owned(),
+        charge: match micros {
+            0 => RouteCharge::Free,
+            price => RouteCharge::Fixed(Micros::new(price).expect("in range")),
+        },
+        description: None,
+        mime_type: None,
+        charged_statuses: StatusSet::default_charged(),
+        response_timeout: None,
+        max_body_bytes: None,
+    }
+}
+
+fn table(routes: &[(&str, &str, i64)]) -> RouteTable {
+    let configs: Vec<RouteConfig> = routes.iter().map(|(m, p, price)| route(m, p, *price)).collect();
+    RouteTable::new(&configs).expect("usable routes")
+}
+
+/// The name of the route, or `-` and what it looks like.
+fn found(table: &RouteTable, method: &str, path: &str) -> String {
+    match table.find(method, &canonicalise(path).expect(path)) {
+        Found::Route(route) => route.name.clone(),
+        Found::NotConfigured { looks_like } => {
+            format!("- {}", looks_like.unwrap_or("")).trim_end().to_owned()
+        }
+    }
+}
+
+#[test]
+fn the_most_specific_pattern_wins() {
+    let table = table(&[
+        ("GET", "/*", 10),
+        ("GET", "/api/*", 20),
+        ("GET", "/api/{x}", 30),
+        ("GET", "/api/{x}/c", 40),
+        ("GET", "/api/a", 50),
+        ("GET", "/api/a/{y}", 60),
+        ("GET", "/api/", 70),
+        ("GET", "/", 80),
+    ]);
+    for (path, expected) in [
+        ("/", "GET /"),
+        ("/api/", "GET /api/"),
+        ("/api/a", "GET /api/a"),
+        ("/api/b", "GET /api/{x}"),
+        ("/api/b/c", "GET /api/{x}/c"),
+        ("/api/a/c", "GET /api/a/{y}"),
+        ("/api/b/d", "GET /api/*"),
+        ("/api/b/c/d", "GET /api/*"),
+        ("/other", "GET /*"),
+        ("/other/", "GET /*"),
+        // A dearer route could be meant: in another case, with or without a slash.
+        ("/api", "- GET /api/"),
+        ("/API/a", "- GET /api/a"),
+        ("/api/A", "- GET /api/a"),
+        ("/api/a/", "- GET /api/a"),
+        ("/Api/zz/zz", "- GET /api/*"),
+        ("/api/b/C/", "- GET /api/{x}/c"),
+    ] {
+        assert_eq!(found(&table, "GET", path), expected, "{path}");
+    }
+}
+
+#[test]
+fn what_patterns_match() {
+    for (pattern, path, expected) in [
+        ("/api/*", "/api/", true),
+        ("/api/*", "/api/x/y", true),
+        ("/api/*", "/api", false),
+        ("/api/*", "/apix", false),
+        ("/*", "/", true),
+        ("/*", "/x/y/", true),
+        ("/{a}", "/", false),
+        ("/{a}", "/x", true),
+        ("/{a}", "/x/", false),
+        ("/{a}/", "/x/", true),
+        ("/{a}/b", "/x/b", true),
+        ("/{a}/b", "/x/c", false),
+        ("/a%20b", "/a%20b", true),
+        ("/a", "/%61", true),
+    ] {
+        let table = table(&[("GET", pattern, 1)]);
+        let is_route = matches!(table.find("GET", &canonicalise(path).expect(path)), Found::Route(_));
+        assert_eq!(is_route, expected, "{pattern} {path}");
+    }
+}
+
+#[test]
+fn methods_are_exact_and_head_follows_get() {
+    let table = table(&[("GET,POST", "/x", 5), ("POST", "/y", 5), ("DELETE", "/z/{id}", 5)]);
+    for (method, path, expected) in [
+        ("GET", "/x", "GET,POST /x"),
+        ("HEAD", "/x", "GET,POST /x"),
+        ("POST", "/x", "GET,POST /x"),
+        ("get", "/x", "- GET,POST /x"),
+        ("PUT", "/x", "- GET,POST /x"),
+        ("HEAD", "/y", "- POST /y"),
+        ("TRACE", "/y", "- POST /y"),
+        ("GET", "/z/1", "- DELETE /z/{id}"),
+        ("GET", "/nothing", "-"),
+    ] {
+        assert_eq!(found(&table, method, path), expected, "{method} {path}");
+    }
+}
+
+#[test]
+fn a_free_route_is_no_detour_to_a_priced_one() {
+    let table = table(&[
+        ("GET,HEAD,POST", "/*", 0),
+        ("POST", "/api/weather", 50),
+        ("GET", "/items/{id}/Report", 50),
+        ("GET", "/caf%C3%A9", 50),
+        ("GET", "/below/*", 50),
+        ("GET", "/health", 0),
+        ("GET", "/priced", 50),
+        ("POST", "/priced", 0),
+        ("GET", "/users/{id}", 0),
+        ("POST", "/users/{id}", 50),
+        ("GET", "/slash/{x}/", 50),
+        ("GET", "/slash/{x}", 0),
+    ]);
+    for (method, path, expected) in [
+        ("POST", "/api/weather", "POST /api/weather"),
+        ("GET", "/api/weather", "- POST /api/weather"),
+        ("GET", "/api/weather/", "- POST /api/weather"),
+        ("POST", "/API/Weather", "- POST /api/weather"),
+        ("POST", "/api/w%65ather", "POST /api/weather"),
+        ("GET", "/api/other", "GET,HEAD,POST /*"),
+        ("GET", "/items/1/Report", "GET /items/{id}/Report"),
+        ("GET", "/items/1/report", "- GET /items/{id}/Report"),
+        ("GET", "/ITEMS/1/rep%4frt/", "- GET /items/{id}/Report"),
+        ("GET", "/CAF%C3%89", "- GET /caf%C3%A9"),
+        ("GET", "/below", "- GET /below/*"),
+        ("GET", "/Below/x", "- GET /below/*"),
+        ("POST", "/below/x", "- GET /below/*"),
+        ("GET", "/health", "GET /health"),
+        ("GET", "/Health", "GET,HEAD,POST /*"),
+        ("POST", "/priced", "POST /priced"),
+        ("GET", "/priced", "GET /priced"),
+        ("POST", "/Priced", "- GET /priced"),
+        ("GET", "/users/1", "GET /users/{id}"),
+        ("POST", "/users/1", "POST /users/{id}"),
+        ("POST", "/Users/1", "- POST /users/{id}"),
+        ("GET", "/slash/1/", "GET /slash/{x}/"),
+        ("GET", "/slash/1", "- GET /slash/{x}/"),
+    ] {
+        assert_eq!(found(&table, method, path), expected, "{method} {path}");
+    }
+}
+
+#[test]
+fn a_free_pattern_within_a_priced_one_is_free() {
+    let table = table(&[("GET", "/api/*", 50), ("GET", "/api/docs/*", 0), ("GET", "/API/*", 0)]);
+    assert_eq!(found(&table, "GET", "/api/docs/x"), "GET /api/docs/*");
+    assert_eq!(found(&table, "GET", "/api/x"), "GET /api/*");
+    // Equally specific, but for the case: the priced one objects.
+    assert_eq!(found(&table, "GET", "/API/x"), "- GET /api/*");
+}
+
+#[test]
+fn routes_that_cannot_be_used_are_reported_at_once() {
+    let bad = [
+        route("", "/a", 1),
+        route("OPTIONS,TRACE", "/b", 1),
+        route("GET", "c", 1),
+        route("GET", "/a/*/b", 1),
+        route("GET", "/a*", 1),
+        route("GET", "/a{b}", 1),
+        route("GET", "/{}", 1),
+        route("GET", "/{a b}", 1),
+        route("GET", "/a//b", 1),
+        route("GET", "/a/../b", 1),
+        route("GET", "/%61", 1),
+        route("GET", "/%c3%a9", 1),
+        route("GET", "/a;b", 1),
+        route("GET", "/a?b", 1),
+        route("GET", "", 1),
+    ];
+    let problems = RouteTable::new(&bad).expect_err("unusable");
+    let indexes: Vec<usize> = problems.iter().map(|problem| problem.index).collect();
+    assert_eq!(indexes, [0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+    assert_eq!(problems[0].to_string(), "route 1: it lists no method");
+}
+
+#[test]
+fn equal_routes_are_reported() {
+    for (left, right, is_problem) in [
+        (("GET", "/a"), ("GET", "/a"), true),
+        (("GET,POST", "/a"), ("POST", "/a"), true),
+        (("GET", "/a"), ("HEAD", "/a"), true),
+        (("GET", "/{x}/b"), ("GET", "/{y}/b"), true),
+        (("GET", "/a"), ("POST", "/a"), false),
+        (("GET", "/a"), ("GET", "/a/"), false),
+        (("GET", "/a"), ("GET", "/A"), false),
+        (("GET", "/a/*"), ("GET", "/a/{x}"), false),
+    ] {
+        let routes = [route(left.0, left.1, 1), route(right.0, right.1, 2)];
+        let answer = RouteTable::new(&routes);
+        assert_eq!(answer.is_err(), is_problem, "{left:?} {right:?}");
+        if let Err(problems) = answer {
+            assert_eq!((problems.len(), problems[0].index), (1, 1));
+        }
+    }
+}
+
+#[test]
+fn overlaps_are_named_with_an_example() {
+    for (free, priced, example) in [
+        ("/*", "/api/weather", Some("/api/weather")),
+        ("/*", "/api/{x}/*", Some("/api/x/")),
+        ("/api/{x}", "/{y}/Secret", Some("/api/Secret")),
+        ("/api/docs/*", "/api/*", Some("/api/docs/")),
+        ("/API", "/api/", Some("/api")),
+        ("/a/{x}", "/b/{x}", None),
+        ("/a/{x}", "/a/{x}/b", None),
+        ("/a/*", "/b", None),
+        ("/a", "/*", Some("/a")),
+    ] {
+        let table = table(&[("GET", free, 0), ("POST", priced, 5)]);
+        let examples: Vec<String> = table.overlaps().into_iter().map(|overlap| overlap.example).collect();
+        assert_eq!(examples, example.into_iter().collect::<Vec<_>>(), "{free} {priced}");
+    }
+    let by_method = table(&[("GET", "/a/{x}", 0), ("POST", "/a/{y}", 5)]);
+    assert_eq!(by_method.overlaps(), []);
+}
+
+/// The most lenient upstream there is, written without our code: decodes, ignores case and trailing slashes.
+fn lenient(path: &str) -> String {
+    let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy().into_owned();
+    decoded.to_lowercase().trim_end_matches('/').to_owned()
+}
+
+fn mutate(path: &str, changes: &[u8], slash: bool) -> String {
+    let mut mutated: String = path
+        .chars()
+        .enumerate()
+        .map(|(at, c)| match changes.get(at % changes.len().max(1)).copied().unwrap_or(0) {
+            1 if c != '%' => c.to_ascii_uppercase().to_string(),
+            2 if c != '%' => c.to_ascii_lowercase().to_string(),
+            3 if c != '/' && c != '%' => format!("%{:02x}", u32::from(c)),
+            4 if c != '/' && c != '%' => format!("%{:02X}", u32::from(c.to_ascii_uppercase())),
+            _ => c.to_string(),
+        })
+        .collect();
+    if slash {
+        mutated = match mutated.strip_suffix('/') {
+            Some(stripped) if !stripped.is_empty() => stripped.to_owned(),
+            _ => format!("{mutated}/"),
+        };
+    }
+    mutated
+}
+
+fn price(charge: RouteCharge) -> i64 {
+    match charge {
+        RouteCharge::Free => 0,
+        RouteCharge::Fixed(price) => price.get(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn no_spelling_of_a_priced_path_is_cheaper(
+        paths in prop::collection::btree_set("(/(api|[a-cA-C]{1,2}|x!|~1)){1,3}/?", 1..4),
+        detour in prop::sample::select(vec!["/*", "/api/*", "/{a}", "/api/{b}", "/{a}/*", "/{a}/{b}/", "/{a}/{b}/{c}", "/A/*"]),
+        detour_price in prop::sample::select(vec![0_i64, 5]),
+        method in prop::sample::select(vec!["GET", "HEAD", "POST"]),
+        changes in prop::collection::vec(0_u8..5, 1..12),
+        slash in any::<bool>(),
+    ) {
+        // Two paths that the upstream takes for one are the seller's business: keep the first.
+        let mut seen = std::collections::BTreeSet::new();
+        let priced: Vec<&String> = paths.iter().filter(|path| seen.insert(lenient(path))).collect();
+        let mut routes: Vec<(&str, &str, i64)> = priced.iter().map(|path| ("POST", path.as_str(), 50)).collect();
+        routes.push(("GET,POST", detour, detour_price));
+        let table = table(&routes);
+        for path in priced {
+            let raw = mutate(path, &changes, slash);
+            let canonical = canonicalise(&raw).expect("mutations keep it canonicalisable");
+            prop_assert_eq!(lenient(&raw), lenient(path));
+            prop_assert_eq!(folded(&canonical), lenient(path));
+            if let Found::Route(found) = table.find(method, &canonical) {
+                prop_assert!(price(found.config.charge) == 50, "{} {} reached {}", method, raw, found.name);
+                prop_assert_eq!(canonical.as_str(), path.as_str());
+            }
+        }
+    }
+
+    #[test]
+    fn a_path_is_served_by_a_pattern_that_matches_it(
+        patterns in prop::collection::vec("(/(a|b|A|[{]x[}])){0,3}(/|/[*])", 1..6),
+        path in "(/[abAB]){0,3}/?",
+        costs in prop::collection::vec(0_i64..3, 6),
+    ) {
+        prop_assume!(path.starts_with('/'));
+        let configs: Vec<RouteConfig> =
+            patterns.iter().zip(&costs).map(|(pattern, cost)| route("GET", pattern, *cost)).collect();
+        if let Ok(table) = RouteTable::new(&configs) {
+            let path = canonicalise(&path).expect("valid");
+            if let Found::Route(found) = table.find("GET", &path) {
+                let matching = table.patterns.iter().enumerate().filter(|(_, p)| p.matches(&segments(path.as_str())));
+                let best = matching.min_by(|a, b| a.1.specificity(b.1)).map(|(index, _)| index);
+                prop_assert_eq!(best, Some(found.index));
+            }
+            for overlap in table.overlaps() {
+                prop_assert!(canonicalise(&overlap.example).is_ok(), "{}", overlap);
+            }
+        }
+    }
+}
