@@ -1,0 +1,264 @@
+//! The simulator's books: every object, every remembered answer, in memory; and the records that the journal keeps.
+
+use std::collections::HashMap;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::{Deserialize, Serialize};
+use sha2::Sha256;
+
+use super::idempotency::LIFETIME_SECONDS;
+use super::objects::{
+    BalanceTransaction, Charge, Customer, PaymentIntent, PaymentMethod, Refund, SavedAnswer,
+};
+
+/// Objects of one kind that fit in the books; far beyond any test, and it keeps a runaway loop from taking all memory.
+const MAX_ROWS: usize = 1_000_000;
+const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// One change of the books. A request's changes are one line of the journal, so all of them happen or none.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "value", rename_all = "snake_case")]
+pub(super) enum Record {
+    /// The books' own secret: fingerprints and request MACs come from it.
+    Account(Account),
+    /// The clock was moved.
+    Clock {
+        /// Seconds ahead of the system's clock.
+        offset_seconds: i64,
+    },
+    /// A settings change.
+    Settings(Settings),
+    /// New or changed.
+    Customer(Customer),
+    /// New or changed.
+    PaymentMethod(Box<PaymentMethod>),
+    /// New or changed.
+    PaymentIntent(Box<PaymentIntent>),
+    /// New or changed.
+    Charge(Charge),
+    /// New.
+    Refund(Refund),
+    /// New.
+    BalanceTransaction(BalanceTransaction),
+    /// What an idempotency key answers.
+    Saved(SavedAnswer),
+}
+
+/// The account's secret.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Account {
+    secret: [u8; 32],
+}
+
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Account(..)")
+    }
+}
+
+/// What can be switched while the simulator runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Settings {
+    /// Whether a publishable key may turn a card number into a PaymentMethod (Stripe: off unless switched on).
+    pub(super) publishable_key_tokenisation: bool,
+}
+
+/// Objects of one kind, in the order of their creation.
+#[derive(Debug)]
+pub(super) struct Table<T> {
+    order: Vec<String>,
+    rows: HashMap<String, T>,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self { order: Vec::new(), rows: HashMap::new() }
+    }
+}
+
+impl<T> Table<T> {
+    /// The object with that id.
+    pub(super) fn get(&self, id: &str) -> Option<&T> {
+        self.rows.get(id)
+    }
+
+    /// Oldest first.
+    pub(super) fn oldest_first(&self) -> impl Iterator<Item = &T> {
+        self.order.iter().filter_map(|id| self.rows.get(id))
+    }
+
+    /// Newest first, the order of Stripe's lists.
+    pub(super) fn newest_first(&self) -> impl Iterator<Item = &T> {
+        self.order.iter().rev().filter_map(|id| self.rows.get(id))
+    }
+
+    fn put(&mut self, id: &str, row: T) {
+        if self.rows.insert(id.to_owned(), row).is_none() {
+            self.order.push(id.to_owned());
+        }
+    }
+}
+
+/// There is no randomness, so there can be no ids.
+#[derive(Debug, thiserror::Error)]
+#[error("the system gives no random bytes")]
+pub struct NoRandomness;
+
+/// Everything that survives a restart.
+#[derive(Debug)]
+pub(super) struct Books {
+    account: Account,
+    clock_offset: i64,
+    /// See [`Settings`].
+    pub(super) settings: Settings,
+    /// Customers.
+    pub(super) customers: Table<Customer>,
+    /// PaymentMethods.
+    pub(super) methods: Table<PaymentMethod>,
+    /// PaymentIntents.
+    pub(super) intents: Table<PaymentIntent>,
+    /// Charges.
+    pub(super) charges: Table<Charge>,
+    /// Refunds.
+    pub(super) refunds: Table<Refund>,
+    /// Balance transactions.
+    pub(super) balance: Table<BalanceTransaction>,
+    saved: HashMap<String, SavedAnswer>,
+    /// Changes that the journal has not been given yet.
+    pending: Vec<Record>,
+}
+
+impl Books {
+    /// Empty books with a secret of their own.
+    pub(super) fn new(settings: Settings) -> Result<Self, NoRandomness> {
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|_| NoRandomness)?;
+        Ok(Self {
+            account: Account { secret },
+            clock_offset: 0,
+            settings,
+            customers: Table::default(),
+            methods: Table::default(),
+            intents: Table::default(),
+            charges: Table::default(),
+            refunds: Table::default(),
+            balance: Table::default(),
+            saved: HashMap::new(),
+            pending: Vec::new(),
+        })
+    }
+
+    /// Makes a change and remembers it for the journal.
+    pub(super) fn put(&mut self, record: Record) {
+        self.apply(record.clone());
+        self.pending.push(record);
+    }
+
+    /// Makes a change: a new one, or one that the journal remembers.
+    pub(super) fn apply(&mut self, record: Record) {
+        match record {
+            Record::Account(account) => self.account = account,
+            Record::Clock { offset_seconds } => self.clock_offset = offset_seconds,
+            Record::Settings(settings) => self.settings = settings,
+            Record::Customer(row) => self.customers.put(&row.id.clone(), row),
+            Record::PaymentMethod(row) => self.methods.put(&row.id.clone(), *row),
+            Record::PaymentIntent(row) => self.intents.put(&row.id.clone(), *row),
+            Record::Charge(row) => self.charges.put(&row.id.clone(), row),
+            Record::Refund(row) => self.refunds.put(&row.id.clone(), row),
+            Record::BalanceTransaction(row) => self.balance.put(&row.id.clone(), row),
+            Record::Saved(answer) => {
+                self.saved.insert(answer.key.clone(), answer);
+            }
+        }
+    }
+
+    /// The changes since the last call.
+    pub(super) fn take_pending(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.pending)
+    }
+
+    /// All there is, as the records that would rebuild it. Remembered answers that have expired are left out.
+    pub(super) fn snapshot(&self) -> Vec<Record> {
+        let now = self.now();
+        let mut records = vec![
+            Record::Account(self.account.clone()),
+            Record::Clock { offset_seconds: self.clock_offset },
+            Record::Settings(self.settings),
+        ];
+        records.extend(self.customers.oldest_first().cloned().map(Record::Customer));
+        records.extend(self.methods.oldest_first().cloned().map(Box::new).map(Record::PaymentMethod));
+        records.extend(self.intents.oldest_first().cloned().map(Box::new).map(Record::PaymentIntent));
+        records.extend(self.charges.oldest_first().cloned().map(Record::Charge));
+        records.extend(self.refunds.oldest_first().cloned().map(Record::Refund));
+        records.extend(self.balance.oldest_first().cloned().map(Record::BalanceTransaction));
+        records
+            .extend(self.saved.values().filter(|answer| !expired(answer, now)).cloned().map(Record::Saved));
+        records
+    }
+
+    /// The remembered answer of an idempotency key, unless it has expired.
+    pub(super) fn saved(&self, key: &str) -> Option<&SavedAnswer> {
+        self.saved.get(key).filter(|answer| !expired(answer, self.now()))
+    }
+
+    /// Unix seconds on the simulator's clock.
+    pub(super) fn now(&self) -> i64 {
+        chrono::Utc::now().timestamp().saturating_add(self.clock_offset)
+    }
+
+    /// Moves the clock on, and forgets the answers that have expired by then.
+    pub(super) fn advance(&mut self, seconds: i64) {
+        self.put(Record::Clock { offset_seconds: self.clock_offset.saturating_add(seconds) });
+        let now = self.now();
+        self.saved.retain(|_, answer| !expired(answer, now));
+    }
+
+    /// Whether no more objects are taken.
+    pub(super) fn full(&self) -> bool {
+        self.intents.order.len() >= MAX_ROWS
+            || self.methods.order.len() >= MAX_ROWS
+            || self.customers.order.len() >= MAX_ROWS
+            || self.refunds.order.len() >= MAX_ROWS
+            || self.saved.len() >= MAX_ROWS
+    }
+
+    /// A new id: the prefix and random letters and digits.
+    pub(super) fn new_id(&self, prefix: &str, length: usize) -> Result<String, NoRandomness> {
+        random_text(length).map(|text| format!("{prefix}{text}"))
+    }
+
+    /// The same number gives the same text, in these books only; nobody can compute the number from it.
+    pub(super) fn fingerprint(&self, number: &str) -> String {
+        letters(&self.mac("card", number)[..16])
+    }
+
+    /// A MAC of a request, to tell whether a key is used for the same one. A plain hash would give card numbers away.
+    pub(super) fn request_mac(&self, request: &str) -> String {
+        letters(&self.mac("request", request))
+    }
+
+    fn mac(&self, purpose: &str, text: &str) -> [u8; 32] {
+        // HMAC takes keys of every length, so this cannot fail; the empty MAC would only merge fingerprints.
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.account.secret) else { return [0; 32] };
+        mac.update(purpose.as_bytes());
+        mac.update(&[0]);
+        mac.update(text.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+}
+
+fn expired(answer: &SavedAnswer, now: i64) -> bool {
+    now.saturating_sub(answer.created) >= LIFETIME_SECONDS
+}
+
+fn letters(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()])).collect()
+}
+
+/// Random letters and digits.
+pub(super) fn random_text(length: usize) -> Result<String, NoRandomness> {
+    let mut bytes = vec![0; length];
+    getrandom::fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(letters(&bytes))
+}

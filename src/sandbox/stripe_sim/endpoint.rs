@@ -1,0 +1,164 @@
+//! Stripe's URLs that the simulator knows.
+
+/// One of Stripe's operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Endpoint {
+    /// `POST /v1/payment_methods`
+    CreateMethod,
+    /// `GET /v1/payment_methods/{id}`
+    RetrieveMethod,
+    /// `GET /v1/payment_methods`
+    ListMethods,
+    /// `POST /v1/payment_methods/{id}/attach`
+    AttachMethod,
+    /// `POST /v1/payment_methods/{id}/detach`
+    DetachMethod,
+    /// `POST /v1/customers`
+    CreateCustomer,
+    /// `GET /v1/customers/{id}`
+    RetrieveCustomer,
+    /// `GET /v1/customers`
+    ListCustomers,
+    /// `GET /v1/customers/{id}/payment_methods`
+    ListCustomerMethods,
+    /// `POST /v1/payment_intents`
+    CreateIntent,
+    /// `POST /v1/payment_intents/{id}/confirm`
+    ConfirmIntent,
+    /// `POST /v1/payment_intents/{id}/cancel`
+    CancelIntent,
+    /// `GET /v1/payment_intents/{id}`
+    RetrieveIntent,
+    /// `GET /v1/payment_intents`
+    ListIntents,
+    /// `POST /v1/refunds`
+    CreateRefund,
+    /// `GET /v1/refunds/{id}`
+    RetrieveRefund,
+    /// `GET /v1/refunds`
+    ListRefunds,
+    /// `GET /v1/charges/{id}`
+    RetrieveCharge,
+    /// `GET /v1/charges`
+    ListCharges,
+    /// `GET /v1/balance_transactions/{id}`
+    RetrieveBalance,
+    /// `GET /v1/balance_transactions`
+    ListBalance,
+}
+
+impl Endpoint {
+    /// All of them.
+    pub(super) const ALL: [Self; 21] = [
+        Self::CreateMethod,
+        Self::RetrieveMethod,
+        Self::ListMethods,
+        Self::AttachMethod,
+        Self::DetachMethod,
+        Self::CreateCustomer,
+        Self::RetrieveCustomer,
+        Self::ListCustomers,
+        Self::ListCustomerMethods,
+        Self::CreateIntent,
+        Self::ConfirmIntent,
+        Self::CancelIntent,
+        Self::RetrieveIntent,
+        Self::ListIntents,
+        Self::CreateRefund,
+        Self::RetrieveRefund,
+        Self::ListRefunds,
+        Self::RetrieveCharge,
+        Self::ListCharges,
+        Self::RetrieveBalance,
+        Self::ListBalance,
+    ];
+
+    /// The operation of a request and the id in its path, which is empty where there is none.
+    pub(super) fn of<'p>(method: &str, path: &'p str) -> Option<(Self, &'p str)> {
+        let path = path.strip_prefix("/v1/")?;
+        let path = path.strip_suffix('/').unwrap_or(path);
+        let parts: Vec<&str> = path.split('/').collect();
+        let endpoint = match (method, parts.as_slice()) {
+            ("POST", ["payment_methods"]) => Self::CreateMethod,
+            ("GET", ["payment_methods"]) => Self::ListMethods,
+            ("GET", ["payment_methods", _]) => Self::RetrieveMethod,
+            ("POST", ["payment_methods", _, "attach"]) => Self::AttachMethod,
+            ("POST", ["payment_methods", _, "detach"]) => Self::DetachMethod,
+            ("POST", ["customers"]) => Self::CreateCustomer,
+            ("GET", ["customers"]) => Self::ListCustomers,
+            ("GET", ["customers", id]) if *id != "search" => Self::RetrieveCustomer,
+            ("GET", ["customers", _, "payment_methods"]) => Self::ListCustomerMethods,
+            ("POST", ["payment_intents"]) => Self::CreateIntent,
+            ("GET", ["payment_intents"]) => Self::ListIntents,
+            ("GET", ["payment_intents", id]) if *id != "search" => Self::RetrieveIntent,
+            ("POST", ["payment_intents", _, "confirm"]) => Self::ConfirmIntent,
+            ("POST", ["payment_intents", _, "cancel"]) => Self::CancelIntent,
+            ("POST", ["refunds"]) => Self::CreateRefund,
+            ("GET", ["refunds"]) => Self::ListRefunds,
+            ("GET", ["refunds", _]) => Self::RetrieveRefund,
+            ("GET", ["charges"]) => Self::ListCharges,
+            ("GET", ["charges", id]) if *id != "search" => Self::RetrieveCharge,
+            ("GET", ["balance_transactions"]) => Self::ListBalance,
+            ("GET", ["balance_transactions", _]) => Self::RetrieveBalance,
+            _ => return None,
+        };
+        Some((endpoint, parts.get(1).copied().unwrap_or("")))
+    }
+
+    /// The name in `/_sim/faults` and `/_sim/requests`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::CreateMethod => "payment_methods.create",
+            Self::RetrieveMethod => "payment_methods.retrieve",
+            Self::ListMethods => "payment_methods.list",
+            Self::AttachMethod => "payment_methods.attach",
+            Self::DetachMethod => "payment_methods.detach",
+            Self::CreateCustomer => "customers.create",
+            Self::RetrieveCustomer => "customers.retrieve",
+            Self::ListCustomers => "customers.list",
+            Self::ListCustomerMethods => "customers.payment_methods",
+            Self::CreateIntent => "payment_intents.create",
+            Self::ConfirmIntent => "payment_intents.confirm",
+            Self::CancelIntent => "payment_intents.cancel",
+            Self::RetrieveIntent => "payment_intents.retrieve",
+            Self::ListIntents => "payment_intents.list",
+            Self::CreateRefund => "refunds.create",
+            Self::RetrieveRefund => "refunds.retrieve",
+            Self::ListRefunds => "refunds.list",
+            Self::RetrieveCharge => "charges.retrieve",
+            Self::ListCharges => "charges.list",
+            Self::RetrieveBalance => "balance_transactions.retrieve",
+            Self::ListBalance => "balance_transactions.list",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_lead_to_operations() {
+        for (method, path, expected) in [
+            ("POST", "/v1/payment_methods", Some((Endpoint::CreateMethod, ""))),
+            ("GET", "/v1/payment_methods/pm_1", Some((Endpoint::RetrieveMethod, "pm_1"))),
+            ("POST", "/v1/payment_methods/pm_1/attach", Some((Endpoint::AttachMethod, "pm_1"))),
+            ("GET", "/v1/customers/cus_1/payment_methods", Some((Endpoint::ListCustomerMethods, "cus_1"))),
+            ("POST", "/v1/payment_intents/pi_1/confirm", Some((Endpoint::ConfirmIntent, "pi_1"))),
+            ("GET", "/v1/payment_intents/", Some((Endpoint::ListIntents, ""))),
+            ("GET", "/v1/payment_intents/search", None),
+            ("DELETE", "/v1/customers/cus_1", None),
+            ("GET", "/v1", None),
+            ("GET", "/v2/payment_intents", None),
+        ] {
+            assert_eq!(Endpoint::of(method, path), expected, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn names_are_distinct() {
+        let names: std::collections::BTreeSet<_> =
+            Endpoint::ALL.iter().map(|endpoint| endpoint.name()).collect();
+        assert_eq!(names.len(), Endpoint::ALL.len());
+    }
+}

@@ -1,0 +1,260 @@
+//! Charging a card: the one place where a PaymentIntent gets its outcome.
+
+use serde_json::Value;
+
+use super::super::books::{Books, NoRandomness, Record};
+use super::super::cards::{Behaviour, Decline};
+use super::super::error::{ApiError, Refusal};
+use super::super::objects::{
+    BalanceTransaction, Charge, ChargeState, Failure, IntentStatus, PaymentIntent, PaymentMethod,
+};
+use super::super::render;
+
+/// How a confirmation is to be made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attempt {
+    /// The customer is not there to authenticate.
+    pub(super) off_session: bool,
+    /// Fail rather than wait for the cardholder.
+    pub(super) error_on_requires_action: bool,
+}
+
+const AUTHENTICATION: Decline = Decline {
+    code: "authentication_required",
+    decline_code: Some("authentication_required"),
+    advice_code: None,
+    message: "Your card was declined. This transaction requires authentication.",
+};
+const AUTHENTICATION_REFUSED: Decline = Decline {
+    code: "authentication_required",
+    decline_code: None,
+    advice_code: None,
+    message: "This payment required an authentication action to complete, but `error_on_requires_action` was set.",
+};
+const AUTHENTICATION_FAILED: Decline = Decline {
+    code: "payment_intent_authentication_failure",
+    decline_code: None,
+    advice_code: None,
+    message: "The provided PaymentMethod has failed authentication.",
+};
+
+/// The refusal of a PaymentMethod that was used up.
+pub(super) fn single_use() -> Refusal {
+    ApiError::state(
+        "The provided PaymentMethod was previously used with a PaymentIntent without Customer attachment, or was \
+         detached from a Customer. It may not be used again. To use a PaymentMethod multiple times, you must attach it \
+         to a Customer first.",
+    )
+    .at("payment_method")
+}
+
+/// Whether a PaymentMethod may be charged for that customer.
+pub(super) fn check_method(method: &PaymentMethod, customer: Option<&str>) -> Result<(), Refusal> {
+    if method.consumed {
+        return Err(single_use());
+    }
+    match (method.customer.as_deref(), customer) {
+        (None, _) => Ok(()),
+        (Some(owner), Some(customer)) if owner == customer => Ok(()),
+        (Some(_), None) => Err(ApiError::state(
+            "The PaymentMethod provided belongs to a Customer. Please include the Customer in the `customer` \
+             parameter on the PaymentIntent.",
+        )
+        .at("payment_method")),
+        (Some(_), Some(_)) => Err(ApiError::state(
+            "The customer does not have this payment method. The payment method must be attached to the customer.",
+        )
+        .at("payment_method")),
+    }
+}
+
+/// Charges the card. Everything has been checked; from here on the result is remembered, whatever it is.
+pub(super) fn charge(
+    books: &mut Books,
+    mut intent: PaymentIntent,
+    method: PaymentMethod,
+    attempt: Attempt,
+) -> Result<Value, Refusal> {
+    let behaviour = method.card.behaviour;
+    intent.payment_method = Some(method.id.clone());
+    intent.off_session = attempt.off_session;
+    if behaviour.authenticates(attempt.off_session) {
+        if attempt.off_session {
+            return fail(books, intent, method, AUTHENTICATION, true);
+        }
+        if attempt.error_on_requires_action {
+            return fail(books, intent, method, AUTHENTICATION_REFUSED, false);
+        }
+        intent.status = IntentStatus::RequiresAction;
+        books.put(Record::PaymentMethod(Box::new(method)));
+        return Ok(keep(books, intent));
+    }
+    if let Some(decline) = behaviour.decline() {
+        return fail(books, intent, method, decline, true);
+    }
+    if behaviour == Behaviour::Processing {
+        let charge = new_charge(books, &intent, &method, ChargeState::Pending)?;
+        intent.status = IntentStatus::Processing;
+        intent.latest_charge = Some(charge.id.clone());
+        books.put(Record::Charge(charge));
+        settle_method(books, &intent, method);
+        return Ok(keep(books, intent));
+    }
+    succeed(books, intent, method)
+}
+
+fn keep(books: &mut Books, intent: PaymentIntent) -> Value {
+    books.put(Record::PaymentIntent(Box::new(intent.clone())));
+    render::payment_intent(books, &intent)
+}
+
+fn new_charge(
+    books: &Books,
+    intent: &PaymentIntent,
+    method: &PaymentMethod,
+    state: ChargeState,
+) -> Result<Charge, NoRandomness> {
+    Ok(Charge {
+        id: books.new_id("ch_3", 23)?,
+        created: books.now(),
+        payment_intent: intent.id.clone(),
+        payment_method: method.id.clone(),
+        customer: intent.customer.clone(),
+        amount: intent.amount,
+        amount_refunded: 0,
+        currency: intent.currency.clone(),
+        state,
+        failure: None,
+        balance_transaction: None,
+    })
+}
+
+/// Stripe's fee: 2.9 % and 30 of the smallest unit, rounded half up, at most the amount.
+fn fee(amount: i64) -> i64 {
+    // An amount has eight digits at most, so nothing here can overflow.
+    let proportion = (amount.saturating_mul(29).saturating_add(500)) / 1_000;
+    proportion.saturating_add(30).min(amount)
+}
+
+/// Money moves. A pending charge of the intent is the one that becomes paid.
+fn succeed(books: &mut Books, mut intent: PaymentIntent, method: PaymentMethod) -> Result<Value, Refusal> {
+    let pending = intent.latest_charge.as_deref().and_then(|id| books.charges.get(id));
+    let mut charge = match pending.filter(|charge| charge.state == ChargeState::Pending) {
+        Some(charge) => charge.clone(),
+        None => new_charge(books, &intent, &method, ChargeState::Succeeded)?,
+    };
+    let transaction = BalanceTransaction {
+        id: books.new_id("txn_3", 23)?,
+        created: books.now(),
+        amount: intent.amount,
+        fee: fee(intent.amount),
+        currency: intent.currency.clone(),
+        source: charge.id.clone(),
+    };
+    charge.state = ChargeState::Succeeded;
+    charge.balance_transaction = Some(transaction.id.clone());
+    intent.status = IntentStatus::Succeeded;
+    intent.amount_received = intent.amount;
+    intent.latest_charge = Some(charge.id.clone());
+    intent.last_failure = None;
+    books.put(Record::Charge(charge));
+    books.put(Record::BalanceTransaction(transaction));
+    settle_method(books, &intent, method);
+    Ok(keep(books, intent))
+}
+
+/// After a charge a PaymentMethod belongs to the customer (`setup_future_usage`), or it is used up.
+fn settle_method(books: &mut Books, intent: &PaymentIntent, mut method: PaymentMethod) {
+    if method.customer.is_none() {
+        match (&intent.setup_future_usage, &intent.customer) {
+            (Some(_), Some(customer)) => method.customer = Some(customer.clone()),
+            _ => method.consumed = true,
+        }
+    }
+    books.put(Record::PaymentMethod(Box::new(method)));
+}
+
+/// The attempt failed: 402 with the PaymentIntent, which waits for another PaymentMethod.
+fn fail(
+    books: &mut Books,
+    mut intent: PaymentIntent,
+    method: PaymentMethod,
+    decline: Decline,
+    with_charge: bool,
+) -> Result<Value, Refusal> {
+    let mut failure = Failure {
+        code: decline.code.to_owned(),
+        decline_code: decline.decline_code.map(str::to_owned),
+        advice_code: decline.advice_code.map(str::to_owned),
+        message: decline.message.to_owned(),
+        charge: None,
+        payment_method: method.id.clone(),
+    };
+    if with_charge {
+        let pending = intent.latest_charge.as_deref().and_then(|id| books.charges.get(id));
+        let mut charge = match pending.filter(|charge| charge.state == ChargeState::Pending) {
+            Some(charge) => charge.clone(),
+            None => new_charge(books, &intent, &method, ChargeState::Failed)?,
+        };
+        charge.state = ChargeState::Failed;
+        failure.charge = Some(charge.id.clone());
+        charge.failure = Some(failure.clone());
+        intent.latest_charge = Some(charge.id.clone());
+        books.put(Record::Charge(charge));
+    }
+    intent.status = IntentStatus::RequiresPaymentMethod;
+    intent.payment_method = None;
+    intent.last_failure = Some(failure.clone());
+    let method_value = render::payment_method(&method);
+    books.put(Record::PaymentMethod(Box::new(method)));
+    let intent_value = keep(books, intent);
+    Err(ApiError::card(decline.code, decline.message)
+        .declined(decline.decline_code, decline.advice_code)
+        .with_charge(failure.charge.as_deref())
+        .with_method(method_value)
+        .with_intent(intent_value))
+}
+
+/// Ends what waits: a slow outcome, or a cardholder's authentication. Not Stripe's; `/_sim/` offers it.
+///
+/// # Errors
+/// When there is no such PaymentIntent, or it does not wait.
+pub(in super::super) fn finish(books: &mut Books, id: &str, succeeded: bool) -> Result<Value, Refusal> {
+    let intent = books.intents.get(id).cloned().ok_or_else(|| ApiError::missing("payment_intent", id))?;
+    let waiting = matches!(intent.status, IntentStatus::Processing | IntentStatus::RequiresAction);
+    let method = intent.payment_method.as_deref().and_then(|id| books.methods.get(id)).cloned();
+    let (true, Some(method)) = (waiting, method) else {
+        let status = intent.status.word();
+        return Err(ApiError::state(format!("This PaymentIntent is {status}: there is nothing to finish.")));
+    };
+    if succeeded {
+        return succeed(books, intent, method);
+    }
+    let decline = match intent.status {
+        IntentStatus::RequiresAction => AUTHENTICATION_FAILED,
+        _ => Behaviour::GenericDecline.decline().unwrap_or(AUTHENTICATION_FAILED),
+    };
+    // The failure is the intent's new state, not this call's.
+    match fail(books, intent, method, decline, true) {
+        Err(error) if error.status != 402 => Err(error),
+        _ => books
+            .intents
+            .get(id)
+            .map(|intent| render::payment_intent(books, intent))
+            .ok_or_else(|| ApiError::missing("payment_intent", id)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fee;
+
+    #[test]
+    fn fees_are_whole_and_never_more_than_the_amount() {
+        for (amount, expected) in
+            [(500, 45), (50, 31), (30, 30), (1_000, 59), (10_017, 320), (99_999_999, 2_900_030)]
+        {
+            assert_eq!(fee(amount), expected, "{amount}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Retrieving and listing.
+
+use serde_json::Value;
+
+use super::super::books::Books;
+use super::super::endpoint::Endpoint;
+use super::super::error::{ApiError, Refusal};
+use super::super::params::{Params, WINDOW, Window};
+use super::super::render::{self, Expand};
+
+/// One object by the id in the path.
+pub(super) fn retrieve(
+    books: &Books,
+    endpoint: Endpoint,
+    id: &str,
+    params: Params<'_>,
+) -> Result<Value, Refusal> {
+    // A PaymentIntent may be asked for with its client secret; with the secret key that changes nothing.
+    params.only(&["expand", "client_secret"], &[])?;
+    let expand = Expand::read(params)?;
+    let (what, value) = match endpoint {
+        Endpoint::RetrieveCustomer => ("customer", books.customers.get(id).map(render::customer)),
+        Endpoint::RetrieveIntent => {
+            ("payment_intent", books.intents.get(id).map(|row| render::payment_intent(books, row)))
+        }
+        Endpoint::RetrieveRefund => ("refund", books.refunds.get(id).map(render::refund)),
+        Endpoint::RetrieveCharge => ("charge", books.charges.get(id).map(|row| render::charge(books, row))),
+        _ => ("balance transaction", books.balance.get(id).map(render::balance_transaction)),
+    };
+    let value = value.ok_or_else(|| ApiError::missing(what, id))?;
+    Ok(expand.apply(books, value))
+}
+
+/// A page of a list, newest first.
+pub(super) fn list(
+    books: &Books,
+    endpoint: Endpoint,
+    path_id: &str,
+    params: Params<'_>,
+) -> Result<Value, Refusal> {
+    let filters: &[&str] = match endpoint {
+        Endpoint::ListMethods => &["customer", "type"],
+        Endpoint::ListCustomerMethods => &["type", "allow_redisplay"],
+        Endpoint::ListCustomers => &["email"],
+        Endpoint::ListIntents => &["customer"],
+        Endpoint::ListCharges => &["customer", "payment_intent"],
+        Endpoint::ListRefunds => &["charge", "payment_intent"],
+        _ => &["source", "type", "currency"],
+    };
+    let read: Vec<&str> = WINDOW.into_iter().chain(filters.iter().copied()).collect();
+    params.only(&read, &[])?;
+    let window = Window::read(params)?;
+    let expand = Expand::read(params)?;
+    let (url, (data, has_more)) = match endpoint {
+        Endpoint::ListCustomers => ("/v1/customers".to_owned(), customers(books, params, &window)?),
+        Endpoint::ListIntents => ("/v1/payment_intents".to_owned(), intents(books, params, &window)?),
+        Endpoint::ListCharges => ("/v1/charges".to_owned(), charges(books, params, &window)?),
+        Endpoint::ListRefunds => ("/v1/refunds".to_owned(), refunds(books, params, &window)?),
+        Endpoint::ListBalance => ("/v1/balance_transactions".to_owned(), balance(books, params, &window)?),
+        Endpoint::ListMethods => {
+            ("/v1/payment_methods".to_owned(), methods(books, params.text("customer")?, params, &window)?)
+        }
+        _ => {
+            if books.customers.get(path_id).is_none() {
+                return Err(ApiError::missing("customer", path_id));
+            }
+            let url = format!("/v1/customers/{path_id}/payment_methods");
+            (url, methods(books, Some(path_id), params, &window)?)
+        }
+    };
+    Ok(expand.apply(books, render::list(&url, data, has_more)))
+}
+
+type Page = Result<(Vec<Value>, bool), Refusal>;
+
+fn same(filter: Option<&str>, value: Option<&str>) -> bool {
+    filter.is_none() || filter == value
+}
+
+fn customers(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
+    let email = params.text("email")?;
+    let rows = books.customers.newest_first().filter(|row| same(email, row.email.as_deref()));
+    let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
+    Ok((rows.into_iter().map(render::customer).collect(), more))
+}
+
+/// Only attached PaymentMethods are listed.
+fn methods(books: &Books, customer: Option<&str>, params: Params<'_>, window: &Window<'_>) -> Page {
+    let kind = params.text("type")?;
+    let rows = books.methods.newest_first().filter(|row| {
+        row.customer.is_some()
+            && same(customer, row.customer.as_deref())
+            && kind.is_none_or(|kind| kind == "card")
+    });
+    let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
+    Ok((rows.into_iter().map(render::payment_method).collect(), more))
+}
+
+fn intents(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
+    let customer = params.text("customer")?;
+    let rows = books.intents.newest_first().filter(|row| same(customer, row.customer.as_deref()));
+    let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
+    Ok((rows.into_iter().map(|row| render::payment_intent(books, row)).collect(), more))
+}
+
+fn charges(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
+    let customer = params.text("customer")?;
+    let intent = params.text("payment_intent")?;
+    let rows = books
+        .charges
+        .newest_first()
+        .filter(|row| same(customer, row.customer.as_deref()) && same(intent, Some(&row.payment_intent)));
+    let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
+    Ok((rows.into_iter().map(|row| render::charge(books, row)).collect(), more))
+}
+
+fn refunds(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
+    let charge = params.text("charge")?;
+    let intent = params.text("payment_intent")?;
+    let rows = books
+        .refunds
+        .newest_first()
+        .filter(|row| same(charge, Some(&row.charge)) && same(intent, Some(&row.payment_intent)));
+    let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
+    Ok((rows.into_iter().map(render::refund).collect(), more))
+}
+
+fn balance(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
+    let source = params.text("source")?;
+    let currency = params.text("currency")?;
+    let kind = params.choice("type", &["charge", "refund"])?;
+    let rows = books.balance.newest_first().filter(|row| {
+        same(source, Some(&row.source))
+            && same(currency, Some(&row.currency))
+            && kind.is_none_or(|kind| (kind == "refund") == (row.amount < 0))
+    });
+    let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
+    Ok((rows.into_iter().map(render::balance_transaction).collect(), more))
+}

@@ -1,0 +1,157 @@
+//! A simulated Stripe: stateful, with books of its own, reached over HTTP like the real one.
+//!
+//! It serves the part of Stripe's API that a card gateway uses, with Stripe's encodings, errors, test cards and
+//! idempotency keys, and it can be told to fail in the ways that Stripe and networks fail. What it cannot do it refuses,
+//! rather than pretend. It uses none of the gateway's code, so that its books can contradict ours.
+//!
+//! # What differs from Stripe on purpose
+//! - Only test cards are taken. The number is never stored; a fingerprint and the last four digits are.
+//! - A charge is final at once: the balance transaction is there in the answer, and a refund succeeds.
+//! - Card 4000 0000 0000 4020 (`pm_card_processing`) stays `processing` until told otherwise.
+//! - Cards that dispute or fail a refund at Stripe only pay. There are no webhooks yet.
+//!
+//! # The sandbox's own URLs
+//! | URL | |
+//! |---|---|
+//! | `GET /_sim/health` | up, and what it is |
+//! | `GET /_sim/books` | totals by currency, every PaymentIntent and refund |
+//! | `GET /_sim/requests` | counts by operation, the last requests, how many are held |
+//! | `POST /_sim/faults`, `GET`, `DELETE` | instructions: see [`faults`] |
+//! | `POST /_sim/release` | lets held requests go on |
+//! | `POST /_sim/clock` | `{"advance_seconds": 86400}` |
+//! | `POST /_sim/settings` | `{"publishable_key_tokenisation": false}` |
+//! | `POST /_sim/payment_intents/{id}/finish` | `{"outcome": "succeeded"}` or `"failed"`, for `processing` and `requires_action` |
+
+mod books;
+mod cards;
+mod control;
+mod currencies;
+mod endpoint;
+mod endpoints;
+mod error;
+pub(crate) mod faults;
+mod form;
+mod idempotency;
+mod journal;
+mod objects;
+mod params;
+mod render;
+mod request_log;
+mod server;
+
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use actix_web::dev::ServerHandle;
+
+pub use books::NoRandomness;
+pub use journal::JournalError;
+
+use books::{Books, Settings};
+use journal::Journal;
+use server::Sim;
+
+/// How a simulated Stripe is set up.
+#[derive(Clone)]
+pub struct SimOptions {
+    /// Where the books are kept; `None` keeps them in memory only.
+    pub data: Option<PathBuf>,
+    /// The key of the seller's server: `sk_test_…` or `rk_test_…`.
+    pub secret_key: String,
+    /// The key that anybody may have: `pk_test_…`.
+    pub publishable_key: String,
+    /// Whether the publishable key may turn a card number into a PaymentMethod. At Stripe this is off unless switched
+    /// on. Books that exist remember what was last set.
+    pub publishable_key_tokenisation: bool,
+}
+
+impl fmt::Debug for SimOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SimOptions")
+            .field("data", &self.data)
+            .field("publishable_key", &self.publishable_key)
+            .field("publishable_key_tokenisation", &self.publishable_key_tokenisation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a simulated Stripe does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum SimError {
+    /// A live key, or no key at all.
+    #[error("the simulated Stripe takes test keys only: {0}")]
+    Key(&'static str),
+    /// The books.
+    #[error(transparent)]
+    Books(#[from] JournalError),
+    /// The system gives no randomness.
+    #[error(transparent)]
+    Random(#[from] NoRandomness),
+    /// The socket.
+    #[error("the simulated Stripe cannot listen: {0}")]
+    Listen(#[from] io::Error),
+}
+
+/// A simulated Stripe that runs until it is stopped.
+#[derive(Debug)]
+pub struct RunningSim {
+    /// Where it answers, such as `http://127.0.0.1:4404`, without a slash at the end.
+    pub base_url: String,
+    handle: ServerHandle,
+    sim: Arc<Sim>,
+    server: tokio::task::JoinHandle<io::Result<()>>,
+}
+
+impl RunningSim {
+    /// Stops at once, without waiting for requests that are being answered, and gives the file up.
+    pub async fn stop(self) {
+        self.handle.stop(false).await;
+        // The server's own result is only about its sockets, which are gone either way.
+        let _ = self.server.await;
+        self.sim.close().await;
+    }
+}
+
+fn check_keys(options: &SimOptions) -> Result<(), SimError> {
+    let plain =
+        |key: &str| key.len() <= 255 && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let secret = &options.secret_key;
+    if !(secret.starts_with("sk_test_") || secret.starts_with("rk_test_")) || !plain(secret) {
+        return Err(SimError::Key("the secret key must start with sk_test_ or rk_test_"));
+    }
+    if !options.publishable_key.starts_with("pk_test_") || !plain(&options.publishable_key) {
+        return Err(SimError::Key("the publishable key must start with pk_test_"));
+    }
+    Ok(())
+}
+
+/// Starts a simulated Stripe on a socket that is already bound. Must be called inside a tokio runtime.
+///
+/// # Errors
+/// [`SimError`] when a key is not a test key, the books cannot be opened, or the socket cannot be used.
+pub async fn start(listener: TcpListener, options: SimOptions) -> Result<RunningSim, SimError> {
+    check_keys(&options)?;
+    let base_url = format!("http://{}", listener.local_addr()?);
+    let tokenisation = options.publishable_key_tokenisation;
+    let data = options.data.clone();
+    // Reading a long journal blocks.
+    let opened = tokio::task::spawn_blocking(move || -> Result<(Books, Journal), SimError> {
+        let mut books = Books::new(Settings { publishable_key_tokenisation: tokenisation })?;
+        let journal = match &data {
+            Some(path) => Journal::open(path, &mut books)?,
+            None => Journal::none(),
+        };
+        Ok((books, journal))
+    });
+    let (books, journal) = opened.await.map_err(io::Error::other)??;
+    let sim = Arc::new(Sim::new(options.secret_key, options.publishable_key, books, journal));
+    let server = server::listen(listener, Arc::clone(&sim))?;
+    let handle = server.handle();
+    Ok(RunningSim { base_url, handle, sim, server: tokio::spawn(server) })
+}

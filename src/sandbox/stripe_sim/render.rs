@@ -1,0 +1,425 @@
+//! Stripe's complete objects out of what the books keep, and `expand`.
+//!
+//! Complete matters: typed clients refuse an object with a required field missing, after the money has moved.
+
+use serde_json::{Value, json};
+
+use super::books::Books;
+use super::error::{ApiError, Refusal, shortened};
+use super::objects::{
+    BalanceTransaction, Billing, Card, Charge, ChargeState, Customer, IntentStatus, PaymentIntent,
+    PaymentMethod, Refund,
+};
+use super::params::Params;
+
+/// Fields that hold an id, or `data` on the way there.
+const EXPANDABLE: [&str; 8] = [
+    "data",
+    "latest_charge",
+    "balance_transaction",
+    "customer",
+    "payment_method",
+    "payment_intent",
+    "charge",
+    "source",
+];
+
+/// `expand`, checked before anything is executed.
+#[derive(Debug)]
+pub(super) struct Expand<'a>(Vec<&'a str>);
+
+impl<'a> Expand<'a> {
+    /// Reads and checks the parameter.
+    pub(super) fn read(params: Params<'a>) -> Result<Self, Refusal> {
+        let paths = params.list("expand")?;
+        for path in &paths {
+            if path.split('.').count() > 4 {
+                return Err(ApiError::parameter("expand", "You can expand at most four levels."));
+            }
+            if let Some(part) = path.split('.').find(|part| !EXPANDABLE.contains(part)) {
+                let message = format!("This property cannot be expanded ({}).", shortened(part));
+                return Err(ApiError::parameter("expand", message));
+            }
+        }
+        Ok(Self(paths))
+    }
+
+    /// Puts objects in the place of the ids asked for.
+    pub(super) fn apply(&self, books: &Books, mut value: Value) -> Value {
+        for path in &self.0 {
+            let parts: Vec<&str> = path.split('.').collect();
+            expand(books, &mut value, &parts);
+        }
+        value
+    }
+}
+
+fn expand(books: &Books, value: &mut Value, path: &[&str]) {
+    let Some((first, rest)) = path.split_first() else { return };
+    let Some(field) = value.get_mut(*first) else { return };
+    if let Value::Array(rows) = field {
+        rows.iter_mut().for_each(|row| expand(books, row, rest));
+        return;
+    }
+    if let Some(object) = field.as_str().and_then(|id| any(books, id)) {
+        *field = object;
+    }
+    expand(books, field, rest);
+}
+
+/// The object with that id, whatever it is.
+fn any(books: &Books, id: &str) -> Option<Value> {
+    match id.split_once('_')?.0 {
+        "cus" => books.customers.get(id).map(customer),
+        "pm" => books.methods.get(id).map(payment_method),
+        "pi" => books.intents.get(id).map(|intent| payment_intent(books, intent)),
+        "ch" => books.charges.get(id).map(|row| charge(books, row)),
+        "re" => books.refunds.get(id).map(refund),
+        "txn" => books.balance.get(id).map(balance_transaction),
+        _ => None,
+    }
+}
+
+/// A list object.
+pub(super) fn list(url: &str, data: Vec<Value>, has_more: bool) -> Value {
+    json!({ "object": "list", "url": url, "has_more": has_more, "data": data })
+}
+
+/// A Customer.
+pub(super) fn customer(row: &Customer) -> Value {
+    json!({
+        "id": row.id,
+        "object": "customer",
+        "address": null,
+        "balance": 0,
+        "created": row.created,
+        "currency": null,
+        "default_source": null,
+        "delinquent": false,
+        "description": row.description,
+        "discount": null,
+        "email": row.email,
+        "invoice_prefix": row.id.chars().rev().take(8).collect::<String>().to_uppercase(),
+        "invoice_settings": {
+            "custom_fields": null,
+            "default_payment_method": null,
+            "footer": null,
+            "rendering_options": null,
+        },
+        "livemode": false,
+        "metadata": row.metadata,
+        "name": row.name,
+        "next_invoice_sequence": 1,
+        "phone": row.phone,
+        "preferred_locales": [],
+        "shipping": null,
+        "tax_exempt": "none",
+        "test_clock": null,
+    })
+}
+
+fn billing(row: &Billing) -> Value {
+    let line = |name: &str| row.address.get(name);
+    json!({
+        "address": {
+            "city": line("city"),
+            "country": line("country"),
+            "line1": line("line1"),
+            "line2": line("line2"),
+            "postal_code": line("postal_code"),
+            "state": line("state"),
+        },
+        "email": row.email,
+        "name": row.name,
+        "phone": row.phone,
+        "tax_id": null,
+    })
+}
+
+fn checks(card: &Card, cvc: &str) -> Value {
+    json!({
+        "address_line1_check": null,
+        "address_postal_code_check": null,
+        "cvc_check": card.cvc_given.then_some(cvc),
+    })
+}
+
+/// A PaymentMethod.
+pub(super) fn payment_method(row: &PaymentMethod) -> Value {
+    let card = &row.card;
+    json!({
+        "id": row.id,
+        "object": "payment_method",
+        "allow_redisplay": row.allow_redisplay.as_deref().unwrap_or("unspecified"),
+        "billing_details": billing(&row.billing),
+        "card": {
+            "brand": card.brand,
+            "checks": checks(card, if row.customer.is_some() { "pass" } else { "unchecked" }),
+            "country": card.country,
+            "display_brand": card.brand,
+            "exp_month": card.exp_month,
+            "exp_year": card.exp_year,
+            "fingerprint": card.fingerprint,
+            "funding": card.funding,
+            "generated_from": null,
+            "last4": card.last4,
+            "networks": { "available": [card.brand], "preferred": null },
+            "regulated_status": "unregulated",
+            "three_d_secure_usage": { "supported": true },
+            "wallet": null,
+        },
+        "created": row.created,
+        "customer": row.customer,
+        "livemode": false,
+        "metadata": row.metadata,
+        "type": "card",
+    })
+}
+
+/// A PaymentIntent.
+pub(super) fn payment_intent(books: &Books, row: &PaymentIntent) -> Value {
+    let last_error = row.last_failure.as_ref().map(|failure| {
+        let mut error = ApiError::card(&failure.code, failure.message.clone())
+            .declined(failure.decline_code.as_deref(), failure.advice_code.as_deref())
+            .with_charge(failure.charge.as_deref());
+        if let Some(method) = books.methods.get(&failure.payment_method) {
+            error = error.with_method(payment_method(method));
+        }
+        error.inner()
+    });
+    let next_action = (row.status == IntentStatus::RequiresAction).then(|| match &row.return_url {
+        Some(return_url) => json!({
+            "type": "redirect_to_url",
+            "redirect_to_url": {
+                "return_url": return_url,
+                "url": "https://example.com/the-simulated-bank-has-no-page",
+            },
+        }),
+        None => json!({ "type": "use_stripe_sdk", "use_stripe_sdk": { "type": "three_d_secure_redirect" } }),
+    });
+    json!({
+        "id": row.id,
+        "object": "payment_intent",
+        "amount": row.amount,
+        "amount_capturable": 0,
+        "amount_details": { "tip": {} },
+        "amount_received": row.amount_received,
+        "application": null,
+        "application_fee_amount": null,
+        "automatic_payment_methods":
+            row.automatic.as_ref().map(|redirects| json!({ "allow_redirects": redirects, "enabled": true })),
+        "canceled_at": row.canceled_at,
+        "cancellation_reason": row.cancellation_reason,
+        "capture_method": row.capture_method,
+        "client_secret": row.client_secret,
+        "confirmation_method": row.confirmation_method,
+        "created": row.created,
+        "currency": row.currency,
+        "customer": row.customer,
+        "description": row.description,
+        "excluded_payment_method_types": null,
+        "last_payment_error": last_error,
+        "latest_charge": row.latest_charge,
+        "livemode": false,
+        "metadata": row.metadata,
+        "next_action": next_action,
+        "on_behalf_of": null,
+        "payment_method": row.payment_method,
+        "payment_method_configuration_details": null,
+        "payment_method_options": {
+            "card": {
+                "installments": null,
+                "mandate_options": null,
+                "network": null,
+                "request_three_d_secure": "automatic",
+            },
+        },
+        "payment_method_types": ["card"],
+        "processing": null,
+        "receipt_email": row.receipt_email,
+        "review": null,
+        "setup_future_usage": row.setup_future_usage,
+        "shipping": null,
+        "source": null,
+        "statement_descriptor": null,
+        "statement_descriptor_suffix": row.statement_descriptor_suffix,
+        "status": row.status.word(),
+        "transfer_data": null,
+        "transfer_group": row.transfer_group,
+    })
+}
+
+fn outcome(row: &Charge) -> Value {
+    match (row.state, &row.failure) {
+        (ChargeState::Failed, Some(failure)) => json!({
+            "advice_code": failure.advice_code,
+            "network_advice_code": null,
+            "network_decline_code": null,
+            "network_status": "declined_by_network",
+            "reason": failure.decline_code.as_ref().unwrap_or(&failure.code),
+            "risk_level": "normal",
+            "risk_score": 10,
+            "seller_message": "The bank did not accept the payment.",
+            "type": "issuer_declined",
+        }),
+        _ => json!({
+            "advice_code": null,
+            "network_advice_code": null,
+            "network_decline_code": null,
+            "network_status": "approved_by_network",
+            "reason": null,
+            "risk_level": "normal",
+            "risk_score": 10,
+            "seller_message": "Payment complete.",
+            "type": "authorized",
+        }),
+    }
+}
+
+/// A Charge.
+pub(super) fn charge(books: &Books, row: &Charge) -> Value {
+    // Fields of a charge that a card charge here never fills.
+    const NOT_USED: [&str; 12] = [
+        "application",
+        "application_fee",
+        "application_fee_amount",
+        "failure_balance_transaction",
+        "on_behalf_of",
+        "receipt_number",
+        "receipt_url",
+        "review",
+        "shipping",
+        "source_transfer",
+        "statement_descriptor",
+        "transfer_data",
+    ];
+    let (status, paid) = match row.state {
+        ChargeState::Pending => ("pending", false),
+        ChargeState::Succeeded => ("succeeded", true),
+        ChargeState::Failed => ("failed", false),
+    };
+    let intent = books.intents.get(&row.payment_intent);
+    let method = books.methods.get(&row.payment_method);
+    let details = method.map(|method| {
+        let card = &method.card;
+        json!({
+            "type": "card",
+            "card": {
+                "amount_authorized": paid.then_some(row.amount),
+                "brand": card.brand,
+                "checks": checks(card, if paid { "pass" } else { "fail" }),
+                "country": card.country,
+                "exp_month": card.exp_month,
+                "exp_year": card.exp_year,
+                "extended_authorization": { "status": "disabled" },
+                "fingerprint": card.fingerprint,
+                "funding": card.funding,
+                "incremental_authorization": { "status": "unavailable" },
+                "installments": null,
+                "last4": card.last4,
+                "mandate": null,
+                "multicapture": { "status": "unavailable" },
+                "network": card.brand,
+                "network_token": { "used": false },
+                "overcapture": { "maximum_amount_capturable": row.amount, "status": "unavailable" },
+                "regulated_status": "unregulated",
+                "three_d_secure": null,
+                "wallet": null,
+            },
+        })
+    });
+    let mut value = json!({
+        "id": row.id,
+        "object": "charge",
+        "amount": row.amount,
+        "amount_captured": if paid { row.amount } else { 0 },
+        "amount_refunded": row.amount_refunded,
+        "balance_transaction": row.balance_transaction,
+        "billing_details": billing(&method.map(|method| method.billing.clone()).unwrap_or_default()),
+        "calculated_statement_descriptor": "SANDBOX",
+        "captured": paid,
+        "created": row.created,
+        "currency": row.currency,
+        "customer": row.customer,
+        "description": intent.and_then(|intent| intent.description.as_ref()),
+        "disputed": false,
+        "failure_code": row.failure.as_ref().map(|failure| &failure.code),
+        "failure_message": row.failure.as_ref().map(|failure| &failure.message),
+        "fraud_details": {},
+        "livemode": false,
+        "metadata": intent.map(|intent| intent.metadata.clone()).unwrap_or_default(),
+        "outcome": if row.state == ChargeState::Pending { Value::Null } else { outcome(row) },
+        "paid": paid,
+        "payment_intent": row.payment_intent,
+        "payment_method": row.payment_method,
+        "payment_method_details": details,
+        "radar_options": {},
+        "receipt_email": intent.and_then(|intent| intent.receipt_email.as_ref()),
+        "refunded": paid && row.amount_refunded == row.amount,
+        "statement_descriptor_suffix": intent.and_then(|intent| intent.statement_descriptor_suffix.as_ref()),
+        "status": status,
+        "transfer_group": intent.and_then(|intent| intent.transfer_group.as_ref()),
+    });
+    for name in NOT_USED {
+        value[name] = Value::Null;
+    }
+    value
+}
+
+/// A Refund.
+pub(super) fn refund(row: &Refund) -> Value {
+    json!({
+        "id": row.id,
+        "object": "refund",
+        "amount": row.amount,
+        "balance_transaction": row.balance_transaction,
+        "charge": row.charge,
+        "created": row.created,
+        "currency": row.currency,
+        "destination_details": {
+            "type": "card",
+            "card": { "reference_status": "pending", "reference_type": "acquirer_reference_number", "type": "refund" },
+        },
+        "metadata": row.metadata,
+        "payment_intent": row.payment_intent,
+        "reason": row.reason,
+        "receipt_number": null,
+        "source_transfer_reversal": null,
+        "status": "succeeded",
+        "transfer_reversal": null,
+    })
+}
+
+/// A BalanceTransaction.
+pub(super) fn balance_transaction(row: &BalanceTransaction) -> Value {
+    let kind = if row.amount < 0 { "refund" } else { "charge" };
+    let fees = if row.fee == 0 {
+        json!([])
+    } else {
+        json!([{
+            "amount": row.fee,
+            "application": null,
+            "currency": row.currency,
+            "description": "Stripe processing fees",
+            "type": "stripe_fee",
+        }])
+    };
+    json!({
+        "id": row.id,
+        "object": "balance_transaction",
+        "amount": row.amount,
+        "available_on": row.created,
+        "balance_type": "payments",
+        "created": row.created,
+        "currency": row.currency,
+        "description": null,
+        "exchange_rate": null,
+        "fee": row.fee,
+        "fee_details": fees,
+        "net": row.amount.saturating_sub(row.fee),
+        "reporting_category": kind,
+        "source": row.source,
+        "status": "available",
+        "type": kind,
+    })
+}
