@@ -1,9 +1,202 @@
-//! x
+//! `prepaid402 check-config`: what the configuration means, before it is used.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
-/// x
+
+use crate::config::{self, Config, ConfigProblems, LoadSource, Loaded, RouteCharge, RouteConfig};
+use crate::proxy::route_table::RouteTable;
+
+/// Exit code for a configuration that cannot be used.
+const WRONG_CONFIGURATION: u8 = 2;
+
+/// Check the configuration and print what it means, without starting anything.
+///
+/// Shows each route with its price, the top-up options and everything that deserves a look. Secrets are never shown.
 #[derive(Debug, clap::Args)]
-pub struct CheckConfigArgs {}
-/// x
-pub async fn run(_: CheckConfigArgs) -> ExitCode { ExitCode::SUCCESS }
-/// x
-pub fn load_or_report(_: Option<std::path::PathBuf>) -> Result<crate::config::Loaded, ExitCode> { Err(ExitCode::FAILURE) }
+#[command(after_help = "Example:\n  prepaid402 check-config --config prepaid402.toml\n\n\
+    Without --config, the file named by PREPAID402_CONFIG is read, or ./prepaid402.toml if it exists.\n\
+    Exit code 0: the configuration can be used. 2: it cannot; every problem is listed.")]
+pub struct CheckConfigArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub async fn run(args: CheckConfigArgs) -> ExitCode {
+    match load_or_report(args.config) {
+        Ok(loaded) => {
+            print!("{}", describe(&loaded.config));
+            for line in overlap_lines(&loaded.config) {
+                println!("{line}");
+            }
+            for warning in &loaded.warnings {
+                println!("warning: {warning}");
+            }
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+/// Loads the configuration, or prints every problem on stderr. Warnings are left to the caller.
+///
+/// # Errors
+/// Exit code 2, after the problems were printed.
+pub fn load_or_report(config_file: Option<PathBuf>) -> Result<Loaded, ExitCode> {
+    config::load(&LoadSource { config_file }).map_err(|problems| {
+        eprint!("{}", problem_text(&problems));
+        ExitCode::from(WRONG_CONFIGURATION)
+    })
+}
+
+/// The problems as people read them: a count, then one line each.
+#[must_use]
+pub fn problem_text(problems: &ConfigProblems) -> String {
+    let count = problems.0.len();
+    let mut text = match count {
+        1 => "The configuration has 1 problem:\n".to_owned(),
+        _ => format!("The configuration has {count} problems:\n"),
+    };
+    for problem in &problems.0 {
+        text.push_str("  ");
+        text.push_str(&problem.to_string());
+        text.push('\n');
+    }
+    text
+}
+
+/// A line for each free pattern that overlaps a priced one.
+fn overlap_lines(config: &Config) -> Vec<String> {
+    match RouteTable::new(&config.routes) {
+        Ok(table) => table.overlaps().iter().map(|overlap| format!("overlap: {overlap}")).collect(),
+        Err(problems) => problems.iter().map(|problem| format!("problem: {problem}")).collect(),
+    }
+}
+
+/// The whole configuration in words, without secrets.
+fn describe(config: &Config) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_settings(&mut text, config);
+    let _ = write_sale(&mut text, config);
+    text
+}
+
+fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
+    writeln!(text, "listen         {}", config.listen)?;
+    writeln!(text, "admin pages    {}", config.admin_listen)?;
+    writeln!(text, "public URL     {}", config.public_url)?;
+    writeln!(text, "database       {}", config.database_url)?;
+    writeln!(text, "stripe         {}", config.stripe.api_base)?;
+    writeln!(text, "  secret key       set, not shown")?;
+    writeln!(text, "  publishable key  {}", config.stripe.publishable_key)?;
+    if let Some(suffix) = &config.stripe.statement_descriptor_suffix {
+        writeln!(text, "  statement suffix {suffix}")?;
+    }
+    writeln!(text, "upstream       {}", config.upstream.url)?;
+    for (name, _) in &config.upstream.headers {
+        writeln!(text, "  header           {name}: set, not shown")?;
+    }
+    for network in &config.trusted_proxies {
+        writeln!(text, "trusted proxy  {}/{}", network.address, network.prefix)?;
+    }
+    let limits = &config.limits;
+    writeln!(
+        text,
+        "limits         body {} bytes, {} requests at once, {} of one client",
+        limits.max_body_bytes, limits.max_concurrent_requests, limits.max_concurrent_per_client
+    )
+}
+
+fn write_sale(text: &mut String, config: &Config) -> std::fmt::Result {
+    let currency = config.currency;
+    let top_up = &config.top_up;
+    writeln!(
+        text,
+        "\ntop-ups: {} to {} {currency}, balance at most {} {currency}",
+        top_up.minimum, top_up.maximum, top_up.max_balance
+    )?;
+    for pack in &top_up.options {
+        writeln!(text, "  charge {} {currency}, bonus {}  ({})", pack.amount, pack.bonus, pack.label)?;
+    }
+    writeln!(text, "\nroutes: {}", config.routes.len())?;
+    for route in &config.routes {
+        writeln!(text, "  {}", route_line(route, currency.code()))?;
+    }
+    Ok(())
+}
+
+fn route_line(route: &RouteConfig, currency: &str) -> String {
+    let methods: Vec<&str> = route.methods.iter().map(String::as_str).collect();
+    let methods = methods.join(",");
+    match route.charge {
+        RouteCharge::Free => format!("{methods} {}  free", route.pattern),
+        RouteCharge::Fixed(price) => format!(
+            "{methods} {}  {price} {currency} ({} units), charged on {}",
+            route.pattern,
+            price.to_units_ceil(),
+            route.charged_statuses
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use super::*;
+
+    const FILE: &str = r#"
+        [upstream]
+        url = "http://127.0.0.1:8080"
+        [[upstream.headers]]
+        name = "x-gateway-token"
+        value_env = "TOKEN"
+        [[routes]]
+        path = "/api/weather"
+        price = "0.05"
+        charged_statuses = ["2xx", "304"]
+        [[routes]]
+        path = "/api/health"
+        free = true
+    "#;
+
+    fn env() -> BTreeMap<String, String> {
+        [
+            ("STRIPE_SECRET_KEY", "sk_test_hidden1"),
+            ("STRIPE_PUBLISHABLE_KEY", "pk_test_shown"),
+            ("TOKEN", "hidden2"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into()
+    }
+
+    #[test]
+    fn it_says_what_is_sold_and_hides_secrets() {
+        let config = config::load_from(Some(FILE), Path::new("."), &env()).unwrap().config;
+        let text = describe(&config);
+        for part in [
+            "GET /api/weather  0.05 usd (500 units), charged on 2xx, 304\n",
+            "GET /api/health  free\n",
+            "charge 5.00 usd, bonus 0.00  (5.00 USD)\n",
+            "pk_test_shown",
+            "x-gateway-token: set, not shown\n",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        assert!(!text.contains("hidden"), "{text}");
+    }
+
+    #[test]
+    fn problems_are_counted_and_listed() {
+        let problems = config::load_from(None, Path::new("."), &BTreeMap::new()).unwrap_err();
+        let text = problem_text(&problems);
+        assert!(text.starts_with("The configuration has 3 problems:\n  "), "{text}");
+        assert_eq!(text.lines().count(), 4);
+    }
+}

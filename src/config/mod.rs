@@ -1,11 +1,33 @@
-//! Validated settings. `file.rs` is the TOML shape, `validate.rs` turns it into these types and reports every problem at once.
+//! Validated settings.
+//!
+//! `load.rs` finds the texts, `layers.rs` puts defaults (`default.toml`, which is the manual), file and environment over each
+//! other, `validate.rs` and one file per section turn the result into these types and report every problem at once.
 
-mod temp; pub use temp::*;
+mod keys;
+mod layers;
+mod load;
+mod parse;
+mod problem;
+mod routes;
+mod sandbox;
+mod secrets;
+mod section;
+mod stripe;
+mod top_up;
+mod upstream;
+mod validate;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::layers::DEFAULT_TOML;
+pub use self::load::{LoadSource, Loaded, load, load_from};
+pub use self::parse::NotANetwork;
+pub use self::problem::{ConfigProblems, Problem};
+pub use self::sandbox::{SandboxOptions, sandbox};
+pub use self::stripe::LIVE_KEYS_REFUSED;
 use crate::domain::{Currency, Micros};
 
 /// Everything that the gateway needs to know, checked.
@@ -128,6 +150,11 @@ impl StatusSet {
     pub fn contains(&self, status: u16) -> bool {
         self.0.contains(&status)
     }
+
+    /// The codes in ascending order.
+    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        self.0.iter().copied()
+    }
 }
 
 /// How much may be charged.
@@ -210,3 +237,6 @@ impl std::fmt::Debug for Secret {
         f.write_str("Secret(redacted)")
     }
 }
+
+#[cfg(test)]
+mod tests;

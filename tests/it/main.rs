@@ -1,5 +1,5 @@
 //! Behaviour through the doors that users use: HTTP, the command line, and the state of the database.
-#![allow(missing_docs, clippy::unwrap_used, reason = "tests")]
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
 mod support;
 

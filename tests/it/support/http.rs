@@ -44,7 +44,9 @@ impl Client {
         headers: &[(&str, &str)],
         body: Option<(&str, &[u8])>,
     ) -> Answer {
-        self.try_send(method, url, headers, body).await.unwrap_or_else(|Broken| panic!("{method} {url} broke"))
+        self.try_send(method, url, headers, body)
+            .await
+            .unwrap_or_else(|Broken| panic!("{method} {url} broke"))
     }
 
     pub async fn try_send(

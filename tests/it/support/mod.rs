@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use prepaid402::app::{self, RunningApp};
 use prepaid402::protocol::stripe402::{
-    PaymentPayload, PaymentRequired, PaymentResponse, decode_payment_required, decode_payment_response, encode,
+    PaymentPayload, PaymentRequired, PaymentResponse, decode_payment_required, decode_payment_response,
+    encode,
 };
 use prepaid402::sandbox::stripe_sim::{self, RunningSim, SimOptions};
 use serde_json::{Value, json};
@@ -100,10 +101,9 @@ impl World {
 
     pub fn toml(&self, listen: SocketAddr, admin: SocketAddr) -> String {
         format!(
-            "listen = \"{listen}\"\nadmin_listen = \"{admin}\"\npublic_url = \"http://127.0.0.1:{port}\"\n\
+            "listen = \"{listen}\"\nadmin_listen = \"{admin}\"\npublic_url = \"https://api.example.com\"\n\
              data_dir = {data:?}\n{extra}\n[stripe]\npublishable_key = \"{PUBLISHABLE_KEY}\"\napi_base = \"{stripe}\"\n\
              timeout = \"2s\"\n[upstream]\nurl = \"{upstream}\"\nresponse_timeout = \"2s\"\nidle_timeout = \"2s\"\n{packs}\n{routes}",
-            port = listen.port(),
             data = self.folder.path().join("data"),
             extra = self.extra,
             stripe = self.sim.base_url,
@@ -128,7 +128,8 @@ impl World {
 
     /// A card token, made directly at Stripe as a caller would.
     pub async fn tokenise(&self, number: &str) -> String {
-        let form = format!("type=card&card[number]={number}&card[exp_month]=12&card[exp_year]=2034&card[cvc]=123");
+        let form =
+            format!("type=card&card[number]={number}&card[exp_month]=12&card[exp_year]=2034&card[cvc]=123");
         let answer = self
             .client
             .send(

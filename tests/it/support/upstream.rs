@@ -135,8 +135,10 @@ impl TestUpstream {
                     "bodyLength": seen.body.len(),
                 })
                 .to_string();
-                let head =
-                    format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", body.len());
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+                    body.len()
+                );
                 let body = if seen.method == "HEAD" { "" } else { &body };
                 socket.write_all(format!("{head}{body}").as_bytes()).await.is_ok()
             }

@@ -1,0 +1,175 @@
+//! The keys that exist. Unknown ones are refused, with the closest known key suggested.
+
+use toml::{Table, Value};
+
+use super::problem::{Report, closest, holds_stripe_secret};
+
+/// How a setting is written, so that an environment variable can stand for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A TOML string.
+    Text,
+    /// A whole number.
+    Integer,
+    /// `true` or `false`.
+    Boolean,
+    /// An array of strings; separated by commas in the environment.
+    List,
+}
+
+/// Settings that an environment variable may override, by path.
+pub(super) const SETTINGS: &[(&str, Kind)] = &[
+    ("listen", Kind::Text),
+    ("admin_listen", Kind::Text),
+    ("admin_allow_remote", Kind::Boolean),
+    ("public_url", Kind::Text),
+    ("data_dir", Kind::Text),
+    ("database_url", Kind::Text),
+    ("currency", Kind::Text),
+    ("trusted_proxies", Kind::List),
+    ("stripe.secret_key_file", Kind::Text),
+    ("stripe.publishable_key", Kind::Text),
+    ("stripe.api_base", Kind::Text),
+    ("stripe.api_version", Kind::Text),
+    ("stripe.timeout", Kind::Text),
+    ("stripe.statement_descriptor_suffix", Kind::Text),
+    ("upstream.url", Kind::Text),
+    ("upstream.connect_timeout", Kind::Text),
+    ("upstream.response_timeout", Kind::Text),
+    ("upstream.idle_timeout", Kind::Text),
+    ("upstream.preserve_host", Kind::Boolean),
+    ("top_up.minimum", Kind::Text),
+    ("top_up.maximum", Kind::Text),
+    ("top_up.max_balance", Kind::Text),
+    ("limits.max_body_bytes", Kind::Integer),
+    ("limits.body_timeout", Kind::Text),
+    ("limits.max_concurrent_requests", Kind::Integer),
+    ("limits.max_concurrent_per_client", Kind::Integer),
+    ("limits.shutdown_timeout", Kind::Text),
+    ("log.filter", Kind::Text),
+    ("log.json", Kind::Boolean),
+];
+
+/// Arrays of tables and the keys of one element.
+pub(super) const ARRAYS: &[(&str, &[&str])] = &[
+    ("upstream.headers", &["name", "value_env", "value_file"]),
+    ("top_up.options", &["amount", "bonus", "label"]),
+    (
+        "routes",
+        &[
+            "methods",
+            "path",
+            "price",
+            "free",
+            "description",
+            "mime_type",
+            "charged_statuses",
+            "response_timeout",
+            "max_body_bytes",
+        ],
+    ),
+];
+
+/// Sections of the file.
+const SECTIONS: &[&str] = &["stripe", "upstream", "top_up", "limits", "log"];
+
+/// What to do about a secret in the file.
+const SECRET_IN_FILE: &str = "a secret does not belong in this file, which people read and commit: put it in the environment \
+                              variable STRIPE_SECRET_KEY (the .env file will do), or name a file with stripe.secret_key_file";
+
+/// What to do about a plain header value.
+const HEADER_VALUE: &str = "a secret does not belong in this file: write value_env = \"UPSTREAM_TOKEN\" and set that environment \
+                            variable, or value_file = \"upstream-token.txt\"";
+
+/// The environment variable that overrides a setting: `stripe.api_base` → `PREPAID402_STRIPE__API_BASE`.
+pub(super) fn variable_of(path: &str) -> String {
+    format!("PREPAID402_{}", path.replace('.', "__").to_uppercase())
+}
+
+/// Refuses every key of a file that does not exist, and secrets written into it. Values are never echoed.
+pub(super) fn check_keys(file: &Table, report: &mut Report) {
+    check_table(file, "", report);
+    check_secrets(&Value::Table(file.clone()), "", report);
+}
+
+fn check_table(table: &Table, section: &str, report: &mut Report) {
+    for (key, value) in table {
+        let path = if section.is_empty() { key.clone() } else { format!("{section}.{key}") };
+        if let Some((_, fields)) = ARRAYS.iter().find(|(array, _)| *array == path) {
+            check_elements(value, &path, fields, report);
+        } else if section.is_empty() && SECTIONS.contains(&key.as_str()) {
+            match value.as_table() {
+                Some(inner) => check_table(inner, key, report),
+                None => report.problem(&path, format!("is a section: write [{key}] on a line of its own")),
+            }
+        } else if path == "stripe.secret_key" {
+            report.problem(&path, SECRET_IN_FILE);
+        } else if !SETTINGS.iter().any(|(known, _)| *known == path) {
+            report.problem(&path, unknown(&path));
+        }
+    }
+}
+
+fn unknown(path: &str) -> String {
+    let arrays = ARRAYS.iter().map(|(array, _)| *array);
+    let known = SETTINGS.iter().map(|(known, _)| *known).chain(arrays).chain(SECTIONS.iter().copied());
+    let candidates: Vec<&str> = known.collect();
+    let last = path.rsplit('.').next().unwrap_or(path);
+    // A key in the wrong section is as common as a misspelt one.
+    let moved = candidates.iter().copied().find(|c| c.rsplit('.').next() == Some(last));
+    match moved.or_else(|| closest(path, candidates.iter().copied())) {
+        Some(meant) => format!("there is no such key; did you mean {meant}?"),
+        None => "there is no such key; every key is explained in src/config/default.toml".to_owned(),
+    }
+}
+
+fn check_elements(value: &Value, path: &str, fields: &[&str], report: &mut Report) {
+    let Some(elements) = value.as_array() else {
+        return report.problem(path, format!("is a list: write [[{path}]] with two brackets"));
+    };
+    for (index, element) in elements.iter().enumerate() {
+        let element_path = format!("{path}[{index}]");
+        let Some(table) = element.as_table() else {
+            report.problem(&element_path, format!("is not a table: write [[{path}]] and its keys below"));
+            continue;
+        };
+        for key in table.keys().filter(|key| !fields.contains(&key.as_str())) {
+            let key_path = format!("{element_path}.{key}");
+            match (path, closest(key, fields.iter().copied())) {
+                ("upstream.headers", _) if key == "value" => report.problem(&key_path, HEADER_VALUE),
+                (_, Some(meant)) => {
+                    report.problem(&key_path, format!("there is no such key; did you mean {meant}?"))
+                }
+                (_, None) => {
+                    report
+                        .problem(&key_path, format!("there is no such key; known are {}", fields.join(", ")));
+                }
+            }
+        }
+    }
+}
+
+/// Finds Stripe secrets anywhere in the file. The publishable key's slot has its own sentence, see `stripe.rs`.
+fn check_secrets(value: &Value, path: &str, report: &mut Report) {
+    match value {
+        Value::String(text)
+            if holds_stripe_secret(text)
+                && path != "stripe.publishable_key"
+                && path != "stripe.secret_key" =>
+        {
+            report.problem(path, SECRET_IN_FILE);
+        }
+        Value::Array(elements) => {
+            for (index, element) in elements.iter().enumerate() {
+                check_secrets(element, &format!("{path}[{index}]"), report);
+            }
+        }
+        Value::Table(table) => {
+            for (key, inner) in table {
+                let dot = if path.is_empty() { "" } else { "." };
+                check_secrets(inner, &format!("{path}{dot}{key}"), report);
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,131 @@
+//! Defaults, then the file, then the environment: one table.
+
+use std::collections::BTreeMap;
+
+use toml::{Table, Value};
+
+use super::keys::{Kind, SETTINGS, check_keys, variable_of};
+use super::problem::{Report, closest};
+
+/// The defaults and, in its comments, the manual.
+pub const DEFAULT_TOML: &str = include_str!("default.toml");
+
+/// Variables with our prefix that are no settings.
+const OTHER_VARIABLES: &[&str] = &["PREPAID402_CONFIG", "PREPAID402_KEY_SECRET"];
+
+/// Puts the layers over each other. What cannot be used is reported and left out.
+pub(super) fn merge(file_text: Option<&str>, env: &BTreeMap<String, String>, report: &mut Report) -> Table {
+    // The embedded file is fixed at build time, and a test reads it; a failure here would show as a problem all the same.
+    let mut merged = parse(DEFAULT_TOML, "the built-in defaults", report).unwrap_or_default();
+    if let Some(file) = file_text.and_then(|text| parse(text, "the configuration file", report)) {
+        check_keys(&file, report);
+        overlay(&mut merged, &file);
+        // An own list of options brings its own minimum: the first one.
+        let own = file.get("top_up").and_then(Value::as_table);
+        if own.is_some_and(|own| own.contains_key("options") && !own.contains_key("minimum"))
+            && let Some(top_up) = merged.get_mut("top_up").and_then(Value::as_table_mut)
+        {
+            top_up.remove("minimum");
+        }
+    }
+    apply_environment(&mut merged, env, report);
+    merged
+}
+
+/// Parses TOML. The parser's own report would print the line, which may hold a secret: only its number is told.
+pub(super) fn parse(text: &str, name: &str, report: &mut Report) -> Option<Table> {
+    match text.parse::<Table>() {
+        Ok(table) => Some(table),
+        Err(error) => {
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
+            let line = before.matches('\n').count() + 1;
+            report.problem(
+                name,
+                format!("line {line} is not valid TOML: {}", error.message().replace('\n', ", ")),
+            );
+            None
+        }
+    }
+}
+
+/// Sections are merged key by key; everything else is replaced. A section that is no table was reported before.
+pub(super) fn overlay(base: &mut Table, over: &Table) {
+    for (key, value) in over {
+        match (base.get_mut(key), value) {
+            (Some(Value::Table(inner)), Value::Table(over)) => overlay(inner, over),
+            (Some(Value::Table(_)), _) => {}
+            _ => {
+                base.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// Sets the value at a path of at most one section.
+pub(super) fn set(table: &mut Table, path: &str, value: Value) {
+    match path.split_once('.') {
+        None => {
+            table.insert(path.to_owned(), value);
+        }
+        Some((section, key)) => {
+            let inner = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            if let Value::Table(inner) = inner {
+                inner.insert(key.to_owned(), value);
+            }
+        }
+    }
+}
+
+fn apply_environment(merged: &mut Table, env: &BTreeMap<String, String>, report: &mut Report) {
+    let settings: Vec<(String, &str, Kind)> =
+        SETTINGS.iter().map(|(path, kind)| (variable_of(path), *path, *kind)).collect();
+    let ours = env.range("PREPAID402_".to_owned()..).take_while(|(name, _)| name.starts_with("PREPAID402_"));
+    for (name, text) in ours {
+        if OTHER_VARIABLES.contains(&name.as_str()) {
+            continue;
+        }
+        let Some((_, path, kind)) = settings.iter().find(|(variable, ..)| variable == name) else {
+            report.problem(name, unknown_variable(name, &settings));
+            continue;
+        };
+        let text = text.trim();
+        if text.is_empty() {
+            continue;
+        }
+        report.origins.insert((*path).to_owned(), name.clone());
+        match convert(text, *kind) {
+            Ok(value) => set(merged, path, value),
+            Err(what) => report.problem(path, what),
+        }
+    }
+    if let Some(key) = env.get("STRIPE_PUBLISHABLE_KEY").map(|key| key.trim()).filter(|key| !key.is_empty()) {
+        report.origins.insert("stripe.publishable_key".to_owned(), "STRIPE_PUBLISHABLE_KEY".to_owned());
+        set(merged, "stripe.publishable_key", Value::String(key.to_owned()));
+    }
+}
+
+fn convert(text: &str, kind: Kind) -> Result<Value, &'static str> {
+    match kind {
+        Kind::Text => Ok(Value::String(text.to_owned())),
+        Kind::Integer => text.parse().map(Value::Integer).map_err(|_| "is not a whole number"),
+        Kind::Boolean => text.parse().map(Value::Boolean).map_err(|_| "is neither true nor false"),
+        Kind::List => {
+            Ok(Value::Array(text.split(',').map(|part| Value::String(part.trim().to_owned())).collect()))
+        }
+    }
+}
+
+fn unknown_variable(name: &str, settings: &[(String, &str, Kind)]) -> String {
+    if name == "PREPAID402_STRIPE__SECRET_KEY" || name == "PREPAID402_STRIPE_SECRET_KEY" {
+        return "there is no such variable; did you mean STRIPE_SECRET_KEY?".to_owned();
+    }
+    let known =
+        settings.iter().map(|(variable, ..)| variable.as_str()).chain(OTHER_VARIABLES.iter().copied());
+    // The prefix is no evidence: only what follows it is compared.
+    let rest = name.strip_prefix("PREPAID402_").unwrap_or(name);
+    let rests = known.map(|variable| variable.strip_prefix("PREPAID402_").unwrap_or(variable));
+    match closest(rest, rests) {
+        Some(meant) => format!("there is no such variable; did you mean PREPAID402_{meant}?"),
+        None => "there is no such variable; a setting's variable is PREPAID402_SECTION__KEY".to_owned(),
+    }
+}

@@ -1,0 +1,156 @@
+//! Where settings come from: the file, the environment, and `.env` in the working directory.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::problem::{ConfigProblems, Problem, Report};
+use super::secrets::SecretSources;
+use super::{Config, Secret, layers, validate};
+
+/// The file that is used when none is named and it exists.
+const DEFAULT_FILE: &str = "prepaid402.toml";
+const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+/// What the command line says about where settings are.
+#[derive(Debug, Clone, Default)]
+pub struct LoadSource {
+    /// `--config FILE`; without it the variable `PREPAID402_CONFIG`, then `./prepaid402.toml` if it exists.
+    pub config_file: Option<PathBuf>,
+}
+
+/// Checked settings, and what deserves a look.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// Sentences for people. Nothing in them is secret.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the file, `.env` and the environment, and checks everything.
+///
+/// # Errors
+/// Every problem at once, each with the key's path and what to write instead.
+pub fn load(source: &LoadSource) -> Result<Loaded, ConfigProblems> {
+    let mut report = Report::default();
+    let env = environment(&mut report);
+    let named = source.config_file.clone().or_else(|| {
+        env.get("PREPAID402_CONFIG")
+            .map(|name| name.trim())
+            .filter(|name| !name.is_empty())
+            .map(PathBuf::from)
+    });
+    let path = named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()));
+    let text = path.as_deref().and_then(|path| read_file(path, &mut report));
+    if path.is_some() && text.is_none() {
+        // Without the file everything else would look missing: that is the one problem to tell.
+        return Err(ConfigProblems(report.problems));
+    }
+    let result = load_from(text.as_deref(), folder_of(path.as_deref()), &env);
+    with_earlier(report, result)
+}
+
+/// The same from given texts: touches neither the process nor the working directory, only secret files that are named.
+/// `file_dir` is what their names are relative to.
+///
+/// # Errors
+/// Every problem at once, each with the key's path and what to write instead.
+pub fn load_from(
+    file_text: Option<&str>,
+    file_dir: &Path,
+    env: &BTreeMap<String, String>,
+) -> Result<Loaded, ConfigProblems> {
+    let mut report = Report::default();
+    let table = layers::merge(file_text, env, &mut report);
+    let mut loaded = finish(&table, SecretSources { env, dir: file_dir }, false, report)?;
+    loaded.config.key_secret = env.get("PREPAID402_KEY_SECRET").cloned().map(Secret::new);
+    Ok(loaded)
+}
+
+/// Checks a merged table.
+pub(super) fn finish(
+    table: &toml::Table,
+    secrets: SecretSources<'_>,
+    sandbox: bool,
+    mut report: Report,
+) -> Result<Loaded, ConfigProblems> {
+    match validate::config(table, secrets, sandbox, &mut report) {
+        Some(config) if report.problems.is_empty() => Ok(Loaded { config, warnings: report.warnings }),
+        _ => Err(ConfigProblems(report.problems)),
+    }
+}
+
+/// Puts problems found while reading before those found while checking.
+pub(super) fn with_earlier(
+    mut earlier: Report,
+    result: Result<Loaded, ConfigProblems>,
+) -> Result<Loaded, ConfigProblems> {
+    match result {
+        Ok(loaded) if earlier.problems.is_empty() => Ok(loaded),
+        Ok(_) => Err(ConfigProblems(earlier.problems)),
+        Err(ConfigProblems(later)) => {
+            earlier.problems.extend(later);
+            Err(ConfigProblems(earlier.problems))
+        }
+    }
+}
+
+/// The folder that a file's own file names are relative to.
+pub(super) fn folder_of(path: Option<&Path>) -> &Path {
+    path.and_then(Path::parent).filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Reads a configuration file, up to 1 MiB.
+pub(super) fn read_file(path: &Path, report: &mut Report) -> Option<String> {
+    let mut text = String::new();
+    let read =
+        std::fs::File::open(path).and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text));
+    let what = match read {
+        Ok(_) if text.len() as u64 <= MAX_FILE_BYTES => return Some(text),
+        Ok(_) => format!("is larger than {MAX_FILE_BYTES} bytes"),
+        Err(error) => format!("cannot be read: {error}"),
+    };
+    report.problem(&path.display().to_string(), what);
+    None
+}
+
+/// `.env` and, over it, the process environment. The process environment is never changed.
+pub(super) fn environment(report: &mut Report) -> BTreeMap<String, String> {
+    let mut env = dot_env(Path::new(".env"), report);
+    for (name, value) in std::env::vars_os() {
+        // Names and values that are no text cannot be ours; `vars()` would panic on them.
+        if let (Ok(name), Ok(value)) = (name.into_string(), value.into_string()) {
+            env.insert(name, value);
+        }
+    }
+    env
+}
+
+/// The variables of a `.env` file; none when there is no such file. Lines are never echoed: they hold secrets.
+pub(super) fn dot_env(path: &Path, report: &mut Report) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    let entries = match dotenvy::from_path_iter(path) {
+        Ok(entries) => entries,
+        Err(error) if error.not_found() => return env,
+        Err(_) => {
+            report.problems.push(Problem { path: ".env".to_owned(), what: "cannot be read".to_owned() });
+            return env;
+        }
+    };
+    for (index, entry) in entries.enumerate() {
+        match entry {
+            // As every reader of .env does: the first of two lines wins.
+            Ok((name, value)) => {
+                env.entry(name).or_insert(value);
+            }
+            Err(_) => {
+                let what =
+                    format!("entry {} is not NAME=value; put a value with blanks in quotes", index + 1);
+                report.problems.push(Problem { path: ".env".to_owned(), what });
+                break;
+            }
+        }
+    }
+    env
+}

@@ -1,0 +1,180 @@
+//! `[stripe]`: keys and where Stripe is.
+
+use super::problem::Report;
+use super::secrets::SecretSources;
+use super::section::Section;
+use super::{Secret, StripeConfig, parse, validate};
+
+/// The sentence for live keys.
+pub const LIVE_KEYS_REFUSED: &str = "Live Stripe keys are refused by this version: refunds, disputes and webhooks are not \
+                                     handled yet, so real money could go wrong. Use sk_test_/rk_test_ and pk_test_ keys.";
+
+/// Stripe itself.
+pub(super) const STRIPE_API: &str = "https://api.stripe.com";
+
+pub(super) fn read(
+    section: &Section<'_>,
+    secrets: SecretSources<'_>,
+    report: &mut Report,
+) -> Option<StripeConfig> {
+    let secret_key = secret_key(section, secrets, report);
+    let publishable_key = section.text("publishable_key", report);
+    if publishable_key.is_none() && !section.has("publishable_key") {
+        let what = "set the environment variable STRIPE_PUBLISHABLE_KEY, or write publishable_key = \"pk_test_…\" under [stripe]";
+        section.missing("publishable_key", what, report);
+    }
+    let keys = check_keys(section, secret_key, publishable_key, report);
+    let api_base = api_base(section, report);
+    let api_version = api_version(section, report);
+    let timeout = section.duration("timeout", validate::millis(100)..=validate::millis(120_000), report);
+    let suffix = statement_suffix(section, report);
+    let (secret_key, publishable_key) = keys?;
+    Some(StripeConfig {
+        secret_key,
+        publishable_key,
+        api_base: api_base?,
+        api_version: api_version?,
+        timeout: timeout?,
+        statement_descriptor_suffix: suffix?,
+    })
+}
+
+fn secret_key(section: &Section<'_>, secrets: SecretSources<'_>, report: &mut Report) -> Option<Secret> {
+    let from_env = secrets.variable("STRIPE_SECRET_KEY");
+    let file = section.text("secret_key_file", report);
+    match (from_env, file) {
+        (Some(_), Some(_)) => {
+            report.problem(
+                "stripe.secret_key_file",
+                "the environment variable STRIPE_SECRET_KEY is set as well: keep one of the two",
+            );
+            None
+        }
+        (Some(key), None) => Some(key),
+        (None, Some(file)) => match secrets.file(file) {
+            Ok(key) => Some(key),
+            Err(what) => {
+                report.problem("stripe.secret_key_file", what);
+                None
+            }
+        },
+        (None, None) if section.has("secret_key_file") => None,
+        (None, None) => {
+            report.problem(
+                "STRIPE_SECRET_KEY",
+                "is required: set this environment variable to your sk_test_… or rk_test_… key, or name a file with \
+                 stripe.secret_key_file",
+            );
+            None
+        }
+    }
+}
+
+/// Both keys, when each is a test key of its kind. Live keys are told once, whichever of the two is one.
+fn check_keys(
+    section: &Section<'_>,
+    secret_key: Option<Secret>,
+    publishable_key: Option<&str>,
+    report: &mut Report,
+) -> Option<(Secret, String)> {
+    let secret_path =
+        if section.has("secret_key_file") { "stripe.secret_key_file" } else { "STRIPE_SECRET_KEY" };
+    let live_secret = secret_key.as_ref().is_some_and(|key| is_live(key.expose()));
+    let live_publishable = publishable_key.is_some_and(is_live);
+    if live_secret || live_publishable {
+        let path = if live_secret { secret_path } else { "stripe.publishable_key" };
+        report.problem(path, LIVE_KEYS_REFUSED);
+    }
+    let secret_ok = secret_key.as_ref().is_some_and(|key| is_key(key.expose(), &["sk_test_", "rk_test_"]));
+    if secret_key.is_some() && !secret_ok && !live_secret {
+        report.problem(secret_path, "is not a Stripe test secret key: it starts with sk_test_ or rk_test_");
+    }
+    let publishable_ok = publishable_key.is_some_and(|key| is_key(key, &["pk_test_"]));
+    if let Some(key) = publishable_key
+        && !publishable_ok
+        && !live_publishable
+    {
+        report.problem("stripe.publishable_key", wrong_publishable(key));
+    }
+    let key = secret_key.filter(|_| secret_ok)?;
+    publishable_key.filter(|_| publishable_ok).map(|publishable| (key, publishable.to_owned()))
+}
+
+fn wrong_publishable(key: &str) -> &'static str {
+    if key.starts_with("sk_") || key.starts_with("rk_") {
+        "holds a secret key, which would be published to every caller: put the pk_test_… key here, and replace the secret \
+         key in Stripe's dashboard if this file was shared"
+    } else {
+        "is not a Stripe test publishable key: it starts with pk_test_"
+    }
+}
+
+fn is_live(key: &str) -> bool {
+    ["sk_live_", "rk_live_", "pk_live_"].iter().any(|prefix| key.starts_with(prefix))
+}
+
+/// One of the prefixes, then up to 240 letters, digits and underscores: nothing that could break a header.
+fn is_key(key: &str, prefixes: &[&str]) -> bool {
+    prefixes.iter().filter_map(|prefix| key.strip_prefix(prefix)).any(|rest| {
+        (1..=240).contains(&rest.len()) && rest.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    })
+}
+
+fn api_base(section: &Section<'_>, report: &mut Report) -> Option<String> {
+    let text = section.text("api_base", report)?;
+    let path = section.path("api_base");
+    let address = match parse::WebAddress::parse(text) {
+        Ok(address) => address,
+        Err(what) => {
+            report.problem(&path, what);
+            return None;
+        }
+    };
+    if !matches!(address.path.as_str(), "" | "/") {
+        report.problem(&path, format!("must not have a path: write \"{}\"", address.origin));
+        return None;
+    }
+    if address.origin != STRIPE_API && !address.is_loopback() {
+        report.problem(
+            &path,
+            format!("must be {STRIPE_API} or a simulator on this machine, such as http://127.0.0.1:4242"),
+        );
+        return None;
+    }
+    Some(address.origin)
+}
+
+/// The outer `Option` is "usable", the inner "given".
+fn api_version(section: &Section<'_>, report: &mut Report) -> Option<Option<String>> {
+    if !section.has("api_version") {
+        return Some(None);
+    }
+    let text = section.text("api_version", report)?;
+    let plain = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._;=".contains(&b));
+    if plain {
+        return Some(Some(text.to_owned()));
+    }
+    report.problem(&section.path("api_version"), "is not a version such as \"2026-03-25.dahlia\"");
+    None
+}
+
+/// Rules: <https://docs.stripe.com/get-started/account/statement-descriptors>.
+fn statement_suffix(section: &Section<'_>, report: &mut Report) -> Option<Option<String>> {
+    if !section.has("statement_descriptor_suffix") {
+        return Some(None);
+    }
+    let text = section.text("statement_descriptor_suffix", report)?;
+    let what = if !(2..=22).contains(&text.chars().count()) {
+        "must have 2 to 22 characters"
+    } else if text.contains(['<', '>', '\\', '\'', '"', '*']) {
+        "must not contain any of < > \\ ' \" *"
+    } else if !text.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+        "must be written in plain Latin letters, digits and signs"
+    } else if !text.bytes().any(|b| b.is_ascii_alphabetic()) {
+        "must contain at least one letter"
+    } else {
+        return Some(Some(text.to_owned()));
+    };
+    report.problem(&section.path("statement_descriptor_suffix"), what);
+    None
+}

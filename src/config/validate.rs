@@ -1,0 +1,228 @@
+//! The merged table → checked settings, with every problem at once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Table;
+use tracing_subscriber::EnvFilter;
+
+use super::parse::WebAddress;
+use super::problem::{Report, shown};
+use super::secrets::SecretSources;
+use super::section::Section;
+use super::{Config, IpNetwork, LimitsConfig, LogConfig, routes, stripe, top_up, upstream};
+use crate::domain::Currency;
+
+/// The largest body that may be configured, in bytes (1 GiB).
+pub(super) const MAX_BODY: u32 = 1 << 30;
+const MAX_TRUSTED_PROXIES: usize = 256;
+
+pub(super) const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Reads the table. `None` when there is a problem; all of them are in the report.
+pub(super) fn config(
+    table: &Table,
+    secrets: SecretSources<'_>,
+    sandbox: bool,
+    report: &mut Report,
+) -> Option<Config> {
+    let root = Section::root(table);
+    // Everything is read before the first `?`, so that one problem does not hide another.
+    let listen = socket_address(&root, "listen", report);
+    let admin_listen = admin_listen(&root, listen, report);
+    let public_url = public_url(&root, listen, report);
+    let data_dir = root.text("data_dir", report).map(PathBuf::from);
+    let database_url = database_url(&root, data_dir.as_ref(), report);
+    let currency = currency(&root, report);
+    let stripe = stripe::read(&root.section("stripe"), secrets, report);
+    let upstream = upstream::read(&root.section("upstream"), secrets, listen, report);
+    let top_up = top_up::read(&root.section("top_up"), currency, report);
+    let routes = routes::read(&root, top_up.as_ref().map(|top_up| top_up.maximum), report);
+    let limits = limits(&root.section("limits"), report);
+    let trusted_proxies = trusted_proxies(&root, report);
+    let log = log(&root.section("log"), report);
+    if let Some(stripe) = stripe.as_ref().filter(|stripe| !sandbox && stripe.api_base != stripe::STRIPE_API) {
+        report.warn(format!("stripe.api_base is {}, a simulator: no card is charged.", stripe.api_base));
+    }
+    Some(Config {
+        listen: listen?,
+        admin_listen: admin_listen?,
+        public_url: public_url?,
+        data_dir: data_dir?,
+        database_url: database_url?,
+        currency: currency?,
+        stripe: stripe?,
+        upstream: upstream?,
+        routes,
+        top_up: top_up?,
+        limits: limits?,
+        trusted_proxies: trusted_proxies?,
+        log: log?,
+        key_secret: None,
+        sandbox,
+    })
+}
+
+fn socket_address(root: &Section<'_>, key: &str, report: &mut Report) -> Option<SocketAddr> {
+    let text = root.text(key, report)?;
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        let what = format!("{} is not an address and port such as \"127.0.0.1:4402\"", shown(text));
+        report.problem(key, what);
+    }
+    parsed
+}
+
+fn admin_listen(root: &Section<'_>, listen: Option<SocketAddr>, report: &mut Report) -> Option<SocketAddr> {
+    let allow_remote = root.boolean("admin_allow_remote", report);
+    let address = socket_address(root, "admin_listen", report)?;
+    let any = |address: SocketAddr| address.ip().is_unspecified();
+    // Port 0 asks the system for a free port, so two of them never collide.
+    let same = listen.is_some_and(|listen| {
+        address.port() != 0
+            && listen.port() == address.port()
+            && (listen.ip() == address.ip() || any(listen) || any(address))
+    });
+    if same {
+        report.problem("admin_listen", "is the same as listen: the admin pages need a port of their own");
+    }
+    if !address.ip().to_canonical().is_loopback() {
+        match allow_remote {
+            Some(true) => report.warn(format!(
+                "The admin pages listen on {address}, reachable from other machines: protect that address."
+            )),
+            Some(false) => report.problem(
+                "admin_listen",
+                "can be reached from other machines: write \"127.0.0.1:4403\", or admin_allow_remote = true if you mean it",
+            ),
+            None => {}
+        }
+    }
+    Some(address)
+}
+
+fn public_url(root: &Section<'_>, listen: Option<SocketAddr>, report: &mut Report) -> Option<String> {
+    let text = root.text("public_url", report)?;
+    let address = match WebAddress::parse(text) {
+        Ok(address) => address,
+        Err(what) => {
+            report.problem("public_url", what);
+            return None;
+        }
+    };
+    if !address.path.is_empty() {
+        report.problem("public_url", format!("must end after host and port: write \"{}\"", address.origin));
+        return None;
+    }
+    if address.scheme == "http" && !address.is_loopback() {
+        report.warn(format!(
+            "public_url is {}: over plain http anybody on the way can read and spend a client's key. Use https.",
+            address.origin
+        ));
+    }
+    if address.is_loopback() && listen.is_some_and(|listen| !listen.ip().to_canonical().is_loopback()) {
+        report.warn(format!(
+            "public_url is {}, but listen is reachable from other machines, which cannot follow that address.",
+            address.origin
+        ));
+    }
+    Some(address.origin)
+}
+
+fn database_url(root: &Section<'_>, data_dir: Option<&PathBuf>, report: &mut Report) -> Option<String> {
+    if !root.has("database_url") {
+        let Some(path) = data_dir?.join("prepaid402.db").to_str().map(str::to_owned) else {
+            report.problem("data_dir", "is not readable as text");
+            return None;
+        };
+        return Some(format!("sqlite:{path}"));
+    }
+    let text = root.text("database_url", report)?;
+    let what = if text.starts_with("postgres:") || text.starts_with("postgresql:") {
+        // Not echoed: such an address usually holds a password.
+        "PostgreSQL comes with a later version: write \"sqlite:PATH\", or remove the line"
+    } else {
+        match text.strip_prefix("sqlite:") {
+            Some(":memory:") => "would lose every balance at the end of the process: write \"sqlite:PATH\"",
+            Some(path) if path.contains(['?', '#']) => "must be a plain path, without ? or #",
+            Some(path) if !path.is_empty() => return Some(text.to_owned()),
+            _ => "must be \"sqlite:PATH\", such as \"sqlite:/var/lib/prepaid402/prepaid402.db\"",
+        }
+    };
+    report.problem("database_url", what);
+    None
+}
+
+fn currency(root: &Section<'_>, report: &mut Report) -> Option<Currency> {
+    let text = root.text("currency", report)?;
+    let lower = text.to_ascii_lowercase();
+    match (text.parse::<Currency>(), lower.parse::<Currency>()) {
+        (Ok(currency), _) => Some(currency),
+        (Err(_), Ok(meant)) => {
+            report.problem("currency", format!("must be in small letters: write \"{meant}\""));
+            None
+        }
+        (Err(error), Err(_)) => {
+            report.problem("currency", format!("{} {error}", shown(text)));
+            None
+        }
+    }
+}
+
+fn limits(section: &Section<'_>, report: &mut Report) -> Option<LimitsConfig> {
+    let max_body_bytes = section.integer("max_body_bytes", 0..=MAX_BODY, report);
+    let body_timeout = section.duration("body_timeout", millis(10)..=millis(600_000), report);
+    let requests = section.integer("max_concurrent_requests", 1..=100_000, report);
+    let per_client = section.integer("max_concurrent_per_client", 1..=100_000, report);
+    let shutdown_timeout = section.duration("shutdown_timeout", millis(0)..=millis(600_000), report);
+    let (requests, per_client) = (requests?, per_client?);
+    if per_client > requests {
+        let what = format!("must not be above limits.max_concurrent_requests, {requests}");
+        report.problem(&section.path("max_concurrent_per_client"), what);
+    }
+    Some(LimitsConfig {
+        max_body_bytes: max_body_bytes?.into(),
+        body_timeout: body_timeout?,
+        max_concurrent_requests: usize::try_from(requests).ok()?,
+        max_concurrent_per_client: per_client,
+        shutdown_timeout: shutdown_timeout?,
+    })
+}
+
+fn trusted_proxies(root: &Section<'_>, report: &mut Report) -> Option<Vec<IpNetwork>> {
+    let texts = root.texts("trusted_proxies", report)?;
+    if texts.len() > MAX_TRUSTED_PROXIES {
+        report.problem("trusted_proxies", format!("there are more than {MAX_TRUSTED_PROXIES}"));
+        return None;
+    }
+    let mut networks = Vec::with_capacity(texts.len());
+    for (index, text) in texts.into_iter().enumerate() {
+        match text.parse::<IpNetwork>() {
+            Ok(network) => {
+                if network.prefix == 0 {
+                    report.warn("trusted_proxies holds the whole internet: anybody can choose the address they come from.");
+                }
+                networks.push(network);
+            }
+            Err(error) => {
+                report.problem(&format!("trusted_proxies[{index}]"), format!("{} {error}", shown(text)))
+            }
+        }
+    }
+    Some(networks)
+}
+
+fn log(section: &Section<'_>, report: &mut Report) -> Option<LogConfig> {
+    let json = section.boolean("json", report);
+    let filter = section.text("filter", report)?;
+    if filter.len() > 1_000 || EnvFilter::builder().parse(filter).is_err() {
+        let what =
+            format!("{} is not a log filter such as \"info\" or \"info,prepaid402=debug\"", shown(filter));
+        report.problem(&section.path("filter"), what);
+        return None;
+    }
+    Some(LogConfig { filter: filter.to_owned(), json: json? })
+}

@@ -1,0 +1,168 @@
+//! The paid request, end to end: the 402, the first payment, spending, and what is refused.
+
+use std::sync::Arc;
+
+use crate::support::http::Answer;
+use crate::support::{DECLINED, GOOD, Gateway, PUBLISHABLE_KEY, Pay, THREE_D_SECURE, World, number};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unpaid_request_gets_an_offer_and_costs_nobody_anything() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let answer = gateway.get("/api/weather").await;
+    assert_eq!(answer.status, 402);
+    assert_eq!(answer.header("cache-control"), Some("no-store"));
+    assert!(answer.header("access-control-expose-headers").unwrap().contains("payment-required"));
+    let offer = answer.offer();
+    assert_eq!(serde_json::to_value(&offer).unwrap(), answer.json(), "header and body are the same offer");
+    assert_eq!((offer.stripe402_version, offer.error.as_deref()), (1, None));
+    assert_eq!(offer.resource.url, "/api/weather");
+    assert_eq!(offer.resource.description.as_deref(), Some("Weather"));
+    let requirement = &offer.accepts[0];
+    assert_eq!((requirement.amount, requirement.min_top_up), (500, 50_000));
+    assert_eq!((requirement.scheme.as_str(), requirement.currency.as_str()), ("stripe", "usd"));
+    assert_eq!(requirement.publishable_key, PUBLISHABLE_KEY);
+    assert_eq!(requirement.price.as_deref(), Some("0.05"));
+    let packs: Vec<_> = offer.top_up_options.iter().map(|pack| (pack.amount, pack.credits)).collect();
+    assert_eq!(packs, [(50_000, 50_000), (200_000, 210_000)]);
+    assert_eq!(offer.balance, None);
+    assert_eq!(world.upstream.hits(), 0);
+    assert_eq!(number(&world.database(), "SELECT COUNT(*) FROM top_ups").await, 0);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_pays_on_the_first_request_and_the_balance_is_spent_to_the_unit() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let card = world.tokenise(GOOD).await;
+    let first = gateway.pay("/api/weather", &Pay::card(&card).top_up(300_000)).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    let receipt = first.receipt();
+    assert!(receipt.success);
+    assert!(receipt.charge_id.as_deref().unwrap().starts_with("pi_"));
+    // 30 dollars reach the pack of 20, whose bonus is one dollar.
+    assert_eq!(receipt.credits_remaining, 310_000 - 500);
+    assert_eq!(receipt.top_up_amount, Some(300_000));
+    assert_eq!(receipt.credits_charged, Some(500));
+    for n in 1..=500 {
+        let spent = gateway.pay("/api/weather", &Pay::client(&receipt.client_id)).await;
+        assert_eq!(spent.status, 200);
+        let now = spent.receipt();
+        assert_eq!(now.credits_remaining, 310_000 - 500 - 500 * n);
+        assert_eq!(now.charge_id, None);
+        assert_eq!(now.client_id, receipt.client_id);
+    }
+    assert_eq!(gateway.balance(&receipt.client_id).await, 310_000 - 500 * 501);
+    assert_eq!(world.upstream.hits(), 501);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_card_token_on_every_request_is_charged_only_when_the_balance_is_short() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let card = world.tokenise(GOOD).await;
+    let first = gateway.pay("/api/weather", &Pay::card(&card)).await.receipt();
+    for n in 1..100 {
+        let again = gateway.pay("/api/weather", &Pay::card(&card)).await.receipt();
+        assert_eq!(again.client_id, first.client_id, "the same token reaches the same client");
+        assert_eq!(again.credits_remaining, 50_000 - 500 * (n + 1));
+    }
+    assert_eq!(world.succeeded_charges().await.len(), 1);
+    let refilled = gateway.pay("/api/weather", &Pay::card(&card)).await.receipt();
+    assert_eq!(refilled.credits_remaining, 49_500);
+    assert_eq!(world.succeeded_charges().await.len(), 2);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+async fn nothing_moved(world: &World, gateway: &Gateway<'_>, answer: &Answer, status: u16, code: &str) {
+    assert_eq!((answer.status, answer.code().as_str()), (status, code), "{}", answer.text());
+    assert_eq!(world.succeeded_charges().await.len(), 0, "{code}: nothing is charged");
+    assert_eq!(world.upstream.hits(), 0, "{code}: nothing is served");
+    if status == 402 {
+        assert!(answer.header("payment-required").is_some(), "{code}: every 402 carries the offer");
+    }
+    let _ = gateway;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_pay_is_refused_with_its_code_and_nothing_moves() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let good = world.tokenise(GOOD).await;
+    for (card, code) in [(DECLINED, "card_declined"), (THREE_D_SECURE, "authentication_required")] {
+        let card = world.tokenise(card).await;
+        let answer = gateway.pay("/api/weather", &Pay::card(&card)).await;
+        nothing_moved(&world, &gateway, &answer, 402, code).await;
+    }
+    for (pay, code) in [
+        (Pay::card(&good).top_up(49_999), "top_up_below_minimum"),
+        (Pay::card(&good).top_up(50_050), "invalid_payment"),
+        (Pay::card(&good).top_up(900_000_000), "invalid_payment"),
+        (Pay::card(&good).max(499), "price_above_max"),
+        (Pay::client("pck_nobody"), "unknown_client"),
+        (Pay::client("pck_nobody").with_card(&good), "unknown_client"),
+        (Pay::card("pm_1NobodyKnowsThis"), "invalid_payment"),
+    ] {
+        let answer = gateway.pay("/api/weather", &pay).await;
+        nothing_moved(&world, &gateway, &answer, 402, code).await;
+    }
+    for header in ["", "!!!", "bnVsbA==", "W10=", "e30=", "eyJzdHJpcGU0MDJWZXJzaW9uIjoxfQ=="] {
+        let url = format!("{}/api/weather", gateway.url);
+        let answer = world.client.send("GET", &url, &[("payment", header)], None).await;
+        nothing_moved(&world, &gateway, &answer, 402, "invalid_payment").await;
+    }
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_elses_card_token_is_refused_before_stripe() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let (one, other) = (world.tokenise(GOOD).await, world.tokenise("5555555555554444").await);
+    let first = gateway.pay("/api/weather", &Pay::card(&one)).await.receipt();
+    gateway.pay("/api/weather", &Pay::card(&other)).await.receipt();
+    // Spend the first wallet, so that it would need the other's card.
+    for _ in 0..99 {
+        assert_eq!(gateway.pay("/api/weather", &Pay::client(&first.client_id)).await.status, 200);
+    }
+    let answer = gateway.pay("/api/weather", &Pay::client(&first.client_id).with_card(&other)).await;
+    assert_eq!((answer.status, answer.code().as_str()), (409, "payment_method_of_other_client"));
+    let short = gateway.pay("/api/weather", &Pay::client(&first.client_id)).await;
+    assert_eq!((short.status, short.code().as_str()), (402, "insufficient_credits"));
+    assert_eq!(short.offer().error.as_deref(), Some("insufficient_credits"));
+    assert_eq!(short.offer().balance, Some(0));
+    assert_eq!(world.succeeded_charges().await.len(), 2);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_parallel_requests_with_one_fresh_card_are_one_charge_and_one_client() {
+    let world = Arc::new(World::new().await);
+    let gateway = world.gateway().await;
+    let card = world.tokenise(GOOD).await;
+    let header = Pay::card(&card).header();
+    let tasks: Vec<_> = (0..50)
+        .map(|_| {
+            let (client, url, header) =
+                (world.client.clone(), format!("{}/api/weather", gateway.url), header.clone());
+            tokio::spawn(async move { client.send("GET", &url, &[("payment", &header)], None).await })
+        })
+        .collect();
+    let mut clients = std::collections::BTreeSet::new();
+    for task in tasks {
+        let answer = task.await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        clients.insert(answer.receipt().client_id);
+    }
+    assert_eq!(clients.len(), 1);
+    assert_eq!(world.succeeded_charges().await.len(), 1);
+    assert_eq!(gateway.balance(clients.first().unwrap()).await, 50_000 - 50 * 500);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
