@@ -22,7 +22,9 @@ pub(super) fn merge(file_text: Option<&str>, env: &BTreeMap<String, String>, rep
         overlay(&mut merged, &file);
         // An own list of options brings its own minimum: the first one.
         let own = file.get("top_up").and_then(Value::as_table);
-        if own.is_some_and(|own| own.contains_key("options") && !own.contains_key("minimum"))
+        let first = own.and_then(|own| own.get("options")?.as_array()?.first()?.as_table());
+        if first.is_some()
+            && own.is_some_and(|own| !own.contains_key("minimum"))
             && let Some(top_up) = merged.get_mut("top_up").and_then(Value::as_table_mut)
         {
             top_up.remove("minimum");

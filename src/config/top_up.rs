@@ -127,7 +127,8 @@ fn check_together(section: &Section<'_>, top_up: &TopUpConfig, currency: Currenc
         if index > 0 && options.get(index - 1).is_some_and(|before| before.amount >= pack.amount) {
             report.problem(&path, "must be larger than the option before it");
         }
-        if pack.amount > *maximum {
+        // The minimum was compared above.
+        if pack.amount > *maximum && pack.amount != *minimum {
             report.problem(&path, format!("is above top_up.maximum, {maximum}"));
         }
     }
