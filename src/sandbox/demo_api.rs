@@ -122,7 +122,39 @@ async fn not_found() -> HttpResponse {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use http_body_util::{BodyExt as _, Empty};
+    use hyper_util::client::legacy::Client;
+    use hyper_util::rt::TokioExecutor;
+
     use super::*;
+
+    #[tokio::test]
+    async fn it_answers_with_json_and_jokes_take_turns() {
+        let demo = start(TcpListener::bind("127.0.0.1:0").unwrap()).await.unwrap();
+        let client = Client::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
+        let get = async |path: &str| {
+            let answer = client.get(format!("{}{path}", demo.base_url).parse().unwrap()).await.unwrap();
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect().await.unwrap().to_bytes();
+            (status, serde_json::from_slice::<Value>(&body).unwrap())
+        };
+        for (path, status) in [
+            ("/api/health", 200),
+            ("/api/joke", 200),
+            ("/api/weather", 200),
+            ("/api/weather?city=Oslo", 200),
+            ("/api/weather?city=", 400),
+            ("/api/none", 404),
+            ("/", 404),
+        ] {
+            let (found, body) = get(path).await;
+            assert_eq!((found, &body["sandbox"]), (status, &json!(true)), "{path}");
+        }
+        assert_ne!(get("/api/joke").await.1["setup"], get("/api/joke").await.1["setup"]);
+        demo.stop().await;
+    }
 
     #[test]
     fn a_city_has_its_weather() {

@@ -16,12 +16,13 @@
 //! | `GET /_sim/health` | up, and what it is |
 //! | `GET /_sim/books` | totals by currency, every PaymentIntent and refund |
 //! | `GET /_sim/requests` | counts by operation, the last requests, how many are held |
-//! | `POST /_sim/faults`, `GET`, `DELETE` | instructions: see [`faults`] |
+//! | `POST /_sim/faults`, `GET`, `DELETE` | instructions: see `faults.rs` |
 //! | `POST /_sim/release` | lets held requests go on |
 //! | `POST /_sim/clock` | `{"advance_seconds": 86400}` |
 //! | `POST /_sim/settings` | `{"publishable_key_tokenisation": false}` |
 //! | `POST /_sim/payment_intents/{id}/finish` | `{"outcome": "succeeded"}` or `"failed"`, for `processing` and `requires_action` |
 
+mod answer;
 mod books;
 mod cards;
 mod control;
@@ -29,7 +30,8 @@ mod currencies;
 mod endpoint;
 mod endpoints;
 mod error;
-pub(crate) mod faults;
+mod expand;
+mod faults;
 mod form;
 mod idempotency;
 mod journal;

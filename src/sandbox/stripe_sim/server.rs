@@ -7,13 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix_web::dev::Server;
-use actix_web::http::StatusCode;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use base64::Engine as _;
-use serde_json::Value;
 use subtle::ConstantTimeEq as _;
 use tokio::sync::Notify;
 
+use super::answer::{Answer, header, key_in_use, replay, respond};
 use super::books::{Books, Record, random_text};
 use super::control;
 use super::endpoint::Endpoint;
@@ -28,9 +27,6 @@ use super::request_log::RequestLog;
 
 /// The largest request body.
 const MAX_BODY: usize = 64 * 1024;
-/// The version of Stripe's API whose objects these are.
-const API_VERSION: &str = "2026-09-30.endive";
-
 /// A running simulator.
 #[derive(Debug)]
 pub(super) struct Sim {
@@ -75,30 +71,6 @@ struct Call {
     key: Option<String>,
     request_id: String,
     number: u64,
-}
-
-/// An answer.
-struct Answer {
-    status: u16,
-    body: String,
-    /// The request whose answer this repeats.
-    original: Option<String>,
-    retry_after: Option<u32>,
-    should_retry: bool,
-}
-
-impl Answer {
-    fn of(result: &Result<Value, Refusal>) -> Self {
-        let (status, body) = match result {
-            Ok(value) => (200, value.to_string()),
-            Err(error) => (error.status, error.body().to_string()),
-        };
-        Self { status, body, original: None, retry_after: None, should_retry: false }
-    }
-
-    fn refusal(error: Refusal) -> Self {
-        Self::of(&Err(error))
-    }
 }
 
 impl Sim {
@@ -271,28 +243,6 @@ impl Sim {
     }
 }
 
-fn replay(saved: SavedAnswer) -> Answer {
-    Answer {
-        status: saved.status,
-        body: saved.body,
-        original: Some(saved.request_id),
-        retry_after: None,
-        should_retry: false,
-    }
-}
-
-fn key_in_use() -> Answer {
-    let message =
-        "There is currently another in-progress request using this Idempotency-Key. Please try again later.";
-    let mut answer = Answer::refusal(ApiError::request(409, message).coded("idempotency_key_in_use"));
-    answer.should_retry = true;
-    answer
-}
-
-fn header(request: &HttpRequest, name: &str) -> Option<String> {
-    request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
-}
-
 /// Decodes and admits a request: everything that is decided before the idempotency key.
 fn admit(
     sim: &Sim,
@@ -413,53 +363,6 @@ async fn with_fault(sim: &Sim, call: &Call, fault: Option<&Fault>) -> Answer {
                 Answer::refusal(ApiError::api("Not executed (simulated)."))
             }
         }
-    }
-}
-
-/// Turns an answer into bytes, or into the damage that a fault does to it.
-fn respond(request: &HttpRequest, request_id: &str, answer: Answer, fault: Option<Action>) -> HttpResponse {
-    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = HttpResponse::build(match fault {
-        Some(Action::Html502) => StatusCode::BAD_GATEWAY,
-        Some(Action::Unparsable) => StatusCode::OK,
-        _ => status,
-    });
-    response.insert_header(("Request-Id", request_id));
-    response.insert_header(("Cache-Control", "no-store"));
-    response.insert_header(("X-Prepaid402-Sandbox", "simulated Stripe"));
-    let version = header(request, "stripe-version").unwrap_or_else(|| API_VERSION.to_owned());
-    response.insert_header(("Stripe-Version", version));
-    if let Some(key) = header(request, "idempotency-key") {
-        response.insert_header(("Idempotency-Key", key));
-    }
-    if let Some(original) = &answer.original {
-        response.insert_header(("Idempotent-Replayed", "true"));
-        response.insert_header(("Original-Request", original.as_str()));
-    }
-    if let Some(seconds) = answer.retry_after {
-        response.insert_header(("Retry-After", seconds.to_string()));
-    }
-    if answer.should_retry {
-        response.insert_header(("Stripe-Should-Retry", "true"));
-    }
-    match fault {
-        Some(Action::Drop) => {
-            // A body that fails before its first byte: the server closes the connection without a whole answer.
-            let body =
-                futures_util::stream::once(async { Err::<web::Bytes, _>(io::Error::other("dropped")) });
-            response.no_chunking(1).streaming(body)
-        }
-        Some(Action::Html502) => {
-            response.content_type("text/html").body("<html><h1>502 Bad Gateway</h1></html>")
-        }
-        Some(Action::Unparsable) => {
-            let half = answer.body.len() / 2;
-            let cut = (0..=half).rev().find(|at| answer.body.is_char_boundary(*at)).unwrap_or(0);
-            let mut body = answer.body;
-            body.truncate(cut);
-            response.content_type("application/json").body(body)
-        }
-        _ => response.content_type("application/json").body(answer.body),
     }
 }
 

@@ -4,9 +4,10 @@ use serde_json::Value;
 
 use super::super::books::{Books, Record};
 use super::super::error::{ApiError, Refusal};
+use super::super::expand::Expand;
 use super::super::objects::Customer;
 use super::super::params::Params;
-use super::super::render::{self, Expand};
+use super::super::render;
 use super::payment_methods;
 
 /// `POST /v1/customers`

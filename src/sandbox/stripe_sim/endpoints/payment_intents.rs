@@ -5,9 +5,10 @@ use serde_json::Value;
 use super::super::books::{Books, Record};
 use super::super::currencies;
 use super::super::error::{ApiError, Refusal};
+use super::super::expand::Expand;
 use super::super::objects::{IntentStatus, PaymentIntent, PaymentMethod};
 use super::super::params::Params;
-use super::super::render::{self, Expand};
+use super::super::render;
 use super::charging::{self, Attempt};
 use super::{known_customer, payment_methods};
 

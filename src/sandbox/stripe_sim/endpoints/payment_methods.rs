@@ -8,9 +8,10 @@ use serde_json::Value;
 use super::super::books::{Books, Record};
 use super::super::cards::{self, Behaviour, TestCard};
 use super::super::error::{ApiError, Refusal};
+use super::super::expand::Expand;
 use super::super::objects::{Billing, Card, PaymentMethod};
 use super::super::params::Params;
-use super::super::render::{self, Expand};
+use super::super::render;
 use super::{Caller, charging, known_customer};
 
 /// `POST /v1/payment_methods`

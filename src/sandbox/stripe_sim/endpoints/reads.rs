@@ -5,8 +5,9 @@ use serde_json::Value;
 use super::super::books::Books;
 use super::super::endpoint::Endpoint;
 use super::super::error::{ApiError, Refusal};
+use super::super::expand::Expand;
 use super::super::params::{Params, WINDOW, Window};
-use super::super::render::{self, Expand};
+use super::super::render;
 
 /// One object by the id in the path.
 pub(super) fn retrieve(

@@ -4,9 +4,10 @@ use serde_json::Value;
 
 use super::super::books::{Books, Record};
 use super::super::error::{ApiError, Refusal};
+use super::super::expand::Expand;
 use super::super::objects::{BalanceTransaction, Charge, ChargeState, Refund};
 use super::super::params::Params;
-use super::super::render::{self, Expand};
+use super::super::render;
 
 /// `POST /v1/refunds`
 pub(super) fn create(books: &mut Books, params: Params<'_>) -> Result<Value, Refusal> {

@@ -1,0 +1,91 @@
+//! Every object must be one that Stripe's typed client reads: a missing required field means an unknown outcome there.
+
+use miniserde::json::from_str;
+use stripe_shared::{
+    BalanceTransaction, Charge, Customer, Error, PaymentIntent, PaymentIntentStatus, PaymentMethod, Refund,
+};
+use stripe_types::List;
+
+use super::*;
+
+fn read<T: miniserde::Deserialize>(what: &str, body: &str) -> T {
+    from_str(body).unwrap_or_else(|_| panic!("{what} is not complete: {body}"))
+}
+
+#[tokio::test]
+async fn every_object_is_complete() {
+    let stripe = Stripe::new().await;
+    let method = stripe.get("/v1/payment_methods/pm_card_visa").await;
+    let method: PaymentMethod = read("payment method", &method.body);
+    assert_eq!(method.card.unwrap().last4, "4242");
+    let customer: Customer =
+        read("customer", &stripe.post("/v1/customers", "email=a%40b.example").await.body);
+    assert_eq!(customer.email.as_deref(), Some("a@b.example"));
+
+    let paid = stripe.post("/v1/payment_intents", &confirm(method.id.as_str())).await;
+    let intent: PaymentIntent = read("paid intent", &paid.body);
+    assert_eq!((intent.status, intent.amount_received), (PaymentIntentStatus::Succeeded, 500));
+    let latest = intent.latest_charge.unwrap();
+    let charge = latest.as_object().unwrap();
+    let transaction = charge.balance_transaction.as_ref().unwrap().as_object().unwrap();
+    assert_eq!((transaction.fee, transaction.net), (45, 455));
+
+    let charge: Charge =
+        read("charge", &stripe.get(&format!("/v1/charges/{}", charge.id.as_str())).await.body);
+    let path = format!("/v1/balance_transactions/{}", transaction.id.as_str());
+    let _: BalanceTransaction = read("balance transaction", &stripe.get(&path).await.body);
+    let body = format!("charge={}&amount=200&reason=requested_by_customer", charge.id.as_str());
+    let refund: Refund = read("refund", &stripe.post("/v1/refunds", &body).await.body);
+    assert_eq!(refund.amount, 200);
+    let _: List<Refund> = read("refunds", &stripe.get("/v1/refunds").await.body);
+    let _: List<PaymentIntent> = read("intents", &stripe.get("/v1/payment_intents?limit=1").await.body);
+    let _: List<Charge> = read("charges", &stripe.get("/v1/charges").await.body);
+    let _: List<BalanceTransaction> =
+        read("transactions", &stripe.get("/v1/balance_transactions").await.body);
+    let _: List<Customer> = read("customers", &stripe.get("/v1/customers").await.body);
+}
+
+#[tokio::test]
+async fn every_state_of_an_intent_is_complete() {
+    let stripe = Stripe::new().await;
+    let waiting = CONFIRM.replace("&error_on_requires_action=true", "");
+    for (body, status) in [
+        ("amount=500&currency=usd".to_owned(), PaymentIntentStatus::RequiresPaymentMethod),
+        (
+            "amount=500&currency=usd&payment_method=pm_card_visa".to_owned(),
+            PaymentIntentStatus::RequiresConfirmation,
+        ),
+        (
+            format!("{waiting}&payment_method=pm_card_threeDSecure2Required"),
+            PaymentIntentStatus::RequiresAction,
+        ),
+        (format!("{waiting}&payment_method=pm_card_processing"), PaymentIntentStatus::Processing),
+        (format!("{waiting}&payment_method=pm_card_visa"), PaymentIntentStatus::Succeeded),
+    ] {
+        let intent: PaymentIntent = read("intent", &stripe.post("/v1/payment_intents", &body).await.body);
+        assert_eq!(intent.status, status);
+        if intent.status == PaymentIntentStatus::RequiresPaymentMethod {
+            let path = format!("/v1/payment_intents/{}/cancel", intent.id.as_str());
+            let canceled: PaymentIntent =
+                read("canceled intent", &stripe.post(&path, "cancellation_reason=abandoned").await.body);
+            assert_eq!(canceled.status, PaymentIntentStatus::Canceled);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_decline_carries_the_intent() {
+    let stripe = Stripe::new().await;
+    let method = stripe.card("4000000000009995").await;
+    let declined = stripe.post("/v1/payment_intents", &confirm(&method)).await;
+    assert_eq!(declined.status, 402);
+    let error: Error = read("error", &declined.body);
+    let error = error.error;
+    assert_eq!(error.code.as_ref().map(|code| code.as_str()), Some("card_declined"));
+    assert_eq!(error.decline_code.as_deref(), Some("insufficient_funds"));
+    assert!(error.charge.as_deref().unwrap().starts_with("ch_"));
+    let intent = error.payment_intent.unwrap();
+    assert_eq!(intent.status, PaymentIntentStatus::RequiresPaymentMethod);
+    assert_eq!(intent.last_payment_error.unwrap().payment_method.unwrap().id.as_str(), method);
+    assert!(intent.payment_method.is_none());
+}
