@@ -8,6 +8,15 @@
 //! `core.rs` has every rule and no I/O. `writer.rs` commits batches. `sqlite.rs` has the statements; another database is
 //! another such file, not another ledger. `reservations.rs` is what running requests have set aside. `verify.rs`
 //! recomputes everything from the entries.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::float_arithmetic,
+        clippy::as_conversions,
+        clippy::unwrap_used
+    )
+)]
 
 pub mod account;
 pub mod core;

@@ -3,7 +3,6 @@
 //! In memory, one node, gone in a crash. A reservation ends in *capture* (the writer settles it) or *release* (dropping it).
 //! The writer publishes every state it commits; a state read from the database never replaces a newer one, because the
 //! client's sequence decides.
-#![deny(clippy::arithmetic_side_effects, clippy::float_arithmetic, clippy::as_conversions)]
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

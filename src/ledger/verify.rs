@@ -38,7 +38,7 @@ impl Verification {
     }
 
     fn find(&mut self, what: String) {
-        self.found += 1;
+        self.found = self.found.saturating_add(1);
         if self.findings.len() < MAX_FINDINGS {
             self.findings.push(what);
         }
@@ -92,13 +92,13 @@ pub async fn verify(
     check_file(connection, &mut report).await?;
     let mut gathered = Gathered { next_id: 1, ..Gathered::default() };
     for row in sqlx::query("SELECT id, currency FROM clients").fetch_all(&mut *connection).await? {
-        report.clients += 1;
+        report.clients = report.clients.saturating_add(1);
         gathered.currencies.insert(row.try_get(0)?, row.try_get(1)?);
     }
     {
         let mut rows = sqlx::query(ENTRIES).fetch(&mut *connection);
         while let Some(row) = rows.try_next().await? {
-            report.entries += 1;
+            report.entries = report.entries.saturating_add(1);
             if report.entries.is_multiple_of(50_000) {
                 progress(report.entries);
             }
@@ -159,8 +159,10 @@ fn check_entry(
     if debit == credit {
         report.find(format!("entry {id}: it debits and credits the same account"));
     }
-    *gathered.trial.entry((currency.to_owned(), debit.number())).or_default() += i128::from(amount);
-    *gathered.trial.entry((currency.to_owned(), credit.number())).or_default() -= i128::from(amount);
+    for (account, signed) in [(debit, i128::from(amount)), (credit, i128::from(amount).saturating_neg())] {
+        let sum = gathered.trial.entry((currency.to_owned(), account.number())).or_default();
+        *sum = sum.saturating_add(signed);
+    }
 
     let Some(client) = row.try_get::<Option<i64>, _>(6)? else {
         return Ok(());
@@ -175,11 +177,11 @@ fn check_entry(
     }
     state.last_entry = Some(id);
     state.sequence = state.sequence.saturating_add(1);
-    for (account, sign) in [(debit, -1), (credit, 1)] {
+    for (account, change) in [(debit, amount.saturating_neg()), (credit, amount)] {
         match account {
-            Account::ClientPaid => state.paid = state.paid.saturating_add(sign * amount),
-            Account::ClientBonus => state.bonus = state.bonus.saturating_add(sign * amount),
-            Account::ClientDebt => state.debt = state.debt.saturating_sub(sign * amount),
+            Account::ClientPaid => state.paid = state.paid.saturating_add(change),
+            Account::ClientBonus => state.bonus = state.bonus.saturating_add(change),
+            Account::ClientDebt => state.debt = state.debt.saturating_sub(change),
             _ => {}
         }
     }
@@ -251,7 +253,7 @@ async fn check_top_ups(
     let rows =
         sqlx::query("SELECT id, client, amount, bonus, state FROM top_ups").fetch_all(connection).await?;
     for row in rows {
-        report.top_ups += 1;
+        report.top_ups = report.top_ups.saturating_add(1);
         let id: &str = row.try_get(0)?;
         let state: &str = row.try_get(4)?;
         let booked = gathered.top_ups.remove(id);
@@ -265,7 +267,7 @@ async fn check_top_ups(
             }
             ("succeeded", None) => report.find(format!("top-up {id}: it succeeded, but is not in the books")),
             ("failed", None) => {}
-            (_, None) => report.open_top_ups += 1,
+            (_, None) => report.open_top_ups = report.open_top_ups.saturating_add(1),
             (_, Some(_)) => report.find(format!("top-up {id}: it is in the books, but did not succeed")),
         }
     }
@@ -300,7 +302,8 @@ fn check_trial_balance(gathered: &Gathered, report: &mut Verification) {
     let mut totals: HashMap<&str, i128> = HashMap::new();
     let mut lines: Vec<(String, Account, i128)> = Vec::new();
     for ((currency, number), sum) in &gathered.trial {
-        *totals.entry(currency).or_default() += sum;
+        let total = totals.entry(currency).or_default();
+        *total = total.saturating_add(*sum);
         if let Some(account) = Account::from_number(*number) {
             lines.push((currency.clone(), account, *sum));
         }

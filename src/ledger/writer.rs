@@ -139,7 +139,8 @@ impl Writer {
         for chunk in commands.chunks(MAX_BATCH) {
             let committed = self.commit(chunk, &[]).await?;
             for outcome in committed.outcomes {
-                reversed += u64::from(matches!(outcome, Outcome::Posted { repeated: false, .. }));
+                let fresh = matches!(outcome, Outcome::Posted { repeated: false, .. });
+                reversed = reversed.saturating_add(u64::from(fresh));
             }
         }
         sqlite::write_undelivered(&mut self.connection, &self.node, &[]).await?;
@@ -189,9 +190,9 @@ impl Writer {
 
     /// Rewrites the undelivered row while nothing else does, and works off doubtful captures.
     async fn catch_up(&mut self) {
-        let before = self.undelivered.len() + self.leaving.len();
+        let before = (self.undelivered.len(), self.leaving.len());
         self.note_deliveries();
-        if self.undelivered.len() + self.leaving.len() != before {
+        if (self.undelivered.len(), self.leaving.len()) != before {
             let row = self.undelivered_row(&[]);
             if let Err(error) = sqlite::write_undelivered(&mut self.connection, &self.node, &row).await {
                 tracing::error!(%error, "the row of undelivered captures could not be written");

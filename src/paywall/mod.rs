@@ -1,4 +1,13 @@
 //! Decides and settles a paid request: credential → admit (reserve) → … upstream … → capture, or release by dropping.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::float_arithmetic,
+        clippy::as_conversions,
+        clippy::unwrap_used
+    )
+)]
 
 pub mod offer;
 pub mod refusal;

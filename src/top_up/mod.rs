@@ -9,6 +9,15 @@
 //! Why two steps at Stripe: once the PaymentIntent's id is stored, the truth is one consistent read away, without the 24
 //! hours that an idempotency key lives. What may have been charged is never called failed. One function settles an intent
 //! ([`TopUps::settle`]), whoever learned its state first.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::float_arithmetic,
+        clippy::as_conversions,
+        clippy::unwrap_used
+    )
+)]
 
 mod flights;
 mod reconcile;
@@ -427,14 +436,14 @@ impl TopUps {
             // It ended in this moment.
             return Ok(TopUpOutcome::Shared(Landed::Nothing));
         };
-        let landed = self.reconcile_one(&open, Instant::now() + DEADLINE).await;
+        let landed = self.reconcile_one(&open, after(DEADLINE)).await;
         Ok(TopUpOutcome::Shared(landed))
     }
 
     /// Everything between the row and its outcome. Database errors are turned into outcomes here, because from the
     /// confirmation on an error must not look like "nothing happened".
     async fn charge_row(&self, row: &TopUpRow, request: &TopUpRequest) -> TopUpOutcome {
-        let deadline = Instant::now() + DEADLINE;
+        let deadline = after(DEADLINE);
         let intent = match self.prepare_intent(row, request, deadline).await {
             Ok(intent) => intent,
             Err(stopped) => return stopped,
@@ -578,6 +587,12 @@ impl TopUps {
         tracing::error!(%error, "the database failed before a card was charged");
         TopUpOutcome::Unavailable
     }
+}
+
+/// That long from now.
+#[expect(clippy::arithmetic_side_effects, reason = "a constant of seconds does not overflow a clock")]
+fn after(time: Duration) -> Instant {
+    Instant::now() + time
 }
 
 /// Which call failed.

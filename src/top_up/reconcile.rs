@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::store::{self, State, TopUpRow};
-use super::{FailureReason, Landed, TopUpOutcome, TopUps};
+use super::{FailureReason, Landed, TopUpOutcome, TopUps, after};
 use crate::db::{DbError, now_micros};
 use crate::stripe::StripeFailure;
 
@@ -22,15 +22,12 @@ impl TopUps {
     /// # Errors
     /// When the database cannot be read.
     pub async fn reconcile(&self) -> Result<usize, DbError> {
-        let mut ended = 0;
+        let mut ended = 0usize;
         for row in store::open(&self.0.db, MAX_A_STEP).await? {
             let top_ups = self.clone();
-            let work = self
-                .0
-                .tasks
-                .spawn(async move { top_ups.reconcile_one(&row, Instant::now() + DEADLINE).await });
+            let work = self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, after(DEADLINE)).await });
             if matches!(work.await, Ok(Landed::Credited | Landed::Failed(_))) {
-                ended += 1;
+                ended = ended.saturating_add(1);
             }
         }
         Ok(ended)
@@ -40,8 +37,7 @@ impl TopUps {
     pub async fn settle_now(&self, row: &TopUpRow) -> Landed {
         let (top_ups, row) = (self.clone(), row.clone());
         let id = row.id;
-        let work =
-            self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, Instant::now() + DEADLINE).await });
+        let work = self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, after(DEADLINE)).await });
         work.await.unwrap_or(Landed::Pending(id))
     }
 
@@ -134,11 +130,15 @@ impl TopUps {
 
     /// Intents of the row's creation time that carry its id.
     async fn listed_intents(&self, row: &TopUpRow, deadline: Instant) -> Result<Vec<String>, StripeFailure> {
-        let created = row.created_at / 1_000_000;
+        let created = row.created_at.div_euclid(1_000_000);
         let listed = self
             .0
             .stripe
-            .list_payment_intents_created_between(created - 300, created + 3_600, deadline)
+            .list_payment_intents_created_between(
+                created.saturating_sub(300),
+                created.saturating_add(3_600),
+                deadline,
+            )
             .await?;
         let id = row.id.to_string();
         Ok(listed
