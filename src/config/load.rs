@@ -64,7 +64,8 @@ pub fn load_from(
     let mut report = Report::default();
     let table = layers::merge(file_text, env, &mut report);
     let mut loaded = finish(&table, SecretSources { env, dir: file_dir }, false, report)?;
-    loaded.config.key_secret = env.get("PREPAID402_KEY_SECRET").cloned().map(Secret::new);
+    let key_secret = env.get("PREPAID402_KEY_SECRET").filter(|secret| !secret.trim().is_empty());
+    loaded.config.key_secret = key_secret.cloned().map(Secret::new);
     Ok(loaded)
 }
 
