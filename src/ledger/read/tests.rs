@@ -66,8 +66,8 @@ impl Books {
 
     async fn top_up(&mut self, id: &str, client: Option<i64>, state: &str, amount: i64, at: i64) {
         sqlx::query(
-            "INSERT INTO top_ups (id, client, key, key_hash, currency, amount, bonus, state, payment_intent, created_at, updated_at) \
-             VALUES ($1, $2, 'k', zeroblob(32), 'usd', $4, 0, $3, 'pi_' || $1, $5, $5)",
+            "INSERT INTO top_ups (id, client, key, key_hash, key_secret, currency, amount, bonus, state, payment_intent, created_at, updated_at) \
+             VALUES ($1, $2, 'k', zeroblob(32), 1, 'usd', $4, 0, $3, 'pi_' || $1, $5, $5)",
         )
         .bind(id)
         .bind(client)
@@ -217,7 +217,7 @@ async fn searches_use_indexes() {
         (super::clients::SEARCH, "sqlite_autoindex_clients_1 (public_id>? AND public_id<?)"),
         (super::clients::SEARCH, "client_keys_shown_prefix (shown_prefix>? AND shown_prefix<?)"),
         (super::clients::SEARCH, "clients_stripe_customer (stripe_customer=?)"),
-        (super::clients::SEARCH, "sqlite_autoindex_top_ups_2 (payment_intent=?)"),
+        (super::clients::SEARCH, "sqlite_autoindex_top_ups_3 (payment_intent=?)"),
         (super::top_ups::UNFINISHED, "SCAN t USING INDEX top_ups_open"),
         (super::top_ups::OF_CLIENT, "SEARCH t USING INDEX top_ups_client (client=? AND id<?)"),
         (super::entries::FROM_CURSOR, "SEARCH e USING INTEGER PRIMARY KEY (rowid=?)"),

@@ -53,8 +53,8 @@ async fn furnish(office: &mut Office, text: &str) {
     let id = TopUpId::new().to_string();
     run(
         office,
-        "INSERT INTO top_ups (id, client, key, key_hash, currency, amount, bonus, state, failure, payment_intent, created_at, \
-         updated_at) VALUES ($2, 1, 'k', zeroblob(32), $1, 5000000, 1000000, 'succeeded', $1, $1, 1700000000000000, 1)",
+        "INSERT INTO top_ups (id, client, key, key_hash, key_secret, currency, amount, bonus, state, failure, payment_intent, created_at, \
+         updated_at) VALUES ($2, 1, 'k', zeroblob(32), 1, $1, 5000000, 1000000, 'succeeded', $1, $1, 1700000000000000, 1)",
         &[text, &id],
     )
     .await;
@@ -178,8 +178,8 @@ async fn lists_are_paged_to_their_end() {
     for number in 0..120_i64 {
         let id = TopUpId::new().to_string();
         sqlx::query(
-            "INSERT INTO top_ups (id, key, key_hash, currency, amount, bonus, state, created_at, updated_at) \
-             VALUES ($1, 'k', zeroblob(32), 'usd', 1, 0, 'failed', $2, $2)",
+            "INSERT INTO top_ups (id, key, key_hash, key_secret, currency, amount, bonus, state, created_at, updated_at) \
+             VALUES ($1, 'k', zeroblob(32), 1, 'usd', 1, 0, 'failed', $2, $2)",
         )
         .bind(id)
         .bind(number)
