@@ -35,6 +35,8 @@ use crate::worker;
 
 /// How long money work may go on after the last connection has ended.
 const MONEY_WORK_GRACE: Duration = Duration::from_secs(60);
+/// Idle connections are kept this long, so that agents that call now and then do not connect anew.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Open connections on the public listener, per worker.
 const MAX_CONNECTIONS: usize = 4096;
 
@@ -168,6 +170,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
         ActixApp::new().app_data(gateway.clone()).app_data(billing.clone()).configure(http::public)
     })
     .max_connections(MAX_CONNECTIONS)
+    .keep_alive(KEEP_ALIVE)
     .shutdown_timeout(grace)
     .disable_signals()
     .listen(public)

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config::{self, Config, ConfigProblems, LoadSource, Loaded, RouteCharge, RouteConfig};
+use crate::config::{self, Config, ConfigProblems, LoadSource, Loaded, Problem, RouteCharge, RouteConfig};
 use crate::proxy::route_table::RouteTable;
 
 /// Exit code for a configuration that cannot be used.
@@ -45,7 +45,7 @@ pub async fn run(args: CheckConfigArgs) -> ExitCode {
 /// # Errors
 /// Exit code 2, after the problems were printed.
 pub fn load_or_report(config_file: Option<PathBuf>) -> Result<Loaded, ExitCode> {
-    config::load(&LoadSource { config_file }).map_err(|problems| {
+    config::load(&LoadSource { config_file }).and_then(check_routes).map_err(|problems| {
         eprint!("{}", problem_text(&problems));
         ExitCode::from(WRONG_CONFIGURATION)
     })
@@ -69,9 +69,22 @@ pub fn problem_text(problems: &ConfigProblems) -> String {
 
 /// A line for each free pattern that overlaps a priced one.
 fn overlap_lines(config: &Config) -> Vec<String> {
-    match RouteTable::new(&config.routes) {
-        Ok(table) => table.overlaps().iter().map(|overlap| format!("overlap: {overlap}")).collect(),
-        Err(problems) => problems.iter().map(|problem| format!("problem: {problem}")).collect(),
+    // Contradicting routes were reported while loading.
+    RouteTable::new(&config.routes)
+        .map(|table| table.overlaps().iter().map(|overlap| format!("overlap: {overlap}")).collect())
+        .unwrap_or_default()
+}
+
+/// Problems that only the routes together have.
+fn check_routes(loaded: Loaded) -> Result<Loaded, ConfigProblems> {
+    match RouteTable::new(&loaded.config.routes) {
+        Ok(_) => Ok(loaded),
+        Err(problems) => Err(ConfigProblems(
+            problems
+                .into_iter()
+                .map(|problem| Problem { path: format!("routes[{}]", problem.index), what: problem.message })
+                .collect(),
+        )),
     }
 }
 

@@ -11,7 +11,14 @@ use super::problem::{Report, closest};
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
 /// Variables with our prefix that are no settings.
-const OTHER_VARIABLES: &[&str] = &["PREPAID402_CONFIG", "PREPAID402_KEY_SECRET"];
+const OTHER_VARIABLES: &[&str] = &["PREPAID402_CONFIG", "PREPAID402_KEY_SECRET", "PREPAID402_PAYMENT_METHOD"];
+
+/// Kubernetes sets these in every container when a Service is named `prepaid402`; they are no settings of ours.
+fn is_from_kubernetes(variable: &str) -> bool {
+    variable == "PREPAID402_PORT"
+        || variable.starts_with("PREPAID402_PORT_")
+        || variable.starts_with("PREPAID402_SERVICE_")
+}
 
 /// Puts the layers over each other. What cannot be used is reported and left out.
 pub(super) fn merge(file_text: Option<&str>, env: &BTreeMap<String, String>, report: &mut Report) -> Table {
@@ -83,7 +90,7 @@ fn apply_environment(merged: &mut Table, env: &BTreeMap<String, String>, report:
         SETTINGS.iter().map(|(path, kind)| (variable_of(path), *path, *kind)).collect();
     let ours = env.range("PREPAID402_".to_owned()..).take_while(|(name, _)| name.starts_with("PREPAID402_"));
     for (name, text) in ours {
-        if OTHER_VARIABLES.contains(&name.as_str()) {
+        if is_from_kubernetes(name) || OTHER_VARIABLES.contains(&name.as_str()) {
             continue;
         }
         let Some((_, path, kind)) = settings.iter().find(|(variable, ..)| variable == name) else {

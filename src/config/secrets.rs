@@ -30,11 +30,12 @@ impl SecretSources<'_> {
     pub(super) fn file(&self, name: &str) -> Result<Secret, String> {
         let path: PathBuf = self.dir.join(name);
         let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-        let file = std::fs::File::open(&path).map_err(cannot)?;
-        let metadata = file.metadata().map_err(cannot)?;
-        if !metadata.is_file() {
+        // Asked before opening: opening a named pipe would wait for somebody to write to it.
+        if !std::fs::metadata(&path).map_err(cannot)?.is_file() {
             return Err(format!("{} is not a file", path.display()));
         }
+        let file = std::fs::File::open(&path).map_err(cannot)?;
+        let metadata = file.metadata().map_err(cannot)?;
         if readable_by_others(&metadata) {
             let path = path.display();
             return Err(format!("{path} can be used by every user of this machine: run chmod 600 {path}"));

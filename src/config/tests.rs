@@ -133,7 +133,7 @@ fn the_defaults_are_these() {
     let limits = &config.limits;
     assert_eq!(
         (limits.max_body_bytes, limits.max_concurrent_requests, limits.max_concurrent_per_client),
-        (10 * 1024 * 1024, 1024, 64)
+        (10 * 1024 * 1024, 1024, 256)
     );
     assert_eq!((limits.body_timeout, limits.shutdown_timeout), (seconds(60), seconds(30)));
     assert_eq!((config.log.filter.as_str(), config.log.json, config.sandbox), ("info", false, false));

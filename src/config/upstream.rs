@@ -171,6 +171,13 @@ fn header_value(element: &Section<'_>, secrets: SecretSources<'_>, report: &mut 
         }
         (true, false) => {
             let variable = element.text("value_env", report)?;
+            if ["STRIPE_SECRET_KEY", "PREPAID402_KEY_SECRET"].contains(&variable) {
+                let what = format!(
+                    "{variable} is the gateway's own secret and must not be sent to the upstream: name another variable"
+                );
+                report.problem(&element.path("value_env"), what);
+                return None;
+            }
             let missing = || format!("the environment variable {} is not set", shown(variable));
             ("value_env", secrets.variable(variable).ok_or_else(missing))
         }

@@ -205,8 +205,9 @@ impl Gateway {
             report,
         };
         let gateway = Arc::clone(self);
-        let work = self.tasks.spawn(async move { gateway.admit_call_capture(paid).await });
-        let Ok(outcome) = work.await else {
+        // The permit goes along, so that hanging up does not make room while the work goes on.
+        let work = self.tasks.spawn(async move { (gateway.admit_call_capture(paid).await, permit) });
+        let Ok((outcome, permit)) = work.await else {
             tracing::error!(request.id = %id, "a paid request ended unexpectedly; nothing is delivered");
             return (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy);
         };

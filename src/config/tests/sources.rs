@@ -270,3 +270,24 @@ fn a_file_that_cannot_be_read_is_the_only_problem() {
         assert!(problems.0[0].what.contains(words), "{problems}");
     }
 }
+
+#[test]
+fn variables_of_the_agent_and_of_kubernetes_are_no_settings() {
+    for name in [
+        "PREPAID402_PAYMENT_METHOD",
+        "PREPAID402_PORT",
+        "PREPAID402_PORT_4402_TCP_ADDR",
+        "PREPAID402_SERVICE_HOST",
+        "PREPAID402_SERVICE_PORT_HTTP",
+    ] {
+        if let Err(problems) = load_with("", &[(name, "whatever")]) {
+            panic!("{name}: {problems}");
+        }
+    }
+}
+
+#[test]
+fn the_gateways_own_secret_is_never_sent_to_the_upstream() {
+    let file = "[[upstream.headers]]\nname = 'x-token'\nvalue_env = 'STRIPE_SECRET_KEY'";
+    refused(file, "upstream.headers[0].value_env", "the gateway's own secret");
+}
