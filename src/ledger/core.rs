@@ -302,22 +302,26 @@ impl Batch {
         (0..MAX_LEGS).map_while(|leg| self.find(&leg_source(source, leg)).cloned()).collect()
     }
 
-    /// The answer for a source that is in the books: the recorded outcome if the content is the same.
+    /// The answer for a source that is in the books: the recorded outcome if the content is the same. `totals` are the
+    /// accounts outside the client's wallet and what they move; how the wallet's side split depends on its state then.
     fn repeat(
         &self,
         source: &str,
         client: ClientId,
-        total: Micros,
-        to_or_from: Account,
+        totals: &[(Account, Micros)],
     ) -> Option<Result<Outcome, Refusal>> {
         let first = self.find(source)?;
         let legs = self.legs_of(source);
-        let touches = |leg: &Entry| leg.debit == to_or_from || leg.credit == to_or_from;
-        let sum = legs
-            .iter()
-            .filter(|leg| touches(leg))
-            .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount));
-        if first.client != client || sum != Some(total) {
+        let touches = |leg: &Entry, account: Account| leg.debit == account || leg.credit == account;
+        let moved = |account: Account| {
+            legs.iter()
+                .filter(|leg| touches(leg, account))
+                .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))
+        };
+        let same = first.client == client
+            && totals.iter().all(|(account, total)| moved(*account) == Some(*total))
+            && legs.iter().all(|leg| totals.iter().any(|(account, _)| touches(leg, *account)));
+        if !same {
             return Some(Err(Refusal::SourceConflict));
         }
         let (entry, client) = (first.id, first.client);
@@ -325,7 +329,9 @@ impl Batch {
     }
 
     fn capture(&mut self, capture: &Capture) -> Result<Outcome, Refusal> {
-        if let Some(outcome) = self.repeat(&capture.source, capture.client, capture.price, Account::Revenue) {
+        if let Some(outcome) =
+            self.repeat(&capture.source, capture.client, &[(Account::Revenue, capture.price)])
+        {
             return outcome;
         }
         let state = self.client(capture.client)?;
@@ -345,9 +351,11 @@ impl Batch {
     }
 
     fn top_up(&mut self, top_up: &TopUp) -> Result<Outcome, Refusal> {
-        if let Some(outcome) =
-            self.repeat(&top_up.source, top_up.client, top_up.amount, Account::StripeClearing)
-        {
+        if self.find(&top_up.source).is_some_and(|first| first.currency != top_up.currency) {
+            return Err(Refusal::SourceConflict);
+        }
+        let totals = [(Account::StripeClearing, top_up.amount), (Account::Promotion, top_up.bonus)];
+        if let Some(outcome) = self.repeat(&top_up.source, top_up.client, &totals) {
             return outcome;
         }
         let state = self.client(top_up.client)?;
@@ -369,17 +377,17 @@ impl Batch {
         let Some(first) = captured.first() else {
             return Err(Refusal::NothingToReverse);
         };
+        if captured.iter().any(|leg| leg.credit != Account::Revenue) {
+            return Err(Refusal::NothingToReverse);
+        }
         let client = first.client;
         let source = reversal_source(&reverse.capture);
         let total = captured
             .iter()
             .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))
             .ok_or(Refusal::OutOfRange)?;
-        if let Some(outcome) = self.repeat(&source, client, total, Account::Revenue) {
+        if let Some(outcome) = self.repeat(&source, client, &[(Account::Revenue, total)]) {
             return outcome;
-        }
-        if captured.iter().any(|leg| leg.credit != Account::Revenue) {
-            return Err(Refusal::NothingToReverse);
         }
         let legs: Vec<Leg> = captured
             .iter()
@@ -389,7 +397,9 @@ impl Batch {
     }
 
     fn clawback(&mut self, clawback: &Clawback) -> Result<Outcome, Refusal> {
-        if let Some(outcome) = self.repeat(&clawback.source, clawback.client, clawback.amount, clawback.to) {
+        if let Some(outcome) =
+            self.repeat(&clawback.source, clawback.client, &[(clawback.to, clawback.amount)])
+        {
             return outcome;
         }
         let state = self.client(clawback.client)?;

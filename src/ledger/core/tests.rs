@@ -1,1 +1,401 @@
+//! Tables: each rule about money by an example. The model beside it tries what nobody thought of.
+#![allow(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "tests")]
 
+mod model;
+
+use super::*;
+
+fn m(n: i64) -> Micros {
+    Micros::new(n).unwrap()
+}
+
+fn eur() -> Currency {
+    "eur".parse().unwrap()
+}
+
+fn wallet(paid: i64, bonus: i64, debt: i64) -> ClientState {
+    ClientState { paid: m(paid), bonus: m(bonus), debt: m(debt), ..ClientState::new(Currency::USD) }
+}
+
+/// A batch in which client 1 has this state, and nobody else exists.
+fn batch(state: ClientState) -> Batch {
+    let mut batch = Batch::starting_at(1);
+    batch.clients.insert(1, state);
+    batch
+}
+
+/// The batch after this one: what was appended is now recorded.
+fn next_batch(before: Batch) -> Batch {
+    let mut next = Batch::starting_at(before.next_entry);
+    next.clients = before.clients;
+    next.recorded = before.recorded;
+    next.recorded.extend(before.entries.into_iter().map(|entry| (entry.source.clone(), entry)));
+    next
+}
+
+fn capture(request: &str, price: i64) -> Command {
+    Command::Capture(Capture {
+        client: 1,
+        source: format!("usage:{request}"),
+        price: m(price),
+        route: 5,
+        price_list: 6,
+        upstream_status: 201,
+    })
+}
+
+fn top_up(id: &str, amount: i64, bonus: i64) -> TopUp {
+    TopUp {
+        client: 1,
+        source: format!("topup:{id}"),
+        amount: m(amount),
+        bonus: m(bonus),
+        currency: Currency::USD,
+    }
+}
+
+fn clawback(id: &str, amount: i64) -> Clawback {
+    Clawback { client: 1, source: format!("refund:{id}"), amount: m(amount), to: Account::RefundPending }
+}
+
+fn reverse(capture: &str) -> Command {
+    Command::Reverse(Reverse { capture: capture.to_owned() })
+}
+
+/// Paid, bonus and debt of client 1.
+fn balances(batch: &Batch) -> (i64, i64, i64) {
+    let state = batch.clients[&1];
+    (state.paid.get(), state.bonus.get(), state.debt.get())
+}
+
+/// Debit, credit and amount of each entry.
+fn moves(batch: &Batch) -> Vec<(Account, Account, i64)> {
+    batch.entries.iter().map(|e| (e.debit, e.credit, e.amount.get())).collect()
+}
+
+#[track_caller]
+fn posted(outcome: &Outcome) -> (EntryId, bool) {
+    match outcome {
+        Outcome::Posted { entry, repeated, .. } => (*entry, *repeated),
+        Outcome::Refused(refusal) => panic!("refused: {refusal}"),
+    }
+}
+
+/// Refused, and not the least trace of it.
+#[track_caller]
+fn refuses(batch: &mut Batch, command: &Command, because: Refusal) {
+    let before = (batch.clients.clone(), batch.entries.clone(), batch.changed.clone(), batch.next_entry);
+    let known = batch.posted.clone();
+    assert_eq!(batch.apply(command), Outcome::Refused(because));
+    let after = (batch.clients.clone(), batch.entries.clone(), batch.changed.clone(), batch.next_entry);
+    assert_eq!(before, after);
+    assert_eq!(known, batch.posted);
+}
+
+use Account::{ClientBonus, ClientDebt, ClientPaid, Promotion, RefundPending, Revenue, StripeClearing};
+
+#[test]
+fn a_capture_takes_paid_credit_first_then_bonus() {
+    for (name, before, price, after, expected) in [
+        ("paid is enough", (100, 50), 60, (40, 50), vec![(ClientPaid, Revenue, 60)]),
+        ("all of paid", (100, 50), 100, (0, 50), vec![(ClientPaid, Revenue, 100)]),
+        (
+            "paid, then bonus",
+            (100, 50),
+            101,
+            (0, 49),
+            vec![(ClientPaid, Revenue, 100), (ClientBonus, Revenue, 1)],
+        ),
+        (
+            "exactly everything",
+            (100, 50),
+            150,
+            (0, 0),
+            vec![(ClientPaid, Revenue, 100), (ClientBonus, Revenue, 50)],
+        ),
+        ("bonus alone", (0, 50), 50, (0, 0), vec![(ClientBonus, Revenue, 50)]),
+    ] {
+        let mut batch = batch(wallet(before.0, before.1, 0));
+        posted(&batch.apply(&capture("a", price)));
+        assert_eq!(balances(&batch), (after.0, after.1, 0), "{name}");
+        assert_eq!(moves(&batch), expected, "{name}");
+    }
+}
+
+#[test]
+fn an_entry_says_everything_about_its_use() {
+    let mut batch = batch(ClientState { sequence: 7, last_entry: Some(33), ..wallet(10, 5, 0) });
+    batch.next_entry = 40;
+    assert_eq!(posted(&batch.apply(&capture("a", 12))), (40, false));
+    let [first, second] = &batch.entries[..] else { panic!("two entries") };
+    assert_eq!(
+        (first.id, first.source.as_str(), first.sequence, first.previous),
+        (40, "usage:a", 8, Some(33))
+    );
+    assert_eq!(
+        (second.id, second.source.as_str(), second.sequence, second.previous),
+        (41, "usage:a/2", 9, Some(40))
+    );
+    assert_eq!((first.paid_after, first.bonus_after), (m(0), m(5)));
+    assert_eq!((second.paid_after, second.bonus_after), (m(0), m(3)));
+    for entry in [first, second] {
+        assert_eq!((entry.route, entry.price_list, entry.upstream_status), (Some(5), Some(6), Some(201)));
+        assert_eq!((entry.client, entry.currency), (1, Currency::USD));
+    }
+    assert_eq!((batch.next_entry, batch.clients[&1].last_entry), (42, Some(41)));
+}
+
+#[test]
+fn what_is_refused_changes_nothing() {
+    let eur = TopUp { currency: eur(), ..top_up("a", 5, 0) };
+    let nobody = TopUp { client: 2, ..top_up("a", 5, 0) };
+    let max = Micros::MAX.get();
+    for (state, command, because) in [
+        (wallet(100, 50, 0), capture("a", 151), Refusal::InsufficientCredits),
+        (wallet(0, 0, 0), capture("a", 1), Refusal::InsufficientCredits),
+        (wallet(100, 50, 1), capture("a", 1), Refusal::ClientFrozen),
+        (ClientState { frozen: true, ..wallet(100, 0, 0) }, capture("a", 1), Refusal::ClientFrozen),
+        (wallet(100, 0, 0), capture("a", 0), Refusal::OutOfRange),
+        (wallet(100, 0, 0), Command::TopUp(eur), Refusal::CurrencyMismatch),
+        (wallet(100, 0, 0), Command::TopUp(nobody), Refusal::UnknownClient),
+        (wallet(100, 0, 0), Command::TopUp(top_up("a", 0, 0)), Refusal::OutOfRange),
+        (wallet(max, 0, 0), Command::TopUp(top_up("a", 1, 0)), Refusal::OutOfRange),
+        (wallet(max, 0, 1), Command::TopUp(top_up("a", 2, 0)), Refusal::OutOfRange),
+        // The second of its entries does not fit: the first must not stay.
+        (wallet(0, max, 0), Command::TopUp(top_up("a", 1, 1)), Refusal::OutOfRange),
+        (wallet(0, 0, max), Command::Clawback(clawback("a", 1)), Refusal::OutOfRange),
+        (wallet(5, 5, max), Command::Clawback(clawback("a", 11)), Refusal::OutOfRange),
+        (
+            wallet(5, 5, 0),
+            Command::Clawback(Clawback { client: 9, ..clawback("a", 1) }),
+            Refusal::UnknownClient,
+        ),
+        (wallet(5, 5, 0), Command::Clawback(clawback("a", 0)), Refusal::OutOfRange),
+        (wallet(5, 5, 0), reverse("usage:a"), Refusal::NothingToReverse),
+    ] {
+        refuses(&mut batch(state), &command, because);
+    }
+}
+
+#[test]
+fn a_top_up_repays_debt_first() {
+    for (name, debt, amount, bonus, after, expected) in [
+        ("no debt", 0, 100, 0, (100, 0, 0), vec![(StripeClearing, ClientPaid, 100)]),
+        (
+            "with bonus",
+            0,
+            100,
+            20,
+            (100, 20, 0),
+            vec![(StripeClearing, ClientPaid, 100), (Promotion, ClientBonus, 20)],
+        ),
+        ("less than the debt", 70, 30, 0, (0, 0, 40), vec![(StripeClearing, ClientDebt, 30)]),
+        ("exactly the debt", 70, 70, 0, (0, 0, 0), vec![(StripeClearing, ClientDebt, 70)]),
+        (
+            "more than the debt",
+            70,
+            100,
+            20,
+            (30, 20, 0),
+            vec![
+                (StripeClearing, ClientDebt, 70),
+                (StripeClearing, ClientPaid, 30),
+                (Promotion, ClientBonus, 20),
+            ],
+        ),
+    ] {
+        let mut batch = batch(wallet(0, 0, debt));
+        posted(&batch.apply(&Command::TopUp(top_up("a", amount, bonus))));
+        assert_eq!(balances(&batch), after, "{name}");
+        assert_eq!(moves(&batch), expected, "{name}");
+        assert_eq!(batch.clients[&1].is_frozen(), after.2 > 0, "{name}");
+    }
+}
+
+#[test]
+fn a_clawback_takes_paid_then_bonus_and_the_rest_becomes_debt() {
+    for (before, amount, after, expected) in [
+        ((100, 50, 0), 60, (40, 50, 0), vec![(ClientPaid, RefundPending, 60)]),
+        (
+            (100, 50, 0),
+            120,
+            (0, 30, 0),
+            vec![(ClientPaid, RefundPending, 100), (ClientBonus, RefundPending, 20)],
+        ),
+        (
+            (100, 50, 3),
+            170,
+            (0, 0, 23),
+            vec![
+                (ClientPaid, RefundPending, 100),
+                (ClientBonus, RefundPending, 50),
+                (ClientDebt, RefundPending, 20),
+            ],
+        ),
+        ((0, 0, 0), 9, (0, 0, 9), vec![(ClientDebt, RefundPending, 9)]),
+    ] {
+        let mut batch = batch(wallet(before.0, before.1, before.2));
+        posted(&batch.apply(&Command::Clawback(clawback("a", amount))));
+        assert_eq!(balances(&batch), after);
+        assert_eq!(moves(&batch), expected);
+        assert_eq!(batch.clients[&1].spendable().is_zero(), after.2 > 0 || after.0 + after.1 == 0);
+    }
+}
+
+#[test]
+fn a_frozen_client_still_gets_money_back_and_pays_in() {
+    let mut batch = batch(wallet(100, 0, 0));
+    posted(&batch.apply(&capture("a", 10)));
+    batch.clients.get_mut(&1).unwrap().frozen = true;
+    posted(&batch.apply(&reverse("usage:a")));
+    posted(&batch.apply(&Command::TopUp(top_up("a", 5, 0))));
+    posted(&batch.apply(&Command::Clawback(clawback("a", 1))));
+    assert_eq!(balances(&batch), (104, 0, 0));
+    refuses(&mut batch, &capture("b", 1), Refusal::ClientFrozen);
+}
+
+#[test]
+fn a_reversal_restores_the_same_split_whatever_happened_since() {
+    let mut batch = batch(wallet(30, 50, 0));
+    posted(&batch.apply(&capture("a", 45)));
+    posted(&batch.apply(&Command::TopUp(top_up("t", 1000, 0))));
+    let before = balances(&batch);
+    assert_eq!(before, (1000, 35, 0));
+    posted(&batch.apply(&reverse("usage:a")));
+    assert_eq!(balances(&batch), (1030, 50, 0));
+    assert_eq!(moves(&batch)[3..], [(Revenue, ClientPaid, 30), (Revenue, ClientBonus, 15)]);
+    assert_eq!(batch.entries[3].source, "reversal:a");
+    assert_eq!(batch.entries[4].source, "reversal:a/2");
+    assert_eq!(batch.entries[3].route, None);
+}
+
+#[test]
+fn a_reversal_that_does_not_fit_any_more_changes_nothing() {
+    let mut batch = batch(wallet(30, 10, 0));
+    posted(&batch.apply(&capture("a", 40)));
+    posted(&batch.apply(&Command::TopUp(top_up("t", 5, Micros::MAX.get()))));
+    refuses(&mut batch, &reverse("usage:a"), Refusal::OutOfRange);
+}
+
+#[test]
+fn only_captures_can_be_reversed() {
+    let mut first = batch(wallet(100, 0, 0));
+    posted(&first.apply(&capture("a", 10)));
+    posted(&first.apply(&reverse("usage:a")));
+    posted(&first.apply(&Command::TopUp(top_up("t", 5, 5))));
+    posted(&first.apply(&Command::Clawback(clawback("c", 5))));
+    for source in ["reversal:a", "topup:t", "topup:t/2", "refund:c", "usage:b", "usage:", "", "a"] {
+        refuses(&mut first, &reverse(source), Refusal::NothingToReverse);
+    }
+    let mut second = next_batch(first);
+    for source in ["reversal:a", "topup:t", "refund:c", "usage:b", ""] {
+        refuses(&mut second, &reverse(source), Refusal::NothingToReverse);
+    }
+}
+
+/// The commands of the next two tests, each with its split over several entries.
+fn one_of_each() -> [Command; 4] {
+    [
+        Command::TopUp(top_up("t", 100, 20)),
+        capture("a", 110),
+        reverse("usage:a"),
+        Command::Clawback(clawback("c", 125)),
+    ]
+}
+
+#[test]
+fn the_same_command_again_is_the_recorded_outcome_and_adds_nothing() {
+    for across_batches in [false, true] {
+        let mut batch = batch(wallet(0, 0, 0));
+        let firsts: Vec<_> = one_of_each().iter().map(|command| posted(&batch.apply(command))).collect();
+        assert_eq!(balances(&batch), (0, 0, 5));
+        let entries = batch.entries.len();
+        if across_batches {
+            batch = next_batch(batch);
+        }
+        let added_before = batch.entries.len();
+        for (command, (entry, repeated)) in one_of_each().iter().zip(firsts) {
+            assert!(!repeated);
+            for _ in 0..2 {
+                let outcome = batch.apply(command);
+                assert_eq!(posted(&outcome), (entry, true));
+                let Outcome::Posted { client, state, .. } = outcome else { unreachable!() };
+                assert_eq!((client, state), (1, batch.clients[&1]));
+            }
+        }
+        assert_eq!(batch.entries.len(), added_before);
+        assert_eq!(batch.next_entry, i64::try_from(entries).unwrap() + 1);
+        assert_eq!(batch.changed.is_empty(), across_batches);
+    }
+}
+
+#[test]
+fn the_same_source_with_other_content_conflicts() {
+    let Command::Capture(used) = capture("a", 110) else { unreachable!() };
+    let others = [
+        Command::Capture(Capture { price: m(109), ..used.clone() }),
+        Command::Capture(Capture { price: m(100), ..used.clone() }),
+        Command::Capture(Capture { price: m(10), ..used.clone() }),
+        Command::Capture(Capture { client: 2, ..used.clone() }),
+        Command::Capture(Capture { client: 77, ..used }),
+        Command::TopUp(top_up("t", 101, 20)),
+        Command::TopUp(top_up("t", 120, 20)),
+        Command::TopUp(top_up("t", 100, 21)),
+        Command::TopUp(top_up("t", 100, 0)),
+        Command::TopUp(TopUp { client: 2, ..top_up("t", 100, 20) }),
+        Command::TopUp(TopUp { currency: eur(), ..top_up("t", 100, 20) }),
+        Command::Clawback(clawback("c", 124)),
+        Command::Clawback(clawback("c", 5)),
+        Command::Clawback(Clawback { client: 2, ..clawback("c", 125) }),
+        Command::Clawback(Clawback { to: Account::Dispute, ..clawback("c", 125) }),
+        Command::Clawback(Clawback { source: "topup:t".to_owned(), ..clawback("c", 100) }),
+        Command::TopUp(TopUp { source: "usage:a".to_owned(), ..top_up("t", 110, 0) }),
+    ];
+    for across_batches in [false, true] {
+        let mut batch = batch(wallet(0, 0, 0));
+        batch.clients.insert(2, wallet(1000, 0, 0));
+        for command in one_of_each() {
+            posted(&batch.apply(&command));
+        }
+        if across_batches {
+            batch = next_batch(batch);
+        }
+        for other in &others {
+            refuses(&mut batch, other, Refusal::SourceConflict);
+        }
+    }
+}
+
+#[test]
+fn refused_and_posted_commands_of_one_batch_do_not_disturb_each_other() {
+    let mut batch = batch(wallet(10, 0, 0));
+    batch.clients.insert(2, wallet(10, 0, 0));
+    let outcomes: Vec<bool> = [7, 7, 3, 1]
+        .iter()
+        .enumerate()
+        .map(|(n, price)| matches!(batch.apply(&capture(&n.to_string(), *price)), Outcome::Posted { .. }))
+        .collect();
+    assert_eq!(outcomes, [true, false, true, false]);
+    assert_eq!(batch.entries.iter().map(|entry| entry.id).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(batch.changed, HashSet::from([1]));
+    // A refused source is free: it was never recorded.
+    posted(&batch.apply(&Command::TopUp(top_up("t", 7, 0))));
+    posted(&batch.apply(&capture("1", 7)));
+}
+
+#[test]
+fn a_counter_at_its_end_is_refused() {
+    let full = ClientState { sequence: i64::MAX, ..wallet(100, 0, 0) };
+    refuses(&mut batch(full), &capture("a", 1), Refusal::OutOfRange);
+    let mut last = batch(ClientState { sequence: i64::MAX - 1, ..wallet(1, 1, 0) });
+    refuses(&mut last, &capture("a", 2), Refusal::OutOfRange);
+    posted(&last.apply(&capture("a", 1)));
+}
+
+#[test]
+fn spendable_is_nothing_in_debt_and_never_overflows() {
+    assert_eq!(wallet(3, 4, 0).spendable(), m(7));
+    assert_eq!(wallet(3, 4, 1).spendable(), Micros::ZERO);
+    assert_eq!(ClientState { frozen: true, ..wallet(3, 4, 0) }.spendable(), Micros::ZERO);
+    assert_eq!(wallet(Micros::MAX.get(), 1, 0).credit(), Micros::MAX);
+}

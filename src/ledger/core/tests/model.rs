@@ -1,0 +1,410 @@
+//! Random commands against a model that was written from the design, not from the code: plain maps of plain integers.
+//!
+//! `PROPTEST_CASES=10000 cargo test --lib ledger::core` tries for longer.
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
+
+use super::super::*;
+use super::eur;
+
+const MAX: i64 = Micros::MAX.get();
+/// Clients 1 and 2 pay in dollars, 3 in euros, 4 is frozen by an operator; 9 does not exist.
+const CLIENTS: [ClientId; 5] = [1, 2, 3, 4, 9];
+
+#[derive(Debug, Clone)]
+enum Step {
+    Do(Command),
+    NextBatch,
+}
+
+// ---- the model ----------------------------------------------------------------------------------------------------
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Wallet {
+    paid: i64,
+    bonus: i64,
+    debt: i64,
+}
+
+/// What was done under a source, with what is needed to undo it.
+#[derive(Debug, Clone, PartialEq)]
+struct Done {
+    command: Command,
+    client: ClientId,
+    paid: i64,
+    bonus: i64,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    wallets: BTreeMap<ClientId, Wallet>,
+    done: BTreeMap<String, Done>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Expected {
+    Added,
+    Repeated,
+    Refused(Refusal),
+}
+
+/// Two commands that ask for the same money to move.
+fn same_content(a: &Command, b: &Command) -> bool {
+    match (a, b) {
+        // Where the money was spent is not part of it: the price and the client are.
+        (Command::Capture(a), Command::Capture(b)) => (a.client, a.price) == (b.client, b.price),
+        (a, b) => a == b,
+    }
+}
+
+impl Model {
+    fn currency_of(client: ClientId) -> Currency {
+        if client == 3 { eur() } else { Currency::USD }
+    }
+
+    fn expect(&mut self, command: &Command) -> Expected {
+        let source = command.source();
+        if let Some(done) = self.done.get(&source) {
+            let same = same_content(&done.command, command);
+            return if same { Expected::Repeated } else { Expected::Refused(Refusal::SourceConflict) };
+        }
+        let client = match command {
+            Command::Capture(c) => c.client,
+            Command::TopUp(t) => t.client,
+            Command::Clawback(c) => c.client,
+            Command::Reverse(r) => match self.done.get(&r.capture) {
+                Some(Done { command: Command::Capture(_), client, .. }) => *client,
+                _ => return Expected::Refused(Refusal::NothingToReverse),
+            },
+        };
+        let Some(before) = self.wallets.get(&client).copied() else {
+            return Expected::Refused(Refusal::UnknownClient);
+        };
+        match self.after(command, client, before) {
+            Err(refusal) => Expected::Refused(refusal),
+            Ok(after) if after == before => Expected::Refused(Refusal::OutOfRange),
+            Ok(after) if [after.paid, after.bonus, after.debt].iter().any(|balance| *balance > MAX) => {
+                Expected::Refused(Refusal::OutOfRange)
+            }
+            Ok(after) => {
+                let (paid, bonus) = (before.paid - after.paid, before.bonus - after.bonus);
+                self.done.insert(source, Done { command: command.clone(), client, paid, bonus });
+                self.wallets.insert(client, after);
+                Expected::Added
+            }
+        }
+    }
+
+    fn after(&self, command: &Command, client: ClientId, before: Wallet) -> Result<Wallet, Refusal> {
+        let mut after = before;
+        match command {
+            Command::Capture(_) if client == 4 || before.debt > 0 => return Err(Refusal::ClientFrozen),
+            Command::Capture(c) if c.price.get() > before.paid + before.bonus => {
+                return Err(Refusal::InsufficientCredits);
+            }
+            Command::Capture(c) => {
+                after.paid = (before.paid - c.price.get()).max(0);
+                after.bonus -= (c.price.get() - before.paid).max(0);
+            }
+            Command::TopUp(t) if t.currency != Self::currency_of(client) => {
+                return Err(Refusal::CurrencyMismatch);
+            }
+            Command::TopUp(t) => {
+                after.debt = (before.debt - t.amount.get()).max(0);
+                after.paid += (t.amount.get() - before.debt).max(0);
+                after.bonus += t.bonus.get();
+            }
+            Command::Reverse(r) => {
+                after.paid += self.done[&r.capture].paid;
+                after.bonus += self.done[&r.capture].bonus;
+            }
+            Command::Clawback(c) => {
+                let mut left = c.amount.get();
+                for balance in [&mut after.paid, &mut after.bonus] {
+                    let taken = left.min(*balance);
+                    *balance -= taken;
+                    left -= taken;
+                }
+                after.debt += left;
+            }
+        }
+        Ok(after)
+    }
+}
+
+// ---- the books under test -----------------------------------------------------------------------------------------
+
+/// What the shell would keep in the database.
+#[derive(Debug, Default)]
+struct Books {
+    clients: HashMap<ClientId, ClientState>,
+    entries: Vec<Entry>,
+}
+
+impl Books {
+    fn open() -> (Self, Model) {
+        let (mut books, mut model) = (Self::default(), Model::default());
+        for id in CLIENTS.into_iter().filter(|id| *id != 9) {
+            let new = ClientState::new(Model::currency_of(id));
+            books.clients.insert(id, ClientState { frozen: id == 4, ..new });
+            model.wallets.insert(id, Wallet::default());
+        }
+        (books, model)
+    }
+
+    fn begin(&self) -> Batch {
+        let mut batch = Batch::starting_at(self.entries.last().map_or(1, |entry| entry.id + 1));
+        batch.clients = self.clients.clone();
+        batch.recorded = self.entries.iter().map(|entry| (entry.source.clone(), entry.clone())).collect();
+        batch
+    }
+
+    fn commit(&mut self, batch: Batch) {
+        for (id, state) in &batch.clients {
+            assert_eq!(batch.changed.contains(id), self.clients[id] != *state, "client {id}");
+        }
+        self.clients = batch.clients;
+        self.entries.extend(batch.entries);
+    }
+
+    /// Everything that `verify` would say about the database, from the entries alone.
+    fn check(&self, model: &Model) {
+        let mut told: HashMap<ClientId, (Wallet, i64, Option<EntryId>)> = HashMap::new();
+        let mut trial: HashMap<(&str, Account), i128> = HashMap::new();
+        let mut sources = HashSet::new();
+        for (position, entry) in (1..).zip(&self.entries) {
+            assert_eq!(entry.id, position, "ids have no gaps");
+            assert!(sources.insert(&entry.source), "{} twice", entry.source);
+            assert!(entry.amount > Micros::ZERO && entry.debit != entry.credit);
+            assert_eq!(entry.currency, Model::currency_of(entry.client));
+            let amount = entry.amount.get();
+            *trial.entry((entry.currency.code(), entry.debit)).or_default() += i128::from(amount);
+            *trial.entry((entry.currency.code(), entry.credit)).or_default() -= i128::from(amount);
+            let (wallet, sequence, last) = told.entry(entry.client).or_default();
+            for (account, signed) in [(entry.debit, -amount), (entry.credit, amount)] {
+                match account {
+                    Account::ClientPaid => wallet.paid += signed,
+                    Account::ClientBonus => wallet.bonus += signed,
+                    Account::ClientDebt => wallet.debt -= signed,
+                    _ => {}
+                }
+            }
+            assert!(wallet.paid >= 0 && wallet.bonus >= 0 && wallet.debt >= 0);
+            assert_eq!(entry.previous, *last);
+            (*sequence, *last) = (*sequence + 1, Some(entry.id));
+            assert_eq!(entry.sequence, *sequence);
+            let after = (entry.paid_after.get(), entry.bonus_after.get(), entry.debt_after.get());
+            assert_eq!(after, (wallet.paid, wallet.bonus, wallet.debt));
+        }
+        for currency in [Currency::USD, eur()] {
+            let of_currency = trial.iter().filter(|((of, _), _)| *of == currency.code());
+            assert_eq!(of_currency.map(|(_, sum)| sum).sum::<i128>(), 0);
+            for (account, sign) in
+                [(Account::ClientPaid, -1), (Account::ClientBonus, -1), (Account::ClientDebt, 1)]
+            {
+                let owed: i128 = self
+                    .clients
+                    .values()
+                    .filter(|state| state.currency == currency)
+                    .map(|state| match account {
+                        Account::ClientPaid => i128::from(state.paid.get()),
+                        Account::ClientBonus => i128::from(state.bonus.get()),
+                        _ => i128::from(state.debt.get()),
+                    })
+                    .sum();
+                assert_eq!(trial.get(&(currency.code(), account)).copied().unwrap_or(0), sign * owed);
+            }
+        }
+        for (id, state) in &self.clients {
+            let (wallet, sequence, last) = told.get(id).copied().unwrap_or_default();
+            assert_eq!((state.sequence, state.last_entry), (sequence, last));
+            let stored = Wallet { paid: state.paid.get(), bonus: state.bonus.get(), debt: state.debt.get() };
+            assert_eq!(stored, wallet, "client {id}: stored and summed");
+            assert_eq!(stored, model.wallets[id], "client {id}: stored and modelled");
+        }
+    }
+}
+
+type Seen = BTreeMap<String, u32>;
+
+/// Plays the steps and compares after each; counts what happened.
+fn play(steps: &[Step], seen: &mut Seen) {
+    let (mut books, mut model) = Books::open();
+    let mut batch = books.begin();
+    for step in steps {
+        let Step::Do(command) = step else {
+            books.commit(batch);
+            books.check(&model);
+            batch = books.begin();
+            continue;
+        };
+        let entries = batch.entries.len();
+        let debt = model.wallets.values().map(|wallet| i128::from(wallet.debt)).sum::<i128>();
+        let in_books = batch.recorded.contains_key(&command.source());
+        let expected = model.expect(command);
+        let outcome = batch.apply(command);
+        let added = batch.entries.len() - entries;
+        let what = match &outcome {
+            Outcome::Refused(refusal) => {
+                assert_eq!(expected, Expected::Refused(*refusal), "{command:?}");
+                assert_eq!(added, 0);
+                format!("{refusal:?}")
+            }
+            Outcome::Posted { entry, client, state, repeated } => {
+                let wanted = if *repeated { Expected::Repeated } else { Expected::Added };
+                assert_eq!(expected, wanted, "{command:?}");
+                assert_eq!(added > 0, !repeated);
+                assert_eq!(*state, batch.clients[client]);
+                assert!(*repeated || batch.entries[entries].id == *entry);
+                match (repeated, in_books) {
+                    (true, true) => "repeated, from the books".to_owned(),
+                    (true, false) => "repeated, in one batch".to_owned(),
+                    (false, _) => format!("{added} entries"),
+                }
+            }
+        };
+        let kind = match command {
+            Command::Capture(_) => "capture",
+            Command::TopUp(_) => "top-up",
+            Command::Reverse(_) => "reverse",
+            Command::Clawback(_) => "clawback",
+        };
+        *seen.entry(format!("{kind}: {what}")).or_default() += 1;
+        let now = model.wallets.values().map(|wallet| i128::from(wallet.debt)).sum::<i128>();
+        let moved = if now > debt { "debt made" } else { "debt repaid" };
+        *seen.entry(moved.to_owned()).or_default() += u32::from(now != debt);
+    }
+    books.commit(batch);
+    books.check(&model);
+}
+
+// ---- what is tried ------------------------------------------------------------------------------------------------
+
+fn amounts() -> impl Strategy<Value = Micros> {
+    prop_oneof![90 => 1..60i64, 3 => Just(0i64), 1 => Just(MAX), 1 => MAX - 60..=MAX]
+        .prop_map(|amount| Micros::new(amount).unwrap())
+}
+
+/// Few amounts, so that a repeated source often comes with the same content.
+fn few_amounts() -> impl Strategy<Value = Micros> {
+    prop_oneof![Just(7i64), Just(20)].prop_map(|amount| Micros::new(amount).unwrap())
+}
+
+fn clients() -> impl Strategy<Value = ClientId> {
+    prop_oneof![12 => Just(1i64), 6 => Just(2i64), 4 => Just(3i64), 2 => Just(4i64), 1 => Just(9i64)]
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let number = 0..40u8;
+    let amount = prop_oneof![2 => amounts(), 1 => few_amounts()];
+    let capture =
+        (clients(), number.clone(), amount.clone(), 0..3i64).prop_map(|(client, n, price, route)| {
+            Command::Capture(Capture {
+                client,
+                source: format!("usage:{n}"),
+                price,
+                route,
+                price_list: 1,
+                upstream_status: 200,
+            })
+        });
+    let top_up = (clients(), number.clone(), amount.clone(), few_amounts(), 0..20u8).prop_map(
+        |(client, n, amount, bonus, odd)| {
+            let other = if client == 3 { Currency::USD } else { eur() };
+            let currency = if odd == 0 { other } else { Model::currency_of(client) };
+            let bonus = if odd % 2 == 0 { bonus } else { Micros::ZERO };
+            // Client 2 lives at the end of the range, where giving back may not fit any more.
+            let amount = if client == 2 && odd > 9 { Micros::MAX.saturating_sub(amount) } else { amount };
+            Command::TopUp(TopUp { client, source: format!("topup:{n}"), amount, bonus, currency })
+        },
+    );
+    let reverse = (number.clone(), 0..20u8).prop_map(|(n, odd)| {
+        let of = match odd {
+            0 => "topup",
+            1 => "reversal",
+            2 => "refund",
+            _ => "usage",
+        };
+        Command::Reverse(Reverse { capture: format!("{of}:{n}") })
+    });
+    let clawback = (clients(), number, amount, any::<bool>()).prop_map(|(client, n, amount, dispute)| {
+        let to = if dispute { Account::Dispute } else { Account::RefundPending };
+        Command::Clawback(Clawback { client, source: format!("refund:{n}"), amount, to })
+    });
+    let command = prop_oneof![8 => capture, 5 => top_up, 3 => reverse, 2 => clawback].boxed();
+    let step = prop_oneof![9 => command.prop_map(Step::Do), 1 => Just(Step::NextBatch)];
+    // A command that was just sent is sent again now and then, as a caller who got no answer would.
+    vec((step, 0..8u8), 1..200).prop_map(|steps| {
+        let mut played: Vec<Step> = Vec::with_capacity(steps.len());
+        for (step, again) in steps {
+            let back = played.len().checked_sub(usize::from(again) + 1);
+            let repeat = back.and_then(|index| played.get(index)).cloned().filter(|_| again < 2);
+            played.push(step);
+            played.extend(repeat);
+        }
+        played
+    })
+}
+
+proptest! {
+    #[test]
+    fn random_commands_leave_the_books_as_the_model_says(steps in steps()) {
+        play(&steps, &mut Seen::new());
+    }
+}
+
+#[test]
+fn the_random_commands_reach_every_case() {
+    let mut runner = TestRunner::deterministic();
+    let mut seen = Seen::new();
+    let mut played = 0;
+    for _ in 0..600 {
+        let steps = steps().new_tree(&mut runner).unwrap().current();
+        played += steps.len();
+        play(&steps, &mut seen);
+    }
+    assert!(played > 40_000, "{played} steps");
+    for case in [
+        "capture: 1 entries",
+        "capture: 2 entries",
+        "capture: InsufficientCredits",
+        "capture: ClientFrozen",
+        "capture: UnknownClient",
+        "capture: SourceConflict",
+        "capture: OutOfRange",
+        "capture: repeated, in one batch",
+        "capture: repeated, from the books",
+        "top-up: 1 entries",
+        "top-up: 2 entries",
+        "top-up: 3 entries",
+        "top-up: CurrencyMismatch",
+        "top-up: UnknownClient",
+        "top-up: SourceConflict",
+        "top-up: OutOfRange",
+        "top-up: repeated, in one batch",
+        "top-up: repeated, from the books",
+        "reverse: 1 entries",
+        "reverse: 2 entries",
+        "reverse: NothingToReverse",
+        "reverse: OutOfRange",
+        "reverse: repeated, in one batch",
+        "reverse: repeated, from the books",
+        "clawback: 1 entries",
+        "clawback: 2 entries",
+        "clawback: 3 entries",
+        "clawback: UnknownClient",
+        "clawback: SourceConflict",
+        "clawback: OutOfRange",
+        "clawback: repeated, in one batch",
+        "clawback: repeated, from the books",
+        "debt made",
+        "debt repaid",
+    ] {
+        assert!(seen.get(case).is_some_and(|times| *times >= 20), "{case} is too rare: {seen:#?}");
+    }
+}
