@@ -95,6 +95,8 @@ pub(super) struct Writer {
     /// Finished before the last commit: kept in the row for one commit more, because the last bytes may still be on
     /// their way through the socket.
     leaving: HashSet<EntryId>,
+    /// The stored row has captures that have left since: commands that capture nothing do not rewrite it.
+    row_is_stale: bool,
     /// Captures that nobody was answered for and whose commit could not be looked up: reversed as soon as possible.
     doubtful: Vec<String>,
 }
@@ -123,6 +125,7 @@ impl Writer {
             next_entry: 1,
             undelivered: HashSet::new(),
             leaving: HashSet::new(),
+            row_is_stale: false,
             doubtful: Vec::new(),
         };
         writer.next_entry = sqlite::next_entry(&mut writer.connection).await?;
@@ -185,23 +188,29 @@ impl Writer {
     }
 
     fn is_behind(&self) -> bool {
-        !self.undelivered.is_empty() || !self.leaving.is_empty() || !self.doubtful.is_empty()
+        self.row_is_stale
+            || !self.undelivered.is_empty()
+            || !self.leaving.is_empty()
+            || !self.doubtful.is_empty()
     }
 
     /// Rewrites the undelivered row while nothing else does, and works off doubtful captures.
     async fn catch_up(&mut self) {
-        let before = (self.undelivered.len(), self.leaving.len());
         self.note_deliveries();
-        if (self.undelivered.len(), self.leaving.len()) != before {
+        if self.row_is_stale {
             let row = self.undelivered_row(&[]);
-            if let Err(error) = sqlite::write_undelivered(&mut self.connection, &self.node, &row).await {
-                tracing::error!(%error, "the row of undelivered captures could not be written");
+            match sqlite::write_undelivered(&mut self.connection, &self.node, &row).await {
+                Ok(()) => self.row_is_stale = false,
+                Err(error) => {
+                    tracing::error!(%error, "the row of undelivered captures could not be written")
+                }
             }
         }
         self.settle_doubts().await;
     }
 
     fn note_deliveries(&mut self) {
+        self.row_is_stale |= !self.leaving.is_empty();
         self.leaving.clear();
         for entry in self.deliveries.take() {
             if self.undelivered.remove(&entry) {
@@ -427,12 +436,14 @@ impl Writer {
                 _ => None,
             })
             .collect();
-        if !captured.is_empty() {
+        let row_written = !captured.is_empty();
+        if row_written {
             let row: Vec<EntryId> = row_before.into_iter().chain(captured).collect();
             sqlite::write_undelivered(&mut transaction, &self.node, &row).await?;
         }
         transaction.commit().await?;
 
+        self.row_is_stale &= !row_written;
         self.next_entry = batch.next_entry;
         if self.cache.len() > KEPT_CLIENTS {
             self.cache.clear();
