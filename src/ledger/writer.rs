@@ -224,20 +224,28 @@ impl Writer {
     }
 
     async fn settle_doubts(&mut self) {
-        for capture in std::mem::take(&mut self.doubtful) {
-            let command = Command::Reverse(Reverse { capture: capture.clone() });
-            match self.commit(&[command], &[]).await {
-                Ok(_) => {
-                    tracing::warn!(ledger.source = %capture, "a capture of unknown outcome was settled: nobody is charged")
+        while let Some(capture) = self.doubtful.last().cloned() {
+            match self.settle_doubt(&capture).await {
+                Ok(committed) => {
+                    for (client, state) in &committed.last {
+                        self.reservations.publish(*client, *state);
+                    }
+                    self.doubtful.pop();
+                    tracing::warn!(ledger.source = %capture, "a capture of unknown outcome was settled: nobody is charged");
                 }
                 Err(error) => {
                     tracing::error!(%error, ledger.source = %capture, "a capture of unknown outcome cannot be settled yet");
                     self.forget();
-                    self.doubtful.push(capture);
                     return;
                 }
             }
         }
+    }
+
+    async fn settle_doubt(&mut self, capture: &str) -> Result<Committed, sqlx::Error> {
+        // The unknown commit may have taken place, and then has the id that would come next.
+        self.next_entry = sqlite::next_entry(&mut self.connection).await?;
+        self.commit(&[Command::Reverse(Reverse { capture: capture.to_owned() })], &[]).await
     }
 
     /// No cached state survives a failure.
