@@ -102,10 +102,7 @@ pub(super) struct Writer {
 }
 
 /// The outcomes of one committed batch, in the order of its jobs.
-struct Committed {
-    outcomes: Vec<Outcome>,
-    last: HashMap<ClientId, ClientState>,
-}
+type Committed = Vec<Outcome>;
 
 impl Writer {
     pub(super) async fn new(
@@ -141,9 +138,8 @@ impl Writer {
         let mut reversed = 0u64;
         for chunk in commands.chunks(MAX_BATCH) {
             let committed = self.commit(chunk, &[]).await?;
-            for outcome in committed.outcomes {
-                let fresh = matches!(outcome, Outcome::Posted { repeated: false, .. });
-                reversed = reversed.saturating_add(u64::from(fresh));
+            for outcome in committed {
+                reversed += u64::from(matches!(outcome, Outcome::Posted { repeated: false, .. }));
             }
         }
         sqlite::write_undelivered(&mut self.connection, &self.node, &[]).await?;
@@ -227,8 +223,10 @@ impl Writer {
         while let Some(capture) = self.doubtful.last().cloned() {
             match self.settle_doubt(&capture).await {
                 Ok(committed) => {
-                    for (client, state) in &committed.last {
-                        self.reservations.publish(*client, *state);
+                    for outcome in committed {
+                        if let Outcome::Posted { client, state, .. } = outcome {
+                            self.reservations.publish(client, state);
+                        }
                     }
                     self.doubtful.pop();
                     tracing::warn!(ledger.source = %capture, "a capture of unknown outcome was settled: nobody is charged");
@@ -286,23 +284,21 @@ impl Writer {
         use std::sync::atomic::Ordering::Relaxed;
         self.counts.batches.fetch_add(1, Relaxed);
         self.counts.commands.fetch_add(jobs.len().try_into().unwrap_or(u64::MAX), Relaxed);
-        for (client, state) in &committed.last {
-            self.reservations.publish(*client, *state);
-        }
-        for (job, outcome) in jobs.into_iter().zip(committed.outcomes) {
+        for (job, outcome) in jobs.into_iter().zip(committed) {
             let posted = match outcome {
                 Outcome::Posted { entry, client, state, repeated } => {
                     Ok(Posted { entry, client, state, repeated })
                 }
                 Outcome::Refused(refusal) => Err(LedgerError::Refused(refusal)),
             };
+            // Each state is published together with the end of its own reservation: the state after the whole batch
+            // would count the others, whose reservations are still open, twice.
             // A caller who has gone is no reason to undo anything: the outcome stands.
             match job {
                 Job::Capture { reservation, answer, .. } => {
                     if let Ok(posted) = &posted {
                         self.undelivered.insert(posted.entry);
-                        let state = committed.last.get(&posted.client).copied().unwrap_or(posted.state);
-                        reservation.settle(state);
+                        reservation.settle(posted.state);
                     }
                     if let Err(Ok(unheard)) = answer.send(posted) {
                         self.deliveries.finish(unheard.entry);
@@ -310,15 +306,18 @@ impl Writer {
                 }
                 Job::TopUp { reserve, answer, .. } => {
                     let answered = posted.map(|posted| {
-                        let state = committed.last.get(&posted.client).copied().unwrap_or(posted.state);
+                        self.reservations.publish(posted.client, posted.state);
                         let reservation = reserve.map(|amount| {
-                            self.reservations.publish_and_reserve(posted.client, state, amount)
+                            self.reservations.publish_and_reserve(posted.client, posted.state, amount)
                         });
                         (posted, reservation)
                     });
                     let _ = answer.send(answered);
                 }
                 Job::Reverse { answer, .. } => {
+                    if let Ok(posted) = &posted {
+                        self.reservations.publish(posted.client, posted.state);
+                    }
                     let _ = answer.send(posted);
                 }
             }
@@ -457,8 +456,7 @@ impl Writer {
             self.cache.clear();
         }
         self.cache.extend(batch.clients.iter().map(|(id, state)| (*id, *state)));
-        let last = batch.changed.iter().filter_map(|id| Some((*id, *batch.clients.get(id)?))).collect();
-        Ok(Committed { outcomes, last })
+        Ok(outcomes)
     }
 }
 
