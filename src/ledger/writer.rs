@@ -421,6 +421,19 @@ impl Writer {
             })
             .collect();
 
+        let uncredited = |(index, _): &(usize, SucceededCharge)| {
+            matches!(prepared.get(index), Some(Some(_)))
+                && matches!(outcomes.get(*index), Some(Outcome::Refused(_)))
+        };
+        if charges.iter().any(uncredited) {
+            // Its row says "succeeded" already; without entries it must not stay so.
+            transaction.rollback().await?;
+            return match &outcomes[..] {
+                [_] => Ok(outcomes),
+                _ => Err(sqlx::Error::Protocol("a succeeded charge cannot be credited".into())),
+            };
+        }
+
         let inserted = sqlite::insert_entries(&mut transaction, at, &batch.entries).await?;
         if usize::try_from(inserted) != Ok(batch.entries.len()) {
             return Err(sqlx::Error::Protocol(format!(
