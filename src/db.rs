@@ -64,6 +64,8 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .busy_timeout(Duration::from_secs(5))
         .pragma("trusted_schema", "OFF")
         .pragma("cell_size_check", "ON")
+        // Otherwise REPLACE deletes entries without asking the trigger that forbids it.
+        .pragma("recursive_triggers", "ON")
         .disable_statement_logging()
 }
 
