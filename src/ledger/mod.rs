@@ -25,6 +25,8 @@ pub mod read;
 pub mod recording;
 pub mod reservations;
 mod sqlite;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 mod writer;
 
