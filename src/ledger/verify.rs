@@ -7,6 +7,15 @@ use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::account::Account;
+use super::core::{MAX_LEGS, leg_source};
+
+/// The triggers without which entries could be changed, word for word.
+const TRIGGERS: [&str; 2] = [
+    "CREATE TRIGGER entries_are_never_updated BEFORE UPDATE ON entries \
+     BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END",
+    "CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON entries \
+     BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END",
+];
 
 /// Findings kept in full; the rest is only counted.
 const MAX_FINDINGS: usize = 100;
@@ -63,13 +72,26 @@ struct SourceSums {
     promotion: i64,
 }
 
+/// One entry of a reversal.
+#[derive(Debug)]
+struct Reversal {
+    /// `REQUEST` of `reversal:REQUEST/2`.
+    request: String,
+    /// Counted from nothing, as [`leg_source`] does.
+    leg: usize,
+    client: i64,
+    amount: i64,
+    debit: Account,
+    credit: Account,
+}
+
 /// Everything gathered on the way through the entries.
 #[derive(Debug, Default)]
 struct Gathered {
     clients: HashMap<i64, Recomputed>,
     currencies: HashMap<i64, String>,
     top_ups: HashMap<String, SourceSums>,
-    reversals: Vec<(String, i64, i64)>,
+    reversals: Vec<Reversal>,
     trial: HashMap<(String, i64), i128>,
     next_id: i64,
 }
@@ -124,13 +146,13 @@ async fn check_file(connection: &mut SqliteConnection, report: &mut Verification
         let (table, parent): (String, String) = (row.try_get(0)?, row.try_get(2)?);
         report.find(format!("a row of {table} refers to a row of {parent} that is not there"));
     }
-    let triggers: i64 = sqlx::query_scalar(
-        "SELECT COUNT(*) FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'entries'",
-    )
-    .fetch_one(connection)
-    .await?;
-    if triggers < 2 {
-        report.find("the triggers that keep entries append-only are missing".to_owned());
+    let triggers: Vec<String> = sqlx::query_scalar("SELECT sql FROM sqlite_master WHERE type = 'trigger'")
+        .fetch_all(connection)
+        .await?;
+    let triggers: Vec<String> =
+        triggers.iter().map(|sql| sql.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    if !TRIGGERS.iter().all(|wanted| triggers.iter().any(|sql| sql == wanted)) {
+        report.find("the triggers that keep entries append-only are missing or others".to_owned());
     }
     Ok(())
 }
@@ -158,6 +180,8 @@ fn check_entry(
     };
     if debit == credit {
         report.find(format!("entry {id}: it debits and credits the same account"));
+    } else if !accounts_fit(source, debit, credit) {
+        report.find(format!("entry {id}: its accounts are not those of its kind"));
     }
     for (account, signed) in [(debit, i128::from(amount)), (credit, i128::from(amount).saturating_neg())] {
         let sum = gathered.trial.entry((currency.to_owned(), account.number())).or_default();
@@ -200,11 +224,30 @@ fn check_entry(
     if told.paid < 0 || told.bonus < 0 || told.debt < 0 {
         report.find(format!("entry {id}: a balance of its client is below zero after it"));
     }
-    note_source(source, client, debit, amount, gathered);
+    note_source(source, client, (debit, credit), amount, gathered);
     Ok(())
 }
 
-fn note_source(source: &str, client: i64, debit: Account, amount: i64, gathered: &mut Gathered) {
+/// Whether a source of this kind moves between these accounts.
+fn accounts_fit(source: &str, debit: Account, credit: Account) -> bool {
+    use Account::{ClientBonus, ClientDebt, ClientPaid, Promotion, Revenue, StripeClearing};
+    match source.split(':').next() {
+        Some("usage") => matches!((debit, credit), (ClientPaid | ClientBonus, Revenue)),
+        Some("reversal") => matches!((debit, credit), (Revenue, ClientPaid | ClientBonus)),
+        Some("topup") => {
+            matches!((debit, credit), (StripeClearing, ClientPaid | ClientDebt) | (Promotion, ClientBonus))
+        }
+        _ => true,
+    }
+}
+
+fn note_source(
+    source: &str,
+    client: i64,
+    (debit, credit): (Account, Account),
+    amount: i64,
+    gathered: &mut Gathered,
+) {
     let plain = source.split('/').next().unwrap_or(source);
     if let Some(id) = plain.strip_prefix("topup:") {
         let sums = gathered.top_ups.entry(id.to_owned()).or_default();
@@ -215,9 +258,9 @@ fn note_source(source: &str, client: i64, debit: Account, amount: i64, gathered:
             _ => {}
         }
     } else if let Some(id) = source.strip_prefix("reversal:") {
-        let (id, leg) = id.split_once('/').map_or((id, ""), |(id, leg)| (id, leg));
-        let capture = if leg.is_empty() { format!("usage:{id}") } else { format!("usage:{id}/{leg}") };
-        gathered.reversals.push((capture, client, amount));
+        let (request, leg) = id.split_once('/').unwrap_or((id, "1"));
+        let leg = leg.parse::<usize>().ok().and_then(|leg| leg.checked_sub(1)).unwrap_or(usize::MAX);
+        gathered.reversals.push(Reversal { request: request.to_owned(), leg, client, amount, debit, credit });
     }
 }
 
@@ -250,8 +293,9 @@ async fn check_top_ups(
     gathered: &mut Gathered,
     report: &mut Verification,
 ) -> Result<(), sqlx::Error> {
-    let rows =
-        sqlx::query("SELECT id, client, amount, bonus, state FROM top_ups").fetch_all(connection).await?;
+    let rows = sqlx::query("SELECT id, client, amount, bonus, state, currency FROM top_ups")
+        .fetch_all(connection)
+        .await?;
     for row in rows {
         report.top_ups = report.top_ups.saturating_add(1);
         let id: &str = row.try_get(0)?;
@@ -261,7 +305,10 @@ async fn check_top_ups(
             ("succeeded", Some(sums)) => {
                 let client: Option<i64> = row.try_get(1)?;
                 let (amount, bonus): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
-                if sums.clearing != amount || sums.promotion != bonus || client != Some(sums.client) {
+                let currency: String = row.try_get(5)?;
+                let same = (sums.clearing, sums.promotion, Some(sums.client)) == (amount, bonus, client)
+                    && gathered.currencies.get(&sums.client) == Some(&currency);
+                if !same {
                     report.find(format!("top-up {id}: its entries are not its amount, bonus and client"));
                 }
             }
@@ -282,20 +329,40 @@ async fn check_reversals(
     gathered: &Gathered,
     report: &mut Verification,
 ) -> Result<(), sqlx::Error> {
-    for (capture, client, amount) in &gathered.reversals {
-        let found = sqlx::query("SELECT client, amount FROM entries WHERE source = $1")
-            .bind(capture)
+    for reversal in &gathered.reversals {
+        let (taken, given) =
+            (format!("usage:{}", reversal.request), format!("reversal:{}", reversal.request));
+        let capture = leg_source(&taken, reversal.leg);
+        let found = sqlx::query("SELECT client, amount, debit, credit FROM entries WHERE source = $1")
+            .bind(&capture)
             .fetch_optional(&mut *connection)
             .await?;
-        let same = match found {
-            Some(row) => row.try_get::<i64, _>(0)? == *client && row.try_get::<i64, _>(1)? == *amount,
+        let mirrored = match found {
+            Some(row) => {
+                let taken: (i64, i64, i64, i64) =
+                    (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+                let (debit, credit) = (reversal.debit.number(), reversal.credit.number());
+                taken == (reversal.client, reversal.amount, credit, debit)
+            }
             None => false,
         };
-        if !same {
+        if !mirrored || legs(connection, &taken).await? != legs(connection, &given).await? {
             report.find(format!("{capture}: its reversal gives back something else than was taken"));
         }
     }
     Ok(())
+}
+
+/// How many entries a command made.
+async fn legs(connection: &mut SqliteConnection, source: &str) -> Result<i64, sqlx::Error> {
+    let mut legs = 0;
+    for leg in 0..MAX_LEGS {
+        legs += sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM entries WHERE source = $1")
+            .bind(leg_source(source, leg))
+            .fetch_one(&mut *connection)
+            .await?;
+    }
+    Ok(legs)
 }
 
 fn check_trial_balance(gathered: &Gathered, report: &mut Verification) {
@@ -316,3 +383,6 @@ fn check_trial_balance(gathered: &Gathered, report: &mut Verification) {
     lines.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
     report.trial_balance = lines;
 }
+
+#[cfg(test)]
+mod tests;

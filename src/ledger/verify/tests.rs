@@ -1,0 +1,374 @@
+//! Each kind of damage, done to a copy of the same books, is found and named; undamaged books are clean.
+#![allow(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+
+use sqlx::AssertSqlSafe;
+use tempfile::TempDir;
+
+use super::super::core::{Batch, Clawback, Command, TopUp};
+use super::super::sqlite;
+use super::super::tests::books::{Books, m};
+use super::*;
+use crate::db;
+use crate::domain::Currency;
+
+/// Entries of the books below, by id:
+///
+/// | id | client | what |
+/// |---|---|---|
+/// | 1, 2 | 1 | top-up of 1000 and its bonus of 200 |
+/// | 3 | 2 | top-up of 300 |
+/// | 4 | 1 | usage of 600 |
+/// | 5, 6 | 1 | usage of 500: 400 paid, 100 bonus |
+/// | 7 | 2 | usage of 10 |
+/// | 8, 9 | 1 | the reversal of 5, 6 |
+/// | 10, 11 | 2 | a refund of 400: 290 paid, 110 debt |
+/// | 12 | 2 | a top-up of 50, all for the debt |
+/// | 13 | 1 | usage of 50 |
+struct Original {
+    directory: TempDir,
+    path: PathBuf,
+}
+
+async fn original() -> Original {
+    let books = Books::open().await;
+    let first = books.client(1000, 200).await;
+    let second = books.client(300, 0).await;
+    books.serve(first, 600).await;
+    let reversed = books.serve(first, 500).await;
+    books.serve(second, 10).await;
+    books.ledger.reverse(reversed).await.unwrap();
+    books.charged(None, "usd", 5, 0).await;
+    books.charged(None, "usd", 6, 0).await;
+    books.run("UPDATE top_ups SET state = 'failed' WHERE amount = 6").await;
+    let path = books.path();
+    let directory = books.close().await;
+
+    // Clawbacks have no command of the running server yet; the core and the statements are the same.
+    let mut connection = db::connect(&path).await.unwrap();
+    let mut batch = Batch::starting_at(sqlite::next_entry(&mut connection).await.unwrap());
+    batch.clients.extend(sqlite::load_clients(&mut connection, &[second]).await.unwrap());
+    batch.apply(&Command::Clawback(Clawback {
+        client: second,
+        source: "refund:1".to_owned(),
+        amount: m(400),
+        to: Account::RefundPending,
+    }));
+    batch.apply(&Command::TopUp(TopUp {
+        client: second,
+        source: "topup:later".to_owned(),
+        amount: m(50),
+        bonus: m(0),
+        currency: Currency::USD,
+    }));
+    sqlite::insert_entries(&mut connection, 1, &batch.entries).await.unwrap();
+    sqlite::update_clients(&mut connection, batch.clients.clone().into_iter()).await.unwrap();
+    run(
+        &mut connection,
+        "INSERT INTO top_ups (id, client, key, key_hash, key_secret, currency, amount, bonus, state, payment_intent, \
+         created_at, updated_at) VALUES ('later', 2, 'k', zeroblob(32), 1, 'usd', 50, 0, 'succeeded', 'pi_later', 1, 1)",
+    )
+    .await;
+    drop(connection);
+
+    let (ledger, db, task) = super::super::Ledger::open(&path, "node", 10).await.unwrap();
+    let request = crate::domain::RequestId::new();
+    let reservation = ledger.reserve(first, m(50)).await.unwrap();
+    let capture = super::super::tests::books::capture(first, request, 50);
+    let posted = ledger.capture(capture, reservation).await.unwrap();
+    ledger.delivered(posted.entry);
+    drop(ledger);
+    db.reader().close().await;
+    drop(db);
+    task.await.unwrap();
+    Original { directory, path }
+}
+
+async fn run(connection: &mut SqliteConnection, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
+}
+
+const NEVER_UPDATED: &str = "CREATE TRIGGER entries_are_never_updated BEFORE UPDATE ON entries \
+    BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;";
+const NEVER_DELETED: &str = "CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON entries \
+    BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;";
+
+/// Damages a copy as somebody with the file could, and puts everything that guards it back.
+async fn damaged(original: &Original, name: &str, sql: &str) -> PathBuf {
+    let path = original.directory.path().join(format!("{}.db", name.replace([' ', ','], "_")));
+    std::fs::copy(&original.path, &path).unwrap();
+    let mut connection = db::connect(&path).await.unwrap();
+    let before = "PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON; \
+        DROP TRIGGER entries_are_never_updated; DROP TRIGGER entries_are_never_deleted;";
+    run(&mut connection, before).await;
+    run(&mut connection, sql).await;
+    run(&mut connection, NEVER_UPDATED).await;
+    run(&mut connection, NEVER_DELETED).await;
+    sqlx::Connection::close(connection).await.unwrap();
+    path
+}
+
+/// What `verify` says, after making sure that it left the file alone.
+async fn verified(path: &Path) -> Verification {
+    let before = std::fs::read(path).unwrap();
+    // A connection that could write: not writing is up to `verify`.
+    let mut connection = db::connect(path).await.unwrap();
+    let changes: i64 = sqlx::query_scalar("SELECT total_changes()").fetch_one(&mut connection).await.unwrap();
+    let report = verify(&mut connection, |_| {}).await.unwrap();
+    let after: i64 = sqlx::query_scalar("SELECT total_changes()").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(changes, after);
+    sqlx::Connection::close(connection).await.unwrap();
+    assert!(before == std::fs::read(path).unwrap(), "verify changed the file");
+    report
+}
+
+#[tokio::test]
+async fn clean_books_are_clean_and_counted() {
+    let original = original().await;
+    let report = verified(&original.path).await;
+    assert!(report.is_clean(), "{:#?}", report.findings);
+    assert_eq!((report.entries, report.clients, report.top_ups, report.open_top_ups), (13, 2, 5, 1));
+    let sum_of = |account| {
+        report
+            .trial_balance
+            .iter()
+            .find(|(currency, of, _)| currency == "usd" && *of == account)
+            .map(|line| line.2)
+    };
+    assert_eq!(sum_of(Account::ClientPaid), Some(-350));
+    assert_eq!(sum_of(Account::ClientBonus), Some(-200));
+    assert_eq!(sum_of(Account::ClientDebt), Some(60));
+    assert_eq!(sum_of(Account::StripeClearing), Some(1350));
+    assert_eq!(sum_of(Account::Promotion), Some(200));
+    assert_eq!(sum_of(Account::Revenue), Some(-660));
+    assert_eq!(sum_of(Account::RefundPending), Some(-400));
+    assert_eq!(report.trial_balance.iter().map(|line| line.2).sum::<i128>(), 0);
+}
+
+#[tokio::test]
+async fn an_empty_database_is_clean() {
+    let books = Books::open().await;
+    books.assert_clean().await;
+}
+
+/// Name, what is done, and what the finding says.
+const DAMAGES: &[(&str, &str, &str)] = &[
+    ("amount raised", "UPDATE entries SET amount = 601 WHERE id = 4", "entry 4: its balances"),
+    ("amount lowered", "UPDATE entries SET amount = 1 WHERE id = 7", "entry 7: its balances"),
+    ("amount zero", "UPDATE entries SET amount = 0 WHERE id = 7", "entry 7: its amount"),
+    ("amount negative", "UPDATE entries SET amount = -10 WHERE id = 7", "entry 7: its amount"),
+    ("paid_after", "UPDATE entries SET paid_after = paid_after + 1 WHERE id = 4", "entry 4: its balances"),
+    ("bonus_after", "UPDATE entries SET bonus_after = 0 WHERE id = 4", "entry 4: its balances"),
+    ("debt_after", "UPDATE entries SET debt_after = 109 WHERE id = 11", "entry 11: its balances"),
+    ("balances unknown", "UPDATE entries SET paid_after = NULL WHERE id = 13", "entry 13: its balances"),
+    ("sequence", "UPDATE entries SET sequence = 9 WHERE id = 9", "entry 9: its balances or its number"),
+    (
+        "sequence unknown",
+        "UPDATE entries SET sequence = NULL WHERE id = 3",
+        "entry 3: its balances or its number",
+    ),
+    ("client paid", "UPDATE clients SET paid = paid + 1 WHERE id = 1", "client 1: its balances"),
+    ("client bonus", "UPDATE clients SET bonus = 0 WHERE id = 1", "client 1: its balances"),
+    ("client debt forgiven", "UPDATE clients SET debt = 0 WHERE id = 2", "client 2: its balances"),
+    ("client sequence", "UPDATE clients SET sequence = 3 WHERE id = 2", "client 2: its balances"),
+    ("client last entry", "UPDATE clients SET last_entry = 9 WHERE id = 1", "client 1: its balances"),
+    ("client balance below zero", "UPDATE clients SET paid = -1 WHERE id = 2", "client 2: its balances"),
+    (
+        "clients swapped",
+        "UPDATE clients SET id = 0 WHERE id = 1; UPDATE clients SET id = 1 WHERE id = 2; UPDATE clients SET id = 2 WHERE id = 0",
+        "client 2: its balances",
+    ),
+    ("first entry gone", "DELETE FROM entries WHERE id = 1", "entry 2: entry 1 is missing"),
+    ("middle entry gone", "DELETE FROM entries WHERE id = 7", "entry 8: entry 7 is missing"),
+    ("last entry gone", "DELETE FROM entries WHERE id = 13", "client 1: its balances"),
+    ("all entries gone", "DELETE FROM entries", "client 2: its balances"),
+    (
+        "entries cut out and patched over",
+        "DELETE FROM entries WHERE id = 4; UPDATE entries SET previous = 2 WHERE id = 5",
+        "entry 5: entry 4 is missing",
+    ),
+    (
+        "previous swapped",
+        "UPDATE entries SET previous = 9 - previous WHERE id IN (5, 6)",
+        "entry 5: the chain",
+    ),
+    ("previous gone", "UPDATE entries SET previous = NULL WHERE id = 13", "entry 13: the chain"),
+    ("previous of another client", "UPDATE entries SET previous = 6 WHERE id = 7", "entry 7: the chain"),
+    ("client of an entry", "UPDATE entries SET client = 2 WHERE id = 4", "entry 4: the chain"),
+    ("nobody's entry", "UPDATE entries SET client = NULL WHERE id = 4", "entry 5: the chain"),
+    ("nobody's last entry", "UPDATE entries SET client = NULL WHERE id = 13", "client 1: its balances"),
+    ("currency of an entry", "UPDATE entries SET currency = 'eur' WHERE id = 4", "entry 4: its currency"),
+    ("currency of a client", "UPDATE clients SET currency = 'eur' WHERE id = 2", "entry 3: its currency"),
+    (
+        "usage twice under another source",
+        "INSERT INTO entries SELECT 14, at, 'usage:copy', debit, credit, amount, currency, client, sequence, previous, \
+         paid_after, bonus_after, debt_after, route, price_list, upstream_status FROM entries WHERE id = 13",
+        "entry 14: the chain",
+    ),
+    (
+        "credit to the wrong side",
+        "UPDATE entries SET debit = credit, credit = debit WHERE id = 7",
+        "entry 7: its balances",
+    ),
+    (
+        "account that does not exist",
+        "UPDATE entries SET credit = 99 WHERE id = 4",
+        "entry 4: it names an account",
+    ),
+    (
+        "same account",
+        "UPDATE entries SET credit = debit WHERE id = 4",
+        "entry 4: it debits and credits the same",
+    ),
+    ("usage that is no revenue", "UPDATE entries SET credit = 12 WHERE id = 13", "entry 13: its accounts"),
+    ("top-up out of nothing", "UPDATE entries SET debit = 10 WHERE id = 3", "entry 3: its accounts"),
+    ("bonus as paid by Stripe", "UPDATE entries SET debit = 5 WHERE id = 2", "entry 2: its accounts"),
+    (
+        "reversal of another kind",
+        "UPDATE entries SET debit = 9 WHERE id = 8",
+        "its reversal gives back something else",
+    ),
+    (
+        "top-up amount",
+        "UPDATE top_ups SET amount = 999 WHERE amount = 1000",
+        "its entries are not its amount, bonus and client",
+    ),
+    (
+        "top-up bonus",
+        "UPDATE top_ups SET bonus = 201 WHERE bonus = 200",
+        "its entries are not its amount, bonus and client",
+    ),
+    (
+        "top-up client",
+        "UPDATE top_ups SET client = 1 WHERE id = 'later'",
+        "top-up later: its entries are not",
+    ),
+    (
+        "top-up currency",
+        "UPDATE top_ups SET currency = 'eur' WHERE id = 'later'",
+        "top-up later: its entries are not",
+    ),
+    (
+        "top-up row gone",
+        "DELETE FROM top_ups WHERE id = 'later'",
+        "top-up later: it is in the books, but there is no such",
+    ),
+    (
+        "top-up not succeeded",
+        "UPDATE top_ups SET state = 'failed' WHERE id = 'later'",
+        "top-up later: it is in the books, but did not",
+    ),
+    (
+        "top-up open again",
+        "UPDATE top_ups SET state = 'pending' WHERE id = 'later'",
+        "top-up later: it is in the books, but did not",
+    ),
+    (
+        "top-up without entries",
+        "INSERT INTO top_ups SELECT 'never', client, key, key_hash, key_secret, pm_hash, fingerprint, request_key, currency, \
+         amount, bonus, state, failure, stripe_customer, 'pi_never', 1, 1 FROM top_ups WHERE id = 'later'",
+        "top-up never: it succeeded, but is not in the books",
+    ),
+    (
+        "top-up under another source",
+        "UPDATE entries SET source = 'topup:x' WHERE id = 12",
+        "top-up x: it is in the books",
+    ),
+    (
+        "reversal of less",
+        "UPDATE entries SET amount = 399, paid_after = 399 WHERE id = 8; UPDATE entries SET paid_after = 399 WHERE id = 9; \
+         UPDATE entries SET paid_after = 349 WHERE id = 13; UPDATE clients SET paid = 349 WHERE id = 1",
+        "its reversal gives back something else",
+    ),
+    (
+        "reversal of a half",
+        "UPDATE entries SET id = 14 WHERE id = 13; DELETE FROM entries WHERE id = 9; \
+         INSERT INTO entries SELECT 9, 1, 'fee:1', 6, 5, 1, 'usd', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL; \
+         INSERT INTO entries SELECT 13, 1, 'fee:2', 6, 5, 1, 'usd', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL; \
+         UPDATE entries SET previous = 8, sequence = 7, bonus_after = 100 WHERE id = 14; \
+         UPDATE clients SET bonus = 100, sequence = 7, last_entry = 14 WHERE id = 1",
+        "its reversal gives back something else",
+    ),
+    (
+        "reversal without capture",
+        "UPDATE entries SET source = 'reversal:none' WHERE id = 9",
+        "usage:none: its reversal gives back something else",
+    ),
+    ("client row gone", "DELETE FROM clients WHERE id = 2", "entry 3: its currency"),
+    (
+        "client row gone, references",
+        "DELETE FROM clients WHERE id = 2",
+        "a row of entries refers to a row of clients",
+    ),
+    ("route gone", "DELETE FROM routes", "a row of entries refers to a row of routes"),
+    ("key of nobody", "UPDATE client_keys SET client = 77 WHERE client = 1", "a row of client_keys refers"),
+];
+
+#[tokio::test]
+async fn every_damage_is_found_and_named() {
+    let original = original().await;
+    let mut missed = Vec::new();
+    for (name, sql, says) in DAMAGES {
+        let report = verified(&damaged(&original, name, sql).await).await;
+        if !report.findings.iter().any(|finding| finding.contains(says)) {
+            missed.push(format!("{name}: {:#?}", report.findings));
+        }
+        assert_eq!(report.is_clean(), report.findings.is_empty());
+    }
+    assert!(missed.is_empty(), "{}", missed.join("\n"));
+}
+
+#[tokio::test]
+async fn missing_and_toothless_triggers_are_found() {
+    let original = original().await;
+    for sql in [
+        "DROP TRIGGER entries_are_never_updated",
+        "DROP TRIGGER entries_are_never_deleted",
+        "DROP TRIGGER entries_are_never_updated; CREATE TRIGGER entries_are_never_updated BEFORE UPDATE ON entries BEGIN SELECT 1; END",
+        "DROP TRIGGER entries_are_never_deleted; CREATE TRIGGER other BEFORE INSERT ON entries BEGIN SELECT 1; END",
+        "DROP TRIGGER entries_are_never_deleted; CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON entries \
+         WHEN OLD.id = 1 BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END",
+    ] {
+        let path = damaged(&original, "triggers", "SELECT 1").await;
+        let mut connection = db::connect(&path).await.unwrap();
+        run(&mut connection, sql).await;
+        sqlx::Connection::close(connection).await.unwrap();
+        let report = verified(&path).await;
+        assert!(
+            report.findings.iter().any(|finding| finding.contains("triggers")),
+            "{sql}: {:?}",
+            report.findings
+        );
+        assert_eq!(report.found, 1);
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_findings_are_kept_but_all_are_counted() {
+    let original = original().await;
+    let many = "WITH RECURSIVE n(i) AS (SELECT 14 UNION ALL SELECT i + 1 FROM n WHERE i < 313) \
+        INSERT INTO entries (id, at, source, debit, credit, amount, currency) SELECT i, 1, 'x:' || i, 99, 5, 1, 'usd' FROM n";
+    let report = verified(&damaged(&original, "many", many).await).await;
+    assert_eq!((report.found, report.findings.len()), (300, MAX_FINDINGS));
+}
+
+/// A server that goes on writing does not make the books look wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn books_are_clean_at_any_moment() {
+    let books = std::sync::Arc::new(Books::open().await);
+    let client = books.client(1_000_000, 0).await;
+    let serving = std::sync::Arc::clone(&books);
+    let served = tokio::spawn(async move {
+        for _ in 0..200 {
+            serving.serve(client, 10).await;
+        }
+    });
+    let mut looked = 0;
+    while !served.is_finished() {
+        books.assert_clean().await;
+        looked += 1;
+    }
+    served.await.unwrap();
+    assert!(looked > 0);
+}
