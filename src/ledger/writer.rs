@@ -139,7 +139,8 @@ impl Writer {
         for chunk in commands.chunks(MAX_BATCH) {
             let committed = self.commit(chunk, &[]).await?;
             for outcome in committed {
-                reversed += u64::from(matches!(outcome, Outcome::Posted { repeated: false, .. }));
+                let fresh = matches!(outcome, Outcome::Posted { repeated: false, .. });
+                reversed = reversed.saturating_add(u64::from(fresh));
             }
         }
         sqlite::write_undelivered(&mut self.connection, &self.node, &[]).await?;
