@@ -201,6 +201,11 @@ impl Books {
         other
     }
 
+    /// Dropping the connection would end the lock some time later.
+    pub(in crate::ledger) async fn unlock(&self, other: SqliteConnection) {
+        sqlx::Connection::close(other).await.unwrap();
+    }
+
     pub(in crate::ledger) fn reversed_at_start(&self) -> u64 {
         self.ledger.counts().reversed_at_start.load(std::sync::atomic::Ordering::Relaxed)
     }
