@@ -85,6 +85,7 @@ impl Ledger {
         let counts = Arc::new(WriterCounts::default());
         let writer = Writer::new(
             side.connection,
+            path.to_owned(),
             node.to_owned(),
             Arc::clone(&reservations),
             Arc::clone(&deliveries),

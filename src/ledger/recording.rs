@@ -73,12 +73,14 @@ pub(super) async fn prepare(
                 .bind(at)
                 .execute(&mut *connection)
                 .await?;
+            // Only the token that first paid leads back to the wallet: a token that tops up somebody's wallet later must not
+            // give that wallet away.
+            if let Some(hash) = charge.payment_method {
+                bind(connection, hash, client, &key, at).await?;
+            }
             client
         }
     };
-    if let Some(hash) = charge.payment_method {
-        bind(connection, hash, client, &key, at).await?;
-    }
     if let Some(customer) = &charge.stripe_customer {
         sqlx::query(KEEP_CUSTOMER).bind(client).bind(customer).execute(&mut *connection).await?;
     }
@@ -113,8 +115,7 @@ async fn new_client(
         .await
 }
 
-/// Binds a card token to the client and to the very key that the payer used, so that repeating the token never widens
-/// rights. A token that already leads somewhere is left: a binding is never moved.
+/// Binds a card token to a new client and its key. A token that already leads somewhere is left: a binding is never moved.
 async fn bind(
     connection: &mut SqliteConnection,
     hash: SecretHash,

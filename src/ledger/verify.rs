@@ -355,12 +355,13 @@ async fn check_reversals(
 
 /// How many entries a command made.
 async fn legs(connection: &mut SqliteConnection, source: &str) -> Result<i64, sqlx::Error> {
-    let mut legs = 0;
+    let mut legs = 0i64;
     for leg in 0..MAX_LEGS {
-        legs += sqlx::query_scalar::<_, i64>("SELECT COUNT(*) FROM entries WHERE source = $1")
+        let found: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM entries WHERE source = $1")
             .bind(leg_source(source, leg))
             .fetch_one(&mut *connection)
             .await?;
+        legs = legs.saturating_add(found);
     }
     Ok(legs)
 }

@@ -5,6 +5,7 @@
 //! commit whose outcome was unknown is found again.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -84,6 +85,8 @@ pub struct WriterCounts {
 /// The state of the task.
 pub(super) struct Writer {
     connection: SqliteConnection,
+    /// To open the connection anew when it has become unusable.
+    path: PathBuf,
     node: String,
     reservations: Arc<Reservations>,
     deliveries: Arc<Deliveries>,
@@ -107,6 +110,7 @@ type Committed = Vec<Outcome>;
 impl Writer {
     pub(super) async fn new(
         connection: SqliteConnection,
+        path: PathBuf,
         node: String,
         reservations: Arc<Reservations>,
         deliveries: Arc<Deliveries>,
@@ -114,6 +118,7 @@ impl Writer {
     ) -> Result<Self, sqlx::Error> {
         let mut writer = Self {
             connection,
+            path,
             node,
             reservations,
             deliveries,
@@ -166,7 +171,10 @@ impl Writer {
                     waiting.reserve(MAX_BATCH);
                 }
                 write = writes.recv(), if writes_open => match write {
-                    Some(write) => write(&mut self.connection).await,
+                    Some(write) => {
+                        write(&mut self.connection).await;
+                        self.mend().await;
+                    }
                     None => writes_open = false,
                 },
                 () = tokio::time::sleep(IDLE), if self.is_behind() => self.catch_up().await,
@@ -247,6 +255,27 @@ impl Writer {
         self.commit(&[Command::Reverse(Reverse { capture: capture.to_owned() })], &[]).await
     }
 
+    /// After some errors, a full disk among them, SQLite has rolled back by itself; sqlx then counts a transaction that is
+    /// no more, and every later BEGIN would fail. Such a connection is replaced.
+    async fn mend(&mut self) {
+        if !self.connection.is_in_transaction() {
+            return;
+        }
+        // Lets a rollback that is still queued run.
+        let _ = self.connection.ping().await;
+        if !self.connection.is_in_transaction() {
+            return;
+        }
+        self.forget();
+        match crate::db::connect(&self.path).await {
+            Ok(connection) => {
+                tracing::warn!("the writing connection is opened anew after a failure");
+                self.connection = connection;
+            }
+            Err(error) => tracing::error!(%error, "the writing connection cannot be opened anew yet"),
+        }
+    }
+
     /// No cached state survives a failure.
     fn forget(&mut self) {
         self.cache.clear();
@@ -262,6 +291,12 @@ impl Writer {
         self.note_deliveries();
         match self.commit_jobs(&jobs).await {
             Ok(committed) => self.answer_all(jobs, committed),
+            Err(error) if !is_of_one_command(&error) => {
+                // The database is away, full or locked: asking it again for each command would only make everybody wait.
+                for job in jobs {
+                    self.answer_error(job, &error);
+                }
+            }
             Err(error) => {
                 tracing::error!(%error, commands = jobs.len(), "a batch failed; its commands are replayed one by one");
                 self.counts.replays.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -301,9 +336,8 @@ impl Writer {
                         self.undelivered.insert(posted.entry);
                         reservation.settle(posted.state);
                     }
-                    if let Err(Ok(unheard)) = answer.send(posted) {
-                        self.deliveries.finish(unheard.entry);
-                    }
+                    // Nobody there to hear it means that the process is ending: the capture stays noted as undelivered.
+                    let _ = answer.send(posted);
                 }
                 Job::TopUp { reserve, answer, .. } => {
                     let answered = posted.map(|posted| {
@@ -376,6 +410,7 @@ impl Writer {
         let result = self.try_commit(commands, charges).await;
         if result.is_err() {
             self.forget();
+            self.mend().await;
         }
         result
     }
@@ -471,6 +506,15 @@ impl Writer {
         }
         self.cache.extend(batch.clients.iter().map(|(id, state)| (*id, *state)));
         Ok(outcomes)
+    }
+}
+
+/// Whether an error is the fault of one command, so that the others of its batch can succeed without it.
+fn is_of_one_command(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(database) => database.kind() != sqlx::error::ErrorKind::Other,
+        sqlx::Error::Protocol(_) | sqlx::Error::Decode(_) | sqlx::Error::Encode(_) => true,
+        _ => false,
     }
 }
 
