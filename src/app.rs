@@ -7,15 +7,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::money_work::MoneyWork;
 use actix_web::dev::ServerHandle;
 use actix_web::{App as ActixApp, HttpServer, web};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, RouteCharge};
 use crate::db::{Db, DbError, now_micros};
+use crate::domain::Currency;
 use crate::http::admin::AdminState;
 use crate::http::billing::Billing;
 use crate::http::gateway::Gateway;
@@ -64,6 +65,11 @@ pub enum StartError {
     /// The upstream's settings cannot be used.
     #[error(transparent)]
     Upstream(#[from] UpstreamSetupError),
+    /// The database holds money of another currency.
+    #[error(
+        "the database holds wallets or open top-ups in {0}, but the configuration says {1}; keep the currency, or use another data directory"
+    )]
+    Currency(String, &'static str),
     /// The routes contradict each other.
     #[error("the routes contradict each other:\n{0}")]
     Routes(String),
@@ -80,7 +86,7 @@ pub struct RunningApp {
     running: Vec<JoinHandle<std::io::Result<()>>>,
     reconciler: JoinHandle<()>,
     writer: JoinHandle<()>,
-    tasks: TaskTracker,
+    tasks: MoneyWork,
     closing: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
     /// Held until the end: one process owns the database.
@@ -111,8 +117,9 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
     let upstream = Upstream::new(&config.upstream)?;
 
     let (ledger, db, writer) = Ledger::open(&path, "node-1", config.limits.max_concurrent_per_client).await?;
+    refuse_other_currency(&db, config.currency).await?;
     let keys = Arc::new(Keys::new(db.reader().clone()));
-    let tasks = TaskTracker::new();
+    let tasks = MoneyWork::on_this_runtime();
     let top_ups = TopUps::new(
         TopUpParts {
             db: db.clone(),
@@ -206,6 +213,12 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
 }
 
 impl RunningApp {
+    /// Ends only when the ledger's writer has ended by itself, which nothing but a fault does: the process should end too,
+    /// so that the next start settles what was open.
+    pub async fn broken(&mut self) {
+        let _ = (&mut self.writer).await;
+    }
+
     /// Stops accepting, lets running requests finish within the configured time, finishes money work, closes the books.
     pub async fn stop(self) {
         self.closing.store(true, Ordering::Relaxed);
@@ -216,8 +229,9 @@ impl RunningApp {
         for server in self.running {
             let _ = server.await;
         }
-        self.tasks.close();
-        if tokio::time::timeout(MONEY_WORK_GRACE, self.tasks.wait()).await.is_err() {
+        // Its steps are money work of their own, so ending the loop ends none of them.
+        self.reconciler.abort();
+        if !self.tasks.finish(MONEY_WORK_GRACE).await {
             tracing::warn!("money work is still running; the reconciler takes it up at the next start");
         }
         let _ = self.reconciler.await;
@@ -258,6 +272,19 @@ fn lock(database: &Path) -> Result<File, StartError> {
         Err(fs4::TryLockError::WouldBlock) => Err(StartError::InUse(database.to_owned())),
         Err(fs4::TryLockError::Error(error)) => Err(StartError::File(path, error)),
     }
+}
+
+/// A wallet's balance means nothing in another currency, so changing the configuration's is refused.
+async fn refuse_other_currency(db: &Db, currency: Currency) -> Result<(), StartError> {
+    let other: Option<String> = sqlx::query_scalar(
+        "SELECT currency FROM clients WHERE currency <> $1 UNION ALL \
+         SELECT currency FROM top_ups WHERE currency <> $1 AND state IN ('created', 'confirming', 'pending') LIMIT 1",
+    )
+    .bind(currency.code())
+    .fetch_optional(db.reader())
+    .await
+    .map_err(DbError::from)?;
+    other.map_or(Ok(()), |other| Err(StartError::Currency(other, currency.code())))
 }
 
 /// Gives routes their numbers and the prices their version, so that entries can name both.

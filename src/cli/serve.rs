@@ -29,7 +29,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
     }
     let public_url = loaded.config.public_url.clone();
     let key_secret = loaded.config.key_secret.clone();
-    let running =
+    let mut running =
         match app::start(loaded.config, key_secret.as_ref().map(crate::config::Secret::expose)).await {
             Ok(running) => running,
             Err(error) => {
@@ -42,7 +42,13 @@ pub async fn run(args: ServeArgs) -> ExitCode {
         running.address,
         running.admin_address
     );
-    super::wait_for_signal().await;
+    tokio::select! {
+        () = super::wait_for_signal() => {}
+        () = running.broken() => {
+            tracing::error!("the ledger's writer has ended; the process ends, and the next start settles what is open");
+            return ExitCode::FAILURE;
+        }
+    }
     tracing::info!("stopping: running requests may finish");
     running.stop().await;
     ExitCode::SUCCESS
