@@ -100,7 +100,7 @@ CREATE TABLE top_ups (
 CREATE UNIQUE INDEX top_ups_open_client ON top_ups (client) WHERE client IS NOT NULL AND state IN ('created', 'confirming', 'pending');
 CREATE UNIQUE INDEX top_ups_open_pm ON top_ups (pm_hash) WHERE pm_hash IS NOT NULL AND state IN ('created', 'confirming', 'pending');
 CREATE UNIQUE INDEX top_ups_open_fingerprint ON top_ups (fingerprint) WHERE fingerprint IS NOT NULL AND state IN ('created', 'confirming', 'pending');
-CREATE INDEX top_ups_open ON top_ups (created_at) WHERE state IN ('created', 'confirming', 'pending');
+CREATE INDEX top_ups_open ON top_ups (updated_at) WHERE state IN ('created', 'confirming', 'pending');
 CREATE INDEX top_ups_client ON top_ups (client, id);
 CREATE INDEX top_ups_pm ON top_ups (pm_hash, created_at) WHERE pm_hash IS NOT NULL;
 CREATE INDEX top_ups_key ON top_ups (key_hash);

@@ -262,11 +262,14 @@ struct Order {
 
 async fn create_top_up(
     request: HttpRequest,
-    body: web::Bytes,
+    body: Result<web::Bytes, actix_web::Error>,
     gateway: web::Data<Gateway>,
     billing: web::Data<Billing>,
 ) -> HttpResponse {
     let id = RequestId::new();
+    let Ok(body) = body else {
+        return refuse(Problem::BodyTooLarge, id);
+    };
     let order = match read_order(&request, &body) {
         Ok(order) => order,
         Err(OrderProblem::Problem(problem)) => return refuse(problem, id),
@@ -368,6 +371,12 @@ async fn carry_out(gateway: &Gateway, billing: &Billing, order: &Order) -> Resul
         let payer = gateway.paywall.payer(&order.credential, wallet.as_ref()).await?;
         let refused =
             |refusal: Refusal| Refused { wallet: wallet.clone(), state, ..Refused::because(refusal) };
+        if wallet.as_ref().is_some_and(|wallet| !wallet.record.scope.may_spend()) {
+            return Err(refused(Refusal::Scope).into());
+        }
+        if state.is_some_and(|state| state.frozen) {
+            return Err(refused(Refusal::ClientFrozen).into());
+        }
         let amount = match order.credential.top_up_amount {
             Some(units) => units.to_micros(),
             None => top_ups.minimum_for(Micros::ZERO, state.as_ref()),

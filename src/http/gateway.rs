@@ -11,13 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use crate::money_work::MoneyWork;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use hyper::body::Incoming;
 use serde_json::{Map, json};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::task::TaskTracker;
+use tokio::sync::Semaphore;
 
 use super::gateway_body::{Delivery, GatewayBody};
 use super::metrics::{Metrics, Outcome};
@@ -50,7 +50,7 @@ pub struct Gateway {
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
     pub(crate) reversals: Reversals,
-    pub(crate) tasks: TaskTracker,
+    pub(crate) tasks: MoneyWork,
     pub(crate) limits: LimitsConfig,
     pub(crate) trusted_proxies: Vec<IpNetwork>,
     pub(crate) public_url: String,
@@ -155,8 +155,11 @@ impl Gateway {
             Ok(prepared) => prepared,
             Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
         };
-        match self.upstream.send(call).await {
-            Ok(response) => (self.pass_on(response, None, None, permit), Outcome::Free),
+        let answered = self.upstream.send(call).await;
+        // Only until the answer begins: a caller who reads slowly must not keep others out.
+        drop(permit);
+        match answered {
+            Ok(response) => (self.pass_on(response, None, None), Outcome::Free),
             Err(error) => {
                 let problem = fault_or(&report, error);
                 (problem::plain(problem, id), Outcome::UpstreamFailed)
@@ -206,10 +209,14 @@ impl Gateway {
         };
         let gateway = Arc::clone(self);
         // The permit goes along, so that hanging up does not make room while the work goes on.
-        let work = self.tasks.spawn(async move { (gateway.admit_call_capture(paid).await, permit) });
-        let Ok((outcome, permit)) = work.await else {
+        let work = self.tasks.spawn(async move {
+            let outcome = gateway.admit_call_capture(paid).await;
+            drop(permit);
+            outcome
+        });
+        let Ok(outcome) = work.await else {
             tracing::error!(request.id = %id, "a paid request ended unexpectedly; nothing is delivered");
-            return (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy);
+            return (refuse(&Refused::because(Refusal::CaptureUnknown)), Outcome::Busy);
         };
         match outcome {
             PaidOutcome::Refused(refused) => (refuse(&refused), Outcome::PaymentRefused),
@@ -217,11 +224,11 @@ impl Gateway {
                 (not_charged_problem(problem, &note, id), Outcome::UpstreamFailed)
             }
             PaidOutcome::NotCharged(response, note) => {
-                (self.pass_on(response, Some(&note), None, permit), Outcome::NotCharged)
+                (self.pass_on(response, Some(&note), None), Outcome::NotCharged)
             }
             PaidOutcome::Served(response, captured, delivery) => {
                 let receipt = payment_answer::receipt(&captured);
-                (self.pass_on(response, Some(&receipt), Some(delivery), permit), Outcome::Paid)
+                (self.pass_on(response, Some(&receipt), Some(delivery)), Outcome::Paid)
             }
         }
     }
@@ -267,7 +274,8 @@ impl Gateway {
             }
             Err(error) => {
                 let problem = fault_or(&paid.report, error);
-                (Err(problem), (problem.answer().code, problem.answer().message.to_owned()))
+                let message = payment_answer::with_card_charge(problem.answer().message, charged.as_ref());
+                (Err(problem), (problem.answer().code, message))
             }
         };
         // Released before the balance is told, so that the caller can spend it again at once.
@@ -358,7 +366,6 @@ impl Gateway {
         response: hyper::Response<Incoming>,
         note: Option<&PaymentResponse>,
         delivery: Option<Delivery>,
-        permit: OwnedSemaphorePermit,
     ) -> HttpResponse {
         let (head, body) = response.into_parts();
         let length = head
@@ -384,7 +391,7 @@ impl Gateway {
             builder.insert_header((PAYMENT_RESPONSE_NAME, header_value(encode(note))));
         }
         let idle = self.upstream.idle_timeout;
-        builder.body(GatewayBody::new(body, length, idle, delivery, Some(permit)))
+        builder.body(GatewayBody::new(body, length, idle, delivery))
     }
 }
 
@@ -426,9 +433,9 @@ fn fault_or(report: &UploadReport, error: UpstreamError) -> Problem {
 
 fn not_charged_problem(problem: Problem, note: &PaymentResponse, id: RequestId) -> HttpResponse {
     let mut extra = Map::new();
-    extra.insert("charged".into(), json!(false));
+    extra.insert("requestCharged".into(), json!(false));
     extra.insert("creditsRemaining".into(), json!(note.credits_remaining));
-    let mut response = problem::response(problem.answer(), None, id, extra);
+    let mut response = problem::response(problem.answer(), note.error.as_deref(), id, extra);
     if !note.client_id.is_empty() {
         response.headers_mut().insert(PAYMENT_RESPONSE_NAME, header_value(encode(note)));
     }

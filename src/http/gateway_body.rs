@@ -57,8 +57,6 @@ pub(crate) struct GatewayBody {
     idle_timeout: Duration,
     idle: Option<Pin<Box<Sleep>>>,
     delivery: Option<Delivery>,
-    /// Held while the answer runs.
-    _permit: Option<tokio::sync::OwnedSemaphorePermit>,
 }
 
 /// The upstream cut its answer.
@@ -72,10 +70,9 @@ impl GatewayBody {
         length: Option<u64>,
         idle_timeout: Duration,
         delivery: Option<Delivery>,
-        permit: Option<tokio::sync::OwnedSemaphorePermit>,
     ) -> Self {
         let size = length.map_or(BodySize::Stream, BodySize::Sized);
-        Self { inner, size, idle_timeout, idle: None, delivery, _permit: permit }
+        Self { inner, size, idle_timeout, idle: None, delivery }
     }
 
     fn finished(&mut self) {

@@ -81,7 +81,7 @@ pub(crate) fn refused(
     request: RequestId,
 ) -> HttpResponse {
     let answer = refused.refusal.answer();
-    let message = refused.refusal.message();
+    let message = with_card_charge(&refused.refusal.message(), refused.charged.as_ref());
     let outcome = outcome_of(refused, &message);
     let mut response = if answer.status == 402 {
         let offer = offers.write(sale, &refused.refusal, refused.state.as_ref(), &request.to_string());
@@ -108,6 +108,17 @@ pub(crate) fn refused(
     response
 }
 
+/// "Nothing was charged" is about the request; a card that was charged all the same is named.
+pub(crate) fn with_card_charge(message: &str, charged: Option<&CardCharge>) -> String {
+    match charged {
+        None => message.to_owned(),
+        Some(charge) => format!(
+            "{message} The card was charged {} for a top-up; that credit is in the wallet that payment-response names.",
+            charge.amount
+        ),
+    }
+}
+
 fn outcome_of(refused: &Refused, message: &str) -> Option<PaymentResponse> {
     let code = refused.refusal.answer().code;
     if let Some(wallet) = &refused.wallet {
@@ -127,7 +138,7 @@ fn extra(refused: &Refused) -> Map<String, Value> {
         Refusal::TopUpPending(id) => {
             extra.insert("topUpId".into(), json!(id.to_string()));
         }
-        Refusal::CaptureFailed => {
+        Refusal::CaptureFailed | Refusal::CaptureUnknown => {
             extra.insert("upstreamExecuted".into(), json!(true));
         }
         _ => {}

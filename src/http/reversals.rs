@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio_util::task::TaskTracker;
+use crate::money_work::MoneyWork;
 
 use crate::domain::RequestId;
 use crate::ledger::{ClientId, EntryId, Ledger};
@@ -19,12 +19,12 @@ const MAX_CLIENTS: usize = 10_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Reversals {
     ledger: Ledger,
-    tasks: TaskTracker,
+    tasks: MoneyWork,
     recent: Arc<Mutex<HashMap<ClientId, (Instant, u32)>>>,
 }
 
 impl Reversals {
-    pub(crate) fn new(ledger: Ledger, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(ledger: Ledger, tasks: MoneyWork) -> Self {
         Self { ledger, tasks, recent: Arc::default() }
     }
 

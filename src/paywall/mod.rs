@@ -208,6 +208,9 @@ impl Paywall {
                 }
                 // Debt is repaid by a top-up; a decision to freeze is not.
                 NotReserved::Frozen(state) if pays && !state.frozen => Ok(Err(state)),
+                NotReserved::Frozen(state) if !state.frozen => {
+                    Err(refused(Refusal::InsufficientCredits, state))
+                }
                 NotReserved::Frozen(state) => Err(refused(Refusal::ClientFrozen, state)),
                 NotReserved::Unknown => Err(Refused::new(Refusal::UnknownClient)),
             },
@@ -304,6 +307,10 @@ impl Paywall {
     /// The key that a pending charge promises.
     pub async fn promised(&self, id: TopUpId) -> Option<ClientKey> {
         let row = self.top_ups.find(id).await.ok()??;
+        if row.client.is_some() {
+            // The row names an existing client's key, and whoever asks has shown no more than a card token.
+            return None;
+        }
         self.top_ups.promised_key(&row)
     }
 
@@ -327,7 +334,7 @@ impl Paywall {
             Err(error) => {
                 let refusal = match &error {
                     LedgerError::Refused(_) => Refusal::CaptureFailed,
-                    LedgerError::Unavailable(_) | LedgerError::Closed => Refusal::Busy,
+                    LedgerError::Unavailable(_) | LedgerError::Closed => Refusal::CaptureUnknown,
                 };
                 tracing::error!(%error, request.id = %usage.request, "a request was not captured, so it is not delivered");
                 let state = self.ledger.state(wallet.record.client).await.ok().flatten();

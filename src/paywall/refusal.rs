@@ -36,6 +36,8 @@ pub enum Refusal {
     TopUpInProgress,
     /// The upstream answered, but the credit was gone by then.
     CaptureFailed,
+    /// The upstream answered, but whether the charge for it is in the books is not known.
+    CaptureUnknown,
     /// The card token leads to another client than the presented clientId.
     PaymentMethodOfOtherClient,
     /// The card token has caused too many charges today.
@@ -207,6 +209,14 @@ impl Refusal {
                 Agent,
                 None,
                 "The API did its work, but the credit was gone before it could be charged. Nothing was charged or delivered.",
+            ),
+            Self::CaptureUnknown => row(
+                503,
+                "capture_unknown",
+                false,
+                Agent,
+                Some(5),
+                "The API did its work, but its charge could not be confirmed. Nothing was delivered, and nothing stays charged for it. Repeating the request makes the API work again.",
             ),
             Self::PaymentMethodOfOtherClient => row(
                 409,

@@ -3,6 +3,7 @@
 //! The durable guard is the database's unique indexes. This registry only spares waiting callers a refusal.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -20,10 +21,23 @@ pub(super) enum FlightKey {
 
 #[derive(Debug, Default)]
 struct State {
-    flying: HashMap<FlightKey, watch::Receiver<Option<Landed>>>,
+    flying: HashMap<FlightKey, Flying>,
     /// Attempts that somebody in this process is working on.
     claimed: HashSet<TopUpId>,
 }
+
+/// A charge in the air.
+#[derive(Debug, Clone)]
+struct Flying {
+    landing: watch::Receiver<Option<Landed>>,
+    /// Whose card; `None` for Stripe's shared test names.
+    card: Option<SecretHash>,
+    /// Those who have boarded.
+    passengers: Arc<AtomicUsize>,
+}
+
+/// Those who wait for one charge at most; more are sent away to come again.
+const MAX_PASSENGERS: usize = 512;
 
 /// The registry. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -34,8 +48,10 @@ pub(super) struct Flights(Arc<Mutex<State>>);
 pub(super) enum Seat {
     /// The one who charges.
     Pilot(Flight),
-    /// One who waits.
-    Passenger(watch::Receiver<Option<Landed>>),
+    /// One who waits. The outcome is theirs too only if the same card is charged.
+    Passenger { landing: watch::Receiver<Option<Landed>>, same_card: bool },
+    /// Too many wait already.
+    Full,
 }
 
 /// The right to charge; dropping it without landing tells the passengers that nothing is known.
@@ -58,14 +74,19 @@ impl Flights {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn board(&self, keys: Vec<FlightKey>) -> Seat {
+    pub(super) fn board(&self, keys: Vec<FlightKey>, card: Option<SecretHash>) -> Seat {
         let mut state = self.lock();
         if let Some(flight) = keys.iter().find_map(|key| state.flying.get(key)) {
-            return Seat::Passenger(flight.clone());
+            if flight.passengers.fetch_add(1, Ordering::Relaxed) >= MAX_PASSENGERS {
+                return Seat::Full;
+            }
+            let same_card = card.is_some() && card == flight.card;
+            return Seat::Passenger { landing: flight.landing.clone(), same_card };
         }
-        let (landed, receiver) = watch::channel(None);
+        let (landed, landing) = watch::channel(None);
+        let flying = Flying { landing, card, passengers: Arc::default() };
         for key in &keys {
-            state.flying.insert(*key, receiver.clone());
+            state.flying.insert(*key, flying.clone());
         }
         Seat::Pilot(Flight { flights: self.clone(), keys, landed })
     }

@@ -27,8 +27,8 @@ pub mod store;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::money_work::MoneyWork;
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 use self::flights::{Flight, FlightKey, Flights, Seat};
 use self::store::{NewTopUp, TopUpRow};
@@ -62,7 +62,7 @@ struct Inner {
     statement_descriptor_suffix: Option<String>,
     flights: Flights,
     /// Money work runs here, where no caller can cancel it; shutdown waits for it.
-    tasks: TaskTracker,
+    tasks: MoneyWork,
 }
 
 /// Whose credit a charge becomes.
@@ -204,7 +204,7 @@ pub struct TopUpParts {
     /// Who charges.
     pub stripe: Stripe,
     /// Where money work runs.
-    pub tasks: TaskTracker,
+    pub tasks: MoneyWork,
 }
 
 impl TopUps {
@@ -315,31 +315,37 @@ impl TopUps {
     /// Charges the card once, or waits for whoever is charging for the same payer. Goes on when the caller has gone.
     pub async fn charge(&self, request: TopUpRequest) -> TopUpOutcome {
         let top_ups = self.clone();
-        let work = self.0.tasks.spawn(async move { top_ups.charge_or_wait(request).await });
+        let id = TopUpId::new();
+        let work = self.0.tasks.spawn(async move { top_ups.charge_or_wait(id, request).await });
         work.await.unwrap_or_else(|error| {
             // A panic inside: whatever was begun is found by the reconciler. Nothing is guessed here.
-            tracing::error!(%error, "a top-up ended unexpectedly");
-            TopUpOutcome::Unavailable
+            tracing::error!(%error, top_up.id = %id, "a top-up ended unexpectedly");
+            TopUpOutcome::Pending(id)
         })
     }
 
-    async fn charge_or_wait(&self, request: TopUpRequest) -> TopUpOutcome {
+    async fn charge_or_wait(&self, id: TopUpId, request: TopUpRequest) -> TopUpOutcome {
         let identifying = !request.payment_method.is_shared_test_name();
         let pm_hash = identifying.then(|| request.payment_method.hash());
         let client = request.payer.key().map(|key| key.client);
         let keys: Vec<FlightKey> =
             client.map(FlightKey::Client).into_iter().chain(pm_hash.map(FlightKey::PaymentMethod)).collect();
-        match self.0.flights.board(keys) {
-            Seat::Pilot(flight) => self.fly(request, flight).await,
-            Seat::Passenger(mut landing) => {
+        match self.0.flights.board(keys, pm_hash) {
+            Seat::Pilot(flight) => self.fly(id, request, flight).await,
+            Seat::Passenger { mut landing, same_card } => {
                 let landed = landing.wait_for(Option::is_some).await.ok().and_then(|landed| *landed);
-                TopUpOutcome::Shared(landed.unwrap_or(Landed::Nothing))
+                match landed.unwrap_or(Landed::Nothing) {
+                    // Another card's refusal says nothing about this one.
+                    Landed::Failed(_) if !same_card => TopUpOutcome::Shared(Landed::Nothing),
+                    landed => TopUpOutcome::Shared(landed),
+                }
             }
+            Seat::Full => TopUpOutcome::InProgress,
         }
     }
 
-    async fn fly(&self, request: TopUpRequest, flight: Flight) -> TopUpOutcome {
-        let outcome = self.attempt(request).await.unwrap_or_else(|error| {
+    async fn fly(&self, id: TopUpId, request: TopUpRequest, flight: Flight) -> TopUpOutcome {
+        let outcome = self.attempt(id, request).await.unwrap_or_else(|error| {
             tracing::error!(%error, "the database failed before a card was charged");
             TopUpOutcome::Unavailable
         });
@@ -356,7 +362,7 @@ impl TopUps {
     }
 
     /// Errors only before anything was confirmed at Stripe.
-    async fn attempt(&self, request: TopUpRequest) -> Result<TopUpOutcome, DbError> {
+    async fn attempt(&self, id: TopUpId, request: TopUpRequest) -> Result<TopUpOutcome, DbError> {
         let shared_name = request.payment_method.is_shared_test_name();
         let pm_hash = (!shared_name).then(|| request.payment_method.hash());
         if let Some(known) = self.already_credited(&request, pm_hash).await? {
@@ -368,7 +374,6 @@ impl TopUps {
                 return Ok(TopUpOutcome::TooManyCharges);
             }
         }
-        let id = TopUpId::new();
         let Some(_claim) = self.0.flights.claim(id) else {
             return Ok(TopUpOutcome::Unavailable);
         };
@@ -411,15 +416,16 @@ impl TopUps {
         request: &TopUpRequest,
         pm_hash: Option<SecretHash>,
     ) -> Result<Option<TopUpOutcome>, DbError> {
+        if let (Payer::New, Some(hash)) = (&request.payer, pm_hash)
+            && self.0.keys.bound_to(hash).await?.is_some()
+        {
+            // The token has come to lead to a wallet in this moment: that wallet is looked at first.
+            return Ok(Some(TopUpOutcome::Shared(Landed::Nothing)));
+        }
         let Some(price) = request.reserve else {
             return Ok(None);
         };
-        let client = match (&request.payer, pm_hash) {
-            (Payer::Client(key) | Payer::Recognised(key), _) => Some(key.client),
-            (Payer::New, Some(hash)) => self.0.keys.bound_to(hash).await?.map(|key| key.client),
-            (Payer::New, None) => None,
-        };
-        let Some(client) = client else {
+        let Some(client) = request.payer.key().map(|key| key.client) else {
             return Ok(None);
         };
         let covered = self.0.ledger.state(client).await?.is_some_and(|state| state.spendable() >= price);
@@ -436,7 +442,11 @@ impl TopUps {
             // It ended in this moment.
             return Ok(TopUpOutcome::Shared(Landed::Nothing));
         };
-        let landed = self.reconcile_one(&open, after(DEADLINE)).await;
+        let landed = match self.reconcile_one(&open, after(DEADLINE)).await {
+            // That attempt was somebody's before: no reason to refuse a payer who is here now.
+            Landed::Failed(_) => Landed::Nothing,
+            landed => landed,
+        };
         Ok(TopUpOutcome::Shared(landed))
     }
 

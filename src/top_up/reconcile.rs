@@ -52,6 +52,9 @@ impl TopUps {
             Ok(_) => return Landed::Nothing,
             Err(_) => return Landed::Pending(row.id),
         };
+        if let Err(error) = store::touch(&self.0.db, row.id).await {
+            tracing::error!(%error, top_up.id = %row.id, "an open top-up could not be noted as looked at");
+        }
         let outcome = match &row.payment_intent {
             Some(intent) => {
                 let answer = self.0.stripe.retrieve_payment_intent(intent, deadline).await;
@@ -62,7 +65,6 @@ impl TopUps {
                             top_up.id = %row.id, class = failure.class(), stripe.request = failure.request_id(),
                             "an open top-up could not be asked after"
                         );
-                        let _ = store::set_pending(&self.0.db, row.id).await;
                         TopUpOutcome::Pending(row.id)
                     }
                 }

@@ -122,6 +122,7 @@ const SET_CONFIRMING: &str = "\
 UPDATE top_ups SET state = 'confirming', stripe_customer = $2, payment_intent = $3, updated_at = $4
 WHERE id = $1 AND state = 'created'";
 const SET_PENDING: &str = "UPDATE top_ups SET state = 'pending', updated_at = $2 WHERE id = $1 AND state IN ('confirming', 'pending')";
+const TOUCH: &str = "UPDATE top_ups SET updated_at = $2 WHERE id = $1";
 const SET_FAILED: &str = "\
 UPDATE top_ups SET state = 'failed', failure = $2, updated_at = $3
 WHERE id = $1 AND state IN ('created', 'confirming', 'pending')";
@@ -227,6 +228,16 @@ pub(super) async fn set_pending(db: &Db, id: TopUpId) -> Result<(), DbError> {
                 .execute(connection)
                 .await
                 .map(|_| ())
+        })
+    })
+    .await
+}
+
+/// Notes that the attempt is looked at now, so that others get their turn before it is looked at again.
+pub(super) async fn touch(db: &Db, id: TopUpId) -> Result<(), DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            sqlx::query(TOUCH).bind(id.to_string()).bind(now_micros()).execute(connection).await.map(|_| ())
         })
     })
     .await
