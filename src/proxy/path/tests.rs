@@ -14,7 +14,8 @@ fn one_spelling() {
         ("/a%20b%c3%a9", "/a%20b%C3%A9"),
         ("/a%21!$&'()*+,=:@", "/a%21!$&'()*+,=:@"),
         ("/API", "/API"),
-        ("/...", "/..."),
+        ("/..a/a..b/.well-known", "/..a/a..b/.well-known"),
+        ("/a+b/c++", "/a+b/c++"),
         ("/%7b%7D", "/%7B%7D"),
     ] {
         assert_eq!(canonicalise(raw).expect(raw).as_str(), expected, "{raw}");
@@ -71,6 +72,13 @@ fn what_servers_disagree_about_is_refused() {
         ("/a/%2e%2E/b", E::DotSegment),
         ("/a/.%2e", E::DotSegment),
         ("/a/%2e/", E::DotSegment),
+        ("/...", E::DotSegment),
+        ("/..%20", E::DotSegment),
+        ("/..+/b", E::DotSegment),
+        ("/..%2B/b", E::DotSegment),
+        ("/a/%20", E::DotSegment),
+        ("/a/%C2%A0.", E::DotSegment),
+        ("/+", E::DotSegment),
     ] {
         assert_eq!(canonicalise(raw), Err(expected), "{raw:?}");
     }
@@ -87,8 +95,27 @@ fn folding_is_the_most_lenient_reading() {
         ("/%C3%89", "/é"),
         ("/%E2%84%AAelvin", "/kelvin"),
         ("/%C5%BFecret", "/secret"),
+        ("/api/joke.", "/api/joke"),
+        ("/api/joke%20", "/api/joke"),
+        ("/api/joke%E3%80%80", "/api/joke"),
+        ("/api/joke+./", "/api/joke"),
+        ("/Api./joke..", "/api/joke"),
+        ("/.a+b.c", "/.a b.c"),
+        ("/STRA%C3%9FE", "/strasse"),
+        ("/STRA%E1%BA%9EE", "/strasse"),
     ] {
         assert_eq!(folded(&canonicalise(raw).expect(raw)), expected, "{raw}");
+    }
+}
+
+#[test]
+fn folding_a_folded_character_changes_nothing() {
+    for c in char::MIN..=char::MAX {
+        let (mut once, mut twice) = (String::new(), String::new());
+        fold_char(c, &mut once);
+        once.chars().for_each(|c| fold_char(c, &mut twice));
+        assert_eq!(once, twice, "{c:?}");
+        assert!(c == '/' || !once.contains('/'), "{c:?}");
     }
 }
 
