@@ -9,7 +9,8 @@
 //! spelling would slip from the priced route into a free or cheaper pattern. Therefore a route that was chosen by a pattern
 //! is **not** used when a dearer route, *whatever its method*, has a pattern that is at least as specific and matches the
 //! folded path (see [`folded`](crate::proxy::path::folded)). The answer is then [`Found::NotConfigured`]: fail closed.
-//! Two exceptions, both written down by the seller: a literal route that equals the request path and lists its method is
+//! Some upstreams also take `/api/weather.json` for `/api/weather`: a dearer route that matches without the extension objects
+//! when its pattern is more specific than the chosen one. Two exceptions, both written down by the seller: a literal route that equals the request path and lists its method is
 //! always used, and routes with the very same pattern differ by method only, so their prices do not concern each other.
 
 use std::cmp::Ordering;
@@ -170,15 +171,30 @@ impl RouteTable {
             return Found::Route(route);
         }
         let folded = fold(path.as_str());
-        let folded_parts = segments(&folded);
-        let candidates = selected.map_or(&self.by_specificity, |route| &self.rivals[route.index]);
-        let alike = candidates.iter().find(|index| self.patterns[**index].matches_folded(&folded_parts));
+        let alike = match selected {
+            Some(route) => self.objection(route, &folded),
+            None => {
+                let parts = segments(&folded);
+                self.by_specificity.iter().find(|index| self.patterns[**index].matches_folded(&parts))
+            }
+        };
         match (selected, alike) {
             (Some(route), None) => Found::Route(route),
             (_, alike) => {
                 Found::NotConfigured { looks_like: alike.map(|index| self.routes[*index].name.as_str()) }
             }
         }
+    }
+
+    /// The dearer route for which an upstream could take the path, although `selected` matches it.
+    fn objection(&self, selected: &CompiledRoute, folded: &str) -> Option<&usize> {
+        let own = &self.patterns[selected.index];
+        let parts = segments(folded);
+        self.rivals[selected.index].iter().find(|rival| {
+            let pattern = &self.patterns[**rival];
+            pattern.matches_folded(&parts)
+                || (pattern.specificity(own) == Ordering::Less && pattern.matches_with_extension(&parts))
+        })
     }
 
     fn first_with_method<'a>(

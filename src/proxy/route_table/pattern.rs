@@ -101,11 +101,28 @@ impl Pattern {
     /// Whether an upstream that ignores case, encoding and a trailing slash could take the path for one of this pattern.
     /// So `/api/*` also counts for `/api`.
     pub(super) fn matches_folded(&self, folded: &[&str]) -> bool {
+        self.matches_leniently(folded, false)
+    }
+
+    /// Like [`Self::matches_folded`], also for an upstream that takes an extension for a choice of format, as Rails does: with
+    /// `/joke` it serves `/joke.json` and `/joke.v1.json`.
+    pub(super) fn matches_with_extension(&self, folded: &[&str]) -> bool {
+        self.matches_leniently(folded, true)
+    }
+
+    fn matches_leniently(&self, folded: &[&str], may_have_extension: bool) -> bool {
         let mut segments = folded.iter();
         for part in self.without_trailing_slash() {
-            match (part, segments.next()) {
+            let segment = segments.next();
+            let is_last = segments.as_slice().is_empty();
+            let is_same = |literal: &str, segment: &str| {
+                segment.strip_prefix(literal).is_some_and(|rest| {
+                    rest.is_empty() || (may_have_extension && is_last && rest.starts_with('.'))
+                })
+            };
+            match (part, segment) {
                 (Part::Rest, _) => return true,
-                (Part::Literal { folded, .. }, Some(segment)) if folded == segment => {}
+                (Part::Literal { folded, .. }, Some(segment)) if is_same(folded, segment) => {}
                 (Part::Parameter, Some(_)) => {}
                 _ => return false,
             }

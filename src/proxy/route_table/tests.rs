@@ -159,6 +159,63 @@ fn a_free_route_is_no_detour_to_a_priced_one() {
 }
 
 #[test]
+fn a_free_route_never_serves_what_looks_priced() {
+    let table = table(&[
+        ("GET,POST,PUT", "/api/*", 0),
+        ("GET", "/api/joke", 500),
+        ("POST", "/api/{id}/run", 900),
+        ("GET", "/api/joke.txt", 0),
+    ]);
+    for (method, path, expected) in [
+        ("GET", "/api/JOKE", "- GET /api/joke"),
+        ("GET", "/api/joke/", "- GET /api/joke"),
+        ("PUT", "/api/joke", "- GET /api/joke"),
+        ("GET", "/api/joke.json", "- GET /api/joke"),
+        ("GET", "/api/JOKE%2Ejson/", "- GET /api/joke"),
+        ("HEAD", "/api/joke.v1.json", "- GET /api/joke"),
+        ("POST", "/api/joke.tar.v1.gz", "- GET /api/joke"),
+        ("GET", "/api/joke.", "- GET /api/joke"),
+        ("GET", "/api/joke%20", "- GET /api/joke"),
+        ("GET", "/api/jo%E2%84%AAe", "- GET /api/joke"),
+        ("GET", "/api/7/run", "- POST /api/{id}/run"),
+        ("GET", "/api/7/RUN/", "- POST /api/{id}/run"),
+        ("POST", "/api/7/run.xml", "- POST /api/{id}/run"),
+        ("GET", "/api/%6aoke", "GET /api/joke"),
+        // The seller named it.
+        ("GET", "/api/joke.txt", "GET /api/joke.txt"),
+        // An extension ends a path only.
+        ("GET", "/api/7.run/run7", "GET,POST,PUT /api/*"),
+        ("GET", "/api/joke.d/x", "GET,POST,PUT /api/*"),
+        ("GET", "/api/", "GET,POST,PUT /api/*"),
+        ("GET", "/api/jokes", "GET,POST,PUT /api/*"),
+        ("GET", "/api/jokes.json", "GET,POST,PUT /api/*"),
+        ("GET", "/api/7.json", "GET,POST,PUT /api/*"),
+        ("GET", "/api/x/joke", "GET,POST,PUT /api/*"),
+        ("GET", "/api/%E6%97%A5", "GET,POST,PUT /api/*"),
+    ] {
+        assert_eq!(found(&table, method, path), expected, "{method} {path}");
+    }
+}
+
+#[test]
+fn an_extension_the_seller_carved_out_stays() {
+    let table = table(&[
+        ("GET", "/*", 50),
+        ("GET", "/{lang}/terms.html", 0),
+        ("GET", "/docs/{page}", 0),
+        ("GET", "/x/{y}", 5),
+    ]);
+    for (path, expected) in [
+        ("/en/terms.html", "GET /{lang}/terms.html"),
+        ("/en/terms", "GET /*"),
+        ("/docs/a.html", "GET /docs/{page}"),
+        ("/x/a.json", "GET /x/{y}"),
+    ] {
+        assert_eq!(found(&table, "GET", path), expected, "{path}");
+    }
+}
+
+#[test]
 fn a_free_pattern_within_a_priced_one_is_free() {
     let table = table(&[("GET", "/api/*", 50), ("GET", "/api/docs/*", 0), ("GET", "/API/*", 0)]);
     assert_eq!(found(&table, "GET", "/api/docs/x"), "GET /api/docs/*");
@@ -295,6 +352,25 @@ proptest! {
                 prop_assert!(price(found.config.charge) == 50, "{} {} reached {}", method, raw, found.name);
                 prop_assert_eq!(canonical.as_str(), path.as_str());
             }
+        }
+    }
+
+    #[test]
+    fn no_ending_of_a_priced_path_is_cheaper(
+        path in "(/[a-cA-C]{1,2}){1,3}",
+        ending in "(/|\\.|%20|\\+|%2E|(\\.[a-z0-9]{1,4}){1,4}/?){1,2}",
+        detour in prop::sample::select(vec!["/*", "/{a}/*", "/{a}", "/{a}/{b}", "/{a}/{b}/{c}"]),
+        detour_price in prop::sample::select(vec![0_i64, 5]),
+        method in prop::sample::select(vec!["GET", "HEAD", "POST"]),
+    ) {
+        let table = table(&[("POST", &path, 50), ("GET,POST", detour, detour_price)]);
+        let Ok(canonical) = canonicalise(&format!("{path}{ending}")) else { return Ok(()) };
+        // A segment of its own, or a blank within, is another name; the blank at an end is not.
+        let decoded = percent_encoding::percent_decode_str(&ending).decode_utf8_lossy().replace('+', " ");
+        let ends = decoded.trim_end_matches(['/', '.', ' ']);
+        prop_assume!(ends.is_empty() || (ends.starts_with('.') && !ends.contains(['/', ' '])));
+        if let Found::Route(found) = table.find(method, &canonical) {
+            prop_assert!(false, "{} {} reached {}", method, canonical.as_str(), found.name);
         }
     }
 
