@@ -1,8 +1,9 @@
 //! One spelling for every request path, so that the path that is priced is the path that the upstream gets.
 //!
 //! RFC 3986, section 6.2.2: escapes of unreserved characters are decoded, the others are written in upper case. What servers
-//! disagree about (dot segments, empty segments, encoded delimiters, `;`, `\`, a second layer of encoding) is refused, never
-//! repaired.
+//! disagree about (dot segments, empty segments, encoded separators, `;`, `\`, a second layer of encoding) is refused, never
+//! repaired. An encoded `?` or `#` is kept, because searches need it; an upstream that decodes it early sees a shorter path,
+//! which the route table guards.
 
 /// Most bytes of a request path.
 pub const MAX_PATH_BYTES: usize = 4096;
@@ -31,9 +32,12 @@ pub enum PathError {
     /// `%` without two hexadecimal digits.
     #[error("The request path has an invalid percent escape.")]
     InvalidEscape,
-    /// An escape of a character that servers treat differently: `/`, `\`, `;`, `%`, `?`, `#` or a control character.
+    /// An escape of a character that servers treat differently: `/`, `\`, `;` or a control character.
     #[error("The request path has a percent escape of a character that may not be encoded in a path.")]
     AmbiguousEscape,
+    /// `%25` before two hexadecimal digits, such as `%2541`, or before `u`: who decodes twice sees another path.
+    #[error("The request path is percent-encoded twice.")]
+    DoubleEscape,
     /// Escapes that are not UTF-8, overlong forms included.
     #[error("The request path has percent escapes that are not UTF-8.")]
     NotUtf8,
@@ -91,6 +95,9 @@ pub fn canonicalise(raw_path: &str) -> Result<CanonicalPath, PathError> {
     if decoded.chars().any(char::is_control) {
         return Err(PathError::AmbiguousEscape);
     }
+    if is_escaped_twice(&decoded) {
+        return Err(PathError::DoubleEscape);
+    }
     check_segments(&decoded)?;
     Ok(CanonicalPath(written))
 }
@@ -147,11 +154,27 @@ fn check_segments(decoded: &str) -> Result<(), PathError> {
             if segments.peek().is_some() {
                 return Err(PathError::EmptySegment);
             }
-        } else if segment.chars().all(is_dot_or_blank) {
+        } else if segment.chars().all(is_dot_or_blank) || is_dots_before_query(segment) {
             return Err(PathError::DotSegment);
         }
     }
     Ok(())
+}
+
+/// Whether the segment would be one of dots only if its `?` or `#` were not encoded.
+fn is_dots_before_query(segment: &str) -> bool {
+    let before = segment.split(['?', '#']).next().unwrap_or_default();
+    !before.is_empty() && before.chars().all(is_dot_or_blank)
+}
+
+/// Whether decoding once more would find an escape; `%u` is the form of some Windows servers.
+fn is_escaped_twice(decoded: &str) -> bool {
+    decoded.split('%').skip(1).any(|after| match after.as_bytes() {
+        [high, low, ..] => {
+            escaped_byte(*high, *low).is_some() || (high | 0x20 == b'u' && low.is_ascii_hexdigit())
+        }
+        _ => false,
+    })
 }
 
 /// Decodes every escape of a text whose escapes are valid; others stay as they are.
@@ -193,9 +216,9 @@ fn is_allowed_raw(byte: u8) -> bool {
         )
 }
 
-/// What an upstream that decodes early or twice would act upon. `?` and `#` end the path for such a server.
+/// What an upstream that decodes early would act upon.
 fn is_ambiguous(byte: u8) -> bool {
-    byte.is_ascii_control() || matches!(byte, b'/' | b'\\' | b';' | b'%' | b'?' | b'#')
+    byte.is_ascii_control() || matches!(byte, b'/' | b'\\' | b';')
 }
 
 #[cfg(test)]

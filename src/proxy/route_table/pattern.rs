@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{canonicalise, fold};
+use crate::proxy::path::is_dot_or_blank;
 
 /// A segment of a pattern, ordered from most to least specific.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,12 @@ pub(super) struct Pattern {
 /// The segments of a canonical or folded path. The empty text is the folded `/` and has none.
 pub(super) fn segments(path: &str) -> Vec<&str> {
     path.split('/').skip(1).collect()
+}
+
+/// The folded path up to an encoded `?` or `#`, as an upstream sees it that decodes before it looks for the query.
+pub(super) fn before_query(folded: &str) -> Option<&str> {
+    let end = folded.find(['?', '#'])?;
+    folded.get(..end).map(|before| before.trim_end_matches(|c| c == '/' || is_dot_or_blank(c)))
 }
 
 impl Pattern {

@@ -176,6 +176,12 @@ fn a_free_route_never_serves_what_looks_priced() {
         ("POST", "/api/joke.tar.v1.gz", "- GET /api/joke"),
         ("GET", "/api/joke.", "- GET /api/joke"),
         ("GET", "/api/joke%20", "- GET /api/joke"),
+        ("GET", "/api/joke%3Fx=1", "- GET /api/joke"),
+        ("GET", "/api/joke%23x", "- GET /api/joke"),
+        ("GET", "/api/joke.json%3Fx/y.z", "- GET /api/joke"),
+        ("GET", "/api/Joke%20/%3Fx", "- GET /api/joke"),
+        ("POST", "/api/7/run%3F/%23", "- POST /api/{id}/run"),
+        ("GET", "/api/jokes%3F", "GET,POST,PUT /api/*"),
         ("GET", "/api/jo%E2%84%AAe", "- GET /api/joke"),
         ("GET", "/api/7/run", "- POST /api/{id}/run"),
         ("GET", "/api/7/RUN/", "- POST /api/{id}/run"),
@@ -194,6 +200,31 @@ fn a_free_route_never_serves_what_looks_priced() {
         ("GET", "/api/%E6%97%A5", "GET,POST,PUT /api/*"),
     ] {
         assert_eq!(found(&table, method, path), expected, "{method} {path}");
+    }
+}
+
+#[test]
+fn an_encoded_query_mark_is_sold_but_no_detour() {
+    let table = table(&[
+        ("GET", "/search/{q}", 50),
+        ("GET", "/api/{list}", 50),
+        ("GET", "/api/jokes/{id}", 0),
+        ("GET", "/v1/*", 50),
+        ("GET", "/v1/terms/{q}", 0),
+        ("GET", "/faq/why%3F", 0),
+    ]);
+    for (path, expected) in [
+        ("/search/what%3f", "GET /search/{q}"),
+        ("/search/100%25", "GET /search/{q}"),
+        // Cut at its `?`, this is the priced list.
+        ("/api/jokes/%3Fx", "- GET /api/{list}"),
+        ("/api/jokes/a%3Fx", "GET /api/jokes/{id}"),
+        // Carved out of the priced rest, with the mark and without.
+        ("/v1/terms/what%3F", "GET /v1/terms/{q}"),
+        ("/v1/terms/%3F", "- GET /v1/*"),
+        ("/faq/why%3F", "GET /faq/why%3F"),
+    ] {
+        assert_eq!(found(&table, "GET", path), expected, "{path}");
     }
 }
 
@@ -273,20 +304,28 @@ fn equal_routes_are_reported() {
 #[test]
 fn overlaps_are_named_with_an_example() {
     for (free, priced, example) in [
-        ("/*", "/api/weather", Some("/api/weather")),
-        ("/*", "/api/{x}/*", Some("/api/x/")),
-        ("/api/{x}", "/{y}/Secret", Some("/api/Secret")),
-        ("/api/docs/*", "/api/*", Some("/api/docs/")),
-        ("/API", "/api/", Some("/api")),
+        ("/*", "/api/weather", Some(("/api/weather", false))),
+        ("/*", "/api/{x}/*", Some(("/api/x/", false))),
+        ("/api/{x}", "/{y}/Secret", Some(("/api/Secret", true))),
+        ("/api/docs/*", "/api/*", Some(("/api/docs/", true))),
+        ("/API", "/api/", Some(("/api", false))),
         ("/a/{x}", "/b/{x}", None),
         ("/a/{x}", "/a/{x}/b", None),
         ("/a/*", "/b", None),
-        ("/a", "/*", Some("/a")),
+        ("/a", "/*", Some(("/a", true))),
     ] {
         let table = table(&[("GET", free, 0), ("POST", priced, 5)]);
-        let examples: Vec<String> = table.overlaps().into_iter().map(|overlap| overlap.example).collect();
-        assert_eq!(examples, example.into_iter().collect::<Vec<_>>(), "{free} {priced}");
+        let listed: Vec<(String, bool)> =
+            table.overlaps().into_iter().map(|overlap| (overlap.example, overlap.free_serves_it)).collect();
+        let expected: Vec<(String, bool)> =
+            example.iter().map(|(path, free)| ((*path).to_owned(), *free)).collect();
+        assert_eq!(listed, expected, "{free} {priced}");
     }
+    let table_of_two = table(&[("GET", "/*", 0), ("GET", "/a", 5)]);
+    assert_eq!(
+        table_of_two.overlaps()[0].to_string(),
+        "GET /* (free) and GET /a (priced) both match /a: the free route does not serve it"
+    );
     let by_method = table(&[("GET", "/a/{x}", 0), ("POST", "/a/{y}", 5)]);
     assert_eq!(by_method.overlaps(), []);
 }
@@ -358,7 +397,7 @@ proptest! {
     #[test]
     fn no_ending_of_a_priced_path_is_cheaper(
         path in "(/[a-cA-C]{1,2}){1,3}",
-        ending in "(/|\\.|%20|\\+|%2E|(\\.[a-z0-9]{1,4}){1,4}/?){1,2}",
+        ending in "(/|\\.|%20|\\+|%2E|(\\.[a-z0-9]{1,4}){1,4}/?){0,2}((%3F|%23)[a-c/.]{0,4})?",
         detour in prop::sample::select(vec!["/*", "/{a}/*", "/{a}", "/{a}/{b}", "/{a}/{b}/{c}"]),
         detour_price in prop::sample::select(vec![0_i64, 5]),
         method in prop::sample::select(vec!["GET", "HEAD", "POST"]),
@@ -367,10 +406,11 @@ proptest! {
         let Ok(canonical) = canonicalise(&format!("{path}{ending}")) else { return Ok(()) };
         // A segment of its own, or a blank within, is another name; the blank at an end is not.
         let decoded = percent_encoding::percent_decode_str(&ending).decode_utf8_lossy().replace('+', " ");
+        let decoded = decoded.split(['?', '#']).next().unwrap_or_default();
         let ends = decoded.trim_end_matches(['/', '.', ' ']);
         prop_assume!(ends.is_empty() || (ends.starts_with('.') && !ends.contains(['/', ' '])));
         if let Found::Route(found) = table.find(method, &canonical) {
-            prop_assert!(false, "{} {} reached {}", method, canonical.as_str(), found.name);
+            prop_assert!(price(found.config.charge) == 50, "{} {} reached {}", method, canonical.as_str(), found.name);
         }
     }
 
