@@ -9,6 +9,8 @@ mod envelope;
 pub use credential::{Credential, MAX_PAYMENT_BYTES, PayloadError, decode_payment, single_payment_header};
 pub use envelope::{decode_payment_required, decode_payment_response, encode};
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// The only protocol version there is.
@@ -105,7 +107,7 @@ pub struct TopUpOption {
 }
 
 /// What the caller presents. Decode received ones with the strict decoder, never with serde alone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PaymentPayload {
     /// Always [`VERSION`].
@@ -125,7 +127,7 @@ pub struct PaymentPayload {
 }
 
 /// What became of a payment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "camelCase")]
 pub struct PaymentResponse {
     /// Whether this request was paid for and served.
@@ -155,4 +157,34 @@ pub struct PaymentResponse {
     /// What was charged to the card, in units. Additive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_up_amount: Option<i64>,
+}
+
+/// Both ids are credentials, so only their presence is shown.
+impl fmt::Debug for PaymentPayload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PaymentPayload")
+            .field("stripe402_version", &self.stripe402_version)
+            .field("payment_method_id", &self.payment_method_id.as_ref().map(|_| "redacted"))
+            .field("client_id", &self.client_id.as_ref().map(|_| "redacted"))
+            .field("top_up_amount", &self.top_up_amount)
+            .field("max_amount", &self.max_amount)
+            .finish()
+    }
+}
+
+/// The `clientId` is a credential and is left out.
+impl fmt::Debug for PaymentResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PaymentResponse")
+            .field("success", &self.success)
+            .field("charge_id", &self.charge_id)
+            .field("credits_remaining", &self.credits_remaining)
+            .field("error", &self.error)
+            .field("error_code", &self.error_code)
+            .field("credits_charged", &self.credits_charged)
+            .field("payment_id", &self.payment_id)
+            .field("entry_id", &self.entry_id)
+            .field("top_up_amount", &self.top_up_amount)
+            .finish_non_exhaustive()
+    }
 }

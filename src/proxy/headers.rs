@@ -1,12 +1,15 @@
 //! Which headers pass between caller and upstream.
 //!
-//! Names are compared with `_` as `-` and in lower case, because many servers (CGI, WSGI, Rack) cannot tell them apart.
+//! Names are compared in lower case and with every mark as `-`, because many servers (CGI, WSGI, Rack, PHP) cannot tell
+//! `X_Client_Id` or `X.Client.Id` from `X-Client-Id`.
 //! Hop-by-hop headers: RFC 9110, section 7.6.1.
 
 use hyper::HeaderMap;
 use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LOCATION, HeaderName, HeaderValue, LOCATION, VARY};
 
 use crate::config::Secret;
+
+mod location;
 
 /// What the upstream may believe, because we say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +42,12 @@ pub struct ResponseContext<'a> {
 }
 
 /// RFC 9110, section 7.6.1, with what HTTP/1.1 and its predecessors added.
-const HOP_BY_HOP: [&str; 11] = [
+const HOP_BY_HOP: [&str; 12] = [
     "connection",
     "http2-settings",
     "keep-alive",
     "proxy-authenticate",
+    "proxy-authentication-info",
     "proxy-authorization",
     "proxy-connection",
     "te",
@@ -53,25 +57,40 @@ const HOP_BY_HOP: [&str; 11] = [
     "upgrade",
 ];
 
-/// Ours to write, ours to know, or a lever to reach another route than the priced one.
-const NOT_FOR_UPSTREAM: [&str; 29] = [
+/// Ours to write, ours to know, or a lever to reach another route than the priced one. `Proxy` becomes the variable
+/// `HTTP_PROXY` of CGI programs.
+const NOT_FOR_UPSTREAM: [&str; 48] = [
     "authorization",
     "cf-connecting-ip",
     "cf-connecting-ipv6",
+    "cf-pseudo-ipv4",
     "client-ip",
     "content-length",
     "cookie",
+    "cookie2",
     "expect",
     "fastly-client-ip",
+    "fly-client-ip",
     "forwarded",
     "forwarded-for",
+    "front-end-https",
     "host",
     "payment",
+    "payment-required",
+    "payment-response",
+    "proxy",
+    "remote-addr",
+    "remote-user",
     "true-client-ip",
+    "via",
+    "wl-proxy-client-ip",
+    "wl-proxy-ssl",
     "x-client-id",
     "x-client-ip",
     "x-cluster-client-ip",
     "x-forwarded",
+    "x-host",
+    "x-http-host-override",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -81,29 +100,42 @@ const NOT_FOR_UPSTREAM: [&str; 29] = [
     "x-original-url",
     "x-originating-ip",
     "x-real-ip",
+    "x-remote-addr",
     "x-remote-ip",
+    "x-remote-user",
     "x-request-id",
+    "x-rewrite-uri",
     "x-rewrite-url",
+    "x-scheme",
+    "x-url-scheme",
 ];
 
-const NOT_FOR_UPSTREAM_PREFIXES: [&str; 3] = ["x-forwarded-", "x-prepaid402-", "x-stripe402-"];
+const NOT_FOR_UPSTREAM_PREFIXES: [&str; 7] =
+    ["sec-websocket-", "x-envoy-", "x-forwarded-", "x-original-", "x-prepaid402-", "x-real-", "x-stripe402-"];
 
 /// The upstream does not speak for our origin.
-const NOT_FOR_CALLER: [&str; 11] = [
+const NOT_FOR_CALLER: [&str; 18] = [
     "alt-svc",
     "clear-site-data",
     "content-length",
     "content-security-policy",
     "content-security-policy-report-only",
+    "nel",
+    "payment",
     "payment-required",
     "payment-response",
+    "public-key-pins",
+    "report-to",
+    "reporting-endpoints",
     "server",
+    "service-worker-allowed",
     "set-cookie",
+    "set-cookie2",
     "strict-transport-security",
     "x-request-id",
 ];
 
-const NOT_FOR_CALLER_PREFIXES: [&str; 2] = ["access-control-", "x-prepaid402-"];
+const NOT_FOR_CALLER_PREFIXES: [&str; 3] = ["access-control-", "x-prepaid402-", "x-stripe402-"];
 
 /// Would let a cache keep a paid answer, or contradict `no-store`.
 const CACHING: [&str; 6] =
@@ -119,7 +151,9 @@ pub fn request_headers_for_upstream<'a>(
     // `Connection` may come after the header that it nominates.
     let incoming: Vec<(String, &str, &[u8])> =
         incoming.map(|(name, value)| (normalised(name), name, value)).collect();
-    let connection = incoming.iter().filter(|(name, ..)| name == "connection").map(|(_, _, value)| *value);
+    let nominating = ["connection", "proxy-connection"];
+    let connection =
+        incoming.iter().filter(|(name, ..)| nominating.contains(&name.as_str())).map(|(_, _, value)| *value);
     let mut withheld = nominated(connection);
     withheld.extend(injected.iter().map(|(name, _)| normalised(name)));
     let mut headers = HeaderMap::with_capacity(incoming.len() + injected.len() + 7);
@@ -174,7 +208,8 @@ pub fn response_headers_for_caller(
     upstream: &HeaderMap,
     context: &ResponseContext<'_>,
 ) -> Vec<(HeaderName, HeaderValue)> {
-    let withheld = nominated(upstream.get_all(CONNECTION).iter().map(HeaderValue::as_bytes));
+    let connection = upstream.get_all(CONNECTION).iter().chain(upstream.get_all("proxy-connection"));
+    let withheld = nominated(connection.map(HeaderValue::as_bytes));
     let mut headers = Vec::with_capacity(upstream.len() + 2);
     for (name, value) in upstream {
         let normal = normalised(name.as_str());
@@ -186,7 +221,7 @@ pub fn response_headers_for_caller(
             continue;
         }
         let rewritten = match *name {
-            LOCATION | CONTENT_LOCATION => public_location(value, context),
+            LOCATION | CONTENT_LOCATION => location::for_caller(value, context),
             _ => None,
         };
         headers.push((name.clone(), rewritten.unwrap_or_else(|| value.clone())));
@@ -217,27 +252,16 @@ fn paid_vary(upstream: &HeaderMap) -> HeaderValue {
     HeaderValue::from_str(&joined).unwrap_or_else(|_| HeaderValue::from_static("*"))
 }
 
-/// The location under our origin, when it is one under the upstream's.
-fn public_location(value: &HeaderValue, context: &ResponseContext<'_>) -> Option<HeaderValue> {
-    let location = value.to_str().ok()?;
-    let base = context.upstream_base.trim_end_matches('/');
-    let rest = location.get(base.len()..)?;
-    let is_below = !base.is_empty()
-        && location.get(..base.len())?.eq_ignore_ascii_case(base)
-        && (rest.is_empty() || rest.starts_with(['/', '?', '#']));
-    let public = context.public_url.trim_end_matches('/');
-    is_below.then(|| HeaderValue::from_str(&format!("{public}{rest}")).ok()).flatten()
-}
-
 fn normalised(name: &str) -> String {
-    name.bytes().map(|b| if b == b'_' { '-' } else { char::from(b.to_ascii_lowercase()) }).collect()
+    let one = |b: u8| if b.is_ascii_alphanumeric() { char::from(b.to_ascii_lowercase()) } else { '-' };
+    name.bytes().map(one).collect()
 }
 
 fn is_listed(normal: &str, names: &[&str], prefixes: &[&str]) -> bool {
     names.contains(&normal) || prefixes.iter().any(|prefix| normal.starts_with(prefix))
 }
 
-/// The names that `Connection` headers declare to be hop-by-hop.
+/// The names that `Connection` and `Proxy-Connection` headers declare to be hop-by-hop.
 fn nominated<'a>(connection: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     connection
         .flat_map(|value| value.split(|b| *b == b','))

@@ -1,8 +1,9 @@
 //! One spelling for every request path, so that the path that is priced is the path that the upstream gets.
 //!
 //! RFC 3986, section 6.2.2: escapes of unreserved characters are decoded, the others are written in upper case. What servers
-//! disagree about (dot segments, empty segments, encoded delimiters, `;`, `\`, a second layer of encoding) is refused, never
-//! repaired.
+//! disagree about (dot segments, empty segments, encoded separators, `;`, `\`, a second layer of encoding) is refused, never
+//! repaired. An encoded `?` or `#` is kept, because searches need it; an upstream that decodes it early sees a shorter path,
+//! which the route table guards.
 
 /// Most bytes of a request path.
 pub const MAX_PATH_BYTES: usize = 4096;
@@ -31,9 +32,12 @@ pub enum PathError {
     /// `%` without two hexadecimal digits.
     #[error("The request path has an invalid percent escape.")]
     InvalidEscape,
-    /// An escape of a character that servers treat differently: `/`, `\`, `;`, `%`, `?`, `#` or a control character.
+    /// An escape of a character that servers treat differently: `/`, `\`, `;` or a control character.
     #[error("The request path has a percent escape of a character that may not be encoded in a path.")]
     AmbiguousEscape,
+    /// `%25` before two hexadecimal digits, such as `%2541`, or before `u`: who decodes twice sees another path.
+    #[error("The request path is percent-encoded twice.")]
+    DoubleEscape,
     /// Escapes that are not UTF-8, overlong forms included.
     #[error("The request path has percent escapes that are not UTF-8.")]
     NotUtf8,
@@ -43,8 +47,8 @@ pub enum PathError {
     /// `//`.
     #[error("The request path has an empty segment.")]
     EmptySegment,
-    /// `.` or `..`, encoded or not.
-    #[error("The request path has a '.' or '..' segment.")]
+    /// `.` or `..`, encoded or not, or any other segment of only dots, blanks and `+`.
+    #[error("The request path has a segment of only dots, blanks or '+'.")]
     DotSegment,
 }
 
@@ -61,7 +65,6 @@ pub fn canonicalise(raw_path: &str) -> Result<CanonicalPath, PathError> {
     }
     let mut written = String::with_capacity(raw_path.len());
     let mut rest = raw_path.as_bytes();
-    let mut has_escapes = false;
     while let [first, after @ ..] = rest {
         rest = after;
         if *first != b'%' {
@@ -82,51 +85,96 @@ pub fn canonicalise(raw_path: &str) -> Result<CanonicalPath, PathError> {
         if is_unreserved(byte) {
             written.push(char::from(byte));
         } else {
-            has_escapes = true;
             written.push('%');
             written.push(char::from(high.to_ascii_uppercase()));
             written.push(char::from(low.to_ascii_uppercase()));
         }
     }
-    if has_escapes {
-        let decoded = String::from_utf8(decoded_bytes(&written)).map_err(|_| PathError::NotUtf8)?;
-        // The controls beyond ASCII, U+0080 to U+009F.
-        if decoded.chars().any(char::is_control) {
-            return Err(PathError::AmbiguousEscape);
-        }
+    let decoded = String::from_utf8(decoded_bytes(&written)).map_err(|_| PathError::NotUtf8)?;
+    // The controls beyond ASCII, U+0080 to U+009F.
+    if decoded.chars().any(char::is_control) {
+        return Err(PathError::AmbiguousEscape);
     }
-    check_segments(&written)?;
+    if is_escaped_twice(&decoded) {
+        return Err(PathError::DoubleEscape);
+    }
+    check_segments(&decoded)?;
     Ok(CanonicalPath(written))
 }
 
-/// The path as the most lenient upstream would understand it: fully decoded, without case and without a trailing slash.
-/// Case is folded by upper- and then lower-casing every character, so that `ſ` is `s` and the Kelvin sign is `k`.
+/// The path as the most lenient upstream would understand it: fully decoded, without case, with `+` as a blank, without dots
+/// and blanks at the end of segments, and without a trailing slash.
+///
+/// Case is folded by lower-, upper- and lower-casing every character, so that `ſ` is `s`, the Kelvin sign is `k` and `ẞ` is
+/// what `ß` is. Unicode normalisation (full-width letters) is not applied.
 #[must_use]
 pub fn folded(path: &CanonicalPath) -> String {
     fold(path.as_str())
 }
 
-/// [`folded`] for a text that is known to be canonical.
+/// [`folded`] for a text that is known to be canonical: a path, or one segment.
 pub(super) fn fold(canonical: &str) -> String {
-    let decoded = decoded_bytes(canonical.strip_suffix('/').unwrap_or(canonical));
+    let decoded = decoded_bytes(canonical);
     let text = String::from_utf8_lossy(&decoded);
-    if text.is_ascii() {
-        return text.to_ascii_lowercase();
+    let mut folded = String::with_capacity(text.len());
+    for (place, segment) in text.split('/').enumerate() {
+        if place > 0 {
+            folded.push('/');
+        }
+        for c in segment.trim_end_matches(is_dot_or_blank).chars() {
+            fold_char(if c == '+' { ' ' } else { c }, &mut folded);
+        }
     }
-    text.chars().flat_map(char::to_uppercase).flat_map(char::to_lowercase).collect()
+    if folded.ends_with('/') {
+        folded.pop();
+    }
+    folded
 }
 
-/// Only the last segment may be empty: that is a trailing slash.
-fn check_segments(path: &str) -> Result<(), PathError> {
-    let mut segments = path.split('/').skip(1).peekable();
+/// Upper case alone would leave `ẞ` as it is and make `SS` of `ß`, so lower case comes first.
+fn fold_char(c: char, into: &mut String) {
+    if c.is_ascii() {
+        into.push(c.to_ascii_lowercase());
+    } else {
+        into.extend(c.to_lowercase().flat_map(char::to_uppercase).flat_map(char::to_lowercase));
+    }
+}
+
+/// What some file systems and frameworks cut off the end of a name; a form decoder reads `+` as a blank.
+pub(super) fn is_dot_or_blank(c: char) -> bool {
+    c == '.' || c == '+' || c.is_whitespace()
+}
+
+/// Checks the segments of a decoded path. Only the last may be empty: that is a trailing slash. Others have a character that
+/// [`fold`] does not cut off, so that `/..%20/x` does not become `/../x` further on.
+fn check_segments(decoded: &str) -> Result<(), PathError> {
+    let mut segments = decoded.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
-        match segment {
-            "" if segments.peek().is_some() => return Err(PathError::EmptySegment),
-            "." | ".." => return Err(PathError::DotSegment),
-            _ => {}
+        if segment.is_empty() {
+            if segments.peek().is_some() {
+                return Err(PathError::EmptySegment);
+            }
+        } else if segment.chars().all(is_dot_or_blank) || is_dots_before_query(segment) {
+            return Err(PathError::DotSegment);
         }
     }
     Ok(())
+}
+
+/// Whether the segment would be one of dots only if its `?` or `#` were not encoded.
+fn is_dots_before_query(segment: &str) -> bool {
+    let before = segment.split(['?', '#']).next().unwrap_or_default();
+    !before.is_empty() && before.chars().all(is_dot_or_blank)
+}
+
+/// Whether decoding once more would find an escape; `%u` is the form of some Windows servers.
+fn is_escaped_twice(decoded: &str) -> bool {
+    decoded.split('%').skip(1).any(|after| match after.as_bytes() {
+        [high, low, ..] => {
+            escaped_byte(*high, *low).is_some() || (high | 0x20 == b'u' && low.is_ascii_hexdigit())
+        }
+        _ => false,
+    })
 }
 
 /// Decodes every escape of a text whose escapes are valid; others stay as they are.
@@ -168,9 +216,9 @@ fn is_allowed_raw(byte: u8) -> bool {
         )
 }
 
-/// What an upstream that decodes early or twice would act upon. `?` and `#` end the path for such a server.
+/// What an upstream that decodes early would act upon.
 fn is_ambiguous(byte: u8) -> bool {
-    byte.is_ascii_control() || matches!(byte, b'/' | b'\\' | b';' | b'%' | b'?' | b'#')
+    byte.is_ascii_control() || matches!(byte, b'/' | b'\\' | b';')
 }
 
 #[cfg(test)]

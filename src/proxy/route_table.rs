@@ -9,6 +9,9 @@
 //! spelling would slip from the priced route into a free or cheaper pattern. Therefore a route that was chosen by a pattern
 //! is **not** used when a dearer route, *whatever its method*, has a pattern that is at least as specific and matches the
 //! folded path (see [`folded`](crate::proxy::path::folded)). The answer is then [`Found::NotConfigured`]: fail closed.
+//! Some upstreams also take `/api/weather.json` for `/api/weather`: a dearer route that matches without the extension objects
+//! when its pattern is more specific than the chosen one. And some decode `%3F` or `%23` before they look for the query: for
+//! the path up to there every dearer route objects, unless the chosen one matches it too and is more specific.
 //! Two exceptions, both written down by the seller: a literal route that equals the request path and lists its method is
 //! always used, and routes with the very same pattern differ by method only, so their prices do not concern each other.
 
@@ -21,7 +24,7 @@ use crate::config::{RouteCharge, RouteConfig};
 
 mod pattern;
 
-use pattern::{Pattern, segments};
+use pattern::{Pattern, before_query, segments};
 
 /// What a route may list.
 pub const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
@@ -66,13 +69,21 @@ pub struct Overlap {
     pub free: String,
     /// Name of the priced route.
     pub priced: String,
-    /// A path that both match.
+    /// A path that both match, perhaps in another spelling.
     pub example: String,
+    /// Whether the free route serves the example: then the seller should mean it. Otherwise the price is kept.
+    pub free_serves_it: bool,
 }
 
 impl fmt::Display for Overlap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (free) and {} (priced) both match {}", self.free, self.priced, self.example)
+        let Self { free, priced, example, free_serves_it } = self;
+        write!(f, "{free} (free) and {priced} (priced) both match {example}: ")?;
+        f.write_str(if *free_serves_it {
+            "the free route serves it, so check that you mean this"
+        } else {
+            "the free route does not serve it"
+        })
     }
 }
 
@@ -166,19 +177,52 @@ impl RouteTable {
         let parts = segments(path.as_str());
         let matching = self.general.iter().filter(|index| self.patterns[**index].matches(&parts));
         let selected = self.first_with_method(matching, method);
-        if let Some(route) = selected.filter(|route| self.rivals[route.index].is_empty()) {
+        if let Some(route) =
+            selected.filter(|route| self.rivals[route.index].is_empty() && !path.as_str().contains('%'))
+        {
             return Found::Route(route);
         }
         let folded = fold(path.as_str());
-        let folded_parts = segments(&folded);
-        let candidates = selected.map_or(&self.by_specificity, |route| &self.rivals[route.index]);
-        let alike = candidates.iter().find(|index| self.patterns[**index].matches_folded(&folded_parts));
+        let alike = match selected {
+            Some(route) => self.objection(route, &folded),
+            None => {
+                let parts = segments(&folded);
+                self.by_specificity.iter().find(|index| self.patterns[**index].matches_folded(&parts))
+            }
+        };
         match (selected, alike) {
             (Some(route), None) => Found::Route(route),
             (_, alike) => {
                 Found::NotConfigured { looks_like: alike.map(|index| self.routes[*index].name.as_str()) }
             }
         }
+    }
+
+    /// The dearer route for which an upstream could take the path, although `selected` matches it.
+    fn objection(&self, selected: &CompiledRoute, folded: &str) -> Option<&usize> {
+        let own = &self.patterns[selected.index];
+        let parts = segments(folded);
+        let by_spelling = self.rivals[selected.index].iter().find(|rival| {
+            let pattern = &self.patterns[**rival];
+            pattern.matches_folded(&parts)
+                || (pattern.specificity(own) == Ordering::Less && pattern.matches_with_extension(&parts))
+        });
+        by_spelling.or_else(|| self.objection_before_query(selected, before_query(folded)?))
+    }
+
+    /// Being less specific is no excuse here: `/jokes/{id}` does not match what `/jokes/%3Fx` is cut to, `/{list}` does.
+    fn objection_before_query(&self, selected: &CompiledRoute, cut: &str) -> Option<&usize> {
+        let own = &self.patterns[selected.index];
+        let parts = segments(cut);
+        let matches_too = own.matches_folded(&parts);
+        self.by_specificity.iter().find(|index| {
+            let pattern = &self.patterns[**index];
+            let may_object =
+                !matches_too || (pattern != own && pattern.specificity(own) != Ordering::Greater);
+            may_object
+                && is_dearer(self.routes[**index].config.charge, selected.config.charge)
+                && pattern.matches_with_extension(&parts)
+        })
     }
 
     fn first_with_method<'a>(
@@ -203,11 +247,22 @@ impl RouteTable {
                     continue;
                 }
                 if let Some(example) = right.common_path(left) {
-                    overlaps.push(Overlap { free: free.name.clone(), priced: priced.name.clone(), example });
+                    let free_serves_it = self.serves(free, &example);
+                    let (free, priced) = (free.name.clone(), priced.name.clone());
+                    overlaps.push(Overlap { free, priced, example, free_serves_it });
                 }
             }
         }
         overlaps
+    }
+
+    /// Whether this very route answers the path, with any of its methods.
+    fn serves(&self, route: &CompiledRoute, path: &str) -> bool {
+        canonicalise(path).is_ok_and(|path| {
+            route.config.methods.iter().any(|method| {
+                matches!(self.find(method, &path), Found::Route(found) if found.index == route.index)
+            })
+        })
     }
 }
 

@@ -124,6 +124,12 @@ fn card_or(bytes: &[u8], otherwise: PayloadError) -> PayloadError {
 }
 
 fn credential(members: &BTreeMap<String, Value>) -> Result<Credential, PayloadError> {
+    // Whoever sends a card number must learn that, whatever else is wrong.
+    let sends_card =
+        |field: &str| matches!(members.get(field), Some(Value::String(text)) if is_card_number(text));
+    if sends_card("paymentMethodId") || sends_card("clientId") {
+        return Err(PayloadError::RawCardData);
+    }
     match members.get("stripe402Version") {
         None => return Err(PayloadError::MissingVersion),
         Some(Value::Integer(version)) if *version == i64::from(VERSION) => {}
@@ -150,7 +156,6 @@ fn id<'a>(
 ) -> Result<Option<&'a str>, PayloadError> {
     match members.get(field) {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) if is_card_number(text) => Err(PayloadError::RawCardData),
         Some(Value::String(text)) => Ok(Some(text)),
         Some(_) => Err(PayloadError::WrongType { field }),
     }

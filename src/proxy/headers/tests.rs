@@ -48,16 +48,22 @@ fn sorted(mut pairs: Vec<(String, String)>) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_caller_cannot_send_what_is_not_the_callers() {
+fn what_the_caller_may_not_say_does_not_pass_in_any_spelling() {
     let names = "connection keep-alive proxy-connection te trailer transfer-encoding upgrade proxy-authorization \
         proxy-authenticate content-length host expect payment authorization cookie x-forwarded-for x-forwarded-host \
         x-forwarded-anything forwarded x-real-ip x-client-id client-ip true-client-ip x-client-ip cf-connecting-ip \
         x-cluster-client-ip x-request-id x-prepaid402-client x-prepaid402-anything x-stripe402-client \
-        x-http-method-override x-http-method x-method-override x-original-url x-rewrite-url x-original-uri";
+        x-http-method-override x-http-method x-method-override x-original-url x-rewrite-url x-original-uri \
+        proxy remote-user x-remote-user x-host x-http-host-override x-scheme front-end-https x-envoy-original-path \
+        x-envoy-anything sec-websocket-key via cookie2 x-real-host";
     for name in names.split_whitespace() {
-        for spelling in
-            [name.to_owned(), name.to_uppercase(), name.replace('-', "_"), name.replacen('-', "_", 1)]
-        {
+        for spelling in [
+            name.to_owned(),
+            name.to_uppercase(),
+            name.replace('-', "_"),
+            name.replacen('-', "_", 1),
+            name.replace('-', "."),
+        ] {
             let seen = upstream_sees(&[(&spelling, "evil"), (&spelling, "evil")], &[]);
             assert_eq!(sorted(seen), sorted(ours()), "{spelling}");
         }
@@ -73,6 +79,8 @@ fn nominated_headers_are_dropped_wherever_connection_stands() {
         ("Connection", "close, X-Secret ,, x-request-id"),
         ("connection", "x-later"),
         ("x-later", "3"),
+        ("Proxy-Connection", "x-old"),
+        ("x-old", "4"),
     ];
     let mut expected = ours();
     expected.push(("accept".into(), "a".into()));
@@ -168,6 +176,13 @@ fn the_upstream_does_not_speak_for_our_origin() {
         "server",
         "alt-svc",
         "clear-site-data",
+        "set-cookie2",
+        "service-worker-allowed",
+        "report-to",
+        "reporting-endpoints",
+        "nel",
+        "public-key-pins",
+        "x-stripe402-client",
     ] {
         assert_eq!(caller_sees(&[(name, "evil"), (name, "evil")], false), [], "{name}");
     }
@@ -213,6 +228,14 @@ fn locations_of_the_upstream_become_ours() {
         ("http://10.0.0.5:8080/basement", "http://10.0.0.5:8080/basement"),
         ("http://10.0.0.5:80801/base", "http://10.0.0.5:80801/base"),
         ("/relative", "/relative"),
+        ("/base/x?y", "/x?y"),
+        ("/base", "/"),
+        ("/base?x", "/?x"),
+        ("/basement", "/basement"),
+        ("//base/x", "//base/x"),
+        ("/base//evil.example/x", "/base//evil.example/x"),
+        ("http://10.0.0.5:8080.evil.example/base", "http://10.0.0.5:8080.evil.example/base"),
+        ("http://10.0.0.5:8080@evil.example/base", "http://10.0.0.5:8080@evil.example/base"),
         ("", ""),
         ("é", "é"),
         ("https://elsewhere.example/", "https://elsewhere.example/"),
@@ -220,6 +243,23 @@ fn locations_of_the_upstream_become_ours() {
         for name in ["location", "content-location"] {
             assert_eq!(caller_sees(&[(name, location)], false), [(name.to_owned(), expected.to_owned())]);
         }
+    }
+}
+
+#[test]
+fn a_default_port_is_the_same_origin() {
+    for (upstream_base, location, expected) in [
+        ("http://up.internal", "http://up.internal:80/a", Some("https://api.example.com/a")),
+        ("https://up.internal:443/v1", "https://UP.internal/v1/a", Some("https://api.example.com/a")),
+        ("https://up.internal", "https://up.internal:80/a", None),
+        ("https://up.internal", "http://up.internal/a", None),
+        ("https://up.internal", "/a", None),
+        ("https://up.internal/", "https://up.internal/a", Some("https://api.example.com/a")),
+    ] {
+        let context = ResponseContext { paid: false, upstream_base, public_url: "https://api.example.com" };
+        let value = HeaderValue::from_static(location);
+        let seen = location::for_caller(&value, &context);
+        assert_eq!(seen, expected.map(HeaderValue::from_static), "{upstream_base} {location}");
     }
 }
 

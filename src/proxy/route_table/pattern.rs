@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{canonicalise, fold};
+use crate::proxy::path::is_dot_or_blank;
 
 /// A segment of a pattern, ordered from most to least specific.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,12 @@ pub(super) struct Pattern {
 /// The segments of a canonical or folded path. The empty text is the folded `/` and has none.
 pub(super) fn segments(path: &str) -> Vec<&str> {
     path.split('/').skip(1).collect()
+}
+
+/// The folded path up to an encoded `?` or `#`, as an upstream sees it that decodes before it looks for the query.
+pub(super) fn before_query(folded: &str) -> Option<&str> {
+    let end = folded.find(['?', '#'])?;
+    folded.get(..end).map(|before| before.trim_end_matches(|c| c == '/' || is_dot_or_blank(c)))
 }
 
 impl Pattern {
@@ -101,11 +108,28 @@ impl Pattern {
     /// Whether an upstream that ignores case, encoding and a trailing slash could take the path for one of this pattern.
     /// So `/api/*` also counts for `/api`.
     pub(super) fn matches_folded(&self, folded: &[&str]) -> bool {
+        self.matches_leniently(folded, false)
+    }
+
+    /// Like [`Self::matches_folded`], also for an upstream that takes an extension for a choice of format, as Rails does: with
+    /// `/joke` it serves `/joke.json` and `/joke.v1.json`.
+    pub(super) fn matches_with_extension(&self, folded: &[&str]) -> bool {
+        self.matches_leniently(folded, true)
+    }
+
+    fn matches_leniently(&self, folded: &[&str], may_have_extension: bool) -> bool {
         let mut segments = folded.iter();
         for part in self.without_trailing_slash() {
-            match (part, segments.next()) {
+            let segment = segments.next();
+            let is_last = segments.as_slice().is_empty();
+            let is_same = |literal: &str, segment: &str| {
+                segment.strip_prefix(literal).is_some_and(|rest| {
+                    rest.is_empty() || (may_have_extension && is_last && rest.starts_with('.'))
+                })
+            };
+            match (part, segment) {
                 (Part::Rest, _) => return true,
-                (Part::Literal { folded, .. }, Some(segment)) if folded == segment => {}
+                (Part::Literal { folded, .. }, Some(segment)) if is_same(folded, segment) => {}
                 (Part::Parameter, Some(_)) => {}
                 _ => return false,
             }

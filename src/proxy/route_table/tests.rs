@@ -159,6 +159,94 @@ fn a_free_route_is_no_detour_to_a_priced_one() {
 }
 
 #[test]
+fn a_free_route_never_serves_what_looks_priced() {
+    let table = table(&[
+        ("GET,POST,PUT", "/api/*", 0),
+        ("GET", "/api/joke", 500),
+        ("POST", "/api/{id}/run", 900),
+        ("GET", "/api/joke.txt", 0),
+    ]);
+    for (method, path, expected) in [
+        ("GET", "/api/JOKE", "- GET /api/joke"),
+        ("GET", "/api/joke/", "- GET /api/joke"),
+        ("PUT", "/api/joke", "- GET /api/joke"),
+        ("GET", "/api/joke.json", "- GET /api/joke"),
+        ("GET", "/api/JOKE%2Ejson/", "- GET /api/joke"),
+        ("HEAD", "/api/joke.v1.json", "- GET /api/joke"),
+        ("POST", "/api/joke.tar.v1.gz", "- GET /api/joke"),
+        ("GET", "/api/joke.", "- GET /api/joke"),
+        ("GET", "/api/joke%20", "- GET /api/joke"),
+        ("GET", "/api/joke%3Fx=1", "- GET /api/joke"),
+        ("GET", "/api/joke%23x", "- GET /api/joke"),
+        ("GET", "/api/joke.json%3Fx/y.z", "- GET /api/joke"),
+        ("GET", "/api/Joke%20/%3Fx", "- GET /api/joke"),
+        ("POST", "/api/7/run%3F/%23", "- POST /api/{id}/run"),
+        ("GET", "/api/jokes%3F", "GET,POST,PUT /api/*"),
+        ("GET", "/api/jo%E2%84%AAe", "- GET /api/joke"),
+        ("GET", "/api/7/run", "- POST /api/{id}/run"),
+        ("GET", "/api/7/RUN/", "- POST /api/{id}/run"),
+        ("POST", "/api/7/run.xml", "- POST /api/{id}/run"),
+        ("GET", "/api/%6aoke", "GET /api/joke"),
+        // The seller named it.
+        ("GET", "/api/joke.txt", "GET /api/joke.txt"),
+        // An extension ends a path only.
+        ("GET", "/api/7.run/run7", "GET,POST,PUT /api/*"),
+        ("GET", "/api/joke.d/x", "GET,POST,PUT /api/*"),
+        ("GET", "/api/", "GET,POST,PUT /api/*"),
+        ("GET", "/api/jokes", "GET,POST,PUT /api/*"),
+        ("GET", "/api/jokes.json", "GET,POST,PUT /api/*"),
+        ("GET", "/api/7.json", "GET,POST,PUT /api/*"),
+        ("GET", "/api/x/joke", "GET,POST,PUT /api/*"),
+        ("GET", "/api/%E6%97%A5", "GET,POST,PUT /api/*"),
+    ] {
+        assert_eq!(found(&table, method, path), expected, "{method} {path}");
+    }
+}
+
+#[test]
+fn an_encoded_query_mark_is_sold_but_no_detour() {
+    let table = table(&[
+        ("GET", "/search/{q}", 50),
+        ("GET", "/api/{list}", 50),
+        ("GET", "/api/jokes/{id}", 0),
+        ("GET", "/v1/*", 50),
+        ("GET", "/v1/terms/{q}", 0),
+        ("GET", "/faq/why%3F", 0),
+    ]);
+    for (path, expected) in [
+        ("/search/what%3f", "GET /search/{q}"),
+        ("/search/100%25", "GET /search/{q}"),
+        // Cut at its `?`, this is the priced list.
+        ("/api/jokes/%3Fx", "- GET /api/{list}"),
+        ("/api/jokes/a%3Fx", "GET /api/jokes/{id}"),
+        // Carved out of the priced rest, with the mark and without.
+        ("/v1/terms/what%3F", "GET /v1/terms/{q}"),
+        ("/v1/terms/%3F", "- GET /v1/*"),
+        ("/faq/why%3F", "GET /faq/why%3F"),
+    ] {
+        assert_eq!(found(&table, "GET", path), expected, "{path}");
+    }
+}
+
+#[test]
+fn an_extension_the_seller_carved_out_stays() {
+    let table = table(&[
+        ("GET", "/*", 50),
+        ("GET", "/{lang}/terms.html", 0),
+        ("GET", "/docs/{page}", 0),
+        ("GET", "/x/{y}", 5),
+    ]);
+    for (path, expected) in [
+        ("/en/terms.html", "GET /{lang}/terms.html"),
+        ("/en/terms", "GET /*"),
+        ("/docs/a.html", "GET /docs/{page}"),
+        ("/x/a.json", "GET /x/{y}"),
+    ] {
+        assert_eq!(found(&table, "GET", path), expected, "{path}");
+    }
+}
+
+#[test]
 fn a_free_pattern_within_a_priced_one_is_free() {
     let table = table(&[("GET", "/api/*", 50), ("GET", "/api/docs/*", 0), ("GET", "/API/*", 0)]);
     assert_eq!(found(&table, "GET", "/api/docs/x"), "GET /api/docs/*");
@@ -216,20 +304,28 @@ fn equal_routes_are_reported() {
 #[test]
 fn overlaps_are_named_with_an_example() {
     for (free, priced, example) in [
-        ("/*", "/api/weather", Some("/api/weather")),
-        ("/*", "/api/{x}/*", Some("/api/x/")),
-        ("/api/{x}", "/{y}/Secret", Some("/api/Secret")),
-        ("/api/docs/*", "/api/*", Some("/api/docs/")),
-        ("/API", "/api/", Some("/api")),
+        ("/*", "/api/weather", Some(("/api/weather", false))),
+        ("/*", "/api/{x}/*", Some(("/api/x/", false))),
+        ("/api/{x}", "/{y}/Secret", Some(("/api/Secret", true))),
+        ("/api/docs/*", "/api/*", Some(("/api/docs/", true))),
+        ("/API", "/api/", Some(("/api", false))),
         ("/a/{x}", "/b/{x}", None),
         ("/a/{x}", "/a/{x}/b", None),
         ("/a/*", "/b", None),
-        ("/a", "/*", Some("/a")),
+        ("/a", "/*", Some(("/a", true))),
     ] {
         let table = table(&[("GET", free, 0), ("POST", priced, 5)]);
-        let examples: Vec<String> = table.overlaps().into_iter().map(|overlap| overlap.example).collect();
-        assert_eq!(examples, example.into_iter().collect::<Vec<_>>(), "{free} {priced}");
+        let listed: Vec<(String, bool)> =
+            table.overlaps().into_iter().map(|overlap| (overlap.example, overlap.free_serves_it)).collect();
+        let expected: Vec<(String, bool)> =
+            example.iter().map(|(path, free)| ((*path).to_owned(), *free)).collect();
+        assert_eq!(listed, expected, "{free} {priced}");
     }
+    let table_of_two = table(&[("GET", "/*", 0), ("GET", "/a", 5)]);
+    assert_eq!(
+        table_of_two.overlaps()[0].to_string(),
+        "GET /* (free) and GET /a (priced) both match /a: the free route does not serve it"
+    );
     let by_method = table(&[("GET", "/a/{x}", 0), ("POST", "/a/{y}", 5)]);
     assert_eq!(by_method.overlaps(), []);
 }
@@ -295,6 +391,26 @@ proptest! {
                 prop_assert!(price(found.config.charge) == 50, "{} {} reached {}", method, raw, found.name);
                 prop_assert_eq!(canonical.as_str(), path.as_str());
             }
+        }
+    }
+
+    #[test]
+    fn no_ending_of_a_priced_path_is_cheaper(
+        path in "(/[a-cA-C]{1,2}){1,3}",
+        ending in "(/|\\.|%20|\\+|%2E|(\\.[a-z0-9]{1,4}){1,4}/?){0,2}((%3F|%23)[a-c/.]{0,4})?",
+        detour in prop::sample::select(vec!["/*", "/{a}/*", "/{a}", "/{a}/{b}", "/{a}/{b}/{c}"]),
+        detour_price in prop::sample::select(vec![0_i64, 5]),
+        method in prop::sample::select(vec!["GET", "HEAD", "POST"]),
+    ) {
+        let table = table(&[("POST", &path, 50), ("GET,POST", detour, detour_price)]);
+        let Ok(canonical) = canonicalise(&format!("{path}{ending}")) else { return Ok(()) };
+        // A segment of its own, or a blank within, is another name; the blank at an end is not.
+        let decoded = percent_encoding::percent_decode_str(&ending).decode_utf8_lossy().replace('+', " ");
+        let decoded = decoded.split(['?', '#']).next().unwrap_or_default();
+        let ends = decoded.trim_end_matches(['/', '.', ' ']);
+        prop_assume!(ends.is_empty() || (ends.starts_with('.') && !ends.contains(['/', ' '])));
+        if let Found::Route(found) = table.find(method, &canonical) {
+            prop_assert!(price(found.config.charge) == 50, "{} {} reached {}", method, canonical.as_str(), found.name);
         }
     }
 

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::PayloadError as E;
 use super::*;
-use crate::protocol::stripe402::{PaymentPayload, encode};
+use crate::protocol::stripe402::{PaymentPayload, PaymentResponse, encode};
 
 fn decode(json: &str) -> Result<Credential, PayloadError> {
     decode_payment(STANDARD.encode(json).as_bytes())
@@ -96,6 +96,10 @@ fn every_rule_is_enforced() {
         (r#"{"stripe402Version":1,"clientId":"a","card":{"n":"4242-4242-4242-4242"}}"#, E::RawCardData),
         (r#"{"stripe402Version":1,"clientId":"a","card":[4242424242424242]}"#, E::RawCardData),
         (r#"{"4242424242424242":1}"#, E::RawCardData),
+        (r#"{"paymentMethodId":"4242424242424242"}"#, E::RawCardData),
+        (r#"{"paymentMethodId":"4242.4242.4242.4242"}"#, E::RawCardData),
+        (r#"{"stripe402Version":2,"clientId":"4242.4242.4242.4242"}"#, E::RawCardData),
+        (r#"{"stripe402Version":1,"paymentMethodId":7,"clientId":"4242.4242.4242.4242"}"#, E::RawCardData),
         ("card 4242424242424242", E::RawCardData),
     ];
     for (json, expected) in cases {
@@ -169,6 +173,21 @@ fn messages_are_sentences() {
         let message = error.to_string();
         assert!(message.starts_with(char::is_uppercase) && message.ends_with('.'), "{message}");
     }
+}
+
+#[test]
+fn secrets_do_not_show_in_debug() {
+    let response = PaymentResponse { client_id: "pck_hidden".to_owned(), ..PaymentResponse::default() };
+    let payload = PaymentPayload {
+        stripe402_version: 1,
+        payment_method_id: Some("pm_hidden".to_owned()),
+        client_id: Some("pck_hidden".to_owned()),
+        top_up_amount: Some(7),
+        max_amount: None,
+    };
+    let credential = decode_payment(encode(&payload).as_bytes()).expect("valid");
+    let shown = format!("{response:?}{payload:?}{credential:?}");
+    assert!(!shown.contains("hidden") && shown.contains("Some(7)"), "{shown}");
 }
 
 proptest! {
