@@ -3,4 +3,6 @@
 
 mod support;
 
+mod node_client;
 mod paid_request;
+mod sandbox;
