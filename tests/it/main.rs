@@ -3,6 +3,8 @@
 
 mod support;
 
+mod cli;
 mod node_client;
+mod pages;
 mod paid_request;
 mod sandbox;
