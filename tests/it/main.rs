@@ -4,6 +4,7 @@
 mod support;
 
 mod cli;
+mod get;
 mod node_client;
 mod pages;
 mod paid_request;

@@ -115,8 +115,8 @@ impl Running {
         Ok(Self { child, out, err })
     }
 
-    /// A program that says on standard error that it is ready.
-    pub async fn start_by_stderr(mut command: Command, ready: &str) -> Self {
+    /// A program of which standard error tells how far it is; see [`Self::says`].
+    pub fn watched(mut command: Command) -> Self {
         let mut child = command.spawn().unwrap();
         let stderr = child.stderr.take().unwrap();
         let err = Arc::new(Mutex::new(String::new()));
@@ -128,9 +128,7 @@ impl Running {
                 collecting.lock().unwrap().push_str(&std::mem::take(&mut line));
             }
         });
-        let running = Self { child, out: String::new(), err };
-        running.says(ready).await;
-        running
+        Self { child, out: String::new(), err }
     }
 
     /// Waits until standard error contains `text`.
@@ -258,7 +256,9 @@ pub async fn serve(world: &World, listen: SocketAddr, admin: SocketAddr) -> Runn
     std::fs::write(&file, world.toml(listen, admin)).unwrap();
     let mut command = program(world.folder.path(), &["serve", "--config", file.to_str().unwrap()]);
     command.env("STRIPE_SECRET_KEY", super::SECRET_KEY);
-    Running::start_by_stderr(command, "selling on").await
+    let server = Running::watched(command);
+    server.says("selling on").await;
+    server
 }
 
 /// `false`, said plainly, when a program that a test needs is not there; under CI it must be.
