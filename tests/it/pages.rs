@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::http::Client;
-use crate::support::program::{clean, finish, is_installed};
+use crate::support::program::{SandboxProgram, clean, finish, is_installed};
 use crate::support::{DECLINED, GOOD, Gateway, Pay, World};
 
 const PASSWORD: &str = "violet kettle orbit";
@@ -40,19 +40,23 @@ async fn busy_day(world: &World, gateway: &Gateway<'_>) -> String {
     last
 }
 
-async fn sign_in(world: &World, gateway: &Gateway<'_>) -> String {
+async fn add_user(world: &World) {
     let mut connection = prepaid402::db::connect(&world.database()).await.unwrap();
     prepaid402::http::admin::users::create_user(&mut connection, "frida", PASSWORD).await.unwrap();
-    let form = format!("name=frida&password={}", PASSWORD.replace(' ', "+"));
+}
+
+/// The session's cookie.
+async fn sign_in(client: &Client, admin_url: &str, name: &str, password: &str) -> String {
+    let form = format!("name={name}&password={}", password.replace(' ', "+"));
     let body = Some(("application/x-www-form-urlencoded", form.as_bytes()));
-    let url = format!("{}/admin/login", gateway.admin_url);
-    let answer = world.client.send("POST", &url, &[("origin", &gateway.admin_url)], body).await;
+    let answer =
+        client.send("POST", &format!("{admin_url}/admin/login"), &[("origin", admin_url)], body).await;
     assert_eq!(answer.status, 303, "{}", answer.text());
     answer.header("set-cookie").unwrap().split(';').next().unwrap().to_owned()
 }
 
-async fn fetch(client: &Client, gateway: &Gateway<'_>, path: &str, cookie: &str) -> String {
-    let url = format!("{}{path}", gateway.admin_url);
+async fn fetch(client: &Client, admin_url: &str, path: &str, cookie: &str) -> String {
+    let url = format!("{admin_url}{path}");
     let answer = client.send("GET", &url, &[("cookie", cookie)], None).await;
     assert_eq!(answer.status, 200, "{path}");
     answer.text()
@@ -169,8 +173,9 @@ async fn every_page_says_what_it_should_and_fits_screen_and_phone() {
     let world = World::new().await;
     let gateway = world.gateway().await;
     busy_day(&world, &gateway).await;
-    let cookie = sign_in(&world, &gateway).await;
-    let list = fetch(&world.client, &gateway, "/admin/clients", &cookie).await;
+    add_user(&world).await;
+    let cookie = sign_in(&world.client, &gateway.admin_url, "frida", PASSWORD).await;
+    let list = fetch(&world.client, &gateway.admin_url, "/admin/clients", &cookie).await;
     let client = first_client(&list);
     let mut pages = BTreeMap::new();
     for (name, path, cookie, expected) in [
@@ -180,17 +185,48 @@ async fn every_page_says_what_it_should_and_fits_screen_and_phone() {
         ("client", &client, &cookie, vec!["Spendable", "Begins with", "Ledger entries"]),
         ("payments", "/admin/payments", &cookie, vec!["125.00 USD", "Failed", "card declined", "pi_"]),
     ] {
-        let html = fetch(&world.client, &gateway, path, cookie).await;
+        let html = fetch(&world.client, &gateway.admin_url, path, cookie).await;
         check_semantics(name, &html);
         for part in expected {
             assert!(html.contains(part), "{part} in {name}");
         }
         pages.insert(format!("/{name}"), html);
     }
+    let style = fetch(&world.client, &gateway.admin_url, "/admin/style.css", "").await;
+    look(pages, style).await;
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_sandbox_says_what_it_is_and_what_will_appear_where() {
+    let home = tempfile::tempdir().unwrap();
+    let sandbox = SandboxProgram::start(home.path(), &["--json"]).await;
+    let (admin, user) = (sandbox.text("adminUrl"), sandbox.text("adminUser"));
+    let cookie = sign_in(&sandbox.client, &admin, &user, &sandbox.text("adminPassword")).await;
+    let mut pages = BTreeMap::new();
+    for (name, path, expected) in [
+        ("new-overview", "/admin", "No card has been charged yet."),
+        ("new-clients", "/admin/clients", "There are no clients yet."),
+        ("new-payments", "/admin/payments", "No payment yet."),
+    ] {
+        let html = fetch(&sandbox.client, &admin, path, &cookie).await;
+        check_semantics(name, &html);
+        assert!(html.contains("<strong>SANDBOX</strong>") && html.contains(expected), "{html}");
+        pages.insert(format!("/{name}"), html);
+    }
+    let style = fetch(&sandbox.client, &admin, "/admin/style.css", "").await;
+    assert_eq!(sandbox.program.terminate().await, 0);
+    if is_installed("chromium").await {
+        look(pages, style).await;
+    }
+}
+
+/// Measures the captured pages in the browser, and takes their pictures.
+async fn look(mut pages: BTreeMap<String, String>, style: String) {
     let names: Vec<String> = pages.keys().map(|path| path[1..].to_owned()).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     pages.insert("/measure".to_owned(), measuring_page(&names));
-    let style = fetch(&world.client, &gateway, "/admin/style.css", "").await;
     pages.insert("/admin/style.css".to_owned(), style);
     let url = serve_pages(pages).await;
     let home = tempfile::tempdir().unwrap();
@@ -207,6 +243,4 @@ async fn every_page_says_what_it_should_and_fits_screen_and_phone() {
             assert!(std::fs::metadata(&file).unwrap().len() > 5_000, "{name} is a picture");
         }
     }
-    gateway.stop().await;
-    world.assert_books_agree().await;
 }

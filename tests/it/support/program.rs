@@ -198,7 +198,7 @@ impl SandboxProgram {
             drop(listeners);
             match Self::at(addresses, home, extra, &change).await {
                 Ok(sandbox) => return sandbox,
-                Err(ended) if ended.err.contains("already listens") => {}
+                Err(ended) if ended.code == 1 && ended.err.contains("already listens") => {}
                 Err(ended) => panic!("{ended:?}"),
             }
         }
