@@ -51,7 +51,7 @@ pub enum StartError {
     #[error("{}: {}", .0.display(), .1)]
     File(PathBuf, std::io::Error),
     /// An address cannot be listened on.
-    #[error("cannot listen on {0}: {1}")]
+    #[error("{}", cannot_listen(*.0, .1))]
     Listen(SocketAddr, std::io::Error),
     /// The database cannot be used.
     #[error(transparent)]
@@ -110,6 +110,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
     make_private_directory(&config.data_dir)?;
     let path = database_path(&config);
     let lock = lock(&path)?;
+    make_private_file(&path)?;
     let public = listen(config.listen)?;
     let admin = listen(config.admin_listen)?;
     let key_secret = KeySecret::load(key_secret, &config.data_dir)?;
@@ -242,6 +243,15 @@ impl RunningApp {
     }
 }
 
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!("another program already listens on {address}; stop it, or choose another address")
+        }
+        _ => format!("cannot listen on {address}: {error}"),
+    }
+}
+
 fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).map_err(|error| StartError::Listen(address, error))
 }
@@ -256,6 +266,21 @@ pub fn make_private_directory(path: &Path) -> Result<(), StartError> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(path).map_err(|error| StartError::File(path.to_owned(), error))
+}
+
+/// Makes the database file readable by its owner alone, before SQLite would make it as the umask says. The data directory
+/// may have existed before, with wider permissions; SQLite gives the files beside the database the same ones.
+fn make_private_file(path: &Path) -> Result<(), StartError> {
+    let mut options = File::options();
+    options.create_new(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(StartError::File(path.to_owned(), error))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// One process owns the database: a lock that the operating system drops with the process.

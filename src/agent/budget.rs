@@ -77,7 +77,7 @@ pub enum Refusal {
     },
     /// Without the flag only one smallest pack is bought per server.
     #[error(
-        "the balance is used up, and a further top-up of {top_up} {currency} would bring the total charged to cards at this server to {total} {currency}; without --max-top-up only one smallest pack is bought per server; --max-top-up {total} allows it"
+        "the balance does not suffice, and a further top-up of {top_up} {currency} would bring the total charged to cards at this server to {total} {currency}; without --max-top-up only one smallest pack is bought per server; --max-top-up {total} allows it"
     )]
     SecondPack {
         /// This charge.

@@ -146,12 +146,14 @@ fn route_line(route: &RouteConfig, currency: &str) -> String {
     let methods = methods.join(",");
     match route.charge {
         RouteCharge::Free => format!("{methods} {}  free", route.pattern),
-        RouteCharge::Fixed(price) => format!(
-            "{methods} {}  {price} {currency} ({} units), charged on {}",
-            route.pattern,
-            price.to_units_ceil(),
-            route.charged_statuses
-        ),
+        RouteCharge::Fixed(price) => {
+            let units = price.to_units_ceil();
+            let word = if units.get() == 1 { "unit" } else { "units" };
+            format!(
+                "{methods} {}  {price} {currency} ({units} {word}), charged on {}",
+                route.pattern, route.charged_statuses
+            )
+        }
     }
 }
 

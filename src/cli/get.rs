@@ -30,6 +30,9 @@ mod report;
 /// The largest request body, in bytes: it is kept in memory, because an unpaid request is sent again.
 const MAX_BODY: u64 = 10 * 1024 * 1024;
 
+/// What one request may cost without `--max-price`, in major units.
+pub(super) const DEFAULT_MAX_PRICE: &str = "0.10";
+
 const AFTER_HELP: &str = "\
 Examples:
   prepaid402 get https://api.example.com/weather --card-file card.txt
@@ -85,7 +88,7 @@ pub struct GetArgs {
     #[arg(long, value_name = "CVC", requires = "card_number")]
     pub card_cvc: Option<Text>,
     /// The most that this request may cost, in major units of the currency.
-    #[arg(long, value_name = "AMOUNT", default_value = "0.10")]
+    #[arg(long, value_name = "AMOUNT", default_value = DEFAULT_MAX_PRICE)]
     pub max_price: String,
     /// The most that may be charged to cards at this server in total: what the wallet remembers of all earlier runs, and this
     /// one. Without it, one smallest pack.

@@ -8,8 +8,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
-use crate::app::{self, RunningApp};
-use crate::config::{Loaded, SandboxOptions};
+use crate::app::{self, RunningApp, StartError};
+use crate::config::{Config, RouteCharge, SandboxOptions};
+use crate::domain::Micros;
 use crate::domain::ids::random_bytes;
 use crate::http::admin::users;
 use crate::sandbox::stripe_sim::{RunningSim, SimOptions};
@@ -52,6 +53,8 @@ struct Sandbox {
     app: RunningApp,
     sim: RunningSim,
     admin_password: String,
+    /// A path that costs something, for the first try, and its price.
+    sample: (String, Micros),
 }
 
 /// Runs until SIGINT or SIGTERM.
@@ -91,7 +94,7 @@ fn failed(error: impl std::fmt::Display) -> Stopped {
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, Stopped> {
-    TcpListener::bind(address).map_err(|error| Stopped::Start(format!("cannot listen on {address}: {error}")))
+    TcpListener::bind(address).map_err(|error| failed(StartError::Listen(address, error)))
 }
 
 async fn start(args: &SandboxArgs) -> Result<Sandbox, Stopped> {
@@ -103,8 +106,17 @@ async fn start(args: &SandboxArgs) -> Result<Sandbox, Stopped> {
         }
     }
     app::make_private_directory(&args.data_dir).map_err(failed)?;
-    // The gateway's address is checked before anything is started, so that a second sandbox ends with one clear line.
-    drop(bind(args.listen)?);
+    // Looked at before anything is started, so that a second sandbox ends with one clear line; and port 0 becomes a port.
+    if args.listen == args.admin_listen && args.listen.port() != 0 {
+        return Err(Stopped::Configuration(format!(
+            "--listen and --admin-listen are both {}: the admin pages need a port of their own",
+            args.listen
+        )));
+    }
+    let probes = (bind(args.listen)?, bind(args.admin_listen)?);
+    let listen = probes.0.local_addr().map_err(failed)?;
+    let admin_listen = probes.1.local_addr().map_err(failed)?;
+    drop(probes);
     let sim_options = SimOptions {
         data: Some(args.data_dir.join("stripe-sim.db")),
         secret_key: SANDBOX_SECRET_KEY.to_owned(),
@@ -116,29 +128,27 @@ async fn start(args: &SandboxArgs) -> Result<Sandbox, Stopped> {
     let demo_address = demo_listener.local_addr().map_err(failed)?;
     demo_api::start(demo_listener).await.map_err(failed)?;
 
-    let loaded = configuration(args, &sim.base_url, &format!("http://{demo_address}"))?;
+    let options = SandboxOptions {
+        data_dir: args.data_dir.clone(),
+        listen,
+        admin_listen,
+        stripe_base: sim.base_url.clone(),
+        secret_key: SANDBOX_SECRET_KEY.to_owned(),
+        publishable_key: SANDBOX_PUBLISHABLE_KEY.to_owned(),
+        upstream: args.upstream.clone(),
+        demo_upstream: format!("http://{demo_address}"),
+        config_file: args.config.clone(),
+    };
+    let loaded =
+        crate::config::sandbox(&options).map_err(|problems| Stopped::Configuration(problems.to_string()))?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     let database = app::database_path(&loaded.config);
+    let sample = sample(&loaded.config);
     let app = app::start(loaded.config, None).await.map_err(failed)?;
     let admin_password = admin_login(&database).await.map_err(failed)?;
-    Ok(Sandbox { app, sim, admin_password })
-}
-
-fn configuration(args: &SandboxArgs, stripe_base: &str, demo: &str) -> Result<Loaded, Stopped> {
-    let options = SandboxOptions {
-        data_dir: args.data_dir.clone(),
-        listen: args.listen,
-        admin_listen: args.admin_listen,
-        stripe_base: stripe_base.to_owned(),
-        secret_key: SANDBOX_SECRET_KEY.to_owned(),
-        publishable_key: SANDBOX_PUBLISHABLE_KEY.to_owned(),
-        upstream: args.upstream.clone(),
-        demo_upstream: demo.to_owned(),
-        config_file: args.config.clone(),
-    };
-    crate::config::sandbox(&options).map_err(|problems| Stopped::Configuration(problems.to_string()))
+    Ok(Sandbox { app, sim, admin_password, sample })
 }
 
 /// A login for this run: the password is new at every start and never stored in the clear.
@@ -154,9 +164,35 @@ async fn admin_login(database: &Path) -> Result<String, Box<dyn std::error::Erro
     Ok(password)
 }
 
+/// The dearest priced route without a wildcard that a plain GET reaches, or the first with one, which then stands for
+/// nothing; and its price. The dearest shows most: the demo's is the weather.
+fn sample(config: &Config) -> (String, Micros) {
+    let routes = || {
+        let with_get = config.routes.iter().filter(|route| route.methods.contains("GET"));
+        with_get.filter_map(|route| match route.charge {
+            RouteCharge::Fixed(price) => Some((&route.pattern, price)),
+            RouteCharge::Free => None,
+        })
+    };
+    let plain = routes().filter(|(pattern, _)| !pattern.contains(['*', '{']));
+    plain.max_by_key(|(_, price)| price.get()).or_else(|| routes().next()).map_or_else(
+        || ("/".to_owned(), Micros::ZERO),
+        |(pattern, price)| (pattern.replace(['*', '{', '}'], ""), price),
+    )
+}
+
+/// How this program was called, so that the printed commands work in another terminal and another directory.
 fn program() -> String {
-    let path =
-        std::env::current_exe().map_or_else(|_| "prepaid402".to_owned(), |path| path.display().to_string());
+    let called = std::env::args_os().next().map(PathBuf::from);
+    if let Some(name) = called.filter(|name| name.components().count() == 1 && !name.starts_with(".")) {
+        return quoted(&name);
+    }
+    quoted(&std::env::current_exe().unwrap_or_else(|_| PathBuf::from("prepaid402")))
+}
+
+/// A path as one word of a shell.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
     if path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/._-".contains(&b)) {
         path
     } else {
@@ -181,27 +217,35 @@ fn ready_json(args: &SandboxArgs, sandbox: &Sandbox) -> serde_json::Value {
 
 fn ready_text(args: &SandboxArgs, sandbox: &Sandbox) -> String {
     let (url, stripe) = (format!("http://{}", sandbox.app.address), &sandbox.sim.base_url);
-    let path = if args.upstream.is_some() { "/" } else { "/api/weather" };
+    let (path, price) = &sandbox.sample;
+    let max_price = match Micros::parse_major(super::get::DEFAULT_MAX_PRICE) {
+        Ok(most) if *price <= most => String::new(),
+        _ => format!(" --max-price {price}"),
+    };
     let program = program();
+    let data_dir = std::path::absolute(&args.data_dir).unwrap_or_else(|_| args.data_dir.clone());
+    // Its own wallet: play money stays apart from the wallet in the home directory, and goes when the data goes.
+    let wallet = quoted(&data_dir.join("wallet.json"));
     format!(
         "SANDBOX: nothing here is real money.\n\
          \n\
-         1. See the price (answers 402):\n\
+         1. Ask without paying. The answer is 402 with the price:\n\
          \n\
          curl -i {url}{path}\n\
          \n\
-         2. Pay with Stripe's test card, then spend the balance by running it again:\n\
+         2. Pay with Stripe's test card. Run it again, and it spends the balance:\n\
          \n\
-         {program} get {url}{path} --stripe-base {stripe} --card-number 4242424242424242 --card-exp 12/34 --card-cvc 123\n\
+         {program} get {url}{path} --stripe-base {stripe} --card-number 4242424242424242 --card-exp 12/34 --card-cvc 123 --wallet {wallet}{max_price}\n\
          \n\
-         3. See the money:\n\
+         3. See the money, and check the books:\n\
          \n\
          http://{admin}/admin   user: {ADMIN}   password: {password}\n\
          {program} verify --data-dir {data}\n\
          \n\
-         Simulated Stripe: {stripe} (its own books: {stripe}/_sim/books). Books are kept in {data}. Ctrl-C stops.\n",
+         The simulated Stripe is at {stripe}; its own books: {stripe}/_sim/books\n\
+         Everything is kept in {data}; delete it to start anew. Ctrl-C stops.\n",
         admin = sandbox.app.admin_address,
         password = sandbox.admin_password,
-        data = args.data_dir.display(),
+        data = quoted(&data_dir),
     )
 }

@@ -10,7 +10,7 @@ use crate::ledger::verify::{Verification, verify};
 /// Recompute every balance from the ledger's entries; changes nothing.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  prepaid402 verify\n  prepaid402 verify --data-dir /var/lib/prepaid402\n\nWorks while the server runs. Exit code 0: the books are right. 1: something is wrong, and standard output says what."
+    after_help = "Examples:\n  prepaid402 verify\n  prepaid402 verify --data-dir /var/lib/prepaid402\n\nWorks while the server runs. Exit code 0: the books are right. 1: something is wrong, and standard output says what. 2: there is no database."
 )]
 pub struct VerifyArgs {
     /// Data directory of the gateway
@@ -27,6 +27,13 @@ pub struct VerifyArgs {
 /// Prints what it found.
 pub async fn run(args: VerifyArgs) -> ExitCode {
     let path = args.database.clone().unwrap_or_else(|| args.data_dir.join("prepaid402.db"));
+    if !path.exists() {
+        eprintln!(
+            "there is no database at {}; say where it is with --data-dir DIR or --database FILE",
+            path.display()
+        );
+        return ExitCode::from(2);
+    }
     match check(&path).await {
         Ok(report) => {
             if args.json {
@@ -66,10 +73,17 @@ fn signed(micros: i128) -> String {
     shown.map_or_else(|| format!("{micros} micros"), |amount| format!("{sign}{amount}"))
 }
 
+fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}
+
 fn print_report(report: &Verification) {
     println!(
-        "{} entries, {} clients, {} top-ups ({} of them open)",
-        report.entries, report.clients, report.top_ups, report.open_top_ups
+        "{}, {}, {} ({} of them open)",
+        counted(report.entries, "entry", "entries"),
+        counted(report.clients, "client", "clients"),
+        counted(report.top_ups, "top-up", "top-ups"),
+        report.open_top_ups
     );
     for (currency, account, sum) in &report.trial_balance {
         println!("  {currency} {:<16} {:>18}", account.name(), signed(*sum));

@@ -3,4 +3,9 @@
 
 mod support;
 
+mod cli;
+mod get;
+mod node_client;
+mod pages;
 mod paid_request;
+mod sandbox;

@@ -1,7 +1,7 @@
 //! What `prepaid402 get` prints and exits with: the answer on standard output, what it cost on standard error.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 use std::process::ExitCode;
 
 use hyper::StatusCode;
@@ -64,6 +64,8 @@ async fn write_answer(answer: &mut Answer, output: Option<File>, include: bool) 
     if include {
         write_head(answer).map_err(failed)?;
     }
+    let to_terminal = output.is_none() && io::stdout().is_terminal();
+    let mut last = b'\n';
     let mut out: Box<dyn Write> = match output {
         Some(file) => {
             file.set_len(0).map_err(failed)?;
@@ -77,6 +79,11 @@ async fn write_answer(answer: &mut Answer, output: Option<File>, include: bool) 
             _ => "the answer broke off before its end".to_owned(),
         })?;
         out.write_all(&piece).and_then(|()| out.flush()).map_err(failed)?;
+        last = piece.last().copied().unwrap_or(last);
+    }
+    // For people only, who read on in the next line; a program gets the body as it is.
+    if to_terminal && last != b'\n' {
+        out.write_all(b"\n").and_then(|()| out.flush()).map_err(failed)?;
     }
     Ok(())
 }

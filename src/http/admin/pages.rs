@@ -146,7 +146,7 @@ fn figures(overview: &Overview, now: i64) -> Vec<Figure> {
         Figure::new("Clients", vec![clients.to_string()], "wallets with a balance of their own"),
         Figure::new("Paid credit", balance(|row| row.paid), "owed to clients in service"),
         Figure::new("Bonus credit", balance(|row| row.bonus), "given on top, not refundable"),
-        Figure::new("Debt", balance(|row| row.debt), "taken back by banks after it was spent"),
+        Figure::new("Debt", balance(|row| row.debt), "taken back after it was spent"),
     ]
 }
 

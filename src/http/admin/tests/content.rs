@@ -122,9 +122,9 @@ async fn finance_people_read_words_and_decimals() {
         "Bonus credit</dt><dd class=\"big\">1.00 USD",
         "Debt</dt><dd class=\"big\">0.00 USD",
         "Usage GET /api/weather",
-        "<td class=\"n\">\u{2212}0.05 USD</td>",
-        "<td>Paid credit</td>",
-        "<td>Revenue</td>",
+        "\">\u{2212}0.05 USD</td>",
+        "data-label=\"Debit\">Paid credit</td>",
+        "data-label=\"Credit\">Revenue</td>",
         "<code>pi_123</code>",
         "<time datetime=\"2023-11-14T22:13:21.000Z\">2023-11-14 22:13:21</time>",
         "Revoked",
@@ -190,8 +190,8 @@ async fn lists_are_paged_to_their_end() {
     let door = door(office.state(false, false)).await;
     let cookie = enter(&door).await;
     for (start, row) in [
-        ("/admin/clients", "<td><a class=\"id\""),
-        ("/admin/clients?q=client-", "<td><a class=\"id\""),
+        ("/admin/clients", "<td data-label=\"Client\"><a class=\"id\""),
+        ("/admin/clients?q=client-", "<td data-label=\"Client\"><a class=\"id\""),
         ("/admin/clients/client-001", "usage:"),
         ("/admin/payments", "Top-up <code>"),
         ("/admin/payments?state=failed", "Top-up <code>"),
