@@ -5,3 +5,5 @@ mod support;
 
 mod crash;
 mod paid_request;
+mod parallel;
+mod unknown_outcomes;

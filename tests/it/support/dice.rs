@@ -11,10 +11,15 @@ impl Dice {
     pub fn printed(what: &str) -> Self {
         let seed = match std::env::var("SEED") {
             Ok(seed) => seed.parse().unwrap(),
-            Err(_) => u64::from_le_bytes(prepaid402::domain::ids::random_bytes()),
+            Err(_) => Self::random().next(),
         };
         println!("{what}: SEED={seed}");
         Self(seed)
+    }
+
+    /// For choices that no result depends on.
+    pub fn random() -> Self {
+        Self(u64::from_le_bytes(prepaid402::domain::ids::random_bytes()))
     }
 
     /// Dice of its own for somebody who runs in parallel.

@@ -135,7 +135,7 @@ impl World {
     pub async fn gateway(&self) -> Gateway<'_> {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         // Two different port-0 addresses would look alike to the check that listeners differ.
-        let admin = SocketAddr::from(([127, 0, 0, 1], free_listener().local_addr().unwrap().port()));
+        let admin = process::lasting_port(&mut dice::Dice::random());
         let env = BTreeMap::from([("STRIPE_SECRET_KEY".to_owned(), SECRET_KEY.to_owned())]);
         let loaded = prepaid402::config::load_from(Some(&self.toml(any, admin)), self.folder.path(), &env)
             .unwrap_or_else(|problems| panic!("{problems}"));

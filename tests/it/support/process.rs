@@ -30,7 +30,7 @@ pub struct Process {
 }
 
 /// A port that no outgoing connection of this machine takes while its server is down.
-fn lasting_port(dice: &mut Dice) -> SocketAddr {
+pub fn lasting_port(dice: &mut Dice) -> SocketAddr {
     loop {
         let port = u16::try_from(12_000 + dice.below(18_000)).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
