@@ -353,20 +353,24 @@ async fn a_charge_that_stripe_is_still_working_on_is_pending_until_it_is_known()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_charge_that_fails_later_credits_nothing_and_the_card_can_be_tried_again() {
+async fn a_charge_that_fails_later_credits_nothing_and_the_card_can_be_tokenised_again() {
     let world = World::new().await;
     let gateway = world.gateway().await;
     let card = world.tokenise(PROCESSING).await;
     assert_pending(&gateway, &card).await;
     finish(&world, "failed").await;
     let again = gateway.pay("/api/weather", &Pay::card(&card)).await;
-    println!("again: {} {}", again.status, again.text());
-    assert_eq!((again.status, again.code().as_str()), (503, "topup_pending"), "a new attempt of its own");
+    // Stripe keeps this token with the failed attempt's customer, so it cannot pay for anybody any more; nothing is charged.
+    assert_eq!((again.status, again.code().as_str()), (402, "invalid_payment"), "{}", again.text());
+    assert!(world.succeeded_charges().await.is_empty());
     let failed = "SELECT COUNT(*) FROM top_ups WHERE state = 'failed'";
-    assert_eq!(number(&world.database(), failed).await, 1);
+    assert_eq!(number(&world.database(), failed).await, 2);
+    assert_eq!(number(&world.database(), OPEN).await, 0);
     assert_eq!(number(&world.database(), "SELECT COUNT(*) FROM entries").await, 0);
+    let fresh = world.tokenise(PROCESSING).await;
+    assert_pending(&gateway, &fresh).await;
     finish(&world, "succeeded").await;
-    assert_eq!(gateway.pay("/api/weather", &Pay::card(&card)).await.status, 200);
+    assert_eq!(gateway.pay("/api/weather", &Pay::card(&fresh)).await.status, 200);
     assert_eq!(world.succeeded_charges().await.len(), 1);
     gateway.stop().await;
     world.assert_books_agree().await;
@@ -394,6 +398,35 @@ async fn without_a_client_id_a_card_token_is_charged_three_times_a_day_at_most()
     let answer = gateway.pay("/api/report", &Pay::client(&client).with_card(&card)).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(world.succeeded_charges().await.len(), 4);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idempotency_key_whose_attempt_was_given_up_can_still_buy_once() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let card = world.tokenise(GOOD).await;
+    let body = json!({ "paymentMethodId": card }).to_string();
+    let order = || async {
+        let url = format!("{}/billing/top-ups", gateway.url);
+        let body = Some(("application/json", body.as_bytes()));
+        world.client.send("POST", &url, &[("idempotency-key", "one order")], body).await
+    };
+    for on in ["customers.create", "payment_intents.create"] {
+        world.faults(json!({ "on": on, "action": "fail_before", "saved": true })).await;
+        let refused = order().await;
+        assert_eq!(refused.status, 503, "{}", refused.text());
+    }
+    let bought = order().await;
+    assert_eq!(bought.status, 201, "asked to ask again, so asking again must help: {}", bought.text());
+    for _ in 0..3 {
+        let again = order().await;
+        assert_eq!(again.status, 200, "{}", again.text());
+        assert_eq!(again.json()["idempotentReplay"], true);
+        assert_eq!(again.receipt().client_id, bought.receipt().client_id);
+    }
+    assert_eq!(world.succeeded_charges().await.len(), 1);
     gateway.stop().await;
     world.assert_books_agree().await;
 }
