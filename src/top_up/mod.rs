@@ -587,7 +587,8 @@ impl TopUps {
 
     /// Ends an attempt that cannot have charged. If even that cannot be stored, the reconciler ends it.
     async fn fail(&self, row: &TopUpRow, reason: FailureReason) -> TopUpOutcome {
-        if let Err(error) = store::set_failed(&self.0.db, row.id, reason.code()).await {
+        let gives_key_back = reason == FailureReason::Abandoned;
+        if let Err(error) = store::set_failed(&self.0.db, row.id, reason.code(), gives_key_back).await {
             tracing::error!(%error, top_up.id = %row.id, "a failed top-up could not be marked; the reconciler will");
         }
         TopUpOutcome::Failed(reason)

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::store::{self, State, TopUpRow};
 use super::{FailureReason, Landed, TopUpOutcome, TopUps, after};
 use crate::db::{DbError, now_micros};
-use crate::stripe::StripeFailure;
+use crate::stripe::{PaymentIntentStatus, StripeFailure};
 
 /// Attempts looked at in one step.
 const MAX_A_STEP: i64 = 100;
@@ -102,9 +102,9 @@ impl TopUps {
             return self.fail(row, FailureReason::Abandoned).await;
         };
         for intent in others {
-            let key = format!("{}.cancel.{intent}", row.id);
-            if self.0.stripe.cancel_payment_intent(intent, &key, deadline).await.is_err() {
-                return TopUpOutcome::Pending(row.id);
+            match self.cancelled(row, intent, deadline).await {
+                Ok(facts) if facts.status == PaymentIntentStatus::Canceled => {}
+                Ok(_) | Err(_) => return TopUpOutcome::Pending(row.id),
             }
         }
         let customer = row.stripe_customer.clone().unwrap_or_default();

@@ -5,6 +5,7 @@ use tokio::time::Instant;
 
 use super::store::{self, TopUpRow};
 use super::{FailureReason, Recorded, TopUpOutcome, TopUps};
+use crate::db::now_micros;
 use crate::domain::Micros;
 use crate::ledger::keys::KeyLookup;
 use crate::ledger::{LedgerError, SucceededCharge};
@@ -94,13 +95,7 @@ impl TopUps {
         reserve: Option<Micros>,
         deadline: Instant,
     ) -> TopUpOutcome {
-        let key = format!("{}.cancel", row.id);
-        let facts = match self.0.stripe.cancel_payment_intent(intent, &key, deadline).await {
-            Ok(facts) => Ok(facts),
-            Err(StripeFailure::Refused(_)) => self.0.stripe.retrieve_payment_intent(intent, deadline).await,
-            Err(failure) => Err(failure),
-        };
-        match facts {
+        match self.cancelled(row, intent, deadline).await {
             Ok(facts) if facts.status == PaymentIntentStatus::Canceled => self.fail(row, reason).await,
             Ok(facts) if facts.status == PaymentIntentStatus::Succeeded => {
                 self.record(row, &facts, reserve).await
@@ -117,6 +112,22 @@ impl TopUps {
                     _ => TopUpOutcome::Pending(row.id),
                 }
             }
+        }
+    }
+
+    /// The intent after it was asked to be cancelled; what it is then, the caller must look at.
+    ///
+    /// Every try has a key of its own: cancelling twice is harmless, and Stripe may remember a 500 under a key for a day.
+    pub(super) async fn cancelled(
+        &self,
+        row: &TopUpRow,
+        intent: &str,
+        deadline: Instant,
+    ) -> Result<PaymentIntentFacts, StripeFailure> {
+        let key = format!("{}.cancel.{}", row.id, now_micros());
+        match self.0.stripe.cancel_payment_intent(intent, &key, deadline).await {
+            Err(StripeFailure::Refused(_)) => self.0.stripe.retrieve_payment_intent(intent, deadline).await,
+            answer => answer,
         }
     }
 

@@ -124,7 +124,7 @@ WHERE id = $1 AND state = 'created'";
 const SET_PENDING: &str = "UPDATE top_ups SET state = 'pending', updated_at = $2 WHERE id = $1 AND state IN ('confirming', 'pending')";
 const TOUCH: &str = "UPDATE top_ups SET updated_at = $2 WHERE id = $1";
 const SET_FAILED: &str = "\
-UPDATE top_ups SET state = 'failed', failure = $2, updated_at = $3
+UPDATE top_ups SET state = 'failed', failure = $2, updated_at = $3, request_key = CASE WHEN $4 THEN NULL ELSE request_key END
 WHERE id = $1 AND state IN ('created', 'confirming', 'pending')";
 const RECENT_CHARGES: &str =
     "SELECT COUNT(*) FROM top_ups WHERE pm_hash = $1 AND created_at > $2 AND state <> 'failed'";
@@ -243,14 +243,21 @@ pub(super) async fn touch(db: &Db, id: TopUpId) -> Result<(), DbError> {
     .await
 }
 
-/// Ends an attempt that did not charge and never will.
-pub(super) async fn set_failed(db: &Db, id: TopUpId, failure: &'static str) -> Result<(), DbError> {
+/// Ends an attempt that did not charge and never will. `gives_key_back`: it was given up rather than refused, so its
+/// `Idempotency-Key` has no outcome to repeat and may be used for a new attempt.
+pub(super) async fn set_failed(
+    db: &Db,
+    id: TopUpId,
+    failure: &'static str,
+    gives_key_back: bool,
+) -> Result<(), DbError> {
     db.write(move |connection| {
         Box::pin(async move {
             sqlx::query(SET_FAILED)
                 .bind(id.to_string())
                 .bind(failure)
                 .bind(now_micros())
+                .bind(gives_key_back)
                 .execute(connection)
                 .await
                 .map(|_| ())

@@ -4,8 +4,11 @@
 mod support;
 
 mod cli;
+mod crash;
 mod get;
 mod node_client;
 mod pages;
 mod paid_request;
+mod parallel;
 mod sandbox;
+mod unknown_outcomes;

@@ -1,6 +1,8 @@
 //! A gateway with everything around it: simulated Stripe with its own books, an upstream that can misbehave, a client.
 
+pub mod dice;
 pub mod http;
+pub mod process;
 pub mod program;
 pub mod upstream;
 
@@ -49,6 +51,22 @@ methods = ["GET", "POST", "PUT", "DELETE"]
 path = "/up/*"
 price = "0.05"
 "#;
+
+/// Cards that pay. Different numbers, because one card is charged for one payer at a time.
+pub const GOOD_CARDS: [&str; 12] = [
+    GOOD,
+    "4000056655665556",
+    "5555555555554444",
+    "2223003122003222",
+    "5200828282828210",
+    "5105105105105100",
+    "378282246310005",
+    "371449635398431",
+    "6011111111111117",
+    "6011000990139424",
+    "3566002020360505",
+    "6200000000000005",
+];
 
 /// Packs of most tests.
 pub const PACKS: &str = r#"
@@ -118,7 +136,7 @@ impl World {
     pub async fn gateway(&self) -> Gateway<'_> {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         // Two different port-0 addresses would look alike to the check that listeners differ.
-        let admin = SocketAddr::from(([127, 0, 0, 1], free_listener().local_addr().unwrap().port()));
+        let admin = process::lasting_port(&mut dice::Dice::random());
         let env = BTreeMap::from([("STRIPE_SECRET_KEY".to_owned(), SECRET_KEY.to_owned())]);
         let loaded = prepaid402::config::load_from(Some(&self.toml(any, admin)), self.folder.path(), &env)
             .unwrap_or_else(|problems| panic!("{problems}"));

@@ -2,6 +2,7 @@
 //!
 //! `/up/status/N` answers N; `/up/refuse` closes before answering; `/up/hang` never answers; `/up/cut/N` promises 1,000
 //! bytes and closes after N; `/up/cut-chunked/N` the same without a length; `/up/stall` sends a part and stops;
+//! `/up/bytes/N` sends N bytes;
 //! `/up/stream/N` sends N pieces, each when `release` is called; anything else answers its request as JSON.
 
 use std::collections::BTreeMap;
@@ -74,6 +75,11 @@ impl TestUpstream {
         let n: usize = argument.parse().unwrap_or(0);
         match verb {
             "refuse" => false,
+            "bytes" => {
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {n}\r\n\r\n");
+                socket.write_all(head.as_bytes()).await.is_ok()
+                    && socket.write_all(&vec![b'x'; n]).await.is_ok()
+            }
             "hang" => {
                 std::future::pending::<()>().await;
                 false

@@ -1,0 +1,125 @@
+//! The real binary as a child process, so that it can be killed.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio::process::{Child, Command};
+
+use super::dice::Dice;
+use super::http::Client;
+use super::{SECRET_KEY, World};
+
+/// Where a gateway listens, the same after every restart.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    pub listen: SocketAddr,
+    pub admin: SocketAddr,
+    pub config: PathBuf,
+    pub log: PathBuf,
+}
+
+/// A `prepaid402 serve` that runs.
+#[derive(Debug)]
+pub struct Process {
+    pub url: String,
+    admin_url: String,
+    child: Child,
+    log: PathBuf,
+}
+
+/// A port that no outgoing connection of this machine takes while its server is down.
+pub fn lasting_port(dice: &mut Dice) -> SocketAddr {
+    loop {
+        let port = u16::try_from(12_000 + dice.below(18_000)).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+impl Seat {
+    pub fn new(world: &World, dice: &mut Dice) -> Self {
+        let listen = lasting_port(dice);
+        let admin = loop {
+            let address = lasting_port(dice);
+            if address != listen {
+                break address;
+            }
+        };
+        let config = world.folder.path().join(format!("{}.toml", listen.port()));
+        std::fs::write(&config, world.toml(listen, admin)).unwrap();
+        Self { listen, admin, config, log: world.folder.path().join(format!("{}.log", listen.port())) }
+    }
+
+    /// Starts the binary, without waiting for anything.
+    pub fn spawn(&self) -> Process {
+        let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_prepaid402"))
+            .args(["serve", "--config"])
+            .arg(&self.config)
+            .current_dir(self.config.parent().unwrap())
+            .env_clear()
+            .env("STRIPE_SECRET_KEY", SECRET_KEY)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        Process {
+            url: format!("http://{}", self.listen),
+            admin_url: format!("http://{}", self.admin),
+            child,
+            log: self.log.clone(),
+        }
+    }
+
+    /// Starts the binary and waits until it is ready.
+    pub async fn start(&self) -> Process {
+        let mut process = self.spawn();
+        process.ready().await;
+        process
+    }
+}
+
+impl Process {
+    pub async fn ready(&mut self) {
+        let client = Client::new();
+        let begun = Instant::now();
+        loop {
+            let asked = client.try_send("GET", &format!("{}/readyz", self.admin_url), &[], None).await;
+            if asked.is_ok_and(|answer| answer.status == 200) {
+                return;
+            }
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the gateway ended with {status}:\n{}", self.log());
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "never ready:\n{}", self.log());
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    }
+
+    /// What it wrote to standard error, over all its lives.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `kill -9`.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Asks it to stop, as a service manager does.
+    pub async fn terminate(&self) {
+        let id = self.child.id().unwrap().to_string();
+        let sent = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &id]).status().await.unwrap();
+        assert!(sent.success());
+    }
+
+    pub async fn wait(mut self) -> ExitStatus {
+        tokio::time::timeout(Duration::from_secs(90), self.child.wait()).await.unwrap().unwrap()
+    }
+}
