@@ -445,6 +445,7 @@ async fn repeated(
             let refusal = match row.failure.as_deref() {
                 Some("card_declined") => Refusal::CardDeclined,
                 Some("authentication_required") => Refusal::AuthenticationRequired,
+                Some("payment_method_of_other_client") => Refusal::PaymentMethodOfOtherClient,
                 Some("invalid_payment") => crate::top_up::FailureReason::InvalidPaymentMethod.into(),
                 _ => Refusal::PaymentFailed,
             };

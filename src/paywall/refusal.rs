@@ -276,8 +276,9 @@ impl From<FailureReason> for Refusal {
         match reason {
             FailureReason::Declined => Self::CardDeclined,
             FailureReason::AuthenticationRequired => Self::AuthenticationRequired,
+            FailureReason::OfOtherClient => Self::PaymentMethodOfOtherClient,
             FailureReason::InvalidPaymentMethod => Self::InvalidPayment(
-                "The paymentMethodId is unknown to this seller's Stripe account, already used up, somebody else's, or no card.".to_owned(),
+                "The paymentMethodId is unknown to this seller's Stripe account, already used up, or no card.".to_owned(),
             ),
             FailureReason::Refused | FailureReason::Abandoned => Self::PaymentFailed,
         }

@@ -156,8 +156,10 @@ pub enum FailureReason {
     Declined,
     /// The bank wants the person.
     AuthenticationRequired,
-    /// The PaymentMethod cannot be used: unknown, spent, somebody else's, or no card.
+    /// The PaymentMethod cannot be used: unknown, spent, or no card.
     InvalidPaymentMethod,
+    /// The PaymentMethod belongs to another customer at Stripe: it has topped up another wallet.
+    OfOtherClient,
     /// Stripe refused for a reason that is the seller's to mend.
     Refused,
     /// It was given up before anything was charged.
@@ -172,6 +174,7 @@ impl FailureReason {
             Self::Declined => "card_declined",
             Self::AuthenticationRequired => "authentication_required",
             Self::InvalidPaymentMethod => "invalid_payment",
+            Self::OfOtherClient => "payment_method_of_other_client",
             Self::Refused | Self::Abandoned => "payment_failed",
         }
     }
@@ -365,9 +368,6 @@ impl TopUps {
     async fn attempt(&self, id: TopUpId, request: TopUpRequest) -> Result<TopUpOutcome, DbError> {
         let shared_name = request.payment_method.is_shared_test_name();
         let pm_hash = (!shared_name).then(|| request.payment_method.hash());
-        if let Some(known) = self.already_credited(&request, pm_hash).await? {
-            return Ok(known);
-        }
         if let (Some(hash), Payer::New | Payer::Recognised(_)) = (pm_hash, &request.payer) {
             let since = now_micros().saturating_sub(DAY_MICROS);
             if store::recent_charges(&self.0.db, hash, since).await? >= MAX_CHARGES_A_DAY {
@@ -392,13 +392,16 @@ impl TopUps {
             key_hash,
             pm_hash,
             request_key: request.request_key,
+            only_if_short_of: request.reserve,
             amount: request.amount,
             bonus: self.bonus_for(request.amount),
             currency: self.0.currency,
         };
         let client = new.client;
         match store::insert(&self.0.db, new).await {
-            Ok(()) => {}
+            Ok(true) => {}
+            // Another attempt of this payer was recorded in this moment: the balance is looked at again.
+            Ok(false) => return Ok(TopUpOutcome::Shared(Landed::Credited)),
             Err(error) if store::is_unique_violation(&error) => {
                 return self.wait_for_open_attempt(client, pm_hash).await;
             }
@@ -408,28 +411,6 @@ impl TopUps {
             return Ok(TopUpOutcome::Unavailable);
         };
         Ok(self.charge_row(&row, &request).await)
-    }
-
-    /// A charge that landed between the caller's look at the balance and this attempt: nothing is charged then.
-    async fn already_credited(
-        &self,
-        request: &TopUpRequest,
-        pm_hash: Option<SecretHash>,
-    ) -> Result<Option<TopUpOutcome>, DbError> {
-        if let (Payer::New, Some(hash)) = (&request.payer, pm_hash)
-            && self.0.keys.bound_to(hash).await?.is_some()
-        {
-            // The token has come to lead to a wallet in this moment: that wallet is looked at first.
-            return Ok(Some(TopUpOutcome::Shared(Landed::Nothing)));
-        }
-        let Some(price) = request.reserve else {
-            return Ok(None);
-        };
-        let Some(client) = request.payer.key().map(|key| key.client) else {
-            return Ok(None);
-        };
-        let covered = self.0.ledger.state(client).await?.is_some_and(|state| state.spendable() >= price);
-        Ok(covered.then_some(TopUpOutcome::Shared(Landed::Credited)))
     }
 
     /// The payer has an attempt whose outcome is open: settle it now if nobody else does.
@@ -480,12 +461,18 @@ impl TopUps {
             Err(failure) => return Err(self.stopped_before_intent(row, &failure).await),
         };
         let own_customer = match request.payer.key() {
-            Some(key) => self.stripe_customer(key.client).await.map_err(|error| self.unavailable(&error))?,
-            None => None,
+            Some(key) => self.stripe_customer(key.client).await,
+            // Stripe keeps a token with the customer of an attempt that failed late; that customer is this payer's.
+            None => {
+                store::customer_of_failed(&self.0.db, &request.payment_method, card.customer.clone()).await
+            }
         };
-        let of_somebody_else = card.customer.is_some() && card.customer != own_customer;
-        if !card.is_card || of_somebody_else {
+        let own_customer = own_customer.map_err(|error| self.unavailable(&error))?;
+        if !card.is_card {
             return Err(self.fail(row, FailureReason::InvalidPaymentMethod).await);
+        }
+        if card.customer.is_some() && card.customer != own_customer {
+            return Err(self.fail(row, FailureReason::OfOtherClient).await);
         }
         if let Some(fingerprint) = card.fingerprint {
             match store::set_fingerprint(&self.0.db, row.id, fingerprint).await {

@@ -4,7 +4,7 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
 use crate::db::{Db, DbError, now_micros};
-use crate::domain::{Currency, KeyId, Micros, SecretHash, TopUpId};
+use crate::domain::{Currency, KeyId, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::ledger::ClientId;
 
 /// One attempt, as stored.
@@ -91,6 +91,8 @@ pub(super) struct NewTopUp {
     pub(super) key_hash: SecretHash,
     pub(super) pm_hash: Option<SecretHash>,
     pub(super) request_key: Option<SecretHash>,
+    /// Not made if the client's credit covers this by now.
+    pub(super) only_if_short_of: Option<Micros>,
     pub(super) amount: Micros,
     pub(super) bonus: Micros,
     pub(super) currency: Currency,
@@ -117,6 +119,12 @@ const INSERT: &str = "\
 INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, amount, bonus, state, request_key,
                      created_at, updated_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'created', $10, $11, $11)";
+const IS_BOUND: &str =
+    "SELECT EXISTS (SELECT 1 FROM payment_method_bindings WHERE hash = $1 AND revoked_at IS NULL)";
+const COVERS: &str = "\
+SELECT EXISTS (SELECT 1 FROM clients WHERE id = $1 AND status = 'active' AND debt = 0 AND paid + bonus >= $2)";
+const CUSTOMER_OF_FAILED: &str = "\
+SELECT stripe_customer FROM top_ups WHERE pm_hash = $1 AND stripe_customer = $2 AND client IS NULL AND state = 'failed' LIMIT 1";
 const SET_FINGERPRINT: &str = "UPDATE top_ups SET fingerprint = $2, updated_at = $3 WHERE id = $1";
 const SET_CONFIRMING: &str = "\
 UPDATE top_ups SET state = 'confirming', stripe_customer = $2, payment_intent = $3, updated_at = $4
@@ -156,10 +164,28 @@ pub(super) fn is_unique_violation(error: &DbError) -> bool {
     matches!(error, DbError::Sql(sqlx::Error::Database(database)) if database.is_unique_violation())
 }
 
-/// Makes the row. A unique violation means that the payer has an open attempt.
-pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<(), DbError> {
+/// Makes the row, unless an attempt that was recorded meanwhile has made it needless: `false`. The look and the row are one
+/// transaction, so that no payer is charged again for what has just been credited. A unique violation means that the payer
+/// has an open attempt.
+pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
     db.write(move |connection| {
         Box::pin(async move {
+            let needless: bool = match (new.client, new.pm_hash, new.only_if_short_of) {
+                (None, Some(hash), _) => {
+                    sqlx::query_scalar(IS_BOUND).bind(hash.as_bytes()).fetch_one(&mut *connection).await?
+                }
+                (Some(client), _, Some(price)) => {
+                    sqlx::query_scalar(COVERS)
+                        .bind(client)
+                        .bind(price.get())
+                        .fetch_one(&mut *connection)
+                        .await?
+                }
+                _ => false,
+            };
+            if needless {
+                return Ok(false);
+            }
             sqlx::query(INSERT)
                 .bind(new.id.to_string())
                 .bind(new.client)
@@ -174,10 +200,27 @@ pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<(), DbError> {
                 .bind(now_micros())
                 .execute(connection)
                 .await
-                .map(|_| ())
+                .map(|_| true)
         })
     })
     .await
+}
+
+/// The customer that a token belongs to, if an attempt of the same token that failed has made it.
+pub(super) async fn customer_of_failed(
+    db: &Db,
+    card: &PaymentMethodId,
+    customer: Option<String>,
+) -> Result<Option<String>, DbError> {
+    let Some(customer) = customer else {
+        return Ok(None);
+    };
+    let found: Option<Option<String>> = sqlx::query_scalar(CUSTOMER_OF_FAILED)
+        .bind(card.hash().as_bytes().to_vec())
+        .bind(customer)
+        .fetch_optional(db.reader())
+        .await?;
+    Ok(found.flatten())
 }
 
 /// Notes the card's fingerprint. A unique violation means that the same card is being charged right now.
