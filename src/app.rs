@@ -12,7 +12,6 @@ use actix_web::{App as ActixApp, HttpServer, web};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, RouteCharge};
 use crate::db::{Db, DbError, now_micros};
@@ -25,6 +24,7 @@ use crate::http::{self, Reversals};
 use crate::key_secret::{KeySecret, KeySecretError};
 use crate::ledger::Ledger;
 use crate::ledger::keys::Keys;
+use crate::money_tasks::MoneyTasks;
 use crate::paywall::Paywall;
 use crate::paywall::offer::Offers;
 use crate::proxy::route_table::RouteTable;
@@ -78,7 +78,7 @@ pub struct RunningApp {
     running: Vec<JoinHandle<std::io::Result<()>>>,
     reconciler: JoinHandle<()>,
     writer: JoinHandle<()>,
-    tasks: TaskTracker,
+    tasks: MoneyTasks,
     closing: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
     /// Held until the end: one process owns the database.
@@ -110,7 +110,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
 
     let (ledger, db, writer) = Ledger::open(&path, "node-1", config.limits.max_concurrent_per_client).await?;
     let keys = Arc::new(Keys::new(db.reader().clone()));
-    let tasks = TaskTracker::new();
+    let tasks = MoneyTasks::on_this_runtime();
     let top_ups = TopUps::new(
         TopUpParts {
             db: db.clone(),

@@ -26,6 +26,7 @@ pub mod protocol;
 pub mod db;
 pub mod key_secret;
 pub mod ledger;
+pub mod money_tasks;
 pub mod stripe;
 pub mod top_up;
 

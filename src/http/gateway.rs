@@ -17,7 +17,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use hyper::body::Incoming;
 use serde_json::{Map, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::task::TaskTracker;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::gateway_body::{Delivery, GatewayBody};
 use super::metrics::{Metrics, Outcome};
@@ -26,6 +26,7 @@ use super::problem::{self, Problem};
 use super::reversals::Reversals;
 use crate::config::{IpNetwork, LimitsConfig, RouteCharge};
 use crate::domain::{Micros, RequestId};
+use crate::money_tasks::MoneyTasks;
 use crate::paywall::offer::{Offers, Sale};
 use crate::paywall::{Captured, Paywall, Refusal, Refused, Usage};
 use crate::protocol::stripe402::{
@@ -50,7 +51,7 @@ pub struct Gateway {
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
     pub(crate) reversals: Reversals,
-    pub(crate) tasks: TaskTracker,
+    pub(crate) tasks: MoneyTasks,
     pub(crate) limits: LimitsConfig,
     pub(crate) trusted_proxies: Vec<IpNetwork>,
     pub(crate) public_url: String,
@@ -155,7 +156,14 @@ impl Gateway {
             Ok(prepared) => prepared,
             Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
         };
-        match self.upstream.send(call).await {
+        let gateway = Arc::clone(self);
+        let sending = self.tasks.spawn(async move { gateway.upstream.send(call).await });
+        // Nothing is paid here, so a caller who hangs up ends it.
+        let Ok(answered) = AbortOnDropHandle::new(sending).await else {
+            tracing::error!(request.id = %id, "a free request ended unexpectedly");
+            return (problem::plain(Problem::Busy, id), Outcome::Busy);
+        };
+        match answered {
             Ok(response) => (self.pass_on(response, None, None, permit), Outcome::Free),
             Err(error) => {
                 let problem = fault_or(&report, error);

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio_util::task::TaskTracker;
-
 use crate::domain::RequestId;
 use crate::ledger::{ClientId, EntryId, Ledger};
+use crate::money_tasks::MoneyTasks;
 
 /// Reversals for one client in an hour. Beyond it something is odd, and a person should look.
 const MAX_AN_HOUR: u32 = 100;
@@ -19,12 +18,12 @@ const MAX_CLIENTS: usize = 10_000;
 #[derive(Debug, Clone)]
 pub(crate) struct Reversals {
     ledger: Ledger,
-    tasks: TaskTracker,
+    tasks: MoneyTasks,
     recent: Arc<Mutex<HashMap<ClientId, (Instant, u32)>>>,
 }
 
 impl Reversals {
-    pub(crate) fn new(ledger: Ledger, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(ledger: Ledger, tasks: MoneyTasks) -> Self {
         Self { ledger, tasks, recent: Arc::default() }
     }
 

@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
 use self::flights::{Flight, FlightKey, Flights, Seat};
 use self::store::{NewTopUp, TopUpRow};
@@ -29,6 +28,7 @@ use crate::domain::{ClientKey, Currency, Micros, PaymentMethodId, SecretHash, To
 use crate::key_secret::KeySecret;
 use crate::ledger::keys::{KeyRecord, Keys};
 use crate::ledger::{ClientId, ClientState, Ledger, NotReserved, Posted, Reservation};
+use crate::money_tasks::MoneyTasks;
 use crate::stripe::{NewCustomer, NewPaymentIntent, RefusalKind, Stripe, StripeFailure};
 
 /// How long one request may spend on a charge before it answers "pending".
@@ -53,7 +53,7 @@ struct Inner {
     statement_descriptor_suffix: Option<String>,
     flights: Flights,
     /// Money work runs here, where no caller can cancel it; shutdown waits for it.
-    tasks: TaskTracker,
+    tasks: MoneyTasks,
 }
 
 /// Whose credit a charge becomes.
@@ -195,7 +195,7 @@ pub struct TopUpParts {
     /// Who charges.
     pub stripe: Stripe,
     /// Where money work runs.
-    pub tasks: TaskTracker,
+    pub tasks: MoneyTasks,
 }
 
 impl TopUps {
