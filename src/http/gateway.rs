@@ -26,6 +26,7 @@ use super::problem::{self, Problem};
 use super::reversals::Reversals;
 use crate::config::{IpNetwork, LimitsConfig, RouteCharge};
 use crate::domain::{Micros, RequestId};
+use crate::money_tasks::MoneyTasks;
 use crate::paywall::offer::{Offers, Sale};
 use crate::paywall::{Captured, Paywall, Refusal, Refused, Usage};
 use crate::protocol::stripe402::{

@@ -501,3 +501,40 @@ async fn until(what: &str, mut done: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
+
+/// The connection to the upstream may have been opened for a request of another worker, which has nothing left to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_polite_stop_does_not_cut_an_answer_whose_worker_is_not_the_first_to_finish() {
+    let mut dice = Dice::printed("workers");
+    let world = World::with("", &format!("{ROUTES}\n[[routes]]\npath = \"/free/*\"\nfree = true\n")).await;
+    let seat = Seat::new(&world, &mut dice);
+    for (others, slow) in [(1, "/up/stream/2"), (2, "/up/stream/2"), (1, "/free/stream/2")] {
+        let process = seat.start().await;
+        let card = world.tokenise(GOOD_CARDS[others]).await;
+        let header = Pay::card(&card).header();
+        let headers = [("payment", header.as_str())];
+        for _ in 0..others {
+            // A connection of its own, which the next worker in turn takes.
+            let answer =
+                Client::new().send("GET", &format!("{}/api/weather", process.url), &headers, None).await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+        let hits = world.upstream.hits();
+        let (url, header) = (format!("{}{slow}", process.url), header.clone());
+        let mut answer =
+            tokio::spawn(
+                async move { Client::new().try_send("GET", &url, &[("payment", &header)], None).await },
+            );
+        until("the slow request is at the upstream", || world.upstream.hits() == hits + 1).await;
+        process.terminate().await;
+        // Idle workers end within a second; the answer must go on all the same. (The idle timeout is two seconds.)
+        let early = tokio::time::timeout(Duration::from_millis(1600), &mut answer).await;
+        assert!(early.is_err(), "{slow} after {others} others was cut by the stop: {early:?}");
+        world.upstream.release(2);
+        let answer = answer.await.unwrap().unwrap_or_else(|Broken| panic!("{slow} after {others}: cut"));
+        assert_eq!((answer.status, answer.text().as_str()), (200, "data: 0\n\ndata: 1\n\n"));
+        let log = process.log();
+        assert!(process.wait().await.success(), "{log}");
+    }
+    world.assert_books_agree().await;
+}

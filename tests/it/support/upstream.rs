@@ -70,7 +70,7 @@ impl TestUpstream {
     /// `false`: close the connection.
     async fn answer(&self, socket: &mut TcpStream, seen: &Seen, target: &str) -> bool {
         let path = target.split('?').next().unwrap();
-        let mut parts = path.strip_prefix("/up/").unwrap_or("").split('/');
+        let mut parts = path.strip_prefix("/up/").or(path.strip_prefix("/free/")).unwrap_or("").split('/');
         let (verb, argument) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
         let n: usize = argument.parse().unwrap_or(0);
         match verb {
