@@ -26,7 +26,6 @@ use crate::http::{self, Reversals};
 use crate::key_secret::{KeySecret, KeySecretError};
 use crate::ledger::Ledger;
 use crate::ledger::keys::Keys;
-use crate::money_tasks::MoneyTasks;
 use crate::paywall::Paywall;
 use crate::paywall::offer::Offers;
 use crate::proxy::route_table::RouteTable;

@@ -18,6 +18,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use hyper::body::Incoming;
 use serde_json::{Map, json};
 use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::gateway_body::{Delivery, GatewayBody};
 use super::metrics::{Metrics, Outcome};
@@ -26,7 +27,6 @@ use super::problem::{self, Problem};
 use super::reversals::Reversals;
 use crate::config::{IpNetwork, LimitsConfig, RouteCharge};
 use crate::domain::{Micros, RequestId};
-use crate::money_tasks::MoneyTasks;
 use crate::paywall::offer::{Offers, Sale};
 use crate::paywall::{Captured, Paywall, Refusal, Refused, Usage};
 use crate::protocol::stripe402::{
@@ -156,7 +156,13 @@ impl Gateway {
             Ok(prepared) => prepared,
             Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
         };
-        let answered = self.upstream.send(call).await;
+        let gateway = Arc::clone(self);
+        // On the process's runtime, because the connection outlives this worker; a caller who hangs up ends the call.
+        let sending = self.tasks.spawn(async move { gateway.upstream.send(call).await });
+        let Ok(answered) = AbortOnDropHandle::new(sending).await else {
+            tracing::error!(request.id = %id, "a free request ended unexpectedly");
+            return (problem::plain(Problem::Busy, id), Outcome::Busy);
+        };
         // Only until the answer begins: a caller who reads slowly must not keep others out.
         drop(permit);
         match answered {

@@ -8,7 +8,6 @@ use crate::money_work::MoneyWork;
 
 use crate::domain::RequestId;
 use crate::ledger::{ClientId, EntryId, Ledger};
-use crate::money_tasks::MoneyTasks;
 
 /// Reversals for one client in an hour. Beyond it something is odd, and a person should look.
 const MAX_AN_HOUR: u32 = 100;

@@ -38,7 +38,6 @@ use crate::domain::{ClientKey, Currency, Micros, PaymentMethodId, SecretHash, To
 use crate::key_secret::KeySecret;
 use crate::ledger::keys::{KeyRecord, Keys};
 use crate::ledger::{ClientId, ClientState, Ledger, NotReserved, Posted, Reservation};
-use crate::money_tasks::MoneyTasks;
 use crate::stripe::{NewCustomer, NewPaymentIntent, RefusalKind, Stripe, StripeFailure};
 
 /// How long one request may spend on a charge before it answers "pending".
