@@ -1,6 +1,7 @@
 //! A gateway with everything around it: simulated Stripe with its own books, an upstream that can misbehave, a client.
 
 pub mod http;
+pub mod raw;
 pub mod upstream;
 
 use std::collections::BTreeMap;
