@@ -3,9 +3,5 @@
 
 mod support;
 
-mod billing;
 mod paid_request;
-mod proxy;
-mod reference_defects;
-mod secrets;
 mod upstream_faults;

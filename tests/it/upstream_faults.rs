@@ -18,8 +18,7 @@ async fn client_with_credit(world: &World, gateway: &Gateway<'_>) -> (String, i6
     let url = format!("{}/billing/top-ups", gateway.url);
     let body = format!("{{\"paymentMethodId\":\"{card}\"}}");
     let headers = [("idempotency-key", "first")];
-    let answer =
-        world.client.send("POST", &url, &headers, Some(("application/json", body.as_bytes()))).await;
+    let answer = world.client.send("POST", &url, &headers, Some(("application/json", body.as_bytes()))).await;
     assert_eq!(answer.status, 201, "{}", answer.text());
     let receipt = answer.receipt();
     (receipt.client_id, receipt.credits_remaining)
@@ -64,7 +63,10 @@ async fn an_upstream_that_gives_no_answer_costs_nothing_and_says_so() {
     }
     gateway.stop().await;
     world.assert_books_agree().await;
-    assert_eq!(number(&world.database(), "SELECT COUNT(*) FROM entries WHERE source LIKE 'usage:%'").await, 0);
+    assert_eq!(
+        number(&world.database(), "SELECT COUNT(*) FROM entries WHERE source LIKE 'usage:%'").await,
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +118,8 @@ async fn a_first_request_whose_answer_is_cut_has_its_client_id_in_the_head_and_i
     let gateway = world.gateway().await;
     let card = world.tokenise(GOOD).await;
     let mut raw = Raw::connect(&gateway.url).await;
-    raw.send(format!("GET /up/cut/10 HTTP/1.1\r\nhost: a\r\npayment: {}\r\n\r\n", Pay::card(&card).header())).await;
+    raw.send(format!("GET /up/cut/10 HTTP/1.1\r\nhost: a\r\npayment: {}\r\n\r\n", Pay::card(&card).header()))
+        .await;
     while !raw.text().contains("\r\n\r\n") {
         assert!(raw.more().await);
     }
@@ -149,7 +152,11 @@ async fn by_default_2xx_and_3xx_are_charged_and_nothing_else() {
         let answer = gateway.pay(&format!("/up/status/{status}"), &Pay::client(&client)).await;
         assert_eq!(answer.status, status);
         assert_eq!(answer.text(), format!("{{\"status\":{status}}}"), "the body passes through");
-        assert_eq!(answer.header("payment-required"), None, "{status}: the upstream's 402 is no offer of ours");
+        assert_eq!(
+            answer.header("payment-required"),
+            None,
+            "{status}: the upstream's 402 is no offer of ours"
+        );
         says_not_charged(&answer, &client, left, "not_charged");
         assert_eq!(gateway.balance(&client).await, left, "{status}");
     }
@@ -161,7 +168,9 @@ async fn by_default_2xx_and_3xx_are_charged_and_nothing_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_route_charges_the_answers_it_names() {
-    let routes = format!("{ROUTES}\n[[routes]]\npath = \"/up/status/{{n}}\"\nprice = \"0.02\"\ncharged_statuses = [\"2xx\", \"404\"]\n");
+    let routes = format!(
+        "{ROUTES}\n[[routes]]\npath = \"/up/status/{{n}}\"\nprice = \"0.02\"\ncharged_statuses = [\"2xx\", \"404\"]\n"
+    );
     let world = World::with("", &routes).await;
     let gateway = world.gateway().await;
     let (client, mut left) = client_with_credit(&world, &gateway).await;
@@ -237,8 +246,7 @@ async fn a_cut_or_stalled_body_closes_the_callers_connection_without_an_end() {
     let gateway = world.gateway().await;
     let (client, credit) = client_with_credit(&world, &gateway).await;
     let header = Pay::client(&client).header();
-    for (path, part) in
-        [("/up/cut/1", 1), ("/up/cut/999", 999), ("/up/cut-chunked/77", 77), ("/up/stall", 4)]
+    for (path, part) in [("/up/cut/1", 1), ("/up/cut/999", 999), ("/up/cut-chunked/77", 77), ("/up/stall", 4)]
     {
         let mut raw = Raw::connect(&gateway.url).await;
         raw.send(format!("GET {path} HTTP/1.1\r\nhost: a\r\npayment: {header}\r\n\r\n")).await;
