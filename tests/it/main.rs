@@ -4,4 +4,5 @@
 mod support;
 
 mod paid_request;
+mod proxy;
 mod upstream_faults;
