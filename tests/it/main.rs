@@ -3,6 +3,8 @@
 
 mod support;
 
+mod billing;
 mod paid_request;
 mod proxy;
+mod reference_defects;
 mod upstream_faults;
