@@ -7,4 +7,5 @@ mod billing;
 mod paid_request;
 mod proxy;
 mod reference_defects;
+mod secrets;
 mod upstream_faults;
