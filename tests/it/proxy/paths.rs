@@ -207,3 +207,17 @@ async fn upgrades_are_refused_and_cost_nothing() {
     assert_eq!(gateway.balance(&client).await, 50_000);
     gateway.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_sellers_own_pages_are_not_on_the_public_listener() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    for path in ["/metrics", "/healthz", "/readyz", "/admin", "/admin/login", "/_sim/books"] {
+        let answer = gateway.get(path).await;
+        assert_eq!((answer.status, answer.code().as_str()), (404, "route_not_configured"), "{path}");
+    }
+    let metrics = world.client.get(&format!("{}/metrics", gateway.admin_url)).await;
+    assert_eq!(metrics.status, 200);
+    assert_eq!(world.upstream.hits(), 0);
+    gateway.stop().await;
+}

@@ -1,7 +1,6 @@
 //! Bytes on sockets: a caller that says exactly what a test wrote, and upstreams that a test holds by the hand.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -136,11 +135,4 @@ impl ByHand {
         let (socket, _) = patiently("a connection", self.listener.accept()).await.unwrap();
         Raw { socket, buffer: Vec::new() }
     }
-}
-
-/// Counts; cheap to share.
-pub type Count = Arc<AtomicUsize>;
-
-pub fn read(count: &Count) -> usize {
-    count.load(Ordering::SeqCst)
 }
