@@ -58,7 +58,11 @@ impl TopUps {
     /// Settles one open attempt, unless somebody in this process is working on it.
     pub(super) async fn reconcile_one(&self, row: &TopUpRow, deadline: Instant) -> Landed {
         let Some(_claim) = self.0.flights.claim(row.id) else {
-            return Landed::Pending(row.id);
+            // Somebody who only looks holds it too, after the end.
+            return match store::by_id(&self.0.db, row.id).await {
+                Ok(Some(row)) if !row.state.is_open() => Landed::Nothing,
+                _ => Landed::Pending(row.id),
+            };
         };
         // Whoever had it before may have ended it.
         let row = match store::by_id(&self.0.db, row.id).await {
