@@ -452,8 +452,9 @@ async fn repeated(
             Err(Refused::because(refusal).into())
         }
         State::Created | State::Confirming | State::Pending => match top_ups.settle_now(&row).await {
-            Landed::Credited | Landed::Failed(_) => Ok(None),
-            Landed::Pending(_) | Landed::Nothing => {
+            // `Nothing`: whoever charged has settled it while we waited.
+            Landed::Credited | Landed::Failed(_) | Landed::Nothing => Ok(None),
+            Landed::Pending(_) => {
                 let promised = top_ups.promised_key(&row);
                 Err(Refused { promised, ..Refused::because(Refusal::TopUpPending(row.id)) }.into())
             }

@@ -110,6 +110,14 @@ impl Upstream {
         request.headers_mut().insert(HOST, host);
         let timeout = call.timeout.unwrap_or(self.response_timeout);
         match tokio::time::timeout(timeout, self.client.request(request)).await {
+            // 101: nobody asked for another protocol, so what follows is no answer.
+            Ok(Ok(response)) if response.status().is_informational() => {
+                tracing::warn!(
+                    status = response.status().as_u16(),
+                    "the upstream switched protocols unasked"
+                );
+                Err(UpstreamError::Broken)
+            }
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_connect() => {
                 tracing::warn!(error = %Chain(&error), "the upstream cannot be reached");

@@ -91,6 +91,12 @@ impl Flights {
         Seat::Pilot(Flight { flights: self.clone(), keys, landed })
     }
 
+    /// The flight of one of these payers, if one is in the air, for somebody who does not want to charge.
+    pub(super) fn in_the_air(&self, keys: &[FlightKey]) -> Option<watch::Receiver<Option<Landed>>> {
+        let state = self.lock();
+        keys.iter().find_map(|key| state.flying.get(key).map(|flying| flying.landing.clone()))
+    }
+
     /// `None`: somebody else in this process works on it.
     pub(super) fn claim(&self, id: TopUpId) -> Option<Claim> {
         let claimed = self.lock().claimed.insert(id);

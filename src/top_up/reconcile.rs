@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::flights::FlightKey;
 use super::store::{self, State, TopUpRow};
 use super::{FailureReason, Landed, TopUpOutcome, TopUps, after};
 use crate::db::{DbError, now_micros};
@@ -33,18 +34,32 @@ impl TopUps {
         Ok(ended)
     }
 
-    /// Settles one open attempt now, for a caller who waits. Goes on when the caller has gone.
+    /// Settles one open attempt now, for a caller who waits. Goes on when the caller has gone. [`Landed::Nothing`]: it was
+    /// settled in the meantime.
     pub async fn settle_now(&self, row: &TopUpRow) -> Landed {
         let (top_ups, row) = (self.clone(), row.clone());
         let id = row.id;
-        let work = self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, after(DEADLINE)).await });
+        let work = self.0.tasks.spawn(async move {
+            // Whoever is charging for this payer right now knows the outcome first.
+            let client = row.client.map(FlightKey::Client);
+            let keys: Vec<FlightKey> =
+                client.into_iter().chain(row.pm_hash.map(FlightKey::PaymentMethod)).collect();
+            if let Some(mut landing) = top_ups.0.flights.in_the_air(&keys) {
+                let _ = landing.wait_for(Option::is_some).await;
+            }
+            top_ups.reconcile_one(&row, after(DEADLINE)).await
+        });
         work.await.unwrap_or(Landed::Pending(id))
     }
 
     /// Settles one open attempt, unless somebody in this process is working on it.
     pub(super) async fn reconcile_one(&self, row: &TopUpRow, deadline: Instant) -> Landed {
         let Some(_claim) = self.0.flights.claim(row.id) else {
-            return Landed::Pending(row.id);
+            // Somebody who only looks holds it too, after the end.
+            return match store::by_id(&self.0.db, row.id).await {
+                Ok(Some(row)) if !row.state.is_open() => Landed::Nothing,
+                _ => Landed::Pending(row.id),
+            };
         };
         // Whoever had it before may have ended it.
         let row = match store::by_id(&self.0.db, row.id).await {

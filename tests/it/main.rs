@@ -3,6 +3,7 @@
 
 mod support;
 
+mod billing;
 mod cli;
 mod crash;
 mod get;
@@ -10,5 +11,9 @@ mod node_client;
 mod pages;
 mod paid_request;
 mod parallel;
+mod proxy;
+mod reference_defects;
 mod sandbox;
+mod secrets;
 mod unknown_outcomes;
+mod upstream_faults;

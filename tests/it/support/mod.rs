@@ -4,6 +4,7 @@ pub mod dice;
 pub mod http;
 pub mod process;
 pub mod program;
+pub mod raw;
 pub mod upstream;
 
 use std::collections::BTreeMap;
@@ -89,6 +90,8 @@ pub struct World {
     /// Changes to the configuration file: `(text to find, replacement)` is too clever; this is appended instead.
     pub routes: String,
     pub extra: String,
+    /// Packs, or the whole `[top_up]` section.
+    pub packs: String,
 }
 
 pub fn free_listener() -> TcpListener {
@@ -111,7 +114,15 @@ impl World {
         };
         let sim = stripe_sim::start(free_listener(), options).await.unwrap();
         let upstream = TestUpstream::start().await;
-        Self { folder, sim, upstream, client: Client::new(), routes: routes.into(), extra: extra.into() }
+        Self {
+            folder,
+            sim,
+            upstream,
+            client: Client::new(),
+            routes: routes.into(),
+            extra: extra.into(),
+            packs: PACKS.into(),
+        }
     }
 
     pub fn database(&self) -> PathBuf {
@@ -127,7 +138,7 @@ impl World {
             extra = self.extra,
             stripe = self.sim.base_url,
             upstream = self.upstream.url,
-            packs = PACKS,
+            packs = self.packs,
             routes = self.routes,
         )
     }
