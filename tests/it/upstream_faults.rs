@@ -55,7 +55,7 @@ async fn an_upstream_that_gives_no_answer_costs_nothing_and_says_so() {
         let answer = gateway.pay(path, &Pay::client(&client)).await;
         assert_eq!((answer.status, answer.code().as_str()), (status, code), "{}", answer.text());
         let body = answer.json();
-        assert_eq!(body["charged"], false, "{body}");
+        assert_eq!(body["requestCharged"], false, "{body}");
         assert_eq!(body["creditsRemaining"], credit, "{body}");
         assert_eq!(body["retryable"], true, "{body}");
         says_not_charged(&answer, &client, credit, code);
