@@ -57,6 +57,8 @@ pub(crate) struct GatewayBody {
     idle_timeout: Duration,
     idle: Option<Pin<Box<Sleep>>>,
     delivery: Option<Delivery>,
+    /// The upstream has cut the answer; said on the next poll.
+    is_cut: bool,
 }
 
 /// The upstream cut its answer.
@@ -72,7 +74,7 @@ impl GatewayBody {
         delivery: Option<Delivery>,
     ) -> Self {
         let size = length.map_or(BodySize::Stream, BodySize::Sized);
-        Self { inner, size, idle_timeout, idle: None, delivery }
+        Self { inner, size, idle_timeout, idle: None, delivery, is_cut: false }
     }
 
     fn finished(&mut self) {
@@ -81,11 +83,15 @@ impl GatewayBody {
         }
     }
 
-    fn cut(&mut self) -> Poll<Option<Result<Bytes, UpstreamCut>>> {
+    /// Gives the capture back at once. The error itself waits for one more poll, because the server throws away what it has
+    /// not flushed yet: the head, with the caller's clientId in it, goes out first.
+    fn cut(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamCut>>> {
         if let Some(delivery) = self.delivery.take() {
             delivery.cut();
         }
-        Poll::Ready(Some(Err(UpstreamCut)))
+        self.is_cut = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -100,6 +106,9 @@ impl MessageBody for GatewayBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, UpstreamCut>>> {
+        if self.is_cut {
+            return Poll::Ready(Some(Err(UpstreamCut)));
+        }
         loop {
             match Pin::new(&mut self.inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -111,7 +120,7 @@ impl MessageBody for GatewayBody {
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::warn!(%error, "the upstream cut its answer");
-                    return self.cut();
+                    return self.cut(context);
                 }
                 Poll::Ready(None) => {
                     self.finished();
@@ -125,7 +134,7 @@ impl MessageBody for GatewayBody {
                         .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + limit)));
                     if std::future::Future::poll(idle.as_mut(), context).is_ready() {
                         tracing::warn!("the upstream stalled in the middle of its answer");
-                        return self.cut();
+                        return self.cut(context);
                     }
                     return Poll::Pending;
                 }
