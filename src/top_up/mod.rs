@@ -8,7 +8,7 @@
 //! ```
 //! Why two steps at Stripe: once the PaymentIntent's id is stored, the truth is one consistent read away, without the 24
 //! hours that an idempotency key lives. What may have been charged is never called failed. One function settles an intent
-//! ([`TopUps::settle`]), whoever learned its state first.
+//! (`settle.rs`), whoever learned its state first.
 #![cfg_attr(
     not(test),
     deny(
