@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::money_work::MoneyWork;
 use actix_web::dev::ServerHandle;
 use actix_web::{App as ActixApp, HttpServer, web};
 use sha2::{Digest as _, Sha256};
@@ -26,6 +25,7 @@ use crate::http::{self, Reversals};
 use crate::key_secret::{KeySecret, KeySecretError};
 use crate::ledger::Ledger;
 use crate::ledger::keys::Keys;
+use crate::money_work::MoneyWork;
 use crate::paywall::Paywall;
 use crate::paywall::offer::Offers;
 use crate::proxy::route_table::RouteTable;

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use crate::money_work::MoneyWork;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -27,6 +26,7 @@ use super::problem::{self, Problem};
 use super::reversals::Reversals;
 use crate::config::{IpNetwork, LimitsConfig, RouteCharge};
 use crate::domain::{Micros, RequestId};
+use crate::money_work::MoneyWork;
 use crate::paywall::offer::{Offers, Sale};
 use crate::paywall::{Captured, Paywall, Refusal, Refused, Usage};
 use crate::protocol::stripe402::{

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::money_work::MoneyWork;
-
 use crate::domain::RequestId;
 use crate::ledger::{ClientId, EntryId, Ledger};
+use crate::money_work::MoneyWork;
 
 /// Reversals for one client in an hour. Beyond it something is odd, and a person should look.
 const MAX_AN_HOUR: u32 = 100;

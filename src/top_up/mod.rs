@@ -19,6 +19,7 @@
     )
 )]
 
+mod attempt;
 mod flights;
 mod reconcile;
 mod settle;
@@ -27,18 +28,18 @@ pub mod store;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::money_work::MoneyWork;
 use tokio::time::Instant;
 
-use self::flights::{Flight, FlightKey, Flights, Seat};
-use self::store::{NewTopUp, TopUpRow};
+use self::flights::Flights;
+use self::store::TopUpRow;
 use crate::config::{Config, TopUpConfig};
-use crate::db::{Db, DbError, now_micros};
+use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Currency, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::key_secret::KeySecret;
 use crate::ledger::keys::{KeyRecord, Keys};
-use crate::ledger::{ClientId, ClientState, Ledger, NotReserved, Posted, Reservation};
-use crate::stripe::{NewCustomer, NewPaymentIntent, RefusalKind, Stripe, StripeFailure};
+use crate::ledger::{ClientState, Ledger, NotReserved, Posted, Reservation};
+use crate::money_work::MoneyWork;
+use crate::stripe::Stripe;
 
 /// How long one request may spend on a charge before it answers "pending".
 const DEADLINE: Duration = Duration::from_secs(40);
@@ -326,276 +327,10 @@ impl TopUps {
             TopUpOutcome::Pending(id)
         })
     }
-
-    async fn charge_or_wait(&self, id: TopUpId, request: TopUpRequest) -> TopUpOutcome {
-        let identifying = !request.payment_method.is_shared_test_name();
-        let pm_hash = identifying.then(|| request.payment_method.hash());
-        let client = request.payer.key().map(|key| key.client);
-        let keys: Vec<FlightKey> =
-            client.map(FlightKey::Client).into_iter().chain(pm_hash.map(FlightKey::PaymentMethod)).collect();
-        match self.0.flights.board(keys, pm_hash) {
-            Seat::Pilot(flight) => self.fly(id, request, flight).await,
-            Seat::Passenger { mut landing, same_card } => {
-                let landed = landing.wait_for(Option::is_some).await.ok().and_then(|landed| *landed);
-                match landed.unwrap_or(Landed::Nothing) {
-                    // Another card's refusal says nothing about this one.
-                    Landed::Failed(_) if !same_card => TopUpOutcome::Shared(Landed::Nothing),
-                    landed => TopUpOutcome::Shared(landed),
-                }
-            }
-            Seat::Full => TopUpOutcome::InProgress,
-        }
-    }
-
-    async fn fly(&self, id: TopUpId, request: TopUpRequest, flight: Flight) -> TopUpOutcome {
-        let outcome = self.attempt(id, request).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the database failed before a card was charged");
-            TopUpOutcome::Unavailable
-        });
-        flight.land(match &outcome {
-            TopUpOutcome::Recorded(_) => Landed::Credited,
-            TopUpOutcome::Shared(landed) => *landed,
-            TopUpOutcome::Failed(reason) => Landed::Failed(*reason),
-            TopUpOutcome::Pending(id) => Landed::Pending(*id),
-            TopUpOutcome::InProgress | TopUpOutcome::TooManyCharges | TopUpOutcome::Unavailable => {
-                Landed::Nothing
-            }
-        });
-        outcome
-    }
-
-    /// Errors only before anything was confirmed at Stripe.
-    async fn attempt(&self, id: TopUpId, request: TopUpRequest) -> Result<TopUpOutcome, DbError> {
-        let shared_name = request.payment_method.is_shared_test_name();
-        let pm_hash = (!shared_name).then(|| request.payment_method.hash());
-        if let (Some(hash), Payer::New | Payer::Recognised(_)) = (pm_hash, &request.payer) {
-            let since = now_micros().saturating_sub(DAY_MICROS);
-            if store::recent_charges(&self.0.db, hash, since).await? >= MAX_CHARGES_A_DAY {
-                return Ok(TopUpOutcome::TooManyCharges);
-            }
-        }
-        let Some(_claim) = self.0.flights.claim(id) else {
-            return Ok(TopUpOutcome::Unavailable);
-        };
-        let (key, key_secret, key_hash) = match request.payer.key() {
-            Some(key) => (key.id, key.secret_version, key.hash),
-            None => {
-                let (id, version, key) = self.0.key_secret.issue();
-                (id, version, key.hash())
-            }
-        };
-        let new = NewTopUp {
-            id,
-            client: request.payer.key().map(|key| key.client),
-            key,
-            key_secret,
-            key_hash,
-            pm_hash,
-            request_key: request.request_key,
-            only_if_short_of: request.reserve,
-            amount: request.amount,
-            bonus: self.bonus_for(request.amount),
-            currency: self.0.currency,
-        };
-        let client = new.client;
-        match store::insert(&self.0.db, new).await {
-            Ok(true) => {}
-            // Another attempt of this payer was recorded in this moment: the balance is looked at again.
-            Ok(false) => return Ok(TopUpOutcome::Shared(Landed::Credited)),
-            Err(error) if store::is_unique_violation(&error) => {
-                return self.wait_for_open_attempt(client, pm_hash).await;
-            }
-            Err(error) => return Err(error),
-        }
-        let Some(row) = store::by_id(&self.0.db, id).await? else {
-            return Ok(TopUpOutcome::Unavailable);
-        };
-        Ok(self.charge_row(&row, &request).await)
-    }
-
-    /// The payer has an attempt whose outcome is open: settle it now if nobody else does.
-    async fn wait_for_open_attempt(
-        &self,
-        client: Option<ClientId>,
-        pm_hash: Option<SecretHash>,
-    ) -> Result<TopUpOutcome, DbError> {
-        let Some(open) = store::open_of_payer(&self.0.db, client, pm_hash).await? else {
-            // It ended in this moment.
-            return Ok(TopUpOutcome::Shared(Landed::Nothing));
-        };
-        let landed = match self.reconcile_one(&open, after(DEADLINE)).await {
-            // That attempt was somebody's before: no reason to refuse a payer who is here now.
-            Landed::Failed(_) => Landed::Nothing,
-            landed => landed,
-        };
-        Ok(TopUpOutcome::Shared(landed))
-    }
-
-    /// Everything between the row and its outcome. Database errors are turned into outcomes here, because from the
-    /// confirmation on an error must not look like "nothing happened".
-    async fn charge_row(&self, row: &TopUpRow, request: &TopUpRequest) -> TopUpOutcome {
-        let deadline = after(DEADLINE);
-        let intent = match self.prepare_intent(row, request, deadline).await {
-            Ok(intent) => intent,
-            Err(stopped) => return stopped,
-        };
-        let confirm_key = format!("{}.confirm", row.id);
-        let confirmed = self
-            .0
-            .stripe
-            .confirm_payment_intent(&intent, &confirm_key, &request.payment_method, deadline)
-            .await;
-        self.conclude(row, &intent, confirmed, request.reserve, deadline).await
-    }
-
-    /// Reads the card, makes the customer and the PaymentIntent, and stores its id. Nothing can be charged before this
-    /// has answered.
-    async fn prepare_intent(
-        &self,
-        row: &TopUpRow,
-        request: &TopUpRequest,
-        deadline: Instant,
-    ) -> Result<String, TopUpOutcome> {
-        let card = match self.0.stripe.retrieve_payment_method(&request.payment_method, deadline).await {
-            Ok(card) => card,
-            Err(failure) => return Err(self.stopped_before_intent(row, &failure).await),
-        };
-        let own_customer = match request.payer.key() {
-            Some(key) => self.stripe_customer(key.client).await,
-            // Stripe keeps a token with the customer of an attempt that failed late; that customer is this payer's.
-            None => {
-                store::customer_of_failed(&self.0.db, &request.payment_method, card.customer.clone()).await
-            }
-        };
-        let own_customer = own_customer.map_err(|error| self.unavailable(&error))?;
-        if !card.is_card {
-            return Err(self.fail(row, FailureReason::InvalidPaymentMethod).await);
-        }
-        if card.customer.is_some() && card.customer != own_customer {
-            return Err(self.fail(row, FailureReason::OfOtherClient).await);
-        }
-        if let Some(fingerprint) = card.fingerprint {
-            match store::set_fingerprint(&self.0.db, row.id, fingerprint).await {
-                Ok(()) => {}
-                Err(error) if store::is_unique_violation(&error) => {
-                    let _ = self.fail(row, FailureReason::Abandoned).await;
-                    return Err(TopUpOutcome::InProgress);
-                }
-                Err(error) => return Err(self.unavailable(&error)),
-            }
-        }
-        match self.make_intent(row, own_customer, deadline).await {
-            Ok((customer, intent)) => {
-                match store::set_confirming(&self.0.db, row.id, customer, intent.clone()).await {
-                    Ok(true) => Ok(intent),
-                    Ok(false) => Err(TopUpOutcome::Pending(row.id)),
-                    Err(error) => Err(self.unavailable(&error)),
-                }
-            }
-            Err((Step::Customer, failure)) => Err(self.stopped_before_intent(row, &failure).await),
-            Err((Step::Intent, failure)) => Err(match failure {
-                // The row stays: the reconciler finds the intent, if there is one, and cancels it.
-                StripeFailure::Unknown { .. } => TopUpOutcome::Pending(row.id),
-                StripeFailure::Declined(_) | StripeFailure::Refused(_) => {
-                    self.stopped_before_intent(row, &failure).await
-                }
-            }),
-        }
-    }
-
-    /// The customer and the unconfirmed PaymentIntent of a row; the same ones when asked again.
-    async fn make_intent(
-        &self,
-        row: &TopUpRow,
-        own_customer: Option<String>,
-        deadline: Instant,
-    ) -> Result<(String, String), (Step, StripeFailure)> {
-        let customer = match own_customer {
-            Some(customer) => customer,
-            None => {
-                let key = format!("{}.customer", row.id);
-                let new = NewCustomer { idempotency_key: &key, top_up_id: row.id, client: None };
-                self.0
-                    .stripe
-                    .create_customer(new, deadline)
-                    .await
-                    .map_err(|failure| (Step::Customer, failure))?
-            }
-        };
-        let key = format!("{}.create", row.id);
-        let new = NewPaymentIntent {
-            idempotency_key: &key,
-            amount_minor: row.currency.micros_to_minor(row.amount).unwrap_or(0),
-            currency: row.currency.code(),
-            customer: &customer,
-            top_up_id: row.id,
-            client: None,
-            statement_descriptor_suffix: self.0.statement_descriptor_suffix.as_deref(),
-            description: Some("Prepaid API credit"),
-        };
-        let intent = self
-            .0
-            .stripe
-            .create_payment_intent(new, deadline)
-            .await
-            .map_err(|failure| (Step::Intent, failure))?;
-        Ok((customer, intent.id))
-    }
-
-    async fn stripe_customer(&self, client: ClientId) -> Result<Option<String>, DbError> {
-        let found: Option<Option<String>> =
-            sqlx::query_scalar("SELECT stripe_customer FROM clients WHERE id = $1")
-                .bind(client)
-                .fetch_optional(self.0.db.reader())
-                .await?;
-        Ok(found.flatten())
-    }
-
-    /// Nothing was confirmed, so nothing was charged, whatever the failure.
-    async fn stopped_before_intent(&self, row: &TopUpRow, failure: &StripeFailure) -> TopUpOutcome {
-        match failure {
-            StripeFailure::Unknown { .. } => {
-                let _ = self.fail(row, FailureReason::Abandoned).await;
-                TopUpOutcome::Unavailable
-            }
-            StripeFailure::Declined(_) => self.fail(row, FailureReason::Declined).await,
-            StripeFailure::Refused(refusal) if refusal.kind == RefusalKind::InvalidPaymentMethod => {
-                self.fail(row, FailureReason::InvalidPaymentMethod).await
-            }
-            StripeFailure::Refused(refusal) => {
-                tracing::error!(
-                    top_up.id = %row.id, stripe.code = refusal.code, stripe.message = refusal.message,
-                    stripe.request = refusal.request_id, "Stripe refuses the gateway's request; no card was charged"
-                );
-                self.fail(row, FailureReason::Refused).await
-            }
-        }
-    }
-
-    /// Ends an attempt that cannot have charged. If even that cannot be stored, the reconciler ends it.
-    async fn fail(&self, row: &TopUpRow, reason: FailureReason) -> TopUpOutcome {
-        let gives_key_back = reason == FailureReason::Abandoned;
-        if let Err(error) = store::set_failed(&self.0.db, row.id, reason.code(), gives_key_back).await {
-            tracing::error!(%error, top_up.id = %row.id, "a failed top-up could not be marked; the reconciler will");
-        }
-        TopUpOutcome::Failed(reason)
-    }
-
-    fn unavailable(&self, error: &DbError) -> TopUpOutcome {
-        tracing::error!(%error, "the database failed before a card was charged");
-        TopUpOutcome::Unavailable
-    }
 }
 
 /// That long from now.
 #[expect(clippy::arithmetic_side_effects, reason = "a constant of seconds does not overflow a clock")]
 fn after(time: Duration) -> Instant {
     Instant::now() + time
-}
-
-/// Which call failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Customer,
-    Intent,
 }
