@@ -64,8 +64,16 @@ pub fn judge(
         | "scope"
         | "route_not_configured"
         | "idempotency_mismatch"
-        | "too_many_attempts" => refused,
-        _ if status == StatusCode::PAYMENT_REQUIRED => refused,
+        | "too_many_attempts"
+        | "price_above_max"
+        | "top_up_below_minimum"
+        | "invalid_payment"
+        | "raw_card_data_rejected"
+        | "unknown_client" => refused,
+        // The work was done and must not be ordered again unasked.
+        "capture_unknown" => Verdict::Unknown { again: false, maybe_served: false },
+        // A mere request for payment, in answer to a payment, does not say that the card was not charged.
+        _ if status == StatusCode::PAYMENT_REQUIRED => Verdict::Unknown { again: false, maybe_served: false },
         _ if status.is_server_error() => Verdict::Unknown { again: true, maybe_served: true },
         _ if status == StatusCode::TOO_MANY_REQUESTS => Verdict::Unknown { again: true, maybe_served: false },
         _ => Verdict::Unknown { again: false, maybe_served: true },
@@ -108,6 +116,10 @@ mod tests {
             (402, None, "price_above_max", false, Verdict::NotCharged),
             (402, None, "price_above_max", true, keep),
             (402, None, "", true, keep),
+            (402, None, "", false, keep),
+            (402, None, "payment_required", false, keep),
+            (402, None, "invalid_payment", false, Verdict::NotCharged),
+            (503, None, "capture_unknown", false, keep),
             (403, None, "client_frozen", false, Verdict::NotCharged),
             (403, None, "client_frozen", true, keep),
             (429, None, "", false, again),
