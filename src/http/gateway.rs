@@ -326,6 +326,7 @@ impl Gateway {
             headers: request_headers_for_upstream(incoming, &trusted, &self.upstream.headers),
             host: host.and_then(|host| host.parse().ok()),
             body,
+            upload: report.clone(),
             timeout: route.config.response_timeout,
         };
         Ok((call, report))

@@ -9,7 +9,7 @@ use actix_web::web::Payload;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Pieces between the caller and the upstream; more make the caller wait.
 const PIECES: usize = 4;
@@ -26,14 +26,31 @@ pub enum UploadFault {
 }
 
 /// What happened to the body, readable by whoever waits for the upstream.
-#[derive(Debug, Clone, Default)]
-pub struct UploadReport(Arc<OnceLock<UploadFault>>);
+#[derive(Debug, Clone)]
+pub struct UploadReport {
+    fault: Arc<OnceLock<UploadFault>>,
+    /// Closed when nothing more is sent to the upstream.
+    sending: watch::Receiver<()>,
+}
+
+impl Default for UploadReport {
+    /// There is nothing to upload.
+    fn default() -> Self {
+        Self { fault: Arc::default(), sending: watch::channel(()).1 }
+    }
+}
 
 impl UploadReport {
     /// The fault, if there was one.
     #[must_use]
     pub fn fault(&self) -> Option<UploadFault> {
-        self.0.get().copied()
+        self.fault.get().copied()
+    }
+
+    /// Waits until nothing more is sent to the upstream: all of it was, or it was cut.
+    pub async fn sent(&self) {
+        let mut sending = self.sending.clone();
+        while sending.changed().await.is_ok() {}
     }
 }
 
@@ -111,8 +128,9 @@ pub fn stream(
     max_time: Duration,
 ) -> (UploadBody, UploadReport) {
     let (sender, receiver) = mpsc::channel(PIECES);
-    let report = UploadReport::default();
-    let noted = report.clone();
+    let (sending, watched) = watch::channel(());
+    let report = UploadReport { fault: Arc::default(), sending: watched };
+    let noted = Arc::clone(&report.fault);
     actix_web::rt::spawn(async move {
         let deadline = tokio::time::Instant::now() + max_time;
         let mut seen = 0u64;
@@ -125,7 +143,13 @@ pub fn stream(
                     if seen > max_bytes {
                         break Some(UploadFault::TooLarge);
                     }
-                    if sender.send(Piece::Data(data)).await.is_err() {
+                    // An upstream that stops reading must not hold the upload for ever either.
+                    let Ok(passed_on) =
+                        tokio::time::timeout_at(deadline, sender.send(Piece::Data(data))).await
+                    else {
+                        break None;
+                    };
+                    if passed_on.is_err() {
                         // The upstream wants no more: the rest is read away, within the same bounds, so that the
                         // caller is not stuck writing while its answer waits.
                         drain(&mut payload, deadline, max_bytes.saturating_sub(seen)).await;
@@ -139,8 +163,9 @@ pub fn stream(
             }
         };
         if let Some(fault) = fault {
-            let _ = noted.0.set(fault);
+            let _ = noted.set(fault);
         }
+        drop((sending, sender));
     });
     (UploadBody { pieces: Some(receiver), length }, report)
 }

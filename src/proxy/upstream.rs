@@ -10,8 +10,12 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use super::upload::UploadBody;
+use super::upload::{UploadBody, UploadReport};
 use crate::config::{Secret, UpstreamConfig};
+
+/// Idle connections are dropped after this: many servers close theirs after five seconds, and a request that meets the
+/// closing would be answered 502.
+const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// The upstream. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -65,7 +69,7 @@ impl Upstream {
             .wrap_connector(http);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_idle_timeout(POOL_IDLE)
             .build(connector);
         Ok(Self {
             client,
@@ -109,7 +113,15 @@ impl Upstream {
         };
         request.headers_mut().insert(HOST, host);
         let timeout = call.timeout.unwrap_or(self.response_timeout);
-        match tokio::time::timeout(timeout, self.client.request(request)).await {
+        let too_late = async {
+            call.upload.sent().await;
+            tokio::time::sleep(timeout).await;
+        };
+        let answered = tokio::select! {
+            answered = self.client.request(request) => Ok(answered),
+            () = too_late => Err(UpstreamError::TimedOut),
+        };
+        match answered {
             // 101: nobody asked for another protocol, so what follows is no answer.
             Ok(Ok(response)) if response.status().is_informational() => {
                 tracing::warn!(
@@ -127,7 +139,7 @@ impl Upstream {
                 tracing::warn!(error = %Chain(&error), "the upstream broke off");
                 Err(UpstreamError::Broken)
             }
-            Err(_) => Err(UpstreamError::TimedOut),
+            Err(late) => Err(late),
         }
     }
 }
@@ -162,6 +174,8 @@ pub struct UpstreamCall {
     pub host: Option<HeaderValue>,
     /// The caller's body.
     pub body: UploadBody,
+    /// How the caller's body is getting on: the time to the answer's head counts from its end.
+    pub upload: UploadReport,
     /// Instead of the configured time to the answer's head.
     pub timeout: Option<Duration>,
 }

@@ -249,3 +249,26 @@ async fn a_body_that_the_caller_cuts_is_never_ended_cleanly_at_the_upstream_and_
     assert_eq!(world.upstream.hits(), 0, "no whole request arrived");
     world.assert_books_agree().await;
 }
+
+/// Sends four bytes of a body, one each 200 ms: the pace is the subject here, not a wait for something.
+async fn slow_upload(url: &str, path: &str, payment: &str) -> String {
+    let mut raw = Raw::connect(url).await;
+    raw.send(format!("POST {path} HTTP/1.1\r\nhost: a\r\npayment: {payment}\r\ncontent-length: 4\r\n\r\n"))
+        .await;
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        raw.send("x").await;
+    }
+    raw.head().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_to_answer_counts_from_the_end_of_the_upload() {
+    let quick = "[[routes]]\nmethods = [\"POST\"]\npath = \"/quick/*\"\nprice = \"0.05\"\nresponse_timeout = \"400ms\"\n";
+    let world = World::with("", &format!("{ROUTES}{quick}")).await;
+    let gateway = world.gateway().await;
+    let (_, payment) = payer(&world, &gateway).await;
+    let head = slow_upload(&gateway.url, "/quick/answer", &payment).await;
+    assert_eq!(status_of(&head), 200, "{head}");
+    gateway.stop().await;
+}
