@@ -232,10 +232,10 @@ impl RunningApp {
         }
         // Its steps are money work of their own, so ending the loop ends none of them.
         self.reconciler.abort();
+        let _ = self.reconciler.await;
         if !self.tasks.finish(MONEY_WORK_GRACE).await {
             tracing::warn!("money work is still running; the reconciler takes it up at the next start");
         }
-        let _ = self.reconciler.await;
         // Every handle of the ledger is gone now, so the writer writes what is left and closes the database.
         if tokio::time::timeout(Duration::from_secs(10), self.writer).await.is_err() {
             tracing::warn!("the ledger's writer did not end in time; nothing is lost");

@@ -122,6 +122,14 @@ impl Ledger {
         Ok(self.reservations.state(client))
     }
 
+    /// Reads a client's balances from the database again, for when memory seems to lag behind it.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn refresh(&self, client: ClientId) -> Result<(), DbError> {
+        self.learn(client).await
+    }
+
     async fn learn(&self, client: ClientId) -> Result<(), DbError> {
         self.reservations.expect(client);
         if let Some(state) = sqlite::load_client(self.db.reader(), client).await? {

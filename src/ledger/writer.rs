@@ -240,9 +240,15 @@ impl Writer {
                     self.doubtful.pop();
                     tracing::warn!(ledger.source = %capture, "a capture of unknown outcome was settled: nobody is charged");
                 }
+                Err(error) if is_of_one_command(&error) => {
+                    tracing::error!(%error, ledger.source = %capture, "a capture of unknown outcome cannot be settled; a person must look");
+                    self.forget();
+                    self.doubtful.pop();
+                }
                 Err(error) => {
                     tracing::error!(%error, ledger.source = %capture, "a capture of unknown outcome cannot be settled yet");
                     self.forget();
+                    self.mend().await;
                     return;
                 }
             }
@@ -258,12 +264,9 @@ impl Writer {
     /// After some errors, a full disk among them, SQLite has rolled back by itself; sqlx then counts a transaction that is
     /// no more, and every later BEGIN would fail. Such a connection is replaced.
     async fn mend(&mut self) {
-        if !self.connection.is_in_transaction() {
-            return;
-        }
-        // Lets a rollback that is still queued run.
-        let _ = self.connection.ping().await;
-        if !self.connection.is_in_transaction() {
+        // Asking also lets a rollback that is still queued run.
+        let answers = self.connection.ping().await.is_ok();
+        if answers && !self.connection.is_in_transaction() {
             return;
         }
         self.forget();
@@ -287,6 +290,14 @@ impl Writer {
         }
         if !self.doubtful.is_empty() {
             self.settle_doubts().await;
+        }
+        if !self.doubtful.is_empty() {
+            // Another commit would rewrite the row that still notes them.
+            let error = sqlx::Error::Protocol("an earlier outcome is not settled yet".into());
+            for job in jobs {
+                self.answer_error(job, &error);
+            }
+            return;
         }
         self.note_deliveries();
         match self.commit_jobs(&jobs).await {

@@ -25,8 +25,11 @@ impl TopUps {
             Seat::Passenger { mut landing, same_card } => {
                 let landed = landing.wait_for(Option::is_some).await.ok().and_then(|landed| *landed);
                 match landed.unwrap_or(Landed::Nothing) {
-                    // Another card's refusal says nothing about this one.
-                    Landed::Failed(_) if !same_card => TopUpOutcome::Shared(Landed::Nothing),
+                    Landed::Unavailable => TopUpOutcome::Unavailable,
+                    // Another card's refusal says nothing about this one, nor does a refusal of this card for another payer.
+                    Landed::Failed(reason) if !same_card || reason == FailureReason::OfOtherClient => {
+                        TopUpOutcome::Shared(Landed::Nothing)
+                    }
                     landed => TopUpOutcome::Shared(landed),
                 }
             }
@@ -44,9 +47,8 @@ impl TopUps {
             TopUpOutcome::Shared(landed) => *landed,
             TopUpOutcome::Failed(reason) => Landed::Failed(*reason),
             TopUpOutcome::Pending(id) => Landed::Pending(*id),
-            TopUpOutcome::InProgress | TopUpOutcome::TooManyCharges | TopUpOutcome::Unavailable => {
-                Landed::Nothing
-            }
+            TopUpOutcome::Unavailable => Landed::Unavailable,
+            TopUpOutcome::InProgress | TopUpOutcome::TooManyCharges => Landed::Nothing,
         });
         outcome
     }
@@ -88,7 +90,12 @@ impl TopUps {
         match store::insert(&self.0.db, new).await {
             Ok(true) => {}
             // Another attempt of this payer was recorded in this moment: the balance is looked at again.
-            Ok(false) => return Ok(TopUpOutcome::Shared(Landed::Credited)),
+            Ok(false) => {
+                if let Some(client) = client {
+                    self.0.ledger.refresh(client).await?;
+                }
+                return Ok(TopUpOutcome::Shared(Landed::Credited));
+            }
             Err(error) if store::is_unique_violation(&error) => {
                 return self.wait_for_open_attempt(client, pm_hash).await;
             }

@@ -148,6 +148,8 @@ pub enum Landed {
     Pending(TopUpId),
     /// Not even begun.
     Nothing,
+    /// Stripe or the database cannot be used; nothing was charged.
+    Unavailable,
 }
 
 /// Why a card was not charged.

@@ -119,8 +119,9 @@ const INSERT: &str = "\
 INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, amount, bonus, state, request_key,
                      created_at, updated_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'created', $10, $11, $11)";
-const IS_BOUND: &str =
-    "SELECT EXISTS (SELECT 1 FROM payment_method_bindings WHERE hash = $1 AND revoked_at IS NULL)";
+const IS_BOUND: &str = "\
+SELECT EXISTS (SELECT 1 FROM payment_method_bindings AS b JOIN client_keys AS k ON k.id = b.key
+               WHERE b.hash = $1 AND b.revoked_at IS NULL AND k.revoked_at IS NULL)";
 const COVERS: &str = "\
 SELECT EXISTS (SELECT 1 FROM clients WHERE id = $1 AND status = 'active' AND debt = 0 AND paid + bonus >= $2)";
 const CUSTOMER_OF_FAILED: &str = "\
@@ -130,7 +131,8 @@ const SET_CONFIRMING: &str = "\
 UPDATE top_ups SET state = 'confirming', stripe_customer = $2, payment_intent = $3, updated_at = $4
 WHERE id = $1 AND state = 'created'";
 const SET_PENDING: &str = "UPDATE top_ups SET state = 'pending', updated_at = $2 WHERE id = $1 AND state IN ('confirming', 'pending')";
-const TOUCH: &str = "UPDATE top_ups SET updated_at = $2 WHERE id = $1";
+const TOUCH: &str = "\
+UPDATE top_ups SET updated_at = $2 WHERE id = $1 AND state IN ('created', 'confirming', 'pending')";
 const SET_FAILED: &str = "\
 UPDATE top_ups SET state = 'failed', failure = $2, updated_at = $3, request_key = CASE WHEN $4 THEN NULL ELSE request_key END
 WHERE id = $1 AND state IN ('created', 'confirming', 'pending')";
