@@ -93,6 +93,8 @@ fn pattern(element: &Section<'_>, report: &mut Report) -> Option<String> {
         "must be a path without ? or #: a query never changes the price"
     } else if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         "must not contain blanks"
+    } else if text == "/billing" || text.starts_with("/billing/") {
+        "is the gateway's own: clients see their balance under /billing"
     } else {
         return Some(text.to_owned());
     };

@@ -30,7 +30,7 @@ const MAX_BODY: usize = 8 * 1024;
 const MAX_PAGE: u32 = 200;
 const DEFAULT_PAGE: u32 = 50;
 /// How often one call looks again after waiting for another charge of the same payer.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 8;
 
 /// What the billing calls need besides the gateway.
 #[derive(Debug, Clone)]
@@ -86,7 +86,12 @@ fn unavailable(error: &dyn std::fmt::Display, id: RequestId) -> HttpResponse {
 
 /// The presented clientId, if any.
 fn presented_key(request: &HttpRequest) -> Result<Option<ClientKey>, Problem> {
-    if let Some(value) = request.headers().get("authorization") {
+    let mut authorizations = request.headers().get_all("authorization");
+    if let Some(value) = authorizations.next() {
+        // Two answers to "whose wallet?" are none.
+        if authorizations.next().is_some() || request.headers().contains_key(PAYMENT) {
+            return Err(Problem::AmbiguousCredentials);
+        }
         let text = value.to_str().map_err(|_| Problem::Unauthorized)?;
         let token = text
             .split_once(' ')
@@ -294,12 +299,13 @@ enum OrderProblem {
 fn read_order(request: &HttpRequest, body: &[u8]) -> Result<Order, OrderProblem> {
     use OrderProblem::Invalid;
     let client_key = presented_key(request).map_err(OrderProblem::Problem)?;
-    let key = request
-        .headers()
-        .get("idempotency-key")
+    let mut keys = request.headers().get_all("idempotency-key");
+    let key = keys
+        .next()
+        .filter(|_| keys.next().is_none())
         .and_then(|value| value.to_str().ok())
-        .filter(|key| !key.is_empty() && key.len() <= 255)
-        .ok_or(Invalid("An Idempotency-Key header of 1 to 255 visible characters is needed: the same key never charges twice."))?;
+        .filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()))
+        .ok_or(Invalid("One Idempotency-Key header of 1 to 255 visible characters is needed: the same key never charges twice."))?;
     let text = std::str::from_utf8(body).map_err(|_| Invalid("The body is not UTF-8."))?;
     if card_number::contains_card_number(text) {
         return Err(OrderProblem::Problem(Problem::RawCardData));
@@ -413,10 +419,13 @@ async fn carry_out(gateway: &Gateway, billing: &Billing, order: &Order) -> Resul
             }
             TopUpOutcome::InProgress => return Err(refused(Refusal::TopUpInProgress).into()),
             TopUpOutcome::TooManyCharges => return Err(refused(Refusal::TooManyAttempts).into()),
-            TopUpOutcome::Unavailable => return Err(refused(Refusal::Busy).into()),
+            TopUpOutcome::Shared(Landed::Unavailable) | TopUpOutcome::Unavailable => {
+                return Err(refused(Refusal::Busy).into());
+            }
         }
     }
-    Err(Refused::because(Refusal::Busy).into())
+    // Every round met another charge of the same payer.
+    Err(Refused::because(Refusal::TopUpInProgress).into())
 }
 
 /// The answer for an `Idempotency-Key` that was here before. `None`: it has just been settled, look again.
@@ -454,7 +463,7 @@ async fn repeated(
         State::Created | State::Confirming | State::Pending => match top_ups.settle_now(&row).await {
             // `Nothing`: whoever charged has settled it while we waited.
             Landed::Credited | Landed::Failed(_) | Landed::Nothing => Ok(None),
-            Landed::Pending(_) => {
+            Landed::Pending(_) | Landed::Unavailable => {
                 let promised = top_ups.promised_key(&row);
                 Err(Refused { promised, ..Refused::because(Refusal::TopUpPending(row.id)) }.into())
             }

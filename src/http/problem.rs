@@ -33,6 +33,8 @@ pub enum Problem {
     UpstreamTimeout,
     /// The API broke off.
     UpstreamFailed,
+    /// More than one credential.
+    AmbiguousCredentials,
     /// No clientId where one is needed.
     Unauthorized,
     /// The presented clientId was never issued.
@@ -140,6 +142,14 @@ impl Problem {
                 Seller,
                 None,
                 "The API behind the gateway broke off before it answered. Nothing was charged for this request.",
+            ),
+            Self::AmbiguousCredentials => row(
+                400,
+                "ambiguous_credentials",
+                false,
+                Agent,
+                None,
+                "Send your clientId once: as Authorization: Bearer, or in a payment header.",
             ),
             Self::Unauthorized => row(
                 401,

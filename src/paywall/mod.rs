@@ -25,7 +25,7 @@ use crate::top_up::{Landed, Payer, Recorded, TopUpOutcome, TopUpRequest, TopUps}
 pub use self::refusal::{Answer, Refusal, WhoActs};
 
 /// How often one request looks at the balance again after waiting for somebody else's charge.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 8;
 
 /// Admits and captures. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -154,7 +154,8 @@ impl Paywall {
                 None => continue,
             }
         }
-        Err(Refused::new(Refusal::Busy))
+        // Every round met another charge of the same payer.
+        Err(Refused::new(Refusal::TopUpInProgress))
     }
 
     /// The wallet that a credential names. A clientId alone names it when present.
@@ -260,7 +261,9 @@ impl Paywall {
             }
             TopUpOutcome::InProgress => Err(refused(Refusal::TopUpInProgress)),
             TopUpOutcome::TooManyCharges => Err(refused(Refusal::TooManyAttempts)),
-            TopUpOutcome::Unavailable => Err(refused(Refusal::Busy)),
+            TopUpOutcome::Shared(Landed::Unavailable) | TopUpOutcome::Unavailable => {
+                Err(refused(Refusal::Busy))
+            }
         }
     }
 

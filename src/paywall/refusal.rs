@@ -169,7 +169,7 @@ impl Refusal {
                 false,
                 Agent,
                 None,
-                "The payment header cannot be used. Nothing was charged.",
+                "The payment cannot be used. Nothing was charged.",
             ),
             Self::RawCardData => row(
                 400,
@@ -200,7 +200,7 @@ impl Refusal {
                 true,
                 Agent,
                 None,
-                "The same card is being charged at this moment. Repeat the request shortly.",
+                "The same card or wallet is being charged at this moment. Repeat the request shortly.",
             ),
             Self::CaptureFailed => row(
                 409,
@@ -224,7 +224,7 @@ impl Refusal {
                 false,
                 Agent,
                 None,
-                "This paymentMethodId belongs to another wallet. Nothing was charged. Send it alone to use that wallet, or tokenise the card anew.",
+                "This paymentMethodId belongs to another wallet. Nothing was charged. Send that wallet's clientId, or tokenise the card anew.",
             ),
             Self::TooManyAttempts => row(
                 429,

@@ -75,16 +75,19 @@ async fn nobody_else_gets_in() {
             (vec![("authorization", format!("Bearer {id}"))], "unknown_client"),
             (vec![("payment", Pay::client(cut).header())], "unknown_client"),
             // A wrong Authorization is not rescued by a right payment header: one of them was meant.
-            (
-                vec![("authorization", "Bearer pck_x".into()), ("payment", Pay::client(&client).header())],
-                "unknown_client",
-            ),
         ] {
             let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
             let answer = get(&gateway, path, &headers).await;
             assert_eq!((answer.status, answer.code().as_str()), (401, code), "{path} {headers:?}");
             assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
         }
+    }
+    // Two answers to "whose wallet?" are none.
+    let both = [("authorization", "Bearer pck_x"), ("payment", &*Pay::client(&client).header())];
+    let twice = [("authorization", &*format!("Bearer {client}")), ("authorization", "Bearer pck_x")];
+    for headers in [both, twice] {
+        let answer = get(&gateway, "/billing/balance", &headers).await;
+        assert_eq!((answer.status, answer.code().as_str()), (400, "ambiguous_credentials"));
     }
     // The key in the URL authenticates nobody.
     for path in [format!("/billing/balance?clientId={client}"), format!("/billing/entries?clientId={client}")]

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use prepaid402::app::StartError;
+
 use crate::support::http::Answer;
 use crate::support::{DECLINED, GOOD, Gateway, PUBLISHABLE_KEY, Pay, THREE_D_SECURE, World, number};
 
@@ -165,4 +167,35 @@ async fn fifty_parallel_requests_with_one_fresh_card_are_one_charge_and_one_clie
     assert_eq!(gateway.balance(clients.first().unwrap()).await, 50_000 - 50 * 500);
     gateway.stop().await;
     world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_that_topped_up_a_wallet_later_does_not_lead_to_it() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let wallet = gateway.new_client("/api/weather").await;
+    let later = world.tokenise("5555555555554444").await;
+    let url = format!("{}/billing/top-ups", gateway.url);
+    let bearer = format!("Bearer {wallet}");
+    let headers = [("authorization", bearer.as_str()), ("idempotency-key", "later")];
+    let body = format!("{{\"paymentMethodId\":\"{later}\"}}");
+    let paid = world.client.send("POST", &url, &headers, Some(("application/json", body.as_bytes()))).await;
+    assert_eq!(paid.status, 201, "{}", paid.text());
+    let alone = gateway.pay("/api/weather", &Pay::card(&later)).await;
+    assert_eq!((alone.status, alone.code().as_str()), (409, "payment_method_of_other_client"));
+    assert!(alone.try_receipt().is_none(), "nobody's key is told");
+    assert_eq!(world.succeeded_charges().await.len(), 2);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_of_another_currency_is_refused_at_start() {
+    let mut world = World::new().await;
+    let gateway = world.gateway().await;
+    gateway.new_client("/api/weather").await;
+    gateway.stop().await;
+    world.extra = "currency = \"eur\"".into();
+    let refusal = world.try_gateway().await.err().expect("refused");
+    assert!(matches!(&refusal, StartError::Currency(held, "eur") if held == "usd"), "{refusal}");
 }

@@ -407,7 +407,7 @@ async fn an_idempotency_key_whose_attempt_was_given_up_can_still_buy_once() {
     let order = || async {
         let url = format!("{}/billing/top-ups", gateway.url);
         let body = Some(("application/json", body.as_bytes()));
-        world.client.send("POST", &url, &[("idempotency-key", "one order")], body).await
+        world.client.send("POST", &url, &[("idempotency-key", "one-order")], body).await
     };
     for on in ["customers.create", "payment_intents.create"] {
         world.faults(json!({ "on": on, "action": "fail_before", "saved": true })).await;

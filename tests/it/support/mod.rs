@@ -145,15 +145,20 @@ impl World {
 
     /// The gateway in this process.
     pub async fn gateway(&self) -> Gateway<'_> {
+        self.try_gateway().await.unwrap_or_else(|problem| panic!("{problem}"))
+    }
+
+    /// The gateway, or why it does not start.
+    pub async fn try_gateway(&self) -> Result<Gateway<'_>, app::StartError> {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         // Two different port-0 addresses would look alike to the check that listeners differ.
         let admin = process::lasting_port(&mut dice::Dice::random());
         let env = BTreeMap::from([("STRIPE_SECRET_KEY".to_owned(), SECRET_KEY.to_owned())]);
         let loaded = prepaid402::config::load_from(Some(&self.toml(any, admin)), self.folder.path(), &env)
             .unwrap_or_else(|problems| panic!("{problems}"));
-        let app = app::start(loaded.config, None).await.unwrap();
+        let app = app::start(loaded.config, None).await?;
         let (url, admin_url) = (format!("http://{}", app.address), format!("http://{}", app.admin_address));
-        Gateway { world: self, app, url, admin_url }
+        Ok(Gateway { world: self, app, url, admin_url })
     }
 
     /// A card token, made directly at Stripe as a caller would.
