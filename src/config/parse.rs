@@ -104,20 +104,27 @@ impl IpNetwork {
     /// Whether the address is in this network. IPv4 written as IPv6 (`::ffff:10.0.0.1`) counts as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address.to_canonical(), address.to_canonical()) {
-            (IpAddr::V4(network), IpAddr::V4(address)) => {
-                let prefix =
-                    if self.address.is_ipv6() { self.prefix.saturating_sub(96) } else { self.prefix };
-                let kept = u32::MAX.checked_shl(32 - u32::from(prefix.min(32))).unwrap_or(0);
-                network.to_bits() & kept == address.to_bits() & kept
+        let (base, prefix) = match (self.address, self.address.to_canonical()) {
+            (IpAddr::V6(_), IpAddr::V4(mapped)) => match self.prefix.checked_sub(96) {
+                Some(prefix) => (IpAddr::V4(mapped), prefix),
+                None => (self.address, self.prefix),
+            },
+            (_, base) => (base, self.prefix),
+        };
+        match (base, address.to_canonical()) {
+            (IpAddr::V4(base), IpAddr::V4(address)) => {
+                same_prefix(u128::from(u32::from(base)), u128::from(u32::from(address)), 32, prefix)
             }
-            (IpAddr::V6(network), IpAddr::V6(address)) => {
-                let kept = u128::MAX.checked_shl(128 - u32::from(self.prefix.min(128))).unwrap_or(0);
-                network.to_bits() & kept == address.to_bits() & kept
-            }
+            (IpAddr::V6(base), IpAddr::V6(address)) => same_prefix(base.into(), address.into(), 128, prefix),
             _ => false,
         }
     }
+}
+
+/// A prefix longer than the address means the whole address.
+fn same_prefix(left: u128, right: u128, width: u32, prefix: u8) -> bool {
+    let ignored = width.saturating_sub(u32::from(prefix));
+    (left ^ right).checked_shr(ignored).unwrap_or(0) == 0
 }
 
 /// A web address, taken apart.
