@@ -292,10 +292,10 @@ fn lock(database: &Path) -> Result<File, StartError> {
         .write(true)
         .open(&path)
         .map_err(|error| StartError::File(path.clone(), error))?;
-    match fs4::FileExt::try_lock(&file) {
+    match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(fs4::TryLockError::WouldBlock) => Err(StartError::InUse(database.to_owned())),
-        Err(fs4::TryLockError::Error(error)) => Err(StartError::File(path, error)),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse(database.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(StartError::File(path, error)),
     }
 }
 
