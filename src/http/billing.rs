@@ -14,7 +14,7 @@ use super::problem::{self, Problem};
 use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Micros, PaymentMethodId, RequestId, SecretHash, TopUpId, Units};
 use crate::ledger::core::ClientState;
-use crate::ledger::keys::{KeyLookup, Keys};
+use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{Ledger, read};
 use crate::paywall::{Refusal, Refused, Wallet};
 use crate::protocol::stripe402::{
@@ -124,20 +124,28 @@ async fn authenticate(
     }
 }
 
+/// The client that asks, when its wallet exists already. `Err` is the finished refusal.
+async fn client_of(
+    request: &HttpRequest,
+    billing: &Billing,
+    id: RequestId,
+) -> Result<KeyRecord, HttpResponse> {
+    match authenticate(request, billing, id).await? {
+        (_, KeyLookup::Known(record)) => Ok(record),
+        (_, KeyLookup::Promised(top_up)) => Err(pending(top_up, id)),
+        (_, KeyLookup::Revoked | KeyLookup::Unknown) => Err(refuse(Problem::UnknownClient, id)),
+    }
+}
+
 fn units(amount: Micros) -> i64 {
     amount.to_units_floor().get()
 }
 
 async fn balance(request: HttpRequest, billing: web::Data<Billing>) -> HttpResponse {
     let id = RequestId::new();
-    let (_, found) = match authenticate(&request, &billing, id).await {
-        Ok(found) => found,
+    let record = match client_of(&request, &billing, id).await {
+        Ok(record) => record,
         Err(refusal) => return refusal,
-    };
-    let record = match found {
-        KeyLookup::Known(record) => record,
-        KeyLookup::Promised(top_up) => return pending(top_up, id),
-        KeyLookup::Revoked | KeyLookup::Unknown => return refuse(Problem::UnknownClient, id),
     };
     let state = match billing.ledger.state(record.client).await {
         Ok(Some(state)) => state,
@@ -179,14 +187,9 @@ async fn entries(request: HttpRequest, billing: web::Data<Billing>) -> HttpRespo
     if limit == 0 || limit > MAX_PAGE {
         return invalid("limit is from 1 to 200.", id);
     }
-    let (_, found) = match authenticate(&request, &billing, id).await {
-        Ok(found) => found,
+    let record = match client_of(&request, &billing, id).await {
+        Ok(record) => record,
         Err(refusal) => return refusal,
-    };
-    let record = match found {
-        KeyLookup::Known(record) => record,
-        KeyLookup::Promised(top_up) => return pending(top_up, id),
-        KeyLookup::Revoked | KeyLookup::Unknown => return refuse(Problem::UnknownClient, id),
     };
     let rows = match read::client_entries(billing.db.reader(), record.client, query.cursor, limit).await {
         Ok(rows) => rows,

@@ -346,14 +346,6 @@ impl Paywall {
         }
     }
 
-    /// Gives a captured request back, because its answer was cut off on the way from the upstream.
-    ///
-    /// # Errors
-    /// [`LedgerError`].
-    pub async fn reverse(&self, request: RequestId) -> Result<Posted, LedgerError> {
-        self.ledger.reverse(request).await
-    }
-
     /// The ledger, for delivery notes and balances.
     #[must_use]
     pub fn ledger(&self) -> &Ledger {

@@ -1,6 +1,6 @@
 //! The offer that goes with a 402: the price, and what a card may be charged.
 
-use crate::domain::{Currency, Micros, Units};
+use crate::domain::{Currency, Micros};
 use crate::ledger::ClientState;
 use crate::protocol::stripe402::{PaymentRequired, Requirement, Resource, TopUpOption, VERSION};
 use crate::top_up::TopUps;
@@ -87,10 +87,4 @@ impl Offers {
             .chain(larger.map(|pack| option(pack.amount, pack.bonus, pack.label.clone())))
             .collect()
     }
-}
-
-/// The price as the wire shows it.
-#[must_use]
-pub fn advertised(price: Micros) -> Units {
-    price.to_units_ceil()
 }
