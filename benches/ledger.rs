@@ -92,6 +92,7 @@ async fn group_commit(duration: Duration, directory: &Path, callers: i64) -> f64
                         route: 1,
                         price_list: 1,
                         upstream_status: 200,
+                        held: false,
                     };
                     let posted = ledger.capture(capture, reservation).await.expect("captured");
                     ledger.delivered(posted.entry);

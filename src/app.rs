@@ -13,9 +13,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, RouteCharge};
-use crate::db::{Db, DbError, now_micros};
-use crate::domain::Currency;
+use crate::config::{Config, DatabaseConfig, RouteCharge};
+use crate::db::{Db, DbError, now_micros, query, query_scalar};
+use crate::domain::{Currency, NodeId};
 use crate::http::admin::AdminState;
 use crate::http::billing::Billing;
 use crate::http::gateway::Gateway;
@@ -84,19 +84,13 @@ pub struct RunningApp {
     pub admin_address: SocketAddr,
     servers: Vec<ServerHandle>,
     running: Vec<JoinHandle<std::io::Result<()>>>,
-    reconciler: JoinHandle<()>,
+    loops: Vec<JoinHandle<()>>,
     writer: JoinHandle<()>,
     tasks: MoneyWork,
     closing: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
-    /// Held until the end: one process owns the database.
-    _lock: File,
-}
-
-/// The database file that a configuration names.
-#[must_use]
-pub fn database_path(config: &Config) -> PathBuf {
-    PathBuf::from(config.database_url.trim_start_matches("sqlite:"))
+    /// Held until the end, where one process owns the database.
+    _lock: Option<File>,
 }
 
 /// Starts everything. `key_secret` is the environment's, if it has one.
@@ -108,17 +102,23 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
         StartError::Routes(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     })?;
     make_private_directory(&config.data_dir)?;
-    let path = database_path(&config);
-    let lock = lock(&path)?;
-    make_private_file(&path)?;
+    let lock = match &config.database {
+        DatabaseConfig::Sqlite(path) => {
+            Some(own(path)?)
+        }
+        DatabaseConfig::Postgres(_) => None,
+    };
     let public = listen(config.listen)?;
     let admin = listen(config.admin_listen)?;
     let key_secret = KeySecret::load(key_secret, &config.data_dir)?;
     let stripe = Stripe::new(&config.stripe)?;
     let upstream = Upstream::new(&config.upstream)?;
 
-    let (ledger, db, writer) = Ledger::open(&path, "node-1", config.limits.max_concurrent_per_client).await?;
+    let node = NodeId::new().to_string();
+    let (ledger, db, writer) =
+        Ledger::open(&config.database, &node, config.limits.max_concurrent_per_client).await?;
     refuse_other_currency(&db, config.currency).await?;
+    key_secret.agree_with_other_nodes(&db).await?;
     let keys = Arc::new(Keys::new(db.reader().clone()));
     let tasks = MoneyWork::on_this_runtime();
     let top_ups = TopUps::new(
@@ -159,11 +159,12 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
     let billing = web::Data::new(Billing { db: db.clone(), ledger: ledger.clone(), keys });
     let operations = web::Data::new(Operations {
         db: db.clone(),
-        ledger,
+        ledger: ledger.clone(),
         top_ups: top_ups.clone(),
         metrics,
         closing: Arc::clone(&closing),
     });
+    let beating = (ledger.clone(), db.clone());
     let admin_state = web::Data::new(AdminState::new(
         db,
         config.sandbox,
@@ -204,7 +205,10 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
         admin_address,
         servers: vec![public_server.handle(), admin_server.handle()],
         running: vec![tokio::spawn(public_server), tokio::spawn(admin_server)],
-        reconciler: tokio::spawn(worker::reconcile(top_ups, stopped)),
+        loops: vec![
+            tokio::spawn(worker::reconcile(top_ups, stopped)),
+            tokio::spawn(worker::keep_alive(beating.0, beating.1)),
+        ],
         writer,
         tasks,
         closing,
@@ -230,11 +234,13 @@ impl RunningApp {
         for server in self.running {
             let _ = server.await;
         }
-        // Its steps are money work of their own, so ending the loop ends none of them.
-        self.reconciler.abort();
-        let _ = self.reconciler.await;
         if !self.tasks.finish(MONEY_WORK_GRACE).await {
             tracing::warn!("money work is still running; the reconciler takes it up at the next start");
+        }
+        // Their steps are work of others, so ending the loops ends none of it. The lease is renewed up to here.
+        for running in self.loops {
+            running.abort();
+            let _ = running.await;
         }
         // Every handle of the ledger is gone now, so the writer writes what is left and closes the database.
         if tokio::time::timeout(Duration::from_secs(10), self.writer).await.is_err() {
@@ -299,9 +305,19 @@ fn lock(database: &Path) -> Result<File, StartError> {
     }
 }
 
+/// Takes a database file for this process alone, made if it is missing, until the lock is dropped.
+///
+/// # Errors
+/// [`StartError::InUse`] and [`StartError::File`].
+pub fn own(database: &Path) -> Result<File, StartError> {
+    let lock = lock(database)?;
+    make_private_file(database)?;
+    Ok(lock)
+}
+
 /// A wallet's balance means nothing in another currency, so changing the configuration's is refused.
 async fn refuse_other_currency(db: &Db, currency: Currency) -> Result<(), StartError> {
-    let other: Option<String> = sqlx::query_scalar(
+    let other: Option<String> = query_scalar(
         "SELECT currency FROM clients WHERE currency <> $1 UNION ALL \
          SELECT currency FROM top_ups WHERE currency <> $1 AND state IN ('created', 'confirming', 'pending') LIMIT 1",
     )
@@ -333,38 +349,29 @@ async fn register_prices(db: &Db, routes: &RouteTable) -> Result<(Vec<i64>, i64)
         Box::pin(async move {
             let mut numbers = vec![0; priced.len()];
             for (index, name, _) in priced {
-                let known: Option<i64> = sqlx::query_scalar("SELECT id FROM routes WHERE name = $1")
+                // Another node may make the same one at the same moment.
+                query("INSERT INTO routes (name) VALUES ($1) ON CONFLICT (name) DO NOTHING")
                     .bind(&name)
-                    .fetch_optional(&mut *connection)
+                    .execute(&mut *connection)
                     .await?;
-                let number = match known {
-                    Some(number) => number,
-                    None => {
-                        sqlx::query_scalar("INSERT INTO routes (name) VALUES ($1) RETURNING id")
-                            .bind(&name)
-                            .fetch_one(&mut *connection)
-                            .await?
-                    }
-                };
+                let number = query_scalar("SELECT id FROM routes WHERE name = $1")
+                    .bind(&name)
+                    .fetch_one(&mut *connection)
+                    .await?;
                 if let Some(slot) = numbers.get_mut(index) {
                     *slot = number;
                 }
             }
-            let known: Option<i64> = sqlx::query_scalar("SELECT id FROM price_lists WHERE digest = $1")
-                .bind(&digest)
-                .fetch_optional(&mut *connection)
-                .await?;
-            let list = match known {
-                Some(list) => list,
-                None => sqlx::query_scalar(
-                    "INSERT INTO price_lists (digest, prices, created_at) VALUES ($1, $2, $3) RETURNING id",
-                )
+            query("INSERT INTO price_lists (digest, prices, created_at) VALUES ($1, $2, $3) ON CONFLICT (digest) DO NOTHING")
                 .bind(&digest)
                 .bind(&prices)
                 .bind(now_micros())
+                .execute(&mut *connection)
+                .await?;
+            let list = query_scalar("SELECT id FROM price_lists WHERE digest = $1")
+                .bind(&digest)
                 .fetch_one(&mut *connection)
-                .await?,
-            };
+                .await?;
             Ok((numbers, list))
         })
     })

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::db::{Db, DbError, query, query_scalar};
 use crate::domain::ids::random_bytes;
 use crate::domain::{ClientKey, KeyId};
 
@@ -37,6 +38,14 @@ pub enum KeySecretError {
     /// Others can read the file.
     #[error("{} can be read by others; run: chmod 600 {}", .0.display(), .0.display())]
     Readable(PathBuf),
+    /// The database has been used with another secret.
+    #[error(
+        "version {0} of the key secret is not the one that this database has been used with: give every node the same PREPAID402_KEY_SECRET (or a copy of the key-secret file)"
+    )]
+    Other(i64),
+    /// The database cannot be asked.
+    #[error(transparent)]
+    Db(#[from] DbError),
     /// The file cannot be read or made.
     #[error("{}: {}", .0.display(), .1)]
     File(PathBuf, std::io::Error),
@@ -90,6 +99,40 @@ impl KeySecret {
         (!versions.is_empty()).then_some(Self { versions })
     }
 
+    /// Notes a digest of each version in the database, and refuses a version that differs from what another node, or an
+    /// earlier run, has noted: nodes with different secrets could not give each other's clients their keys again.
+    ///
+    /// # Errors
+    /// [`KeySecretError::Other`] and [`KeySecretError::Db`].
+    pub async fn agree_with_other_nodes(&self, db: &Db) -> Result<(), KeySecretError> {
+        let digests: Vec<(i64, Vec<u8>)> =
+            self.versions.iter().map(|(version, secret)| (*version, digest(secret).to_vec())).collect();
+        let stored = db
+            .write(move |connection| {
+                Box::pin(async move {
+                    let mut stored = Vec::new();
+                    for (version, digest) in digests {
+                        query("INSERT INTO key_secret_versions (version, digest) VALUES ($1, $2) ON CONFLICT (version) DO NOTHING")
+                            .bind(version)
+                            .bind(&digest)
+                            .execute(&mut *connection)
+                            .await?;
+                        let known: Vec<u8> = query_scalar("SELECT digest FROM key_secret_versions WHERE version = $1")
+                            .bind(version)
+                            .fetch_one(&mut *connection)
+                            .await?;
+                        stored.push((version, known == digest));
+                    }
+                    Ok(stored)
+                })
+            })
+            .await?;
+        match stored.into_iter().find(|(_, same)| !same) {
+            Some((version, _)) => Err(KeySecretError::Other(version)),
+            None => Ok(()),
+        }
+    }
+
     /// A new key: its public part, the version it derives from, and the key.
     ///
     /// # Panics
@@ -106,6 +149,14 @@ impl KeySecret {
     pub fn again(&self, id: KeyId, version: i64) -> Option<ClientKey> {
         self.versions.get(&version).map(|secret| ClientKey::derive(secret, id))
     }
+}
+
+/// Tells secrets apart and gives nothing away: 256 random bits cannot be found from a hash of them.
+fn digest(secret: &[u8; 32]) -> [u8; 32] {
+    use hmac::{KeyInit as _, Mac as _};
+    let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(secret).expect("any length is a key");
+    mac.update(b"prepaid402 key secret version");
+    mac.finalize().into_bytes().into()
 }
 
 #[cfg(unix)]

@@ -9,9 +9,10 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, SecondsFormat};
 use clap::{Args, Subcommand};
-use sqlx::sqlite::SqliteConnection;
 
-use crate::db::{self, DbError};
+use super::database::{DatabaseLocation, LocationError};
+use crate::config::DatabaseConfig;
+use crate::db::{self, Connection, DbError};
 use crate::http::admin::PasswordError;
 use crate::http::admin::users::{self, AdminUserError};
 
@@ -21,8 +22,6 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 /// The longest password and a line end; one byte more is read to notice what is longer.
 const MAX_PASSWORD_INPUT: u64 = 1026;
-/// The database's name in a data directory.
-const DATABASE_FILE: &str = "prepaid402.db";
 
 /// Add and remove people who may look at the admin pages.
 ///
@@ -89,36 +88,15 @@ struct PasswordSource {
     password_stdin: bool,
 }
 
-/// Where the database is.
-#[derive(Debug, Args)]
-#[group(multiple = false)]
-struct DatabaseLocation {
-    /// The database file
-    #[arg(long, value_name = "FILE")]
-    database: Option<PathBuf>,
-    /// The server's data directory, which holds prepaid402.db
-    #[arg(long, value_name = "DIR", default_value = "./prepaid402-data")]
-    data_dir: PathBuf,
-}
-
-impl DatabaseLocation {
-    fn path(&self) -> PathBuf {
-        self.database.clone().unwrap_or_else(|| self.data_dir.join(DATABASE_FILE))
-    }
-}
-
 /// Why a command ended without what it was asked for.
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
     #[error("{0}")]
     User(#[from] AdminUserError),
-    #[error("{}: {error}", path.display())]
-    Database { path: PathBuf, error: DbError },
-    #[error(
-        "there is no database at {}; say where it is with --data-dir DIR or --database FILE",
-        .0.display()
-    )]
-    NoDatabase(PathBuf),
+    #[error("{database}: {error}")]
+    Database { database: String, error: DbError },
+    #[error(transparent)]
+    Location(#[from] LocationError),
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: std::io::Error },
     #[error("the password could not be read: {0}")]
@@ -135,7 +113,7 @@ impl CommandError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::User(AdminUserError::Name | AdminUserError::Password(_))
-            | Self::NoDatabase(_)
+            | Self::Location(_)
             | Self::File { .. }
             | Self::NotText
             | Self::Ask(_) => USAGE,
@@ -162,25 +140,25 @@ pub async fn run(args: AdminArgs) -> ExitCode {
 async fn execute(command: AdminCommand) -> Result<String, CommandError> {
     match command {
         AdminCommand::CreateUser { name, password, database } => {
-            let path = database.path();
+            let database = database.find()?;
             let password = password.read().await?;
-            let mut connection = open_or_create(&path).await?;
+            let mut connection = open_or_create(&database).await?;
             users::create_user(&mut connection, &name, &password).await?;
-            Ok(format!("{name} may now sign in ({})\n", path.display()))
+            Ok(format!("{name} may now sign in ({})\n", database.shown()))
         }
         AdminCommand::SetPassword { name, password, database } => {
-            let mut connection = open(&database.path()).await?;
+            let mut connection = open(&database.find_existing()?).await?;
             let password = password.read().await?;
             users::set_password(&mut connection, &name, &password).await?;
             Ok(format!("{name} has a new password and was signed out everywhere\n"))
         }
         AdminCommand::RemoveUser { name, database } => {
-            let mut connection = open(&database.path()).await?;
+            let mut connection = open(&database.find_existing()?).await?;
             users::remove_user(&mut connection, &name).await?;
             Ok(format!("{name} was removed and signed out everywhere\n"))
         }
         AdminCommand::ListUsers { database } => {
-            let mut connection = open(&database.path()).await?;
+            let mut connection = open(&database.find_existing()?).await?;
             let users = users::list_users(&mut connection).await.map_err(AdminUserError::Sql)?;
             Ok(users
                 .into_iter()
@@ -194,22 +172,25 @@ async fn execute(command: AdminCommand) -> Result<String, CommandError> {
     }
 }
 
-async fn open(path: &Path) -> Result<SqliteConnection, CommandError> {
-    if !path.is_file() {
-        return Err(CommandError::NoDatabase(path.to_owned()));
+async fn open(database: &DatabaseConfig) -> Result<Connection, CommandError> {
+    let failed = |error| CommandError::Database { database: database.shown(), error };
+    let mut connection = db::connect(database).await.map_err(failed)?;
+    match database {
+        DatabaseConfig::Sqlite(_) => db::migrate(&mut connection, database).await.map(drop),
+        DatabaseConfig::Postgres(_) => db::require_current(&mut connection).await,
     }
-    let failed = |error| CommandError::Database { path: path.to_owned(), error };
-    let mut connection = db::connect(path).await.map_err(failed)?;
-    db::migrate(&mut connection).await.map_err(failed)?;
+    .map_err(failed)?;
     Ok(connection)
 }
 
 /// The first user may be added before the server's first start. What is made here, only its owner may read.
-async fn open_or_create(path: &Path) -> Result<SqliteConnection, CommandError> {
-    if !path.exists() {
-        create(path).map_err(|error| CommandError::File { path: path.to_owned(), error })?;
+async fn open_or_create(database: &DatabaseConfig) -> Result<Connection, CommandError> {
+    if let DatabaseConfig::Sqlite(path) = database
+        && !path.exists()
+    {
+        create(path).map_err(|error| CommandError::File { path: path.clone(), error })?;
     }
-    open(path).await
+    open(database).await
 }
 
 fn create(path: &Path) -> std::io::Result<()> {
@@ -310,8 +291,6 @@ mod tests {
     fn contradicting_options_are_refused() {
         assert!(parse(&["create-user", "a", "--password-stdin", "--password-file", "x"]).is_err());
         assert!(parse(&["list-users", "--database", "x", "--data-dir", "y"]).is_err());
-        let Ok(AdminCommand::ListUsers { database }) = parse(&["list-users"]) else { panic!("is a command") };
-        assert_eq!(database.path(), Path::new("./prepaid402-data/prepaid402.db"));
     }
 
     #[tokio::test]
@@ -324,7 +303,7 @@ mod tests {
         let file = file.to_str().expect("UTF-8");
 
         let missing = do_it(&["list-users", "--data-dir", data]).await.expect_err("no database");
-        assert!(matches!(missing, CommandError::NoDatabase(_)));
+        assert!(matches!(missing, CommandError::Location(LocationError::NoFile(_))));
 
         let create = ["create-user", "alice", "--password-file", file, "--data-dir", data];
         assert!(do_it(&create).await.expect("created").starts_with("alice may now sign in"));

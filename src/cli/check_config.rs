@@ -101,7 +101,7 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(text, "listen         {}", config.listen)?;
     writeln!(text, "admin pages    {}", config.admin_listen)?;
     writeln!(text, "public URL     {}", config.public_url)?;
-    writeln!(text, "database       {}", config.database_url)?;
+    writeln!(text, "database       {}", config.database.shown())?;
     writeln!(text, "stripe         {}", config.stripe.api_base)?;
     writeln!(text, "  secret key       set, not shown")?;
     writeln!(text, "  publishable key  {}", config.stripe.publishable_key)?;

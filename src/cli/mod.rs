@@ -2,7 +2,9 @@
 
 pub mod admin;
 pub mod check_config;
+pub mod database;
 pub mod get;
+pub mod migrate;
 pub mod sandbox;
 pub mod serve;
 pub mod stripe_sim;
@@ -41,6 +43,8 @@ enum Command {
     Get(get::GetArgs),
     /// Recompute every balance from the ledger's entries; changes nothing
     Verify(verify::VerifyArgs),
+    /// Bring a database's tables up to date
+    Migrate(migrate::MigrateArgs),
     /// People who may look at the admin pages
     Admin(admin::AdminArgs),
     /// Run the simulated Stripe alone
@@ -65,6 +69,7 @@ pub fn main() -> ExitCode {
             Command::CheckConfig(args) => check_config::run(args).await,
             Command::Get(args) => get::run(args).await,
             Command::Verify(args) => verify::run(args).await,
+            Command::Migrate(args) => migrate::run(args).await,
             Command::Admin(args) => admin::run(args).await,
             Command::StripeSim(args) => stripe_sim::run(args).await,
         }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 
 use crate::app::{self, RunningApp, StartError};
-use crate::config::{Config, RouteCharge, SandboxOptions};
+use crate::config::{Config, DatabaseConfig, RouteCharge, SandboxOptions};
 use crate::domain::Micros;
 use crate::domain::ids::random_bytes;
 use crate::http::admin::users;
@@ -144,7 +144,7 @@ async fn start(args: &SandboxArgs) -> Result<Sandbox, Stopped> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    let database = app::database_path(&loaded.config);
+    let database = loaded.config.database.clone();
     let sample = sample(&loaded.config);
     let app = app::start(loaded.config, None).await.map_err(failed)?;
     let admin_password = admin_login(&database).await.map_err(failed)?;
@@ -152,7 +152,7 @@ async fn start(args: &SandboxArgs) -> Result<Sandbox, Stopped> {
 }
 
 /// A login for this run: the password is new at every start and never stored in the clear.
-async fn admin_login(database: &Path) -> Result<String, Box<dyn std::error::Error>> {
+async fn admin_login(database: &DatabaseConfig) -> Result<String, Box<dyn std::error::Error>> {
     let password = URL_SAFE_NO_PAD.encode(random_bytes::<15>());
     let mut connection = crate::db::connect(database).await?;
     let exists = users::list_users(&mut connection).await?.iter().any(|user| user.name == ADMIN);

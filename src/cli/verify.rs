@@ -1,24 +1,22 @@
 //! `prepaid402 verify`: recompute every balance from the ledger's entries.
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use super::database::DatabaseLocation;
+use crate::config::DatabaseConfig;
 use crate::domain::Micros;
 use crate::ledger::verify::{Verification, verify};
 
 /// Recompute every balance from the ledger's entries; changes nothing.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  prepaid402 verify\n  prepaid402 verify --data-dir /var/lib/prepaid402\n\nWorks while the server runs. Exit code 0: the books are right. 1: something is wrong, and standard output says what. 2: there is no database."
+    after_help = "Examples:\n  prepaid402 verify\n  prepaid402 verify --data-dir /var/lib/prepaid402\n  PGPASSWORD=… prepaid402 verify --database postgres://gateway@db.example.com/prepaid402\n\nWorks while the server runs. Exit code 0: the books are right. 1: something is wrong, and standard output says what. 2: there is no database."
 )]
 pub struct VerifyArgs {
-    /// Data directory of the gateway
-    #[arg(long, value_name = "DIR", default_value = "prepaid402-data", conflicts_with = "database")]
-    pub data_dir: PathBuf,
-    /// Database file, if it is not prepaid402.db in the data directory
-    #[arg(long, value_name = "FILE")]
-    pub database: Option<PathBuf>,
+    /// Where the database is
+    #[command(flatten)]
+    pub location: DatabaseLocation,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -26,15 +24,14 @@ pub struct VerifyArgs {
 
 /// Prints what it found.
 pub async fn run(args: VerifyArgs) -> ExitCode {
-    let path = args.database.clone().unwrap_or_else(|| args.data_dir.join("prepaid402.db"));
-    if !path.exists() {
-        eprintln!(
-            "there is no database at {}; say where it is with --data-dir DIR or --database FILE",
-            path.display()
-        );
-        return ExitCode::from(2);
-    }
-    match check(&path).await {
+    let database = match args.location.find_existing() {
+        Ok(database) => database,
+        Err(problem) => {
+            eprintln!("{problem}");
+            return ExitCode::from(2);
+        }
+    };
+    match check(&database).await {
         Ok(report) => {
             if args.json {
                 println!("{}", json(&report));
@@ -44,14 +41,14 @@ pub async fn run(args: VerifyArgs) -> ExitCode {
             if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            eprintln!("{} cannot be verified: {error}", path.display());
+            eprintln!("{} cannot be verified: {error}", database.shown());
             ExitCode::FAILURE
         }
     }
 }
 
-async fn check(path: &Path) -> Result<Verification, crate::db::DbError> {
-    let mut connection = crate::db::connect_read_only(path).await?;
+async fn check(database: &DatabaseConfig) -> Result<Verification, crate::db::DbError> {
+    let mut connection = crate::db::connect_read_only(database).await?;
     let shows = std::io::stderr().is_terminal();
     let report = verify(&mut connection, |entries| {
         if shows {
@@ -79,11 +76,12 @@ fn counted(number: u64, one: &str, many: &str) -> String {
 
 fn print_report(report: &Verification) {
     println!(
-        "{}, {}, {} ({} of them open)",
+        "{}, {}, {} ({} of them open), {} running",
         counted(report.entries, "entry", "entries"),
         counted(report.clients, "client", "clients"),
         counted(report.top_ups, "top-up", "top-ups"),
-        report.open_top_ups
+        report.open_top_ups,
+        counted(report.open_holds, "hold", "holds")
     );
     for (currency, account, sum) in &report.trial_balance {
         println!("  {currency} {:<16} {:>18}", account.name(), signed(*sum));
@@ -114,6 +112,7 @@ fn json(report: &Verification) -> serde_json::Value {
         "clients": report.clients,
         "topUps": report.top_ups,
         "openTopUps": report.open_top_ups,
+        "openHolds": report.open_holds,
         "trialBalance": balances,
         "findings": report.findings,
         "found": report.found,

@@ -77,6 +77,10 @@ const SECTIONS: &[&str] = &["stripe", "upstream", "top_up", "limits", "log"];
 const SECRET_IN_FILE: &str = "a secret does not belong in this file, which people read and commit: put it in the environment \
                               variable STRIPE_SECRET_KEY (the .env file will do), or name a file with stripe.secret_key_file";
 
+/// What to do about a database password in the file.
+const PASSWORD_IN_FILE: &str = "holds a password, which does not belong in this file: leave the password out and set the environment \
+                                variable PGPASSWORD, or set the whole address as PREPAID402_DATABASE_URL";
+
 /// What to do about a plain header value.
 const HEADER_VALUE: &str = "a secret does not belong in this file: write value_env = \"UPSTREAM_TOKEN\" and set that environment \
                             variable, or value_file = \"upstream-token.txt\"";
@@ -158,6 +162,9 @@ fn check_secrets(value: &Value, path: &str, report: &mut Report) {
                 && path != "stripe.secret_key" =>
         {
             report.problem(path, SECRET_IN_FILE);
+        }
+        Value::String(text) if path == "database_url" && super::database::holds_password(text) => {
+            report.problem(path, PASSWORD_IN_FILE);
         }
         Value::Array(elements) => {
             for (index, element) in elements.iter().enumerate() {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::problem::{ConfigProblems, Problem, Report};
 use super::secrets::SecretSources;
-use super::{Config, Secret, layers, validate};
+use super::section::Section;
+use super::{Config, DatabaseConfig, Secret, database, layers, validate};
 
 /// The file that is used when none is named and it exists.
 const DEFAULT_FILE: &str = "prepaid402.toml";
@@ -35,13 +36,7 @@ pub struct Loaded {
 pub fn load(source: &LoadSource) -> Result<Loaded, ConfigProblems> {
     let mut report = Report::default();
     let env = environment(&mut report);
-    let named = source.config_file.clone().or_else(|| {
-        env.get("PREPAID402_CONFIG")
-            .map(|name| name.trim())
-            .filter(|name| !name.is_empty())
-            .map(PathBuf::from)
-    });
-    let path = named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()));
+    let path = configuration_file(source, &env);
     let text = path.as_deref().and_then(|path| read_file(path, &mut report));
     if path.is_some() && text.is_none() {
         // Without the file everything else would look missing: that is the one problem to tell.
@@ -49,6 +44,39 @@ pub fn load(source: &LoadSource) -> Result<Loaded, ConfigProblems> {
     }
     let result = load_from(text.as_deref(), folder_of(path.as_deref()), &env);
     with_earlier(report, result)
+}
+
+/// Where the database is, for commands that need nothing else: from the environment and the file, as [`load`] finds them.
+///
+/// # Errors
+/// What is wrong with the file or the address.
+pub fn load_database(source: &LoadSource) -> Result<DatabaseConfig, ConfigProblems> {
+    let mut report = Report::default();
+    let env = environment(&mut report);
+    let path = configuration_file(source, &env);
+    let text = path.as_deref().and_then(|path| read_file(path, &mut report));
+    if !report.problems.is_empty() {
+        return Err(ConfigProblems(report.problems));
+    }
+    let table = layers::merge(text.as_deref(), &env, &mut report);
+    let root = Section::root(&table);
+    let data_dir = root.text("data_dir", &mut report).map(PathBuf::from);
+    let database = database::read(&root, data_dir.as_ref(), &mut report);
+    match database {
+        Some(database) if report.problems.is_empty() => Ok(database),
+        _ => Err(ConfigProblems(report.problems)),
+    }
+}
+
+/// `--config`, then the environment's, then the one in the working directory.
+fn configuration_file(source: &LoadSource, env: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let named = source.config_file.clone().or_else(|| {
+        env.get("PREPAID402_CONFIG")
+            .map(|name| name.trim())
+            .filter(|name| !name.is_empty())
+            .map(PathBuf::from)
+    });
+    named.or_else(|| Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()))
 }
 
 /// The same from given texts: touches neither the process nor the working directory, only secret files that are named.

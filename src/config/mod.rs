@@ -3,6 +3,7 @@
 //! `load.rs` finds the texts, `layers.rs` puts defaults (`default.toml`, which is the manual), file and environment over each
 //! other, `validate.rs` and one file per section turn the result into these types and report every problem at once.
 
+mod database;
 mod keys;
 mod layers;
 mod load;
@@ -22,8 +23,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use self::database::DatabaseConfig;
 pub use self::layers::DEFAULT_TOML;
-pub use self::load::{LoadSource, Loaded, load, load_from};
+pub use self::load::{LoadSource, Loaded, load, load_database, load_from};
 pub use self::parse::NotANetwork;
 pub use self::problem::{ConfigProblems, Problem};
 pub use self::sandbox::{SandboxOptions, sandbox};
@@ -41,8 +43,8 @@ pub struct Config {
     pub public_url: String,
     /// Holds the database, the key secret and the lock.
     pub data_dir: PathBuf,
-    /// `sqlite:PATH` (default: `prepaid402.db` in the data directory).
-    pub database_url: String,
+    /// Where the books are (default: `prepaid402.db` in the data directory).
+    pub database: DatabaseConfig,
     /// The one currency of this gateway.
     pub currency: Currency,
     /// Stripe account and API.

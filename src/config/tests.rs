@@ -113,7 +113,7 @@ fn the_defaults_are_these() {
     assert_eq!(config.admin_listen.to_string(), "127.0.0.1:4403");
     assert_eq!(config.public_url, "http://127.0.0.1:4402");
     assert_eq!(config.data_dir, Path::new("./prepaid402-data"));
-    assert_eq!(config.database_url, "sqlite:./prepaid402-data/prepaid402.db");
+    assert_eq!(config.database.shown(), "./prepaid402-data/prepaid402.db");
     assert_eq!(config.currency, Currency::USD);
     assert_eq!(config.stripe.api_base, "https://api.stripe.com");
     assert_eq!((config.stripe.api_version, config.stripe.timeout), (None, seconds(20)));

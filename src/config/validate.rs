@@ -11,7 +11,7 @@ use super::parse::WebAddress;
 use super::problem::{Report, shown};
 use super::secrets::SecretSources;
 use super::section::Section;
-use super::{Config, IpNetwork, LimitsConfig, LogConfig, routes, stripe, top_up, upstream};
+use super::{Config, IpNetwork, LimitsConfig, LogConfig, database, routes, stripe, top_up, upstream};
 use crate::domain::Currency;
 
 /// The largest body that may be configured, in bytes (1 GiB).
@@ -35,7 +35,7 @@ pub(super) fn config(
     let admin_listen = admin_listen(&root, listen, report);
     let public_url = public_url(&root, listen, report);
     let data_dir = root.text("data_dir", report).map(PathBuf::from);
-    let database_url = database_url(&root, data_dir.as_ref(), report);
+    let database = database::read(&root, data_dir.as_ref(), report);
     let currency = currency(&root, report);
     let stripe = stripe::read(&root.section("stripe"), secrets, report);
     let upstream = upstream::read(&root.section("upstream"), secrets, listen, report);
@@ -52,7 +52,7 @@ pub(super) fn config(
         admin_listen: admin_listen?,
         public_url: public_url?,
         data_dir: data_dir?,
-        database_url: database_url?,
+        database: database?,
         currency: currency?,
         stripe: stripe?,
         upstream: upstream?,
@@ -130,30 +130,6 @@ fn public_url(root: &Section<'_>, listen: Option<SocketAddr>, report: &mut Repor
         ));
     }
     Some(address.origin)
-}
-
-fn database_url(root: &Section<'_>, data_dir: Option<&PathBuf>, report: &mut Report) -> Option<String> {
-    if !root.has("database_url") {
-        let Some(path) = data_dir?.join("prepaid402.db").to_str().map(str::to_owned) else {
-            report.problem("data_dir", "is not readable as text");
-            return None;
-        };
-        return Some(format!("sqlite:{path}"));
-    }
-    let text = root.text("database_url", report)?;
-    let what = if text.starts_with("postgres:") || text.starts_with("postgresql:") {
-        // Not echoed: such an address usually holds a password.
-        "PostgreSQL comes with a later version: write \"sqlite:PATH\", or remove the line"
-    } else {
-        match text.strip_prefix("sqlite:") {
-            Some(":memory:") => "would lose every balance at the end of the process: write \"sqlite:PATH\"",
-            Some(path) if path.contains(['?', '#']) => "must be a plain path, without ? or #",
-            Some(path) if !path.is_empty() => return Some(text.to_owned()),
-            _ => "must be \"sqlite:PATH\", such as \"sqlite:/var/lib/prepaid402/prepaid402.db\"",
-        }
-    };
-    report.problem("database_url", what);
-    None
 }
 
 fn currency(root: &Section<'_>, report: &mut Report) -> Option<Currency> {

@@ -61,6 +61,10 @@ uuid_id! {
     ClientPublicId
 }
 uuid_id! {
+    /// One run of one process, among those that share a database.
+    NodeId
+}
+uuid_id! {
     /// The random, public part a client key is derived from. Version 7 ids carry 74 random bits; the secret is the HMAC key.
     KeyId
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use actix_web::{HttpResponse, web};
 
 use super::metrics::{Metrics, Readings};
-use crate::db::{Db, now_micros};
+use crate::db::{Db, now_micros, query};
 use crate::ledger::Ledger;
 use crate::top_up::TopUps;
 
@@ -33,7 +33,7 @@ pub async fn readyz(operations: web::Data<Operations>) -> HttpResponse {
     let written = operations
         .db
         .write(|connection| {
-            Box::pin(async move { sqlx::query("SELECT 1").execute(connection).await.map(|_| ()) })
+            Box::pin(async move { query("SELECT 1").execute(connection).await.map(|_| ()) })
         })
         .await;
     match written {

@@ -78,6 +78,10 @@ pub enum Command {
     Reverse(Reverse),
     /// Take money back (refund, dispute): paid credit first, then bonus, the rest becomes debt.
     Clawback(Clawback),
+    /// Set an amount aside durably for a request that is about to run: paid credit first, then bonus.
+    Hold(Hold),
+    /// Give a held amount back to the credit it was taken from, because its request was not charged.
+    Release(Release),
 }
 
 /// See [`Command::Capture`].
@@ -95,6 +99,8 @@ pub struct Capture {
     pub price_list: i64,
     /// What the upstream answered.
     pub upstream_status: u16,
+    /// Whether the price was set aside by a hold of the same request, which this ends.
+    pub held: bool,
 }
 
 /// See [`Command::TopUp`].
@@ -117,6 +123,28 @@ pub struct TopUp {
 pub struct Reverse {
     /// `usage:REQUEST`, the capture to give back. The reversal's own source is `reversal:REQUEST`.
     pub capture: String,
+    /// Whose capture it is, if that is known; it is looked up otherwise.
+    pub client: Option<ClientId>,
+}
+
+/// See [`Command::Hold`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// Whose credit.
+    pub client: ClientId,
+    /// `hold:REQUEST`.
+    pub source: String,
+    /// How much.
+    pub amount: Micros,
+}
+
+/// See [`Command::Release`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// Whose credit.
+    pub client: ClientId,
+    /// `hold:REQUEST`, the hold to end. The release's own source is `release:REQUEST`.
+    pub hold: String,
 }
 
 /// See [`Command::Clawback`].
@@ -141,14 +169,82 @@ impl Command {
             Self::TopUp(top_up) => top_up.source.clone(),
             Self::Reverse(reverse) => reversal_source(&reverse.capture),
             Self::Clawback(clawback) => clawback.source.clone(),
+            Self::Hold(hold) => hold.source.clone(),
+            Self::Release(release) => release_source(&release.hold),
         }
     }
+
+    /// Whose balance it changes, as far as the command says so.
+    #[must_use]
+    pub fn client(&self) -> Option<ClientId> {
+        match self {
+            Self::Capture(capture) => Some(capture.client),
+            Self::TopUp(top_up) => Some(top_up.client),
+            Self::Reverse(reverse) => reverse.client,
+            Self::Clawback(clawback) => Some(clawback.client),
+            Self::Hold(hold) => Some(hold.client),
+            Self::Release(release) => Some(release.client),
+        }
+    }
+
+    /// The sources that must be looked up before it is applied. Captures and holds are new by construction and guarded by the
+    /// unique index, so their own are looked up only when they are `repeated` after a failure.
+    #[must_use]
+    pub fn recalls(&self, repeated: bool) -> Vec<String> {
+        match self {
+            Self::Capture(capture) if capture.held => {
+                let hold = hold_source(&capture.source);
+                vec![capture.source.clone(), release_source(&hold), hold]
+            }
+            Self::Capture(capture) if repeated => vec![capture.source.clone()],
+            Self::Hold(hold) if repeated => vec![hold.source.clone()],
+            Self::Capture(_) | Self::Hold(_) => Vec::new(),
+            Self::Reverse(reverse) => vec![
+                reverse.capture.clone(),
+                reversal_source(&reverse.capture),
+                hold_source(&reverse.capture),
+            ],
+            Self::Release(release) => vec![
+                release.hold.clone(),
+                release_source(&release.hold),
+                sibling(&release.hold, "usage"),
+            ],
+            Self::TopUp(_) | Self::Clawback(_) => vec![self.source()],
+        }
+    }
+
+    /// The most entries it makes.
+    #[must_use]
+    pub fn max_legs(&self) -> usize {
+        match self {
+            Self::Capture(_) | Self::Reverse(_) | Self::Hold(_) | Self::Release(_) => 2,
+            Self::TopUp(_) | Self::Clawback(_) => MAX_LEGS,
+        }
+    }
+}
+
+/// The source of another kind for the same request.
+fn sibling(source: &str, kind: &str) -> String {
+    let id = source.split_once(':').map_or(source, |(_, id)| id);
+    format!("{kind}:{id}")
+}
+
+/// The source of the hold that a capture of the same request ends.
+#[must_use]
+pub fn hold_source(capture: &str) -> String {
+    sibling(capture, "hold")
+}
+
+/// The source of the release of a hold.
+#[must_use]
+pub fn release_source(hold: &str) -> String {
+    sibling(hold, "release")
 }
 
 /// The source of the reversal of a capture.
 #[must_use]
 pub fn reversal_source(capture: &str) -> String {
-    format!("reversal:{}", capture.strip_prefix("usage:").unwrap_or(capture))
+    sibling(capture, "reversal")
 }
 
 /// The source of the n-th entry of one command: the first carries the plain source, so that one look-up finds it.
@@ -237,6 +333,9 @@ pub enum Refusal {
     /// There is no such capture to reverse.
     #[error("there is no such capture")]
     NothingToReverse,
+    /// There is no such hold, or it has ended.
+    #[error("there is no such hold, or it has ended")]
+    NoHold,
     /// A balance would leave the range of amounts.
     #[error("a balance would leave the range of amounts")]
     OutOfRange,
@@ -253,10 +352,43 @@ pub struct Batch {
     pub entries: Vec<Entry>,
     /// Clients whose state changed.
     pub changed: HashSet<ClientId>,
-    /// The id of the next entry.
-    pub next_entry: EntryId,
+    /// Ids for new entries.
+    ids: Ids,
     /// Sources posted in this batch, for commands that come twice in it.
     posted: HashMap<String, usize>,
+}
+
+/// Where the ids of new entries come from.
+#[derive(Debug)]
+enum Ids {
+    /// One after the other: there is one writer.
+    From(EntryId),
+    /// These, ascending: several writers share a sequence.
+    Given(std::collections::VecDeque<EntryId>),
+}
+
+impl Default for Ids {
+    fn default() -> Self {
+        Self::From(1)
+    }
+}
+
+impl Ids {
+    /// The n-th id from here, counted from nothing.
+    fn nth(&self, n: usize) -> Option<EntryId> {
+        match self {
+            Self::From(next) => next.checked_add(i64::try_from(n).ok()?),
+            Self::Given(ids) => ids.get(n).copied(),
+        }
+    }
+
+    /// Uses up the next `n`.
+    fn advance(&mut self, n: usize) {
+        match self {
+            Self::From(next) => *next = next.saturating_add(i64::try_from(n).unwrap_or(i64::MAX)),
+            Self::Given(ids) => drop(ids.drain(..n.min(ids.len()))),
+        }
+    }
 }
 
 /// One movement between accounts, before it becomes an entry.
@@ -271,7 +403,19 @@ impl Batch {
     /// An empty batch whose first entry will have this id.
     #[must_use]
     pub fn starting_at(next_entry: EntryId) -> Self {
-        Self { next_entry, ..Self::default() }
+        Self { ids: Ids::From(next_entry), ..Self::default() }
+    }
+
+    /// An empty batch whose entries get these ids, which must ascend.
+    #[must_use]
+    pub fn with_ids(ids: Vec<EntryId>) -> Self {
+        Self { ids: Ids::Given(ids.into()), ..Self::default() }
+    }
+
+    /// The id of the next entry, while there are ids left.
+    #[must_use]
+    pub fn next_entry(&self) -> Option<EntryId> {
+        self.ids.nth(0)
     }
 
     /// Applies one command. A refused command changes nothing.
@@ -281,6 +425,8 @@ impl Batch {
             Command::TopUp(top_up) => self.top_up(top_up),
             Command::Reverse(reverse) => self.reverse(reverse),
             Command::Clawback(clawback) => self.clawback(clawback),
+            Command::Hold(hold) => self.hold(hold),
+            Command::Release(release) => self.release(release),
         };
         result.unwrap_or_else(Outcome::Refused)
     }
@@ -334,20 +480,80 @@ impl Batch {
         {
             return outcome;
         }
-        let state = self.client(capture.client)?;
+        if capture.held {
+            let settled = |_| (Account::Holds, Account::Revenue);
+            let hold = hold_source(&capture.source);
+            let legs = self.held_legs(capture.client, &hold, capture.price, settled)?;
+            return self.post(capture.client, &capture.source, &legs, Some(capture));
+        }
+        let legs = self.spending_legs(capture.client, capture.price, Account::Revenue)?;
+        self.post(capture.client, &capture.source, &legs, Some(capture))
+    }
+
+    fn hold(&mut self, hold: &Hold) -> Result<Outcome, Refusal> {
+        if let Some(outcome) = self.repeat(&hold.source, hold.client, &[(Account::Holds, hold.amount)]) {
+            return outcome;
+        }
+        let legs = self.spending_legs(hold.client, hold.amount, Account::Holds)?;
+        self.post(hold.client, &hold.source, &legs, None)
+    }
+
+    fn release(&mut self, release: &Release) -> Result<Outcome, Refusal> {
+        let held = self.legs_of(&release.hold);
+        let total = held
+            .iter()
+            .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))
+            .ok_or(Refusal::OutOfRange)?;
+        let source = release_source(&release.hold);
+        if let Some(outcome) = self.repeat(&source, release.client, &[(Account::Holds, total)]) {
+            return outcome;
+        }
+        let legs = self.held_legs(release.client, &release.hold, total, |taken_from| {
+            (Account::Holds, taken_from)
+        })?;
+        self.post(release.client, &source, &legs, None)
+    }
+
+    /// Paid credit first, then bonus.
+    fn spending_legs(&self, client: ClientId, amount: Micros, to: Account) -> Result<[Leg; 2], Refusal> {
+        let state = self.client(client)?;
         if state.is_frozen() {
             return Err(Refusal::ClientFrozen);
         }
-        let from_paid = state.paid.min(capture.price);
-        let from_bonus = capture.price.checked_sub(from_paid).ok_or(Refusal::OutOfRange)?;
+        let from_paid = state.paid.min(amount);
+        let from_bonus = amount.checked_sub(from_paid).ok_or(Refusal::OutOfRange)?;
         if from_bonus > state.bonus {
             return Err(Refusal::InsufficientCredits);
         }
-        let legs = [
-            Leg { debit: Account::ClientPaid, credit: Account::Revenue, amount: from_paid },
-            Leg { debit: Account::ClientBonus, credit: Account::Revenue, amount: from_bonus },
-        ];
-        self.post(capture.client, &capture.source, &legs, Some(capture))
+        Ok([
+            Leg { debit: Account::ClientPaid, credit: to, amount: from_paid },
+            Leg { debit: Account::ClientBonus, credit: to, amount: from_bonus },
+        ])
+    }
+
+    /// What ends a hold: one leg for each of the hold's. The debit and credit follow from the account it was taken from. A
+    /// hold ends once: settled by a capture or released. That the client has been frozen since does not matter.
+    fn held_legs(
+        &self,
+        client: ClientId,
+        hold: &str,
+        amount: Micros,
+        accounts: impl Fn(Account) -> (Account, Account),
+    ) -> Result<Vec<Leg>, Refusal> {
+        let held = self.legs_of(hold);
+        let ended = [release_source(hold), sibling(hold, "usage")];
+        if held.is_empty() || ended.iter().any(|source| self.find(source).is_some()) {
+            return Err(Refusal::NoHold);
+        }
+        let total = held.iter().try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount));
+        if total != Some(amount) || held.iter().any(|leg| leg.client != client) {
+            return Err(Refusal::SourceConflict);
+        }
+        let leg = |leg: &Entry| {
+            let (debit, credit) = accounts(leg.debit);
+            Leg { debit, credit, amount: leg.amount }
+        };
+        Ok(held.iter().map(leg).collect())
     }
 
     fn top_up(&mut self, top_up: &TopUp) -> Result<Outcome, Refusal> {
@@ -389,10 +595,19 @@ impl Batch {
         if let Some(outcome) = self.repeat(&source, client, &[(Account::Revenue, total)]) {
             return outcome;
         }
-        let legs: Vec<Leg> = captured
+        // What was captured from a hold goes back to where the hold had taken it from.
+        let held = self.legs_of(&hold_source(&reverse.capture));
+        let taken_from = |nth: usize, leg: &Entry| match leg.debit {
+            Account::Holds => held.get(nth).map(|hold| hold.debit).ok_or(Refusal::NothingToReverse),
+            debit => Ok(debit),
+        };
+        let legs = captured
             .iter()
-            .map(|leg| Leg { debit: leg.credit, credit: leg.debit, amount: leg.amount })
-            .collect();
+            .enumerate()
+            .map(|(nth, leg)| {
+                Ok(Leg { debit: leg.credit, credit: taken_from(nth, leg)?, amount: leg.amount })
+            })
+            .collect::<Result<Vec<Leg>, Refusal>>()?;
         self.post(client, &source, &legs, None)
     }
 
@@ -425,12 +640,12 @@ impl Batch {
     ) -> Result<Outcome, Refusal> {
         let mut state = self.client(client)?;
         let mut entries = Vec::with_capacity(legs.len());
-        let mut next = self.next_entry;
         for leg in legs.iter().filter(|leg| !leg.amount.is_zero()) {
             state = moved(state, *leg)?;
             state.sequence = state.sequence.checked_add(1).ok_or(Refusal::OutOfRange)?;
+            let id = self.ids.nth(entries.len()).ok_or(Refusal::OutOfRange)?;
             entries.push(Entry {
-                id: next,
+                id,
                 source: leg_source(source, entries.len()),
                 debit: leg.debit,
                 credit: leg.credit,
@@ -446,19 +661,18 @@ impl Batch {
                 price_list: usage.map(|capture| capture.price_list),
                 upstream_status: usage.map(|capture| capture.upstream_status),
             });
-            state.last_entry = Some(next);
-            next = next.checked_add(1).ok_or(Refusal::OutOfRange)?;
+            state.last_entry = Some(id);
         }
         let Some(first) = entries.first() else {
             // An amount of nothing is no change, so there is nothing to find again under its source.
             return Err(Refusal::OutOfRange);
         };
         let entry = first.id;
+        self.ids.advance(entries.len());
         for added in entries {
             self.posted.insert(added.source.clone(), self.entries.len());
             self.entries.push(added);
         }
-        self.next_entry = next;
         self.clients.insert(client, state);
         self.changed.insert(client);
         Ok(Outcome::Posted { entry, client, state, repeated: false })

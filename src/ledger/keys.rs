@@ -1,10 +1,9 @@
 //! Who a client key or a card token belongs to. Only hashes are compared.
 
 use quick_cache::sync::Cache;
-use sqlx::Row as _;
-use sqlx::SqlitePool;
 
 use super::core::ClientId;
+use crate::db::{Readers, Row, query, query_scalar};
 use crate::domain::{KeyId, SecretHash, TopUpId};
 
 /// Keys kept in memory.
@@ -71,7 +70,7 @@ pub enum KeyLookup {
 /// Looks keys and card tokens up. Found keys are remembered; this process is the only one that changes them.
 #[derive(Debug)]
 pub struct Keys {
-    reader: SqlitePool,
+    reader: Readers,
     known: Cache<SecretHash, KeyRecord>,
 }
 
@@ -85,7 +84,7 @@ SELECT k.id, k.client, k.scope, k.revoked_at, c.public_id, k.hash, k.secret_vers
 FROM payment_method_bindings AS b JOIN client_keys AS k ON k.id = b.key JOIN clients AS c ON c.id = b.client
 WHERE b.hash = $1 AND b.revoked_at IS NULL";
 
-fn record(row: &sqlx::sqlite::SqliteRow) -> Result<Option<KeyRecord>, sqlx::Error> {
+fn record(row: &Row) -> Result<Option<KeyRecord>, sqlx::Error> {
     let malformed = || sqlx::Error::Decode("a client key row is malformed".into());
     if row.try_get::<Option<i64>, _>(3)?.is_some() {
         return Ok(None);
@@ -103,7 +102,7 @@ fn record(row: &sqlx::sqlite::SqliteRow) -> Result<Option<KeyRecord>, sqlx::Erro
 impl Keys {
     /// Looks keys up through this pool.
     #[must_use]
-    pub fn new(reader: SqlitePool) -> Self {
+    pub fn new(reader: Readers) -> Self {
         Self { reader, known: Cache::new(KEPT) }
     }
 
@@ -115,7 +114,7 @@ impl Keys {
         if let Some(known) = self.known.get(&hash) {
             return Ok(KeyLookup::Known(known));
         }
-        let row = sqlx::query(BY_HASH).bind(hash.as_bytes().to_vec()).fetch_optional(&self.reader).await?;
+        let row = query(BY_HASH).bind(hash.as_bytes().to_vec()).fetch_optional(&self.reader).await?;
         if let Some(row) = row {
             return Ok(match record(&row)? {
                 Some(key) => {
@@ -126,7 +125,7 @@ impl Keys {
             });
         }
         let promised: Option<String> =
-            sqlx::query_scalar(PROMISED).bind(hash.as_bytes().to_vec()).fetch_optional(&self.reader).await?;
+            query_scalar(PROMISED).bind(hash.as_bytes().to_vec()).fetch_optional(&self.reader).await?;
         Ok(match promised.as_deref().and_then(TopUpId::parse) {
             Some(top_up) => KeyLookup::Promised(top_up),
             None => KeyLookup::Unknown,
@@ -138,7 +137,7 @@ impl Keys {
     /// # Errors
     /// When the database cannot be read.
     pub async fn bound_to(&self, payment_method: SecretHash) -> Result<Option<KeyRecord>, sqlx::Error> {
-        let row = sqlx::query(BY_BINDING)
+        let row = query(BY_BINDING)
             .bind(payment_method.as_bytes().to_vec())
             .fetch_optional(&self.reader)
             .await?;

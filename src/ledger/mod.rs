@@ -5,9 +5,10 @@
 //!                     top-up ──┼─► writer: BEGIN · read · core::apply · append entries · update clients · COMMIT ─► answers
 //!                    reverse ──┘
 //! ```
-//! `core.rs` has every rule and no I/O. `writer.rs` commits batches. `sqlite.rs` has the statements; another database is
-//! another such file, not another ledger. `reservations.rs` is what running requests have set aside. `verify.rs`
-//! recomputes everything from the entries.
+//! `core.rs` has every rule and no I/O. `writer.rs` commits batches; `fault.rs` decides what a failed one means. `storage.rs`
+//! reads and writes, with the bulk statements of `sqlite.rs` and `postgres.rs`: two databases, one ledger.
+//! `reservations.rs` is what running requests of this node have set aside; holds set aside across nodes. `nodes.rs` finishes
+//! what dead nodes left. `answers.rs` keeps answers for `Idempotency-Key`. `verify.rs` recomputes everything from the entries.
 #![cfg_attr(
     not(test),
     deny(
@@ -19,12 +20,17 @@
 )]
 
 pub mod account;
+pub mod answers;
 pub mod core;
+mod fault;
 pub mod keys;
+pub mod nodes;
+mod postgres;
 pub mod read;
 pub mod recording;
 pub mod reservations;
 mod sqlite;
+mod storage;
 #[cfg(test)]
 mod tests;
 pub mod verify;
@@ -34,11 +40,15 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use self::answers::StoredAnswer;
 pub use self::core::{Capture, ClientId, ClientState, EntryId, Refusal};
+use self::core::{Hold, Release, Reverse};
+use self::nodes::Node;
 pub use self::recording::SucceededCharge;
 pub use self::reservations::{NotReserved, Reservation, Reservations};
 use self::writer::{Deliveries, Job, Writer};
 pub use self::writer::{Posted, WriterCounts};
+use crate::config::DatabaseConfig;
 use crate::db::{Db, DbError};
 use crate::domain::{Micros, RequestId};
 
@@ -67,25 +77,27 @@ pub struct Ledger {
     reservations: Arc<Reservations>,
     deliveries: Arc<Deliveries>,
     counts: Arc<WriterCounts>,
+    node: Arc<Node>,
 }
 
 impl Ledger {
-    /// Opens the database file, gives back what an earlier run captured without delivering, and starts the writer.
+    /// Opens the database, finishes what an earlier run left, and starts the writer. `node` names this process among those that
+    /// share the database.
     ///
     /// # Errors
     /// [`DbError`] when the database cannot be used.
     pub async fn open(
-        path: &std::path::Path,
+        database: &DatabaseConfig,
         node: &str,
         max_running_per_client: u32,
     ) -> Result<(Self, Db, tokio::task::JoinHandle<()>), DbError> {
-        let (db, side) = crate::db::open(path).await?;
+        let (db, side) = crate::db::open(database).await?;
         let reservations = Reservations::new(max_running_per_client);
         let deliveries = Arc::new(Deliveries::default());
         let counts = Arc::new(WriterCounts::default());
         let writer = Writer::new(
             side.connection,
-            path.to_owned(),
+            database.clone(),
             node.to_owned(),
             Arc::clone(&reservations),
             Arc::clone(&deliveries),
@@ -94,7 +106,22 @@ impl Ledger {
         .await?;
         let (jobs, receiver) = mpsc::channel(QUEUE);
         let task = tokio::spawn(writer.run(receiver, side.writes));
-        Ok((Self { jobs, db: db.clone(), reservations, deliveries, counts }, db, task))
+        let node = Arc::new(Node::new(node.to_owned()));
+        let ledger = Self { jobs, db: db.clone(), reservations, deliveries, counts, node };
+        ledger.keep_alive().await?;
+        Ok((ledger, db, task))
+    }
+
+    /// This process among those that share the database.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        &self.node.id
+    }
+
+    /// Whether other processes may spend the same credit: what memory says is then a guess that the database confirms.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.db.is_shared()
     }
 
     /// Sets the price aside. Reads the client first when it has not been here lately.
@@ -104,6 +131,8 @@ impl Ledger {
     pub async fn reserve(&self, client: ClientId, price: Micros) -> Result<Reservation, ReserveError> {
         match self.reservations.reserve(client, price) {
             Err(NotReserved::Unknown) => {}
+            // Another node may have topped this client up: nobody is told to pay because of what memory says.
+            Err(NotReserved::Insufficient(_) | NotReserved::Frozen(_)) if self.is_shared() => {}
             other => return other.map_err(ReserveError::NotReserved),
         }
         self.learn(client).await?;
@@ -115,7 +144,7 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub async fn state(&self, client: ClientId) -> Result<Option<ClientState>, DbError> {
-        if let Some(state) = self.reservations.state(client) {
+        if let (Some(state), false) = (self.reservations.state(client), self.is_shared()) {
             return Ok(Some(state));
         }
         self.learn(client).await?;
@@ -132,7 +161,7 @@ impl Ledger {
 
     async fn learn(&self, client: ClientId) -> Result<(), DbError> {
         self.reservations.expect(client);
-        if let Some(state) = sqlite::load_client(self.db.reader(), client).await? {
+        if let Some(state) = storage::load_client(self.db.reader(), client).await? {
             self.reservations.learn(client, state);
         }
         Ok(())
@@ -144,8 +173,54 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; nothing may be delivered then.
     pub async fn capture(&self, capture: Capture, reservation: Reservation) -> Result<Posted, LedgerError> {
+        self.capture_and_store(capture, reservation, None).await
+    }
+
+    /// The same, and the answer that was charged is stored in the same transaction. One that is kept whole does not count as
+    /// undelivered: it can be fetched again.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; nothing may be delivered then.
+    pub async fn capture_and_store(
+        &self,
+        capture: Capture,
+        reservation: Reservation,
+        store: Option<StoredAnswer>,
+    ) -> Result<Posted, LedgerError> {
         let (answer, outcome) = oneshot::channel();
-        self.submit(Job::Capture { capture, reservation, answer }).await?;
+        self.submit(Job::Capture { capture, reservation, store, answer }).await?;
+        outcome.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// Turns a reservation into a hold that every node sees, durably. What comes back is the reservation without its amount; it
+    /// still counts as a running request.
+    ///
+    /// # Errors
+    /// [`LedgerError`]. When that says [`LedgerError::Unavailable`], the hold may be there: [`Ledger::release`] it.
+    pub async fn hold(
+        &self,
+        request: RequestId,
+        reservation: Reservation,
+    ) -> Result<(Posted, Reservation), LedgerError> {
+        let (answer, outcome) = oneshot::channel();
+        let (client, amount) = (reservation.client(), reservation.amount());
+        let hold = Hold { client, source: hold_source_of(&request), amount };
+        self.submit(Job::Hold { hold, reservation, answer }).await?;
+        outcome.await.map_err(|_| LedgerError::Closed)?
+    }
+
+    /// Gives a held amount back, because its request was not charged. Idempotent; refused when there is no such hold, or it
+    /// has ended.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn release(&self, request: RequestId, client: ClientId) -> Result<Posted, LedgerError> {
+        self.release_held(Release { client, hold: hold_source_of(&request) }).await
+    }
+
+    async fn release_held(&self, release: Release) -> Result<Posted, LedgerError> {
+        let (answer, outcome) = oneshot::channel();
+        self.submit(Job::Release { release, answer }).await?;
         outcome.await.map_err(|_| LedgerError::Closed)?
     }
 
@@ -168,8 +243,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn reverse(&self, request: RequestId) -> Result<Posted, LedgerError> {
+        self.reverse_captured(Reverse { capture: usage_source(request), client: None }).await
+    }
+
+    async fn reverse_captured(&self, reverse: Reverse) -> Result<Posted, LedgerError> {
         let (answer, outcome) = oneshot::channel();
-        let reverse = core::Reverse { capture: usage_source(request) };
         self.submit(Job::Reverse { reverse, answer }).await?;
         outcome.await.map_err(|_| LedgerError::Closed)?
     }
@@ -200,6 +278,11 @@ impl Ledger {
 #[must_use]
 pub fn usage_source(request: RequestId) -> String {
     format!("usage:{request}")
+}
+
+/// The source of a request's hold.
+fn hold_source_of(request: &impl std::fmt::Display) -> String {
+    format!("hold:{request}")
 }
 
 /// Why nothing could be set aside.

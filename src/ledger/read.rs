@@ -11,10 +11,9 @@ mod overview;
 mod tests;
 mod top_ups;
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
 use super::account::Account;
+use crate::db::Row;
 
 pub use clients::{
     ClientRow, KeyRow, SEARCH_CANDIDATES, client_by_id, client_by_public_id, client_keys, list_clients,
@@ -38,7 +37,7 @@ fn prefix_end(prefix: &str) -> String {
 }
 
 /// An account column. An unknown number means that a newer program wrote the row.
-fn account(row: &SqliteRow, column: &'static str) -> Result<Account, sqlx::Error> {
+fn account(row: &Row, column: &'static str) -> Result<Account, sqlx::Error> {
     let number: i64 = row.try_get(column)?;
     Account::from_number(number).ok_or_else(|| sqlx::Error::ColumnDecode {
         index: column.to_owned(),

@@ -3,10 +3,9 @@
 //! A new payer's client, owner key and card binding come to life here and nowhere else, so a client exists exactly when
 //! money has moved.
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteConnection;
 
 use super::core::{ClientId, TopUp};
+use crate::db::{Connection, Sql, query, query_scalar};
 use crate::domain::{ClientPublicId, Currency, Micros, SecretHash, TopUpId};
 
 /// What Stripe said about a charge that succeeded.
@@ -24,7 +23,11 @@ pub struct SucceededCharge {
     pub key_shown_prefix: String,
 }
 
-const TOP_UP: &str = "SELECT client, key, key_hash, currency, amount, bonus, payment_intent, key_secret FROM top_ups WHERE id = $1";
+/// Locked until the transaction ends: whoever records the same charge at the same time waits, and then finds it recorded.
+const TOP_UP: Sql = Sql::each(
+    "SELECT client, key, key_hash, currency, amount, bonus, payment_intent, key_secret FROM top_ups WHERE id = $1",
+    "SELECT client, key, key_hash, currency, amount, bonus, payment_intent, key_secret FROM top_ups WHERE id = $1 FOR UPDATE",
+);
 const NEW_CLIENT: &str = "\
 INSERT INTO clients (public_id, currency, paid, bonus, debt, sequence, status, stripe_customer, created_at)
 VALUES ($1, $2, 0, 0, 0, 0, 'active', $3, $4) RETURNING id";
@@ -43,12 +46,12 @@ const KEEP_CUSTOMER: &str =
 /// Prepares the rows around the entries of a top-up and answers the command that posts them. `None`: there is no such
 /// top-up. Idempotent, because the command's source is.
 pub(super) async fn prepare(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     charge: &SucceededCharge,
     at: i64,
 ) -> Result<Option<TopUp>, sqlx::Error> {
     let id = charge.top_up.to_string();
-    let Some(row) = sqlx::query(TOP_UP).bind(&id).fetch_optional(&mut *connection).await? else {
+    let Some(row) = query(TOP_UP).bind(&id).fetch_optional(&mut *connection).await? else {
         return Ok(None);
     };
     let malformed = || sqlx::Error::Decode("a top-up row is malformed".into());
@@ -64,7 +67,7 @@ pub(super) async fn prepare(
         Some(client) => client,
         None => {
             let client = new_client(connection, currency, charge, at).await?;
-            sqlx::query(NEW_KEY)
+            query(NEW_KEY)
                 .bind(&key)
                 .bind(client)
                 .bind(row.try_get::<Vec<u8>, _>(2)?)
@@ -82,9 +85,9 @@ pub(super) async fn prepare(
         }
     };
     if let Some(customer) = &charge.stripe_customer {
-        sqlx::query(KEEP_CUSTOMER).bind(client).bind(customer).execute(&mut *connection).await?;
+        query(KEEP_CUSTOMER).bind(client).bind(customer).execute(&mut *connection).await?;
     }
-    sqlx::query(SUCCEEDED)
+    query(SUCCEEDED)
         .bind(&id)
         .bind(client)
         .bind(&charge.payment_intent)
@@ -101,12 +104,12 @@ pub fn top_up_source(id: TopUpId) -> String {
 }
 
 async fn new_client(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     currency: Currency,
     charge: &SucceededCharge,
     at: i64,
 ) -> Result<ClientId, sqlx::Error> {
-    sqlx::query_scalar(NEW_CLIENT)
+    query_scalar(NEW_CLIENT)
         .bind(ClientPublicId::new().to_string())
         .bind(currency.code())
         .bind(&charge.stripe_customer)
@@ -117,17 +120,17 @@ async fn new_client(
 
 /// Binds a card token to a new client and its key. A token that already leads somewhere is left: a binding is never moved.
 async fn bind(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     hash: SecretHash,
     client: ClientId,
     key: &str,
     at: i64,
 ) -> Result<(), sqlx::Error> {
     let bound: Option<ClientId> =
-        sqlx::query_scalar(BOUND).bind(hash.as_bytes()).fetch_optional(&mut *connection).await?;
+        query_scalar(BOUND).bind(hash.as_bytes()).fetch_optional(&mut *connection).await?;
     if bound.is_some() {
         return Ok(());
     }
-    sqlx::query(BIND).bind(hash.as_bytes()).bind(client).bind(key).bind(at).execute(connection).await?;
+    query(BIND).bind(hash.as_bytes()).bind(client).bind(key).bind(at).execute(connection).await?;
     Ok(())
 }

@@ -69,6 +69,13 @@ impl Reservation {
         self.amount
     }
 
+    /// Gives the amount to a hold that has just been committed. The request still counts as running.
+    pub(super) fn convert(mut self, state: ClientState) -> Self {
+        self.owner.publish_and_convert(self.client, state, self.amount);
+        self.amount = Micros::ZERO;
+        self
+    }
+
     /// Ends the reservation together with the capture that used it: one step, so that nobody sees it counted twice.
     pub(super) fn settle(mut self, state: ClientState) {
         self.open = false;
@@ -183,6 +190,13 @@ impl Reservations {
             if let Some(amount) = release {
                 let_go(known, amount);
             }
+        }
+    }
+
+    fn publish_and_convert(&self, client: ClientId, committed: ClientState, amount: Micros) {
+        if let Some(known) = self.shard(client).get_mut(&client) {
+            keep_newer(known, committed);
+            known.reserved = known.reserved.saturating_sub(amount);
         }
     }
 

@@ -1,32 +1,30 @@
-//! The ledger's statements on SQLite. One batch costs the same handful of statements however many commands it carries:
-//! rows travel as one JSON text each way, because a statement costs far more than a row.
+//! The ledger's bulk statements on SQLite: rows travel as one JSON text each way, because a statement costs far more than a
+//! row.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::sqlite::SqliteConnection;
 
-use super::account::Account;
-use super::core::{ClientId, ClientState, Entry, EntryId, MAX_LEGS, leg_source};
-use crate::domain::{Currency, Micros};
+use super::core::{ClientId, ClientState, Entry, EntryId};
+use super::storage::{HoldRow, Written, entry_columns, state_columns};
+use crate::db::Row;
 
 const NEXT_ENTRY: &str = "SELECT COALESCE(MAX(id), 0) + 1 FROM entries";
 
-const LOAD_CLIENTS: &str = "\
-SELECT c.id, c.currency, c.paid, c.bonus, c.debt, c.sequence, c.last_entry, c.status
-FROM json_each($1) AS wanted JOIN clients AS c ON c.id = wanted.value";
+const LOAD_CLIENTS: &str = concat!(
+    "SELECT ",
+    state_columns!(),
+    " FROM json_each($1) AS wanted JOIN clients AS c ON c.id = wanted.value"
+);
 
-const LOAD_CLIENT: &str = "\
-SELECT id, currency, paid, bonus, debt, sequence, last_entry, status FROM clients WHERE id = $1";
+const LOAD_RECORDED: &str = concat!(
+    "SELECT ",
+    entry_columns!(),
+    " FROM json_each($1) AS wanted JOIN entries AS e ON e.source = wanted.value"
+);
 
-const LOAD_RECORDED: &str = "\
-SELECT e.id, e.source, e.debit, e.credit, e.amount, e.currency, e.client, e.sequence, e.previous,
-       e.paid_after, e.bonus_after, e.debt_after, e.route, e.price_list, e.upstream_status
-FROM json_each($1) AS wanted JOIN entries AS e ON e.source = wanted.value";
-
-const SOURCES_OF_ENTRIES: &str = "\
-SELECT e.source FROM json_each($1) AS wanted JOIN entries AS e ON e.id = wanted.value ORDER BY e.id";
+const CAPTURES: &str = "\
+SELECT e.source, e.client FROM json_each($1) AS wanted JOIN entries AS e ON e.id = wanted.value ORDER BY e.id";
 
 /// `jsonb_each` hands out parsed rows: taking thirteen values from each costs no second parse.
 const INSERT_ENTRIES: &str = "\
@@ -41,24 +39,11 @@ UPDATE clients SET paid = v.value->>1, bonus = v.value->>2, debt = v.value->>3, 
                    last_entry = v.value->>5
 FROM jsonb_each($1) AS v WHERE clients.id = v.value->>0";
 
-const WRITE_UNDELIVERED: &str = "\
-INSERT INTO undelivered (node, entries) VALUES ($1, $2)
-ON CONFLICT (node) DO UPDATE SET entries = excluded.entries";
+const INSERT_HOLDS: &str = "\
+INSERT INTO holds (request, client, amount, node, created_at)
+SELECT value->>0, value->>1, value->>2, $2, $3 FROM jsonb_each($1)";
 
-const READ_UNDELIVERED: &str = "SELECT entries FROM undelivered";
-
-/// A stored value that no version of this program writes.
-fn corrupt(what: &str) -> sqlx::Error {
-    sqlx::Error::Decode(format!("the database holds a {what} that this program never writes").into())
-}
-
-fn micros(row: &SqliteRow, column: usize) -> Result<Micros, sqlx::Error> {
-    Micros::new(row.try_get(column)?).ok_or_else(|| corrupt("balance out of range"))
-}
-
-fn currency(row: &SqliteRow, column: usize) -> Result<Currency, sqlx::Error> {
-    row.try_get::<&str, _>(column)?.parse().map_err(|_| corrupt("currency"))
-}
+const DELETE_HOLDS: &str = "DELETE FROM holds WHERE request IN (SELECT value FROM json_each($1))";
 
 /// A JSON array of texts or numbers.
 fn json_array<T: serde::Serialize>(values: &[T]) -> Result<String, sqlx::Error> {
@@ -70,81 +55,28 @@ pub(super) async fn next_entry(connection: &mut SqliteConnection) -> Result<Entr
     sqlx::query_scalar(NEXT_ENTRY).fetch_one(connection).await
 }
 
-fn client_state(row: &SqliteRow) -> Result<(ClientId, ClientState), sqlx::Error> {
-    let state = ClientState {
-        currency: currency(row, 1)?,
-        paid: micros(row, 2)?,
-        bonus: micros(row, 3)?,
-        debt: micros(row, 4)?,
-        sequence: row.try_get(5)?,
-        last_entry: row.try_get(6)?,
-        frozen: row.try_get::<&str, _>(7)? != "active",
-    };
-    Ok((row.try_get(0)?, state))
-}
-
-/// The states of these clients; those that do not exist are missing from the answer.
 pub(super) async fn load_clients(
     connection: &mut SqliteConnection,
     ids: &[ClientId],
-) -> Result<Vec<(ClientId, ClientState)>, sqlx::Error> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
+) -> Result<Vec<Row>, sqlx::Error> {
     let rows = sqlx::query(LOAD_CLIENTS).bind(json_array(ids)?).fetch_all(connection).await?;
-    rows.iter().map(client_state).collect()
+    Ok(rows.into_iter().map(Row::Sqlite).collect())
 }
 
-/// The state of one client, through a reading connection.
-pub(super) async fn load_client(
-    pool: &sqlx::SqlitePool,
-    id: ClientId,
-) -> Result<Option<ClientState>, sqlx::Error> {
-    let row = sqlx::query(LOAD_CLIENT).bind(id).fetch_optional(pool).await?;
-    row.as_ref().map(|row| client_state(row).map(|(_, state)| state)).transpose()
-}
-
-/// Everything in the books under these sources, all legs.
 pub(super) async fn load_recorded(
     connection: &mut SqliteConnection,
     sources: &[String],
-) -> Result<HashMap<String, Entry>, sqlx::Error> {
-    if sources.is_empty() {
-        return Ok(HashMap::new());
-    }
-    let legs: Vec<String> =
-        sources.iter().flat_map(|source| (0..MAX_LEGS).map(move |leg| leg_source(source, leg))).collect();
-    let rows = sqlx::query(LOAD_RECORDED).bind(json_array(&legs)?).fetch_all(connection).await?;
-    rows.iter()
-        .map(|row| {
-            let entry = entry(row)?;
-            Ok((entry.source.clone(), entry))
-        })
-        .collect()
+) -> Result<Vec<Row>, sqlx::Error> {
+    let rows = sqlx::query(LOAD_RECORDED).bind(json_array(sources)?).fetch_all(connection).await?;
+    Ok(rows.into_iter().map(Row::Sqlite).collect())
 }
 
-fn entry(row: &SqliteRow) -> Result<Entry, sqlx::Error> {
-    let account = |column| -> Result<Account, sqlx::Error> {
-        Account::from_number(row.try_get(column)?).ok_or_else(|| corrupt("account"))
-    };
-    let status: Option<i64> = row.try_get(14)?;
-    Ok(Entry {
-        id: row.try_get(0)?,
-        source: row.try_get(1)?,
-        debit: account(2)?,
-        credit: account(3)?,
-        amount: micros(row, 4)?,
-        currency: currency(row, 5)?,
-        client: row.try_get(6)?,
-        sequence: row.try_get(7)?,
-        previous: row.try_get(8)?,
-        paid_after: micros(row, 9)?,
-        bonus_after: micros(row, 10)?,
-        debt_after: micros(row, 11)?,
-        route: row.try_get(12)?,
-        price_list: row.try_get(13)?,
-        upstream_status: status.map(u16::try_from).transpose().map_err(|_| corrupt("status"))?,
-    })
+pub(super) async fn captures(
+    connection: &mut SqliteConnection,
+    ids: &[EntryId],
+) -> Result<Vec<Row>, sqlx::Error> {
+    let rows = sqlx::query(CAPTURES).bind(json_array(ids)?).fetch_all(connection).await?;
+    Ok(rows.into_iter().map(Row::Sqlite).collect())
 }
 
 /// An optional number as JSON.
@@ -159,8 +91,20 @@ impl std::fmt::Display for Nullable {
     }
 }
 
-/// Appends entries whose ids ascend one by one, and answers how many rows the database took.
-pub(super) async fn insert_entries(
+/// Appends entries, whose ids ascend one by one, and writes the balances of the clients that changed.
+pub(super) async fn append(
+    connection: &mut SqliteConnection,
+    at: i64,
+    entries: &[Entry],
+    clients: &[(ClientId, ClientState)],
+) -> Result<Written, sqlx::Error> {
+    Ok(Written {
+        entries: insert_entries(&mut *connection, at, entries).await?,
+        clients: update_clients(connection, clients).await?,
+    })
+}
+
+async fn insert_entries(
     connection: &mut SqliteConnection,
     at: i64,
     entries: &[Entry],
@@ -203,11 +147,13 @@ pub(super) async fn insert_entries(
     Ok(done.rows_affected())
 }
 
-/// Writes the balances of the clients that changed, and answers how many rows there were.
-pub(super) async fn update_clients(
+async fn update_clients(
     connection: &mut SqliteConnection,
-    clients: impl Iterator<Item = (ClientId, ClientState)>,
+    clients: &[(ClientId, ClientState)],
 ) -> Result<u64, sqlx::Error> {
+    if clients.is_empty() {
+        return Ok(0);
+    }
     let mut rows = String::from("[");
     for (id, state) in clients {
         if rows.len() > 1 {
@@ -228,29 +174,20 @@ pub(super) async fn update_clients(
     Ok(done.rows_affected())
 }
 
-/// Rewrites this node's row of captures whose answer has not been delivered.
-pub(super) async fn write_undelivered(
+pub(super) async fn insert_holds(
     connection: &mut SqliteConnection,
     node: &str,
-    entries: &[EntryId],
-) -> Result<(), sqlx::Error> {
-    sqlx::query(WRITE_UNDELIVERED).bind(node).bind(json_array(entries)?).execute(connection).await?;
-    Ok(())
+    at: i64,
+    holds: &[HoldRow],
+) -> Result<u64, sqlx::Error> {
+    let rows: Vec<_> = holds.iter().map(|hold| (&hold.request, hold.client, hold.amount.get())).collect();
+    let query = sqlx::query(INSERT_HOLDS).bind(json_array(&rows)?).bind(node).bind(at);
+    Ok(query.execute(connection).await?.rows_affected())
 }
 
-/// The sources of the captures that the last run did not finish delivering.
-pub(super) async fn undelivered_sources(
+pub(super) async fn delete_holds(
     connection: &mut SqliteConnection,
-) -> Result<Vec<String>, sqlx::Error> {
-    let rows: Vec<String> = sqlx::query_scalar(READ_UNDELIVERED).fetch_all(&mut *connection).await?;
-    let mut sources = Vec::new();
-    for entries in rows {
-        sources.extend(
-            sqlx::query_scalar::<_, String>(SOURCES_OF_ENTRIES)
-                .bind(entries)
-                .fetch_all(&mut *connection)
-                .await?,
-        );
-    }
-    Ok(sources)
+    requests: &[String],
+) -> Result<u64, sqlx::Error> {
+    Ok(sqlx::query(DELETE_HOLDS).bind(json_array(requests)?).execute(connection).await?.rows_affected())
 }

@@ -1,16 +1,22 @@
 //! Recomputes everything from the entries and compares it with what is stored. Reads only.
 
-use std::collections::HashMap;
-
-use futures_util::TryStreamExt as _;
-use sqlx::Row as _;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use std::collections::{HashMap, HashSet};
 
 use super::account::Account;
 use super::core::{MAX_LEGS, leg_source};
+use crate::db::{Connection, Row, Sql, query, query_scalar};
 
-/// The triggers without which entries could be changed, word for word.
-const TRIGGERS: [&str; 2] = [
+/// Entries read at once.
+const CHUNK: i64 = 20_000;
+
+/// The trigger without which entries could be changed on PostgreSQL, and its function, word for word.
+const POSTGRES_TRIGGER: &str = "CREATE TRIGGER entries_are_never_changed BEFORE DELETE OR UPDATE OR TRUNCATE ON \
+     public.entries FOR EACH STATEMENT EXECUTE FUNCTION entries_are_append_only()";
+const POSTGRES_FUNCTION: &str = "BEGIN RAISE EXCEPTION 'ledger entries are append-only' USING ERRCODE = \
+     'restrict_violation'; END";
+
+/// The triggers without which entries could be changed on SQLite, word for word.
+const SQLITE_TRIGGERS: [&str; 2] = [
     "CREATE TRIGGER entries_are_never_updated BEFORE UPDATE ON entries \
      BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END",
     "CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON entries \
@@ -31,6 +37,8 @@ pub struct Verification {
     pub top_ups: u64,
     /// Top-ups whose outcome is open: no fault, but not yet in the books.
     pub open_top_ups: u64,
+    /// Holds of requests that run: no fault.
+    pub open_holds: u64,
     /// What is wrong, the first hundred.
     pub findings: Vec<String>,
     /// How much is wrong.
@@ -92,73 +100,126 @@ struct Gathered {
     currencies: HashMap<i64, String>,
     top_ups: HashMap<String, SourceSums>,
     reversals: Vec<Reversal>,
+    /// Requests that hold something: whose, and how much.
+    holds: HashMap<String, (i64, i64)>,
+    routes: HashSet<i64>,
+    price_lists: HashSet<i64>,
     trial: HashMap<(String, i64), i128>,
-    next_id: i64,
+    /// The id that must come next, where ids have no gaps.
+    next_id: Option<i64>,
 }
 
 const ENTRIES: &str = "\
-SELECT id, source, debit, credit, amount, currency, client, sequence, previous, paid_after, bonus_after, debt_after
-FROM entries ORDER BY id";
+SELECT id, source, debit, credit, amount, currency, client, sequence, previous, paid_after, bonus_after, debt_after,
+       route, price_list
+FROM entries WHERE id > $1 ORDER BY id LIMIT $2";
 
 /// Verifies the whole database. `progress` is told the number of entries read now and then.
 ///
 /// # Errors
 /// When the database cannot be read at all.
 pub async fn verify(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     mut progress: impl FnMut(u64),
 ) -> Result<Verification, sqlx::Error> {
     let mut report = Verification::default();
     // One snapshot, so that a server that goes on writing does not disturb the comparison.
-    sqlx::query("BEGIN").execute(&mut *connection).await?;
-    check_file(connection, &mut report).await?;
-    let mut gathered = Gathered { next_id: 1, ..Gathered::default() };
-    for row in sqlx::query("SELECT id, currency FROM clients").fetch_all(&mut *connection).await? {
+    connection.begin_snapshot().await?;
+    check_database(connection, &mut report).await?;
+    // Several nodes take ids from a sequence, which leaves gaps where a transaction was rolled back.
+    let next_id = match connection {
+        Connection::Sqlite(_) => Some(1),
+        Connection::Postgres(_) => None,
+    };
+    let mut gathered = Gathered {
+        next_id,
+        routes: query_scalar("SELECT id FROM routes").fetch_all(&mut *connection).await?.into_iter().collect(),
+        price_lists: query_scalar("SELECT id FROM price_lists")
+            .fetch_all(&mut *connection)
+            .await?
+            .into_iter()
+            .collect(),
+        ..Gathered::default()
+    };
+    for row in query("SELECT id, currency FROM clients").fetch_all(&mut *connection).await? {
         report.clients = report.clients.saturating_add(1);
         gathered.currencies.insert(row.try_get(0)?, row.try_get(1)?);
     }
-    {
-        let mut rows = sqlx::query(ENTRIES).fetch(&mut *connection);
-        while let Some(row) = rows.try_next().await? {
+    let mut last = i64::MIN;
+    loop {
+        let rows = query(ENTRIES).bind(last).bind(CHUNK).fetch_all(&mut *connection).await?;
+        let Some(newest) = rows.last() else { break };
+        last = newest.try_get(0)?;
+        for row in &rows {
             report.entries = report.entries.saturating_add(1);
-            if report.entries.is_multiple_of(50_000) {
-                progress(report.entries);
-            }
-            check_entry(&row, &mut gathered, &mut report)?;
+            check_entry(row, &mut gathered, &mut report)?;
         }
+        progress(report.entries);
     }
     check_clients(connection, &gathered, &mut report).await?;
     check_top_ups(connection, &mut gathered, &mut report).await?;
     check_reversals(connection, &gathered, &mut report).await?;
+    check_holds(connection, &mut gathered, &mut report).await?;
     check_trial_balance(&gathered, &mut report);
-    sqlx::query("ROLLBACK").execute(&mut *connection).await?;
+    connection.rollback().await?;
     Ok(report)
 }
 
-/// The file itself, and references between rows.
-async fn check_file(connection: &mut SqliteConnection, report: &mut Verification) -> Result<(), sqlx::Error> {
-    let damage: Vec<String> =
-        sqlx::query_scalar("PRAGMA quick_check(20)").fetch_all(&mut *connection).await?;
-    for line in damage.into_iter().filter(|line| line != "ok") {
-        report.find(format!("the database file is damaged: {line}"));
-    }
-    for row in sqlx::query("PRAGMA foreign_key_check").fetch_all(&mut *connection).await? {
-        let (table, parent): (String, String) = (row.try_get(0)?, row.try_get(2)?);
-        report.find(format!("a row of {table} refers to a row of {parent} that is not there"));
-    }
-    let triggers: Vec<String> = sqlx::query_scalar("SELECT sql FROM sqlite_master WHERE type = 'trigger'")
-        .fetch_all(connection)
-        .await?;
-    let triggers: Vec<String> =
-        triggers.iter().map(|sql| sql.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-    if !TRIGGERS.iter().all(|wanted| triggers.iter().any(|sql| sql == wanted)) {
+/// The database itself, references between rows, and what keeps entries from being changed.
+async fn check_database(connection: &mut Connection, report: &mut Verification) -> Result<(), sqlx::Error> {
+    let guarded = match connection {
+        Connection::Sqlite(_) => check_file(connection, report).await?,
+        Connection::Postgres(_) => has_postgres_guard(connection).await?,
+    };
+    if !guarded {
         report.find("the triggers that keep entries append-only are missing or others".to_owned());
     }
     Ok(())
 }
 
+/// The file itself, and references between rows. Answers whether the triggers are there.
+async fn check_file(connection: &mut Connection, report: &mut Verification) -> Result<bool, sqlx::Error> {
+    let damage: Vec<String> =
+        query_scalar("PRAGMA quick_check(20)").fetch_all(&mut *connection).await?;
+    for line in damage.into_iter().filter(|line| line != "ok") {
+        report.find(format!("the database file is damaged: {line}"));
+    }
+    for row in query("PRAGMA foreign_key_check").fetch_all(&mut *connection).await? {
+        let (table, parent): (String, String) = (row.try_get(0)?, row.try_get(2)?);
+        report.find(format!("a row of {table} refers to a row of {parent} that is not there"));
+    }
+    let triggers: Vec<String> = query_scalar("SELECT sql FROM sqlite_master WHERE type = 'trigger'")
+        .fetch_all(connection)
+        .await?;
+    let triggers: Vec<String> = triggers.iter().map(|sql| single_spaced(sql)).collect();
+    Ok(SQLITE_TRIGGERS.iter().all(|wanted| triggers.iter().any(|sql| sql == wanted)))
+}
+
+fn single_spaced(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The trigger is there, switched on, and does what it should.
+async fn has_postgres_guard(connection: &mut Connection) -> Result<bool, sqlx::Error> {
+    const GUARD: &str = "\
+SELECT pg_get_triggerdef(t.oid), p.prosrc, n.nspname::text FROM pg_trigger AS t JOIN pg_proc AS p ON p.oid = t.tgfoid
+JOIN pg_class AS c ON c.oid = t.tgrelid JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE t.tgrelid = 'entries'::regclass AND t.tgname = 'entries_are_never_changed' AND t.tgenabled IN ('O', 'A')";
+    let Some(row) = query(Sql::from(GUARD)).fetch_optional(connection).await? else {
+        return Ok(false);
+    };
+    let (trigger, function, schema): (String, String, String) =
+        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+    // The schema may have another name than the usual one.
+    let trigger = trigger.replace(&format!("ON {schema}.entries"), "ON public.entries");
+    let same = |text: &str, wanted: &str| {
+        single_spaced(text).trim_end_matches(';').trim() == single_spaced(wanted)
+    };
+    Ok(same(&trigger, POSTGRES_TRIGGER) && same(&function, POSTGRES_FUNCTION))
+}
+
 fn check_entry(
-    row: &SqliteRow,
+    row: &Row,
     gathered: &mut Gathered,
     report: &mut Verification,
 ) -> Result<(), sqlx::Error> {
@@ -167,10 +228,16 @@ fn check_entry(
     let (debit, credit): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
     let amount: i64 = row.try_get(4)?;
     let currency: &str = row.try_get(5)?;
-    if id != gathered.next_id {
-        report.find(format!("entry {id}: entry {} is missing before it", gathered.next_id));
+    if let Some(next) = gathered.next_id {
+        if id != next {
+            report.find(format!("entry {id}: entry {next} is missing before it"));
+        }
+        gathered.next_id = Some(id.saturating_add(1));
     }
-    gathered.next_id = id.saturating_add(1);
+    let known = |name: Option<i64>, names: &HashSet<i64>| name.is_none_or(|name| names.contains(&name));
+    if !known(row.try_get(12)?, &gathered.routes) || !known(row.try_get(13)?, &gathered.price_lists) {
+        report.find(format!("entry {id}: it names a route or a price list that does not exist"));
+    }
     if amount <= 0 {
         report.find(format!("entry {id}: its amount is not above zero"));
     }
@@ -230,9 +297,11 @@ fn check_entry(
 
 /// Whether a source of this kind moves between these accounts.
 fn accounts_fit(source: &str, debit: Account, credit: Account) -> bool {
-    use Account::{ClientBonus, ClientDebt, ClientPaid, Promotion, Revenue, StripeClearing};
+    use Account::{ClientBonus, ClientDebt, ClientPaid, Holds, Promotion, Revenue, StripeClearing};
     match source.split(':').next() {
-        Some("usage") => matches!((debit, credit), (ClientPaid | ClientBonus, Revenue)),
+        Some("usage") => matches!((debit, credit), (ClientPaid | ClientBonus | Holds, Revenue)),
+        Some("hold") => matches!((debit, credit), (ClientPaid | ClientBonus, Holds)),
+        Some("release") => matches!((debit, credit), (Holds, ClientPaid | ClientBonus)),
         Some("reversal") => matches!((debit, credit), (Revenue, ClientPaid | ClientBonus)),
         Some("topup") => {
             matches!((debit, credit), (StripeClearing, ClientPaid | ClientDebt) | (Promotion, ClientBonus))
@@ -249,6 +318,15 @@ fn note_source(
     gathered: &mut Gathered,
 ) {
     let plain = source.split('/').next().unwrap_or(source);
+    if debit == Account::Holds || credit == Account::Holds {
+        let request = plain.split_once(':').map_or(plain, |(_, request)| request);
+        let change = if credit == Account::Holds { amount } else { amount.saturating_neg() };
+        let (_, held) = gathered.holds.entry(request.to_owned()).or_insert((client, 0));
+        *held = held.saturating_add(change);
+        if *held == 0 {
+            gathered.holds.remove(request);
+        }
+    }
     if let Some(id) = plain.strip_prefix("topup:") {
         let sums = gathered.top_ups.entry(id.to_owned()).or_default();
         sums.client = client;
@@ -265,11 +343,11 @@ fn note_source(
 }
 
 async fn check_clients(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     gathered: &Gathered,
     report: &mut Verification,
 ) -> Result<(), sqlx::Error> {
-    let rows = sqlx::query("SELECT id, paid, bonus, debt, sequence, last_entry FROM clients")
+    let rows = query("SELECT id, paid, bonus, debt, sequence, last_entry FROM clients")
         .fetch_all(connection)
         .await?;
     for row in rows {
@@ -289,11 +367,11 @@ async fn check_clients(
 }
 
 async fn check_top_ups(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     gathered: &mut Gathered,
     report: &mut Verification,
 ) -> Result<(), sqlx::Error> {
-    let rows = sqlx::query("SELECT id, client, amount, bonus, state, currency FROM top_ups")
+    let rows = query("SELECT id, client, amount, bonus, state, currency FROM top_ups")
         .fetch_all(connection)
         .await?;
     for row in rows {
@@ -325,7 +403,7 @@ async fn check_top_ups(
 }
 
 async fn check_reversals(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     gathered: &Gathered,
     report: &mut Verification,
 ) -> Result<(), sqlx::Error> {
@@ -333,7 +411,7 @@ async fn check_reversals(
         let (taken, given) =
             (format!("usage:{}", reversal.request), format!("reversal:{}", reversal.request));
         let capture = leg_source(&taken, reversal.leg);
-        let found = sqlx::query("SELECT client, amount, debit, credit FROM entries WHERE source = $1")
+        let found = query("SELECT client, amount, debit, credit FROM entries WHERE source = $1")
             .bind(&capture)
             .fetch_optional(&mut *connection)
             .await?;
@@ -341,8 +419,23 @@ async fn check_reversals(
             Some(row) => {
                 let taken: (i64, i64, i64, i64) =
                     (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-                let (debit, credit) = (reversal.debit.number(), reversal.credit.number());
-                taken == (reversal.client, reversal.amount, credit, debit)
+                // What was taken from a hold goes back to where the hold had taken it from.
+                let (client, amount, mut from, to) = taken;
+                if from == Account::Holds.number() {
+                    let hold = leg_source(&format!("hold:{}", reversal.request), reversal.leg);
+                    from = query_scalar("SELECT debit FROM entries WHERE source = $1")
+                        .bind(&hold)
+                        .fetch_optional(&mut *connection)
+                        .await?
+                        .unwrap_or(0);
+                }
+                (client, amount, from, to)
+                    == (
+                        reversal.client,
+                        reversal.amount,
+                        reversal.credit.number(),
+                        reversal.debit.number(),
+                    )
             }
             None => false,
         };
@@ -353,11 +446,31 @@ async fn check_reversals(
     Ok(())
 }
 
+/// The rows of holds are exactly the requests for which the books hold something.
+async fn check_holds(
+    connection: &mut Connection,
+    gathered: &mut Gathered,
+    report: &mut Verification,
+) -> Result<(), sqlx::Error> {
+    for row in query("SELECT request, client, amount FROM holds").fetch_all(connection).await? {
+        report.open_holds = report.open_holds.saturating_add(1);
+        let request: String = row.try_get(0)?;
+        let stored: (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
+        if gathered.holds.remove(&request) != Some(stored) {
+            report.find(format!("hold {request}: its row is not what the books hold for it"));
+        }
+    }
+    for request in gathered.holds.keys() {
+        report.find(format!("hold {request}: the books hold something for it, but it has no row"));
+    }
+    Ok(())
+}
+
 /// How many entries a command made.
-async fn legs(connection: &mut SqliteConnection, source: &str) -> Result<i64, sqlx::Error> {
+async fn legs(connection: &mut Connection, source: &str) -> Result<i64, sqlx::Error> {
     let mut legs = 0i64;
     for leg in 0..MAX_LEGS {
-        let found: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM entries WHERE source = $1")
+        let found: i64 = query_scalar("SELECT COUNT(*) FROM entries WHERE source = $1")
             .bind(leg_source(source, leg))
             .fetch_one(&mut *connection)
             .await?;

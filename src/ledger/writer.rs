@@ -1,25 +1,27 @@
 //! Group commit: one task owns the writing connection, takes every waiting command, and commits them in one transaction.
 //!
-//! While one batch commits, the next collects; there is no timer. Nobody is answered before the commit. When a batch fails
-//! it is rolled back and replayed command by command, each looked up first, so that only the guilty command fails and a
-//! commit whose outcome was unknown is found again.
+//! While one batch commits, the next collects; there is no timer. Nobody is answered before the commit. What happens when a
+//! batch fails depends on the fault (`fault.rs`): a guilty command fails alone; a conflict between nodes is tried again from
+//! the start; a server that went away is waited for, and then every command is looked up before it is applied again, so that
+//! a commit whose outcome was unknown is found instead of repeated.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use sqlx::Connection as _;
-use sqlx::sqlite::SqliteConnection;
 use tokio::sync::{mpsc, oneshot};
 
+use super::answers::{self, StoredAnswer};
 use super::core::{
-    Batch, Capture, ClientId, ClientState, Command, EntryId, Outcome, Refusal, Reverse, reversal_source,
+    Batch, Capture, ClientId, ClientState, Command, EntryId, Hold, Outcome, Refusal, Release, Reverse,
 };
+use super::fault::Fault;
 use super::recording::{self, SucceededCharge};
 use super::reservations::{NotReserved, Reservation, Reservations};
+use super::storage::{self, HoldRow};
 use super::{LedgerError, sqlite};
-use crate::db::{WriteJob, now_micros};
+use crate::config::DatabaseConfig;
+use crate::db::{Connection, WriteEnd, WriteJob, now_micros};
 use crate::domain::Micros;
 
 /// Commands in one transaction at most.
@@ -29,15 +31,31 @@ const KEPT_CLIENTS: usize = 131_072;
 /// After this long without commands, the row of undelivered captures is brought up to date.
 const IDLE: Duration = Duration::from_secs(1);
 
+/// How long callers wait for a shared database that has gone away, or for other nodes, before the outcome is called unknown.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two tries meanwhile.
+const PAUSE: Duration = Duration::from_millis(20);
+/// A batch on a server that does not answer in this time is given up, with its connection.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// A command and who waits for its outcome.
 #[derive(Debug)]
 pub(super) enum Job {
-    Capture { capture: Capture, reservation: Reservation, answer: oneshot::Sender<Answer> },
+    Capture {
+        capture: Capture,
+        reservation: Reservation,
+        store: Option<StoredAnswer>,
+        answer: oneshot::Sender<Answer>,
+    },
+    Hold { hold: Hold, reservation: Reservation, answer: oneshot::Sender<HoldAnswer> },
+    Release { release: Release, answer: oneshot::Sender<Answer> },
     TopUp { charge: SucceededCharge, reserve: Option<Micros>, answer: oneshot::Sender<TopUpAnswer> },
     Reverse { reverse: Reverse, answer: oneshot::Sender<Answer> },
 }
 
 pub(super) type Answer = Result<Posted, LedgerError>;
+/// The reservation comes back without its amount, which the hold has now; it still counts as a running request.
+pub(super) type HoldAnswer = Result<(Posted, Reservation), LedgerError>;
 pub(super) type TopUpAnswer = Result<(Posted, Option<Result<Reservation, NotReserved>>), LedgerError>;
 
 /// A change that is in the books.
@@ -78,21 +96,26 @@ pub struct WriterCounts {
     pub commands: std::sync::atomic::AtomicU64,
     /// Batches that were rolled back and replayed one by one.
     pub replays: std::sync::atomic::AtomicU64,
+    /// Batches that were looked up and tried again: conflicts between nodes, or a server that went away.
+    pub retries: std::sync::atomic::AtomicU64,
     /// Captures reversed at start because their answer may not have been delivered.
     pub reversed_at_start: std::sync::atomic::AtomicU64,
+    /// The same for other nodes that have died.
+    pub reversed_for_others: std::sync::atomic::AtomicU64,
 }
 
 /// The state of the task.
 pub(super) struct Writer {
-    connection: SqliteConnection,
+    connection: Connection,
     /// To open the connection anew when it has become unusable.
-    path: PathBuf,
+    database: DatabaseConfig,
     node: String,
     reservations: Arc<Reservations>,
     deliveries: Arc<Deliveries>,
     counts: Arc<WriterCounts>,
-    /// Balances as committed. Emptied when anything fails.
+    /// Balances as committed, where nobody else changes them. Emptied when anything fails.
     cache: HashMap<ClientId, ClientState>,
+    /// The id of the next entry, where nobody else makes any.
     next_entry: EntryId,
     undelivered: HashSet<EntryId>,
     /// Finished before the last commit: kept in the row for one commit more, because the last bytes may still be on
@@ -101,16 +124,28 @@ pub(super) struct Writer {
     /// The stored row has captures that have left since: commands that capture nothing do not rewrite it.
     row_is_stale: bool,
     /// Captures that nobody was answered for and whose commit could not be looked up: reversed as soon as possible.
-    doubtful: Vec<String>,
+    doubtful: Vec<Reverse>,
 }
 
-/// The outcomes of one committed batch, in the order of its jobs.
-type Committed = Vec<Outcome>;
+/// What a batch is asked to do.
+#[derive(Debug)]
+enum Asked {
+    Command(Command),
+    /// Becomes a command when the top-up's row has been read.
+    Charge(SucceededCharge),
+}
+
+/// One committed batch: the outcomes in the order of its commands, and the states after all of them.
+#[derive(Debug, Default)]
+struct Committed {
+    outcomes: Vec<Outcome>,
+    states: HashMap<ClientId, ClientState>,
+}
 
 impl Writer {
     pub(super) async fn new(
-        connection: SqliteConnection,
-        path: PathBuf,
+        connection: Connection,
+        database: DatabaseConfig,
         node: String,
         reservations: Arc<Reservations>,
         deliveries: Arc<Deliveries>,
@@ -118,7 +153,7 @@ impl Writer {
     ) -> Result<Self, sqlx::Error> {
         let mut writer = Self {
             connection,
-            path,
+            database,
             node,
             reservations,
             deliveries,
@@ -130,25 +165,46 @@ impl Writer {
             row_is_stale: false,
             doubtful: Vec::new(),
         };
-        writer.next_entry = sqlite::next_entry(&mut writer.connection).await?;
-        writer.reverse_undelivered().await?;
+        writer.learn_next_entry().await?;
+        if !writer.is_shared() {
+            writer.end_what_the_last_run_left().await?;
+        }
         Ok(writer)
     }
 
-    /// At start: what the last run captured and may not have delivered is given back.
-    async fn reverse_undelivered(&mut self) -> Result<(), sqlx::Error> {
-        let sources = sqlite::undelivered_sources(&mut self.connection).await?;
-        let commands: Vec<Command> =
-            sources.iter().map(|capture| Command::Reverse(Reverse { capture: capture.clone() })).collect();
+    fn is_shared(&self) -> bool {
+        self.database.is_shared()
+    }
+
+    /// On a shared database, ids come from a sequence instead.
+    async fn learn_next_entry(&mut self) -> Result<(), sqlx::Error> {
+        if let Connection::Sqlite(connection) = &mut self.connection {
+            self.next_entry = sqlite::next_entry(connection).await?;
+        }
+        Ok(())
+    }
+
+    /// At start, where no other process uses the database: what the last run captured and may not have delivered is given
+    /// back, and what it held is released.
+    async fn end_what_the_last_run_left(&mut self) -> Result<(), sqlx::Error> {
+        let captures = storage::undelivered(&mut self.connection, None).await?;
+        let holds = storage::open_holds(&mut self.connection, None).await?;
+        let reversals = captures.into_iter().map(|(capture, client)| Command::Reverse(Reverse { capture, client }));
+        let releases = holds.into_iter().map(|(request, client)| {
+            Command::Release(Release { client, hold: super::hold_source_of(&request) })
+        });
+        let asked: Vec<Asked> = reversals.chain(releases).map(Asked::Command).collect();
         let mut reversed = 0u64;
-        for chunk in commands.chunks(MAX_BATCH) {
-            let committed = self.commit(chunk, &[]).await?;
-            for outcome in committed {
+        for chunk in asked.chunks(MAX_BATCH) {
+            let committed = self.commit(chunk, &[], true).await.map_err(Fault::into_error)?;
+            for (asked, outcome) in chunk.iter().zip(committed.outcomes) {
                 let fresh = matches!(outcome, Outcome::Posted { repeated: false, .. });
-                reversed = reversed.saturating_add(u64::from(fresh));
+                let is_reversal = matches!(asked, Asked::Command(Command::Reverse(_)));
+                reversed = reversed.saturating_add(u64::from(fresh && is_reversal));
             }
         }
-        sqlite::write_undelivered(&mut self.connection, &self.node, &[]).await?;
+        storage::write_undelivered(&mut self.connection, &self.node, &[]).await?;
+        storage::forget_other_nodes(&mut self.connection, &self.node).await?;
         self.counts.reversed_at_start.store(reversed, std::sync::atomic::Ordering::Relaxed);
         if reversed > 0 {
             tracing::warn!(
@@ -160,9 +216,14 @@ impl Writer {
     }
 
     /// Serves commands and other writes until every sender is gone.
-    pub(super) async fn run(mut self, mut jobs: mpsc::Receiver<Job>, mut writes: mpsc::Receiver<WriteJob>) {
+    pub(super) async fn run(
+        mut self,
+        mut jobs: mpsc::Receiver<Job>,
+        writes: Option<mpsc::Receiver<WriteJob>>,
+    ) {
         let mut waiting = Vec::with_capacity(MAX_BATCH);
-        let (mut jobs_open, mut writes_open) = (true, true);
+        let (mut jobs_open, mut writes_open) = (true, writes.is_some());
+        let mut writes = writes.unwrap_or_else(|| mpsc::channel(1).1);
         while jobs_open || writes_open {
             tokio::select! {
                 taken = jobs.recv_many(&mut waiting, MAX_BATCH), if jobs_open => {
@@ -172,8 +233,9 @@ impl Writer {
                 }
                 write = writes.recv(), if writes_open => match write {
                     Some(write) => {
-                        write(&mut self.connection).await;
-                        self.mend().await;
+                        if write(&mut self.connection).await == WriteEnd::Failed {
+                            self.mend(false).await;
+                        }
                     }
                     None => writes_open = false,
                 },
@@ -187,8 +249,18 @@ impl Writer {
                 break;
             }
         }
+        if self.is_shared() {
+            self.say_goodbye().await;
+        }
         if let Err(error) = self.connection.close().await {
             tracing::warn!(%error, "the database did not close cleanly; it recovers at the next start");
+        }
+    }
+
+    /// So that other nodes need not wait for the lease to run out.
+    async fn say_goodbye(&mut self) {
+        if let Err(error) = storage::end_lease(&mut self.connection, &self.node).await {
+            tracing::warn!(%error, "the other nodes could not be told that this one ends; they notice by themselves");
         }
     }
 
@@ -204,10 +276,11 @@ impl Writer {
         self.note_deliveries();
         if self.row_is_stale {
             let row = self.undelivered_row(&[]);
-            match sqlite::write_undelivered(&mut self.connection, &self.node, &row).await {
+            match storage::write_undelivered(&mut self.connection, &self.node, &row).await {
                 Ok(()) => self.row_is_stale = false,
                 Err(error) => {
-                    tracing::error!(%error, "the row of undelivered captures could not be written")
+                    tracing::error!(%error, "the row of undelivered captures could not be written");
+                    self.mend(false).await;
                 }
             }
         }
@@ -232,56 +305,36 @@ impl Writer {
         while let Some(capture) = self.doubtful.last().cloned() {
             match self.settle_doubt(&capture).await {
                 Ok(committed) => {
-                    for outcome in committed {
+                    for outcome in committed.outcomes {
                         if let Outcome::Posted { client, state, .. } = outcome {
                             self.reservations.publish(client, state);
                         }
                     }
                     self.doubtful.pop();
-                    tracing::warn!(ledger.source = %capture, "a capture of unknown outcome was settled: nobody is charged");
+                    tracing::warn!(ledger.source = %capture.capture, "a capture of unknown outcome was settled: nobody is charged");
                 }
-                Err(error) if is_of_one_command(&error) => {
-                    tracing::error!(%error, ledger.source = %capture, "a capture of unknown outcome cannot be settled; a person must look");
-                    self.forget();
+                Err(Fault::OfOneCommand(error)) => {
+                    tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled; a person must look");
                     self.doubtful.pop();
                 }
-                Err(error) => {
-                    tracing::error!(%error, ledger.source = %capture, "a capture of unknown outcome cannot be settled yet");
-                    self.forget();
-                    self.mend().await;
+                Err(Fault::Again(error) | Fault::Away(error)) => {
+                    tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled yet");
                     return;
                 }
             }
         }
     }
 
-    async fn settle_doubt(&mut self, capture: &str) -> Result<Committed, sqlx::Error> {
+    async fn settle_doubt(&mut self, capture: &Reverse) -> Result<Committed, Fault> {
         // The unknown commit may have taken place, and then has the id that would come next.
-        self.next_entry = sqlite::next_entry(&mut self.connection).await?;
-        self.commit(&[Command::Reverse(Reverse { capture: capture.to_owned() })], &[]).await
+        self.learn_next_entry().await.map_err(Fault::from)?;
+        self.commit(&[Asked::Command(Command::Reverse(capture.clone()))], &[], true).await
     }
 
-    /// After some errors, a full disk among them, SQLite has rolled back by itself; sqlx then counts a transaction that is
-    /// no more, and every later BEGIN would fail. Such a connection is replaced.
-    async fn mend(&mut self) {
-        // Asking also lets a rollback that is still queued run.
-        let answers = self.connection.ping().await.is_ok();
-        if answers && !self.connection.is_in_transaction() {
-            return;
-        }
-        self.forget();
-        match crate::db::connect(&self.path).await {
-            Ok(connection) => {
-                tracing::warn!("the writing connection is opened anew after a failure");
-                self.connection = connection;
-            }
-            Err(error) => tracing::error!(%error, "the writing connection cannot be opened anew yet"),
-        }
-    }
-
-    /// No cached state survives a failure.
-    fn forget(&mut self) {
+    /// After a failure: a connection that does not end its transaction is opened anew. No cached state survives.
+    async fn mend(&mut self, is_lost: bool) {
         self.cache.clear();
+        self.connection.mend(&self.database, is_lost).await;
     }
 
     async fn serve(&mut self, jobs: Vec<Job>) {
@@ -300,51 +353,77 @@ impl Writer {
             return;
         }
         self.note_deliveries();
-        match self.commit_jobs(&jobs).await {
+        match self.commit_patiently(&jobs, false).await {
             Ok(committed) => self.answer_all(jobs, committed),
-            Err(error) if !is_of_one_command(&error) => {
-                // The database is away, full or locked: asking it again for each command would only make everybody wait.
-                for job in jobs {
-                    self.answer_error(job, &error);
-                }
-            }
-            Err(error) => {
+            Err(Fault::OfOneCommand(error)) => {
                 tracing::error!(%error, commands = jobs.len(), "a batch failed; its commands are replayed one by one");
                 self.counts.replays.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 for job in jobs {
-                    self.forget();
                     match self.replay(&job).await {
                         Ok(committed) => self.answer_all(vec![job], committed),
-                        Err(error) => self.answer_error(job, &error),
+                        Err(fault) => self.answer_error(job, &fault.into_error()),
                     }
+                }
+            }
+            Err(Fault::Again(error) | Fault::Away(error)) => {
+                // Asking again for each command would only make everybody wait.
+                for job in jobs {
+                    self.answer_error(job, &error);
                 }
             }
         }
     }
 
-    async fn replay(&mut self, job: &Job) -> Result<Committed, sqlx::Error> {
-        self.next_entry = sqlite::next_entry(&mut self.connection).await?;
-        self.commit_jobs(std::slice::from_ref(job)).await
+    async fn replay(&mut self, job: &Job) -> Result<Committed, Fault> {
+        self.cache.clear();
+        self.learn_next_entry().await.map_err(Fault::from)?;
+        self.commit_patiently(std::slice::from_ref(job), true).await
+    }
+
+    /// Commits jobs. On a shared database, what other nodes or an outage of the server prevented is tried again for a while;
+    /// from the second try on, everything is looked up first.
+    async fn commit_patiently(&mut self, jobs: &[Job], repeated: bool) -> Result<Committed, Fault> {
+        let begun = Instant::now();
+        let mut repeated = repeated;
+        loop {
+            match self.commit_jobs(jobs, repeated).await {
+                Err(Fault::Again(error) | Fault::Away(error))
+                    if self.is_shared() && begun.elapsed() < PATIENCE =>
+                {
+                    tracing::warn!(%error, commands = jobs.len(), "a batch did not commit for certain; it is looked up and tried again");
+                    self.counts.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    repeated = true;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => return done,
+            }
+        }
     }
 
     fn answer_all(&mut self, jobs: Vec<Job>, committed: Committed) {
         use std::sync::atomic::Ordering::Relaxed;
         self.counts.batches.fetch_add(1, Relaxed);
         self.counts.commands.fetch_add(jobs.len().try_into().unwrap_or(u64::MAX), Relaxed);
-        for (job, outcome) in jobs.into_iter().zip(committed) {
+        let mut refused = Vec::new();
+        for (job, outcome) in jobs.into_iter().zip(committed.outcomes) {
             let posted = match outcome {
                 Outcome::Posted { entry, client, state, repeated } => {
                     Ok(Posted { entry, client, state, repeated })
                 }
-                Outcome::Refused(refusal) => Err(LedgerError::Refused(refusal)),
+                Outcome::Refused(refusal) => {
+                    refused.extend(job.client());
+                    Err(LedgerError::Refused(refusal))
+                }
             };
             // Each state is published together with the end of its own reservation: the state after the whole batch
             // would count the others, whose reservations are still open, twice.
             // A caller who has gone is no reason to undo anything: the outcome stands.
             match job {
-                Job::Capture { reservation, answer, .. } => {
+                Job::Capture { reservation, store, answer, .. } => {
                     if let Ok(posted) = &posted {
-                        self.undelivered.insert(posted.entry);
+                        if is_noted(store.as_ref()) {
+                            self.undelivered.insert(posted.entry);
+                        }
                         reservation.settle(posted.state);
                     }
                     // Nobody there to hear it means that the process is ending: the capture stays noted as undelivered.
@@ -360,12 +439,22 @@ impl Writer {
                     });
                     let _ = answer.send(answered);
                 }
-                Job::Reverse { answer, .. } => {
+                Job::Hold { reservation, answer, .. } => {
+                    let answered = posted.map(|posted| (posted, reservation.convert(posted.state)));
+                    let _ = answer.send(answered);
+                }
+                Job::Reverse { answer, .. } | Job::Release { answer, .. } => {
                     if let Ok(posted) = &posted {
                         self.reservations.publish(posted.client, posted.state);
                     }
                     let _ = answer.send(posted);
                 }
+            }
+        }
+        // What was refused may mean that memory lags behind the database: another node has spent.
+        for client in refused {
+            if let Some(state) = committed.states.get(&client) {
+                self.reservations.publish(client, *state);
             }
         }
     }
@@ -376,91 +465,69 @@ impl Writer {
         let unknown = || LedgerError::Unavailable(error.to_string());
         match job {
             Job::Capture { capture, answer, .. } => {
-                self.doubtful.push(capture.source);
+                let client = Some(capture.client);
+                self.doubtful.push(Reverse { capture: capture.source, client });
                 let _ = answer.send(Err(unknown()));
             }
             Job::TopUp { answer, .. } => {
                 let _ = answer.send(Err(unknown()));
             }
+            // Whoever asked for the hold releases it until that is certain.
+            Job::Hold { answer, .. } => {
+                let _ = answer.send(Err(unknown()));
+            }
+            Job::Release { answer, .. } => {
+                let _ = answer.send(Err(unknown()));
+            }
             Job::Reverse { reverse, answer } => {
-                self.doubtful.push(reverse.capture);
+                self.doubtful.push(reverse);
                 let _ = answer.send(Err(unknown()));
             }
         }
     }
 
-    async fn commit_jobs(&mut self, jobs: &[Job]) -> Result<Committed, sqlx::Error> {
-        let charges: Vec<(usize, SucceededCharge)> = jobs
-            .iter()
-            .enumerate()
-            .filter_map(|(index, job)| match job {
-                Job::TopUp { charge, .. } => Some((index, charge.clone())),
-                _ => None,
-            })
-            .collect();
-        let commands: Vec<Command> = jobs
-            .iter()
-            .map(|job| match job {
-                Job::Capture { capture, .. } => Command::Capture(capture.clone()),
-                Job::Reverse { reverse, .. } => Command::Reverse(reverse.clone()),
-                // Replaced by the command that `recording::prepare` reads from the top-up's row.
-                Job::TopUp { charge, .. } => {
-                    Command::Reverse(Reverse { capture: format!("none:{}", charge.top_up) })
-                }
-            })
-            .collect();
-        self.commit(&commands, &charges).await
+    async fn commit_jobs(&mut self, jobs: &[Job], repeated: bool) -> Result<Committed, Fault> {
+        let asked: Vec<Asked> = jobs.iter().map(Job::asked).collect();
+        let stores: Vec<Option<&StoredAnswer>> = jobs.iter().map(Job::store).collect();
+        self.commit(&asked, &stores, repeated).await
     }
 
     /// One transaction: read, apply, append, update, commit. Any error rolls everything back and empties the cache.
     async fn commit(
         &mut self,
-        commands: &[Command],
-        charges: &[(usize, SucceededCharge)],
-    ) -> Result<Committed, sqlx::Error> {
-        let result = self.try_commit(commands, charges).await;
-        if result.is_err() {
-            self.forget();
-            self.mend().await;
+        asked: &[Asked],
+        stores: &[Option<&StoredAnswer>],
+        repeated: bool,
+    ) -> Result<Committed, Fault> {
+        // The server ends statements and transactions that hang; this is for a network that says nothing. The connection
+        // is thrown away then, so that cancelling leaves nothing behind.
+        let timeout = if self.is_shared() { BATCH_TIMEOUT } else { Duration::MAX };
+        let work = tokio::time::timeout(timeout, self.try_commit(asked, stores, repeated)).await;
+        match work {
+            Ok(Ok(committed)) => Ok(committed),
+            Ok(Err(fault)) => {
+                self.mend(false).await;
+                Err(fault)
+            }
+            Err(_) => {
+                self.mend(true).await;
+                Err(Fault::Away(sqlx::Error::Protocol("the database server does not answer".into())))
+            }
         }
-        result
     }
 
     async fn try_commit(
         &mut self,
-        commands: &[Command],
-        charges: &[(usize, SucceededCharge)],
-    ) -> Result<Committed, sqlx::Error> {
+        asked: &[Asked],
+        stores: &[Option<&StoredAnswer>],
+        repeated: bool,
+    ) -> Result<Committed, Fault> {
         let at = now_micros();
         let row_before = self.undelivered_row(&[]);
-        let mut transaction = self.connection.begin_with("BEGIN IMMEDIATE").await?;
-        let mut prepared = HashMap::new();
-        for (index, charge) in charges {
-            let command = recording::prepare(&mut transaction, charge, at).await?;
-            prepared.insert(*index, command.map(Command::TopUp));
-        }
-        let command_at = |index: usize| match prepared.get(&index) {
-            Some(command) => command.as_ref(),
-            None => commands.get(index),
-        };
-
-        let mut batch = Batch::starting_at(self.next_entry);
-        let all: Vec<Option<&Command>> = (0..commands.len()).map(command_at).collect();
-        let recall = recallable_sources(&all, commands.len() == 1);
-        batch.recorded = sqlite::load_recorded(&mut transaction, &recall).await?;
-        let touched = touched_clients(&all, &batch);
-        let missing: Vec<ClientId> =
-            touched.iter().copied().filter(|id| !self.cache.contains_key(id)).collect();
-        for (id, state) in sqlite::load_clients(&mut transaction, &missing).await? {
-            batch.clients.insert(id, state);
-        }
-        for id in &touched {
-            if let Some(state) = self.cache.get(id) {
-                batch.clients.insert(*id, *state);
-            }
-        }
-
-        let outcomes: Vec<Outcome> = all
+        self.connection.begin().await?;
+        let commands = self.prepare(asked, at).await?;
+        let mut batch = self.read(&commands, repeated).await?;
+        let outcomes: Vec<Outcome> = commands
             .iter()
             .map(|command| match command {
                 Some(command) => batch.apply(command),
@@ -468,95 +535,200 @@ impl Writer {
             })
             .collect();
 
-        let uncredited = |(index, _): &(usize, SucceededCharge)| {
-            matches!(prepared.get(index), Some(Some(_)))
-                && matches!(outcomes.get(*index), Some(Outcome::Refused(_)))
+        let uncredited = |((asked, command), outcome): ((&Asked, &Option<Command>), &Outcome)| {
+            matches!((asked, command, outcome), (Asked::Charge(_), Some(_), Outcome::Refused(_)))
         };
-        if charges.iter().any(uncredited) {
+        if asked.iter().zip(&commands).zip(&outcomes).any(uncredited) {
             // Its row says "succeeded" already; without entries it must not stay so.
-            transaction.rollback().await?;
+            self.connection.rollback().await?;
             return match &outcomes[..] {
-                [_] => Ok(outcomes),
-                _ => Err(sqlx::Error::Protocol("a succeeded charge cannot be credited".into())),
+                [_] => Ok(Committed { outcomes, states: batch.clients }),
+                _ => Err(Fault::guilty("a succeeded charge cannot be credited")),
             };
         }
 
-        let inserted = sqlite::insert_entries(&mut transaction, at, &batch.entries).await?;
-        if usize::try_from(inserted) != Ok(batch.entries.len()) {
-            return Err(sqlx::Error::Protocol(format!(
-                "{inserted} of {} entries were inserted",
-                batch.entries.len()
-            )));
+        let changed: Vec<(ClientId, ClientState)> =
+            batch.changed.iter().filter_map(|id| Some((*id, *batch.clients.get(id)?))).collect();
+        let written = storage::append(&mut self.connection, at, &batch.entries, &changed).await?;
+        if usize::try_from(written.entries) != Ok(batch.entries.len()) {
+            let (taken, made) = (written.entries, batch.entries.len());
+            return Err(Fault::guilty(&format!("{taken} of {made} entries were inserted")));
         }
-        if !batch.changed.is_empty() {
-            let changed = batch.changed.iter().filter_map(|id| Some((*id, *batch.clients.get(id)?)));
-            let updated = sqlite::update_clients(&mut transaction, changed).await?;
-            if usize::try_from(updated) != Ok(batch.changed.len()) {
-                return Err(sqlx::Error::Protocol("a client's row is missing".into()));
-            }
+        if usize::try_from(written.clients) != Ok(changed.len()) {
+            return Err(Fault::guilty("a client's row is missing"));
         }
-        let captured: Vec<EntryId> = all
-            .iter()
-            .zip(&outcomes)
-            .filter_map(|(command, outcome)| match (command, outcome) {
-                (Some(Command::Capture(_)), Outcome::Posted { entry, .. }) => Some(*entry),
-                _ => None,
-            })
-            .collect();
+        self.write_holds(&commands, &outcomes, at).await?;
+        let captured = self.write_answers(&commands, &outcomes, stores).await?;
         let row_written = !captured.is_empty();
         if row_written {
             let row: Vec<EntryId> = row_before.into_iter().chain(captured).collect();
-            sqlite::write_undelivered(&mut transaction, &self.node, &row).await?;
+            storage::write_undelivered(&mut self.connection, &self.node, &row).await?;
         }
-        transaction.commit().await?;
+        self.connection.commit().await?;
 
         self.row_is_stale &= !row_written;
-        self.next_entry = batch.next_entry;
-        if self.cache.len() > KEPT_CLIENTS {
-            self.cache.clear();
-        }
-        self.cache.extend(batch.clients.iter().map(|(id, state)| (*id, *state)));
-        Ok(outcomes)
-    }
-}
-
-/// Whether an error is the fault of one command, so that the others of its batch can succeed without it.
-fn is_of_one_command(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(database) => database.kind() != sqlx::error::ErrorKind::Other,
-        sqlx::Error::Protocol(_) | sqlx::Error::Decode(_) | sqlx::Error::Encode(_) => true,
-        _ => false,
-    }
-}
-
-/// Sources to look up before applying. Captures are new by construction and guarded by the unique index, so they are
-/// looked up only when replayed alone.
-fn recallable_sources(commands: &[Option<&Command>], alone: bool) -> Vec<String> {
-    let mut sources = Vec::new();
-    for command in commands.iter().copied().flatten() {
-        match command {
-            Command::Capture(capture) if alone => sources.push(capture.source.clone()),
-            Command::Capture(_) => {}
-            Command::Reverse(reverse) => {
-                sources.push(reverse.capture.clone());
-                sources.push(reversal_source(&reverse.capture));
+        if !self.is_shared() {
+            self.next_entry = batch.next_entry().unwrap_or(self.next_entry);
+            if self.cache.len() > KEPT_CLIENTS {
+                self.cache.clear();
             }
-            Command::TopUp(_) | Command::Clawback(_) => sources.push(command.source()),
+            self.cache.extend(batch.clients.iter().map(|(id, state)| (*id, *state)));
         }
+        Ok(Committed { outcomes, states: batch.clients })
     }
-    sources
+
+    /// Turns charges into commands: their rows are written, in the order of their ids, which is the order of locks.
+    async fn prepare(&mut self, asked: &[Asked], at: i64) -> Result<Vec<Option<Command>>, Fault> {
+        let mut charges: Vec<(usize, &SucceededCharge)> = asked
+            .iter()
+            .enumerate()
+            .filter_map(|(index, asked)| match asked {
+                Asked::Charge(charge) => Some((index, charge)),
+                Asked::Command(_) => None,
+            })
+            .collect();
+        charges.sort_by_key(|(_, charge)| charge.top_up.to_string());
+        let mut prepared = HashMap::new();
+        for (index, charge) in charges {
+            let top_up = recording::prepare(&mut self.connection, charge, at).await?;
+            prepared.insert(index, top_up.map(Command::TopUp));
+        }
+        let command = |(index, asked): (usize, &Asked)| match asked {
+            Asked::Command(command) => Some(command.clone()),
+            Asked::Charge(_) => prepared.remove(&index).flatten(),
+        };
+        Ok(asked.iter().enumerate().map(command).collect())
+    }
+
+    /// Reads what the commands need. First the clients are locked, then what is recorded is looked up: a transaction of ours
+    /// whose outcome is unknown holds those locks until it has ended one way or the other.
+    async fn read(&mut self, commands: &[Option<Command>], repeated: bool) -> Result<Batch, Fault> {
+        let known = commands.iter().flatten();
+        let nameless: Vec<String> = known
+            .clone()
+            .filter_map(|command| match command {
+                Command::Reverse(Reverse { capture, client: None }) => Some(capture.clone()),
+                _ => None,
+            })
+            .collect();
+        let named = storage::load_recorded(&mut self.connection, &nameless).await?;
+        let mut touched: Vec<ClientId> = known
+            .clone()
+            .filter_map(Command::client)
+            .chain(named.values().map(|entry| entry.client))
+            .collect();
+        touched.sort_unstable();
+        touched.dedup();
+        let mut clients: HashMap<ClientId, ClientState> = HashMap::with_capacity(touched.len());
+        if !self.is_shared() {
+            clients.extend(touched.iter().filter_map(|id| Some((*id, *self.cache.get(id)?))));
+            touched.retain(|id| !clients.contains_key(id));
+        }
+        clients.extend(storage::lock_clients(&mut self.connection, &touched).await?);
+        let recall: Vec<String> = known.clone().flat_map(|command| command.recalls(repeated)).collect();
+        let recorded = storage::load_recorded(&mut self.connection, &recall).await?;
+        let ids = known.map(Command::max_legs).sum();
+        let ids = storage::entry_ids(&mut self.connection, ids).await?;
+        let mut batch = ids.map_or_else(|| Batch::starting_at(self.next_entry), Batch::with_ids);
+        batch.clients = clients;
+        batch.recorded = recorded;
+        Ok(batch)
+    }
+
+    /// Rows of holds that were taken are added, those of holds that ended are removed.
+    async fn write_holds(
+        &mut self,
+        commands: &[Option<Command>],
+        outcomes: &[Outcome],
+        at: i64,
+    ) -> Result<(), Fault> {
+        let (mut taken, mut ended) = (Vec::new(), Vec::new());
+        for (command, outcome) in commands.iter().zip(outcomes) {
+            match (command, outcome) {
+                (Some(Command::Hold(hold)), Outcome::Posted { repeated: false, .. }) => taken.push(HoldRow {
+                    request: request_of(&hold.source),
+                    client: hold.client,
+                    amount: hold.amount,
+                }),
+                (Some(Command::Capture(capture)), Outcome::Posted { repeated: false, .. })
+                    if capture.held =>
+                {
+                    ended.push(request_of(&capture.source));
+                }
+                (Some(Command::Release(release)), Outcome::Posted { repeated: false, .. }) => {
+                    ended.push(request_of(&release.hold));
+                }
+                _ => {}
+            }
+        }
+        let added = storage::insert_holds(&mut self.connection, &self.node, at, &taken).await?;
+        let removed = storage::delete_holds(&mut self.connection, &ended).await?;
+        if (usize::try_from(added), usize::try_from(removed)) != (Ok(taken.len()), Ok(ended.len())) {
+            return Err(Fault::guilty("a hold's row is missing"));
+        }
+        Ok(())
+    }
+
+    /// Stores answers with their captures, and tells which captures are to be noted as undelivered.
+    async fn write_answers(
+        &mut self,
+        commands: &[Option<Command>],
+        outcomes: &[Outcome],
+        stores: &[Option<&StoredAnswer>],
+    ) -> Result<Vec<EntryId>, Fault> {
+        let mut noted = Vec::new();
+        for (index, (command, outcome)) in commands.iter().zip(outcomes).enumerate() {
+            let (Some(Command::Capture(_)), Outcome::Posted { entry, repeated, .. }) = (command, outcome)
+            else {
+                continue;
+            };
+            let store = stores.get(index).copied().flatten();
+            if let (Some(answer), false) = (store, repeated)
+                && !answers::store(&mut self.connection, answer).await?
+            {
+                return Err(Fault::guilty("another request has taken over this Idempotency-Key"));
+            }
+            if is_noted(store) {
+                noted.push(*entry);
+            }
+        }
+        Ok(noted)
+    }
 }
 
-fn touched_clients(commands: &[Option<&Command>], batch: &Batch) -> HashSet<ClientId> {
-    commands
-        .iter()
-        .copied()
-        .flatten()
-        .filter_map(|command| match command {
-            Command::Capture(capture) => Some(capture.client),
-            Command::TopUp(top_up) => Some(top_up.client),
-            Command::Clawback(clawback) => Some(clawback.client),
-            Command::Reverse(reverse) => batch.recorded.get(&reverse.capture).map(|entry| entry.client),
-        })
-        .collect()
+/// Whether a capture is given back when its answer may not have been delivered. An answer that is kept whole can be fetched
+/// again under its `Idempotency-Key` instead.
+fn is_noted(store: Option<&StoredAnswer>) -> bool {
+    store.is_none_or(|answer| answer.body.is_none())
+}
+
+/// `REQUEST` of `usage:REQUEST`.
+fn request_of(source: &str) -> String {
+    source.split_once(':').map_or(source, |(_, request)| request).to_owned()
+}
+
+impl Job {
+    fn asked(&self) -> Asked {
+        match self {
+            Self::Capture { capture, .. } => Asked::Command(Command::Capture(capture.clone())),
+            Self::Hold { hold, .. } => Asked::Command(Command::Hold(hold.clone())),
+            Self::Release { release, .. } => Asked::Command(Command::Release(release.clone())),
+            Self::Reverse { reverse, .. } => Asked::Command(Command::Reverse(reverse.clone())),
+            Self::TopUp { charge, .. } => Asked::Charge(charge.clone()),
+        }
+    }
+
+    fn store(&self) -> Option<&StoredAnswer> {
+        match self {
+            Self::Capture { store, .. } => store.as_ref(),
+            _ => None,
+        }
+    }
+
+    fn client(&self) -> Option<ClientId> {
+        match self.asked() {
+            Asked::Command(command) => command.client(),
+            Asked::Charge(_) => None,
+        }
+    }
 }

@@ -331,6 +331,7 @@ impl Paywall {
             route: usage.route,
             price_list: usage.price_list,
             upstream_status: usage.upstream_status,
+            held: false,
         };
         match self.ledger.capture(capture, reservation).await {
             Ok(posted) => Ok(Captured { posted, wallet, charged, price }),

@@ -8,7 +8,7 @@ use super::{
     DAY_MICROS, DEADLINE, FailureReason, Landed, MAX_CHARGES_A_DAY, Payer, TopUpOutcome, TopUpRequest,
     TopUps, after,
 };
-use crate::db::{DbError, now_micros};
+use crate::db::{DbError, now_micros, query_scalar};
 use crate::domain::{SecretHash, TopUpId};
 use crate::ledger::ClientId;
 use crate::stripe::{NewCustomer, NewPaymentIntent, RefusalKind, StripeFailure};
@@ -85,6 +85,7 @@ impl TopUps {
             amount: request.amount,
             bonus: self.bonus_for(request.amount),
             currency: self.0.currency,
+            node: self.0.ledger.node().to_owned(),
         };
         let client = new.client;
         match store::insert(&self.0.db, new).await {
@@ -104,10 +105,12 @@ impl TopUps {
         let Some(row) = store::by_id(&self.0.db, id).await? else {
             return Ok(TopUpOutcome::Unavailable);
         };
-        Ok(self.charge_row(&row, &request).await)
+        let outcome = self.charge_row(&row, &request).await;
+        self.let_go(id).await;
+        Ok(outcome)
     }
 
-    /// The payer has an attempt whose outcome is open: settle it now if nobody else does.
+    /// The payer has an attempt whose outcome is open: settle it now if nobody else does; otherwise wait for whoever does.
     async fn wait_for_open_attempt(
         &self,
         client: Option<ClientId>,
@@ -117,7 +120,7 @@ impl TopUps {
             // It ended in this moment.
             return Ok(TopUpOutcome::Shared(Landed::Nothing));
         };
-        let landed = match self.reconcile_one(&open, after(DEADLINE)).await {
+        let landed = match self.reconcile_one(&open, after(DEADLINE), true).await {
             // That attempt was somebody's before: no reason to refuse a payer who is here now.
             Landed::Failed(_) => Landed::Nothing,
             landed => landed,
@@ -238,7 +241,7 @@ impl TopUps {
 
     pub(super) async fn stripe_customer(&self, client: ClientId) -> Result<Option<String>, DbError> {
         let found: Option<Option<String>> =
-            sqlx::query_scalar("SELECT stripe_customer FROM clients WHERE id = $1")
+            query_scalar("SELECT stripe_customer FROM clients WHERE id = $1")
                 .bind(client)
                 .fetch_optional(self.0.db.reader())
                 .await?;

@@ -8,12 +8,15 @@ use super::flights::FlightKey;
 use super::store::{self, State, TopUpRow};
 use super::{FailureReason, Landed, TopUpOutcome, TopUps, after};
 use crate::db::{DbError, now_micros};
+use crate::domain::TopUpId;
 use crate::stripe::{PaymentIntentStatus, StripeFailure};
 
 /// Attempts looked at in one step.
 const MAX_A_STEP: i64 = 100;
 /// What one attempt may take of a step.
 const DEADLINE: Duration = Duration::from_secs(15);
+/// Between two looks at what another node is working on.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Stripe keeps idempotency keys for at least 24 hours; after this, intents are looked for in the list instead.
 const KEY_LIFE_MICROS: i64 = 23 * 60 * 60 * 1_000_000;
 
@@ -24,9 +27,9 @@ impl TopUps {
     /// When the database cannot be read.
     pub async fn reconcile(&self) -> Result<usize, DbError> {
         let mut ended = 0usize;
-        for row in store::open(&self.0.db, MAX_A_STEP).await? {
+        for row in store::open(&self.0.db, MAX_A_STEP, self.0.ledger.node()).await? {
             let top_ups = self.clone();
-            let work = self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, after(DEADLINE)).await });
+            let work = self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, after(DEADLINE), false).await });
             if matches!(work.await, Ok(Landed::Credited | Landed::Failed(_))) {
                 ended = ended.saturating_add(1);
             }
@@ -47,13 +50,14 @@ impl TopUps {
             if let Some(mut landing) = top_ups.0.flights.in_the_air(&keys) {
                 let _ = landing.wait_for(Option::is_some).await;
             }
-            top_ups.reconcile_one(&row, after(DEADLINE)).await
+            top_ups.reconcile_one(&row, after(DEADLINE), true).await
         });
         work.await.unwrap_or(Landed::Pending(id))
     }
 
-    /// Settles one open attempt, unless somebody in this process is working on it.
-    pub(super) async fn reconcile_one(&self, row: &TopUpRow, deadline: Instant) -> Landed {
+    /// Settles one open attempt, unless somebody in this process is working on it. When another node is: `waits` until that
+    /// has ended, or lets it be.
+    pub(super) async fn reconcile_one(&self, row: &TopUpRow, deadline: Instant, waits: bool) -> Landed {
         let Some(_claim) = self.0.flights.claim(row.id) else {
             // Somebody who only looks holds it too, after the end.
             return match store::by_id(&self.0.db, row.id).await {
@@ -61,15 +65,41 @@ impl TopUps {
                 _ => Landed::Pending(row.id),
             };
         };
-        // Whoever had it before may have ended it.
+        loop {
+            match store::claim(&self.0.db, row.id, self.0.ledger.node().to_owned()).await {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::error!(%error, top_up.id = %row.id, "an open top-up could not be looked at");
+                    return Landed::Pending(row.id);
+                }
+            }
+            match store::by_id(&self.0.db, row.id).await {
+                Ok(Some(row)) if !row.state.is_open() => return Landed::Nothing,
+                Ok(None) => return Landed::Nothing,
+                Ok(Some(_)) if waits && Instant::now() < deadline => tokio::time::sleep(LOOK_EVERY).await,
+                Ok(Some(_)) | Err(_) => return Landed::Pending(row.id),
+            }
+        }
+        let landed = self.ask_stripe(row, deadline).await;
+        self.let_go(row.id).await;
+        landed
+    }
+
+    /// Lets other nodes work on an attempt that this one has looked at. If that cannot be stored, this node goes on with it.
+    pub(super) async fn let_go(&self, id: TopUpId) {
+        if let Err(error) = store::let_go(&self.0.db, id, self.0.ledger.node().to_owned()).await {
+            tracing::warn!(%error, top_up.id = %id, "a top-up could not be left to other nodes");
+        }
+    }
+
+    async fn ask_stripe(&self, row: &TopUpRow, deadline: Instant) -> Landed {
+        // Whoever had it before may have ended it, or got further.
         let row = match store::by_id(&self.0.db, row.id).await {
             Ok(Some(row)) if row.state.is_open() => row,
             Ok(_) => return Landed::Nothing,
             Err(_) => return Landed::Pending(row.id),
         };
-        if let Err(error) = store::touch(&self.0.db, row.id).await {
-            tracing::error!(%error, top_up.id = %row.id, "an open top-up could not be noted as looked at");
-        }
         let outcome = match &row.payment_intent {
             Some(intent) => {
                 let answer = self.0.stripe.retrieve_payment_intent(intent, deadline).await;

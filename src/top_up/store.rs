@@ -1,9 +1,7 @@
 //! The rows of `top_ups`, except for recording a success, which is the ledger's (`ledger::recording`).
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
 
-use crate::db::{Db, DbError, now_micros};
+use crate::db::{Db, DbError, Row, Sql, now_micros, query, query_scalar, sql_with_now};
 use crate::domain::{Currency, KeyId, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::ledger::ClientId;
 
@@ -96,6 +94,8 @@ pub(super) struct NewTopUp {
     pub(super) amount: Micros,
     pub(super) bonus: Micros,
     pub(super) currency: Currency,
+    /// Who works on it.
+    pub(super) node: String,
 }
 
 /// All readings take the same columns, in this order.
@@ -111,14 +111,21 @@ macro_rules! select {
 
 const BY_ID: &str = select!("WHERE id = $1");
 const BY_REQUEST_KEY: &str = select!("WHERE request_key = $1");
-const OPEN: &str =
-    select!("WHERE state IN ('created', 'confirming', 'pending') ORDER BY updated_at, id LIMIT $1");
+/// Those that no other node that lives is working on.
+const OPEN: Sql = sql_with_now!(
+    "SELECT id, client, key, key_secret, key_hash, amount, bonus, currency, state, failure, \
+     stripe_customer, payment_intent, created_at, pm_hash FROM top_ups \
+     WHERE state IN ('created', 'confirming', 'pending') AND (node IS NULL OR node = $2 OR NOT EXISTS \
+     (SELECT 1 FROM nodes AS n WHERE n.id = top_ups.node AND n.lease_until > ",
+    now,
+    ")) ORDER BY updated_at, id LIMIT $1"
+);
 const OPEN_OF_PAYER: &str =
     select!("WHERE state IN ('created', 'confirming', 'pending') AND (client = $1 OR pm_hash = $2) LIMIT 1");
 const INSERT: &str = "\
 INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, amount, bonus, state, request_key,
-                     created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'created', $10, $11, $11)";
+                     created_at, updated_at, node)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'created', $10, $11, $11, $12)";
 const IS_BOUND: &str = "\
 SELECT EXISTS (SELECT 1 FROM payment_method_bindings AS b JOIN client_keys AS k ON k.id = b.key
                WHERE b.hash = $1 AND b.revoked_at IS NULL AND k.revoked_at IS NULL)";
@@ -131,8 +138,14 @@ const SET_CONFIRMING: &str = "\
 UPDATE top_ups SET state = 'confirming', stripe_customer = $2, payment_intent = $3, updated_at = $4
 WHERE id = $1 AND state = 'created'";
 const SET_PENDING: &str = "UPDATE top_ups SET state = 'pending', updated_at = $2 WHERE id = $1 AND state IN ('confirming', 'pending')";
-const TOUCH: &str = "\
-UPDATE top_ups SET updated_at = $2 WHERE id = $1 AND state IN ('created', 'confirming', 'pending')";
+const CLAIM: Sql = sql_with_now!(
+    "UPDATE top_ups SET node = $2, updated_at = $3 WHERE id = $1 AND state IN ('created', 'confirming', 'pending') \
+     AND (node IS NULL OR node = $2 OR NOT EXISTS \
+     (SELECT 1 FROM nodes AS n WHERE n.id = top_ups.node AND n.lease_until > ",
+    now,
+    "))"
+);
+const LET_GO: &str = "UPDATE top_ups SET node = NULL WHERE id = $1 AND node = $2";
 const SET_FAILED: &str = "\
 UPDATE top_ups SET state = 'failed', failure = $2, updated_at = $3, request_key = CASE WHEN $4 THEN NULL ELSE request_key END
 WHERE id = $1 AND state IN ('created', 'confirming', 'pending')";
@@ -141,7 +154,7 @@ const RECENT_CHARGES: &str =
 const OLDEST_OPEN: &str =
     "SELECT COUNT(*), MIN(created_at) FROM top_ups WHERE state IN ('created', 'confirming', 'pending')";
 
-fn row(row: &SqliteRow) -> Result<TopUpRow, sqlx::Error> {
+fn row(row: &Row) -> Result<TopUpRow, sqlx::Error> {
     let malformed = || sqlx::Error::Decode("a top-up row is malformed".into());
     Ok(TopUpRow {
         id: TopUpId::parse(row.try_get(0)?).ok_or_else(malformed)?,
@@ -174,10 +187,10 @@ pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
         Box::pin(async move {
             let needless: bool = match (new.client, new.pm_hash, new.only_if_short_of) {
                 (None, Some(hash), _) => {
-                    sqlx::query_scalar(IS_BOUND).bind(hash.as_bytes()).fetch_one(&mut *connection).await?
+                    query_scalar(IS_BOUND).bind(hash.as_bytes()).fetch_one(&mut *connection).await?
                 }
                 (Some(client), _, Some(price)) => {
-                    sqlx::query_scalar(COVERS)
+                    query_scalar(COVERS)
                         .bind(client)
                         .bind(price.get())
                         .fetch_one(&mut *connection)
@@ -188,7 +201,7 @@ pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
             if needless {
                 return Ok(false);
             }
-            sqlx::query(INSERT)
+            query(INSERT)
                 .bind(new.id.to_string())
                 .bind(new.client)
                 .bind(new.key.to_string())
@@ -200,6 +213,7 @@ pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
                 .bind(new.bonus.get())
                 .bind(new.request_key.as_ref().map(SecretHash::as_bytes))
                 .bind(now_micros())
+                .bind(new.node)
                 .execute(connection)
                 .await
                 .map(|_| true)
@@ -217,7 +231,7 @@ pub(super) async fn customer_of_failed(
     let Some(customer) = customer else {
         return Ok(None);
     };
-    let found: Option<Option<String>> = sqlx::query_scalar(CUSTOMER_OF_FAILED)
+    let found: Option<Option<String>> = query_scalar(CUSTOMER_OF_FAILED)
         .bind(card.hash().as_bytes().to_vec())
         .bind(customer)
         .fetch_optional(db.reader())
@@ -229,7 +243,7 @@ pub(super) async fn customer_of_failed(
 pub(super) async fn set_fingerprint(db: &Db, id: TopUpId, fingerprint: String) -> Result<(), DbError> {
     db.write(move |connection| {
         Box::pin(async move {
-            sqlx::query(SET_FINGERPRINT)
+            query(SET_FINGERPRINT)
                 .bind(id.to_string())
                 .bind(fingerprint)
                 .bind(now_micros())
@@ -250,14 +264,14 @@ pub(super) async fn set_confirming(
 ) -> Result<bool, DbError> {
     db.write(move |connection| {
         Box::pin(async move {
-            let done = sqlx::query(SET_CONFIRMING)
+            let done = query(SET_CONFIRMING)
                 .bind(id.to_string())
                 .bind(customer)
                 .bind(payment_intent)
                 .bind(now_micros())
                 .execute(connection)
                 .await?;
-            Ok(done.rows_affected() == 1)
+            Ok(done == 1)
         })
     })
     .await
@@ -267,7 +281,7 @@ pub(super) async fn set_confirming(
 pub(super) async fn set_pending(db: &Db, id: TopUpId) -> Result<(), DbError> {
     db.write(move |connection| {
         Box::pin(async move {
-            sqlx::query(SET_PENDING)
+            query(SET_PENDING)
                 .bind(id.to_string())
                 .bind(now_micros())
                 .execute(connection)
@@ -278,11 +292,23 @@ pub(super) async fn set_pending(db: &Db, id: TopUpId) -> Result<(), DbError> {
     .await
 }
 
-/// Notes that the attempt is looked at now, so that others get their turn before it is looked at again.
-pub(super) async fn touch(db: &Db, id: TopUpId) -> Result<(), DbError> {
+/// Takes an open attempt for a node, and notes that it is looked at now, so that others get their turn before it is looked at
+/// again. `false`: it has ended, or another node that lives works on it.
+pub(super) async fn claim(db: &Db, id: TopUpId, node: String) -> Result<bool, DbError> {
     db.write(move |connection| {
         Box::pin(async move {
-            sqlx::query(TOUCH).bind(id.to_string()).bind(now_micros()).execute(connection).await.map(|_| ())
+            let claimed = query(CLAIM).bind(id.to_string()).bind(node).bind(now_micros());
+            claimed.execute(connection).await.map(|claimed| claimed == 1)
+        })
+    })
+    .await
+}
+
+/// Lets other nodes work on an attempt.
+pub(super) async fn let_go(db: &Db, id: TopUpId, node: String) -> Result<(), DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            query(LET_GO).bind(id.to_string()).bind(node).execute(connection).await.map(drop)
         })
     })
     .await
@@ -298,7 +324,7 @@ pub(super) async fn set_failed(
 ) -> Result<(), DbError> {
     db.write(move |connection| {
         Box::pin(async move {
-            sqlx::query(SET_FAILED)
+            query(SET_FAILED)
                 .bind(id.to_string())
                 .bind(failure)
                 .bind(now_micros())
@@ -313,19 +339,19 @@ pub(super) async fn set_failed(
 
 /// One attempt.
 pub(super) async fn by_id(db: &Db, id: TopUpId) -> Result<Option<TopUpRow>, DbError> {
-    let found = sqlx::query(BY_ID).bind(id.to_string()).fetch_optional(db.reader()).await?;
+    let found = query(BY_ID).bind(id.to_string()).fetch_optional(db.reader()).await?;
     Ok(found.as_ref().map(row).transpose()?)
 }
 
 /// The attempt that an `Idempotency-Key` made.
 pub(super) async fn by_request_key(db: &Db, key: SecretHash) -> Result<Option<TopUpRow>, DbError> {
-    let found = sqlx::query(BY_REQUEST_KEY).bind(key.as_bytes().to_vec()).fetch_optional(db.reader()).await?;
+    let found = query(BY_REQUEST_KEY).bind(key.as_bytes().to_vec()).fetch_optional(db.reader()).await?;
     Ok(found.as_ref().map(row).transpose()?)
 }
 
-/// Open attempts, those that were looked at longest ago first.
-pub(super) async fn open(db: &Db, limit: i64) -> Result<Vec<TopUpRow>, DbError> {
-    let rows = sqlx::query(OPEN).bind(limit).fetch_all(db.reader()).await?;
+/// Open attempts that a node may work on, those that were looked at longest ago first.
+pub(super) async fn open(db: &Db, limit: i64, node: &str) -> Result<Vec<TopUpRow>, DbError> {
+    let rows = query(OPEN).bind(limit).bind(node).fetch_all(db.reader()).await?;
     Ok(rows.iter().map(row).collect::<Result<_, _>>()?)
 }
 
@@ -335,7 +361,7 @@ pub(super) async fn open_of_payer(
     client: Option<ClientId>,
     pm_hash: Option<SecretHash>,
 ) -> Result<Option<TopUpRow>, DbError> {
-    let found = sqlx::query(OPEN_OF_PAYER)
+    let found = query(OPEN_OF_PAYER)
         .bind(client)
         .bind(pm_hash.map(|hash| hash.as_bytes().to_vec()))
         .fetch_optional(db.reader())
@@ -345,7 +371,7 @@ pub(super) async fn open_of_payer(
 
 /// Charges, finished or open, that a card token caused since a time.
 pub(super) async fn recent_charges(db: &Db, pm_hash: SecretHash, since: i64) -> Result<i64, DbError> {
-    Ok(sqlx::query_scalar(RECENT_CHARGES)
+    Ok(query_scalar(RECENT_CHARGES)
         .bind(pm_hash.as_bytes().to_vec())
         .bind(since)
         .fetch_one(db.reader())
@@ -354,6 +380,6 @@ pub(super) async fn recent_charges(db: &Db, pm_hash: SecretHash, since: i64) -> 
 
 /// How many attempts are open, and since when the oldest is.
 pub(super) async fn oldest_open(db: &Db) -> Result<(i64, Option<i64>), DbError> {
-    let found = sqlx::query(OLDEST_OPEN).fetch_one(db.reader()).await?;
+    let found = query(OLDEST_OPEN).fetch_one(db.reader()).await?;
     Ok((found.try_get(0)?, found.try_get(1)?))
 }

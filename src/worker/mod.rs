@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::db::Db;
+use crate::ledger::nodes::RENEW_EVERY;
+use crate::ledger::{Ledger, answers};
 use crate::top_up::TopUps;
 
 /// Time between two steps of the reconciler.
@@ -21,5 +24,21 @@ pub async fn reconcile(top_ups: TopUps, mut stop: watch::Receiver<bool>) {
             () = tokio::time::sleep(RECONCILE_EVERY) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
+    }
+}
+
+/// Renews this node's lease, finishes what dead nodes left, and removes expired `Idempotency-Key`s, every [`RENEW_EVERY`].
+/// Runs until it is aborted, because the lease is needed to the end.
+pub async fn keep_alive(ledger: Ledger, db: Db) {
+    loop {
+        match ledger.keep_alive().await {
+            Ok(0) => {}
+            Ok(ended) => tracing::info!(nodes.ended = ended, "what dead nodes left is finished"),
+            Err(error) => tracing::error!(%error, "this node's lease could not be renewed"),
+        }
+        if let Err(error) = answers::delete_expired(&db).await {
+            tracing::error!(%error, "expired idempotency keys could not be removed");
+        }
+        tokio::time::sleep(RENEW_EVERY).await;
     }
 }

@@ -201,7 +201,7 @@ fn the_sandbox_sells_the_demo() {
     let Loaded { config, warnings } = sandbox_from(&options(), None, &shell).unwrap();
     assert!(config.sandbox && warnings.is_empty(), "{warnings:?}");
     assert_eq!(config.public_url, "http://127.0.0.1:5402");
-    assert_eq!(config.database_url, "sqlite:sandbox-data/prepaid402.db");
+    assert_eq!(config.database.shown(), "sandbox-data/prepaid402.db");
     assert_eq!(config.stripe.api_base, "http://127.0.0.1:5404");
     assert_eq!(config.stripe.secret_key.expose(), "sk_test_hidden");
     assert_eq!(config.upstream.url, "http://127.0.0.1:5405");
@@ -248,7 +248,7 @@ fn the_sandbox_uses_a_file_for_what_is_sold_only() {
     assert_eq!(config.top_up.minimum.to_major_string(), "9.00");
     assert_eq!(config.upstream.url, "http://127.0.0.1:8080");
     assert_eq!(config.public_url, "http://127.0.0.1:5402");
-    assert_eq!(config.database_url, "sqlite:sandbox-data/prepaid402.db");
+    assert_eq!(config.database.shown(), "sandbox-data/prepaid402.db");
     assert_eq!(config.stripe.publishable_key, "pk_test_sandbox");
     let flag = SandboxOptions { upstream: Some("http://127.0.0.1:9090".to_owned()), ..options() };
     assert_eq!(

@@ -8,7 +8,8 @@ use actix_web::http::header;
 use actix_web::{Error, HttpRequest, HttpResponse, web};
 use askama::Template;
 use serde::Deserialize;
-use sqlx::Row as _;
+
+use crate::db::query;
 
 use super::view::Chrome;
 use super::{AdminState, guard, pages, password, sessions, users};
@@ -134,7 +135,7 @@ async fn check(state: &AdminState, name: String, given: String) -> Result<Checke
     let Ok(Ok(permit)) = tokio::time::timeout(HASH_WAIT, state.hashes.clone().acquire_owned()).await else {
         return Ok(Checked::Busy);
     };
-    let row = sqlx::query("SELECT id, password_hash FROM admin_users WHERE name = $1")
+    let row = query("SELECT id, password_hash FROM admin_users WHERE name = $1")
         .bind(name)
         .fetch_optional(state.db.reader())
         .await?;

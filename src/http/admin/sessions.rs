@@ -2,10 +2,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use sqlx::Row as _;
-use sqlx::sqlite::SqlitePool;
 
-use crate::db::{Db, DbError};
+use crate::db::{Connection, Db, DbError, Readers, query};
 use crate::domain::SecretHash;
 use crate::domain::ids::random_bytes;
 
@@ -63,8 +61,8 @@ pub(super) enum Found {
 }
 
 /// Looks a token up.
-pub(super) async fn find(pool: &SqlitePool, hash: SecretHash, now: i64) -> Result<Found, sqlx::Error> {
-    let row = sqlx::query(
+pub(super) async fn find(pool: &Readers, hash: SecretHash, now: i64) -> Result<Found, sqlx::Error> {
+    let row = query(
         "SELECT s.admin_user, s.csrf_token, s.created_at, s.last_seen_at, u.name FROM admin_sessions s \
          JOIN admin_users u ON u.id = s.admin_user WHERE s.hash = $1",
     )
@@ -93,7 +91,7 @@ pub(super) async fn touch(db: &Db, session: &Session, now: i64) -> Result<(), Db
     let hash = session.hash;
     db.write(move |connection| {
         Box::pin(async move {
-            sqlx::query("UPDATE admin_sessions SET last_seen_at = $2 WHERE hash = $1 AND last_seen_at < $2")
+            query("UPDATE admin_sessions SET last_seen_at = $2 WHERE hash = $1 AND last_seen_at < $2")
                 .bind(hash.as_bytes().to_vec())
                 .bind(now)
                 .execute(connection)
@@ -119,7 +117,7 @@ pub(super) async fn begin(
     let begun = db
         .write(move |connection| {
             Box::pin(async move {
-                sqlx::query("DELETE FROM admin_sessions WHERE created_at <= $1 OR last_seen_at <= $2")
+                query("DELETE FROM admin_sessions WHERE created_at <= $1 OR last_seen_at <= $2")
                     .bind(now.saturating_sub(ABSOLUTE))
                     .bind(now.saturating_sub(IDLE))
                     .execute(&mut *connection)
@@ -127,7 +125,7 @@ pub(super) async fn begin(
                 if let Some(old) = replaced {
                     delete(&mut *connection, old).await?;
                 }
-                let inserted = sqlx::query(
+                let inserted = query(
                     "INSERT INTO admin_sessions (hash, admin_user, csrf_token, created_at, last_seen_at) \
                      SELECT $1, id, $3, $4, $4 FROM admin_users WHERE id = $2 AND password_hash = $5",
                 )
@@ -138,7 +136,7 @@ pub(super) async fn begin(
                 .bind(password_hash)
                 .execute(&mut *connection)
                 .await?;
-                sqlx::query(
+                query(
                     "DELETE FROM admin_sessions WHERE admin_user = $1 AND hash <> $2 AND hash NOT IN ( \
                        SELECT hash FROM admin_sessions WHERE admin_user = $1 AND hash <> $2 \
                        ORDER BY created_at DESC, hash LIMIT $3)",
@@ -148,15 +146,15 @@ pub(super) async fn begin(
                 .bind(MAX_PER_USER - 1)
                 .execute(&mut *connection)
                 .await?;
-                Ok(inserted.rows_affected() == 1)
+                Ok(inserted == 1)
             })
         })
         .await?;
     Ok(begun.then_some(token))
 }
 
-async fn delete(connection: &mut sqlx::SqliteConnection, hash: SecretHash) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM admin_sessions WHERE hash = $1")
+async fn delete(connection: &mut Connection, hash: SecretHash) -> Result<(), sqlx::Error> {
+    query("DELETE FROM admin_sessions WHERE hash = $1")
         .bind(hash.as_bytes().to_vec())
         .execute(connection)
         .await?;
@@ -172,7 +170,7 @@ pub(super) async fn end(db: &Db, hash: SecretHash) -> Result<(), DbError> {
 pub(super) async fn end_all(db: &Db, user: i64) -> Result<(), DbError> {
     db.write(move |connection| {
         Box::pin(async move {
-            sqlx::query("DELETE FROM admin_sessions WHERE admin_user = $1")
+            query("DELETE FROM admin_sessions WHERE admin_user = $1")
                 .bind(user)
                 .execute(connection)
                 .await?;

@@ -1,9 +1,8 @@
 //! The people who may look at the admin pages, in the database. There is no default user and no default password.
 
-use sqlx::sqlite::SqliteConnection;
-use sqlx::{Connection as _, Row as _};
 
 use super::password::{self, PasswordError};
+use crate::db::{Connection, query};
 
 /// Longer names are refused.
 pub const MAX_NAME: usize = 64;
@@ -61,14 +60,14 @@ async fn hash(password: &str) -> Result<String, AdminUserError> {
 /// # Errors
 /// [`AdminUserError`]; the name and the password are checked before anything is written.
 pub async fn create_user(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     name: &str,
     password: &str,
 ) -> Result<(), AdminUserError> {
     check_name(name)?;
     password::check_strength(name, password)?;
     let phc = hash(password).await?;
-    sqlx::query("INSERT INTO admin_users (name, password_hash, created_at) VALUES ($1, $2, $3)")
+    query("INSERT INTO admin_users (name, password_hash, created_at) VALUES ($1, $2, $3)")
         .bind(name)
         .bind(phc)
         .bind(crate::db::now_micros())
@@ -86,44 +85,48 @@ pub async fn create_user(
 /// # Errors
 /// [`AdminUserError`].
 pub async fn set_password(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     name: &str,
     password: &str,
 ) -> Result<(), AdminUserError> {
     password::check_strength(name, password)?;
     let phc = hash(password).await?;
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let changed = sqlx::query("UPDATE admin_users SET password_hash = $2 WHERE name = $1")
-        .bind(name)
-        .bind(phc)
-        .execute(&mut *transaction)
+    let name = name.to_owned();
+    let changed = connection
+        .in_transaction(move |connection| {
+            Box::pin(async move {
+                let changed = query("UPDATE admin_users SET password_hash = $2 WHERE name = $1")
+                    .bind(&name)
+                    .bind(phc)
+                    .execute(&mut *connection)
+                    .await?;
+                end_sessions(connection, &name).await?;
+                Ok(changed)
+            })
+        })
         .await?;
-    if changed.rows_affected() == 0 {
-        return Err(AdminUserError::Unknown);
-    }
-    end_sessions(&mut transaction, name).await?;
-    transaction.commit().await?;
-    Ok(())
+    if changed == 0 { Err(AdminUserError::Unknown) } else { Ok(()) }
 }
 
 /// Removes a user and ends the user's sessions.
 ///
 /// # Errors
 /// [`AdminUserError`].
-pub async fn remove_user(connection: &mut SqliteConnection, name: &str) -> Result<(), AdminUserError> {
-    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await?;
-    end_sessions(&mut transaction, name).await?;
-    let removed =
-        sqlx::query("DELETE FROM admin_users WHERE name = $1").bind(name).execute(&mut *transaction).await?;
-    if removed.rows_affected() == 0 {
-        return Err(AdminUserError::Unknown);
-    }
-    transaction.commit().await?;
-    Ok(())
+pub async fn remove_user(connection: &mut Connection, name: &str) -> Result<(), AdminUserError> {
+    let name = name.to_owned();
+    let removed = connection
+        .in_transaction(move |connection| {
+            Box::pin(async move {
+                end_sessions(connection, &name).await?;
+                query("DELETE FROM admin_users WHERE name = $1").bind(&name).execute(connection).await
+            })
+        })
+        .await?;
+    if removed == 0 { Err(AdminUserError::Unknown) } else { Ok(()) }
 }
 
-async fn end_sessions(connection: &mut SqliteConnection, name: &str) -> Result<(), sqlx::Error> {
-    sqlx::query(
+async fn end_sessions(connection: &mut Connection, name: &str) -> Result<(), sqlx::Error> {
+    query(
         "DELETE FROM admin_sessions WHERE admin_user IN (SELECT id FROM admin_users WHERE name = $1)",
     )
     .bind(name)
@@ -136,8 +139,8 @@ async fn end_sessions(connection: &mut SqliteConnection, name: &str) -> Result<(
 ///
 /// # Errors
 /// What the database said.
-pub async fn list_users(connection: &mut SqliteConnection) -> Result<Vec<AdminUser>, sqlx::Error> {
-    let rows = sqlx::query(
+pub async fn list_users(connection: &mut Connection) -> Result<Vec<AdminUser>, sqlx::Error> {
+    let rows = query(
         "SELECT u.name, u.created_at, COUNT(s.hash) AS sessions FROM admin_users u \
          LEFT JOIN admin_sessions s ON s.admin_user = u.id GROUP BY u.id, u.name, u.created_at ORDER BY u.name",
     )

@@ -1,9 +1,8 @@
 //! Clients and their keys.
 
-use sqlx::Row as _;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::{bounded, prefix_end};
+use crate::db::{Readers, Row, query};
 
 /// A search looks at no more clients than this by public id, and at no more by key prefix: the newest, or those that
 /// come last in the alphabet. Whoever has a longer piece of the id finds the rest.
@@ -46,7 +45,7 @@ impl ClientRow {
         if self.debt > 0 { 0 } else { self.paid.saturating_add(self.bonus) }
     }
 
-    fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+    fn read(row: &Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
             id: row.try_get("id")?,
             public_id: row.try_get("public_id")?,
@@ -109,8 +108,8 @@ const KEYS: &str = "SELECT id, shown_prefix, scope, created_at, revoked_at FROM 
 ///
 /// # Errors
 /// What the database said.
-pub async fn client_by_id(pool: &SqlitePool, id: i64) -> Result<Option<ClientRow>, sqlx::Error> {
-    let row = sqlx::query(BY_ID).bind(id).fetch_optional(pool).await?;
+pub async fn client_by_id(pool: &Readers, id: i64) -> Result<Option<ClientRow>, sqlx::Error> {
+    let row = query(BY_ID).bind(id).fetch_optional(pool).await?;
     row.as_ref().map(ClientRow::read).transpose()
 }
 
@@ -119,10 +118,10 @@ pub async fn client_by_id(pool: &SqlitePool, id: i64) -> Result<Option<ClientRow
 /// # Errors
 /// What the database said.
 pub async fn client_by_public_id(
-    pool: &SqlitePool,
+    pool: &Readers,
     public_id: &str,
 ) -> Result<Option<ClientRow>, sqlx::Error> {
-    let row = sqlx::query(BY_PUBLIC_ID).bind(public_id).fetch_optional(pool).await?;
+    let row = query(BY_PUBLIC_ID).bind(public_id).fetch_optional(pool).await?;
     row.as_ref().map(ClientRow::read).transpose()
 }
 
@@ -134,7 +133,7 @@ pub async fn client_by_public_id(
 /// # Errors
 /// What the database said.
 pub async fn list_clients(
-    pool: &SqlitePool,
+    pool: &Readers,
     search: Option<&str>,
     before: Option<i64>,
     limit: u32,
@@ -142,11 +141,11 @@ pub async fn list_clients(
     let before = before.unwrap_or(i64::MAX);
     let search = search.map(str::trim).filter(|text| !text.is_empty());
     let rows = match search {
-        None => sqlx::query(NEWEST).bind(before).bind(bounded(limit)).fetch_all(pool).await?,
+        None => query(NEWEST).bind(before).bind(bounded(limit)).fetch_all(pool).await?,
         Some(text) => {
             let text = text.get(..text.floor_char_boundary(SEARCH_LEN)).unwrap_or(text);
             let public_id = text.to_ascii_lowercase();
-            sqlx::query(SEARCH)
+            query(SEARCH)
                 .bind(before)
                 .bind(bounded(limit))
                 .bind(public_id.as_str())
@@ -165,8 +164,8 @@ pub async fn list_clients(
 ///
 /// # Errors
 /// What the database said.
-pub async fn client_keys(pool: &SqlitePool, client: i64) -> Result<Vec<KeyRow>, sqlx::Error> {
-    let rows = sqlx::query(KEYS).bind(client).bind(i64::from(super::MAX_ROWS)).fetch_all(pool).await?;
+pub async fn client_keys(pool: &Readers, client: i64) -> Result<Vec<KeyRow>, sqlx::Error> {
+    let rows = query(KEYS).bind(client).bind(i64::from(super::MAX_ROWS)).fetch_all(pool).await?;
     rows.iter()
         .map(|row| {
             Ok(KeyRow {

@@ -1,9 +1,8 @@
 //! Ledger entries.
 
-use sqlx::Row as _;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::{account, bounded};
+use crate::db::{Readers, Row, query};
 use crate::ledger::account::Account;
 
 /// A ledger entry. Amounts and balances are micros.
@@ -46,7 +45,7 @@ pub struct EntryRow {
 }
 
 impl EntryRow {
-    fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+    fn read(row: &Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
             id: row.try_get("id")?,
             at: row.try_get("at")?,
@@ -105,7 +104,7 @@ const RECENT: &str = concat!(
 /// # Errors
 /// What the database said.
 pub async fn client_entries(
-    pool: &SqlitePool,
+    pool: &Readers,
     client: i64,
     before: Option<i64>,
     limit: u32,
@@ -114,8 +113,8 @@ pub async fn client_entries(
         return Ok(Vec::new());
     }
     let query = match before {
-        None => sqlx::query(FROM_NEWEST).bind(client).bind(bounded(limit)),
-        Some(entry) => sqlx::query(FROM_CURSOR).bind(client).bind(bounded(limit)).bind(entry),
+        None => query(FROM_NEWEST).bind(client).bind(bounded(limit)),
+        Some(entry) => query(FROM_CURSOR).bind(client).bind(bounded(limit)).bind(entry),
     };
     query.fetch_all(pool).await?.iter().map(EntryRow::read).collect()
 }
@@ -124,7 +123,7 @@ pub async fn client_entries(
 ///
 /// # Errors
 /// What the database said.
-pub async fn recent_entries(pool: &SqlitePool, limit: u32) -> Result<Vec<EntryRow>, sqlx::Error> {
-    let rows = sqlx::query(RECENT).bind(bounded(limit)).fetch_all(pool).await?;
+pub async fn recent_entries(pool: &Readers, limit: u32) -> Result<Vec<EntryRow>, sqlx::Error> {
+    let rows = query(RECENT).bind(bounded(limit)).fetch_all(pool).await?;
     rows.iter().map(EntryRow::read).collect()
 }

@@ -1,8 +1,7 @@
 //! Sums for the first page that a seller looks at.
 
-use sqlx::Row as _;
-use sqlx::sqlite::SqlitePool;
 
+use crate::db::{Readers, Row, query, query_scalar};
 use crate::ledger::account::Account;
 
 /// Revenue is summed over no more than this many of the newest entries.
@@ -65,13 +64,13 @@ pub struct Sum {
     pub amount: i64,
 }
 
-const BALANCES: &str = "SELECT currency, COUNT(*) AS clients, SUM(paid) AS paid, SUM(bonus) AS bonus, SUM(debt) AS debt \
+const BALANCES: &str = "SELECT currency, COUNT(*) AS clients, CAST(SUM(paid) AS BIGINT) AS paid, CAST(SUM(bonus) AS BIGINT) AS bonus, CAST(SUM(debt) AS BIGINT) AS debt \
                         FROM clients GROUP BY currency ORDER BY currency";
-pub(super) const UNFINISHED: &str = "SELECT currency, COUNT(*) AS count, SUM(amount) AS amount, MIN(created_at) AS oldest FROM top_ups \
+pub(super) const UNFINISHED: &str = "SELECT currency, COUNT(*) AS count, CAST(SUM(amount) AS BIGINT) AS amount, MIN(created_at) AS oldest FROM top_ups \
                           WHERE state IN ('created', 'confirming', 'pending') GROUP BY currency ORDER BY currency";
-pub(super) const CHARGED: &str = "SELECT currency, COUNT(*) AS count, SUM(amount) AS amount FROM top_ups \
+pub(super) const CHARGED: &str = "SELECT currency, COUNT(*) AS count, CAST(SUM(amount) AS BIGINT) AS amount FROM top_ups \
                        WHERE id >= $1 AND state = 'succeeded' AND created_at >= $2 GROUP BY currency ORDER BY currency";
-pub(super) const REVENUE: &str = "SELECT currency, COUNT(*) AS count, SUM(CASE WHEN credit = $3 THEN amount ELSE -amount END) AS amount \
+pub(super) const REVENUE: &str = "SELECT currency, COUNT(*) AS count, CAST(SUM(CASE WHEN credit = $3 THEN amount ELSE -amount END) AS BIGINT) AS amount \
                        FROM entries WHERE id > $1 AND at >= $2 AND (credit = $3 OR debit = $3) \
                        GROUP BY currency ORDER BY currency";
 const NEWEST_ENTRY: &str = "SELECT MAX(id) FROM entries";
@@ -84,7 +83,7 @@ const FIRST_ENTRY_BEHIND: &str = "SELECT at FROM entries WHERE id > $1 ORDER BY 
 ///
 /// # Errors
 /// What the database said; also when a sum passes 9.2 million million of the major unit.
-pub async fn overview(pool: &SqlitePool, now: i64) -> Result<Overview, sqlx::Error> {
+pub async fn overview(pool: &Readers, now: i64) -> Result<Overview, sqlx::Error> {
     let today = now.saturating_sub(now.rem_euclid(DAY));
     let (revenue, revenue_since, revenue_is_partial) = revenue(pool, now.saturating_sub(DAY)).await?;
     Ok(Overview {
@@ -98,8 +97,8 @@ pub async fn overview(pool: &SqlitePool, now: i64) -> Result<Overview, sqlx::Err
     })
 }
 
-async fn balances(pool: &SqlitePool) -> Result<Vec<Balances>, sqlx::Error> {
-    let rows = sqlx::query(BALANCES).fetch_all(pool).await?;
+async fn balances(pool: &Readers) -> Result<Vec<Balances>, sqlx::Error> {
+    let rows = query(BALANCES).fetch_all(pool).await?;
     rows.iter()
         .map(|row| {
             Ok(Balances {
@@ -113,7 +112,7 @@ async fn balances(pool: &SqlitePool) -> Result<Vec<Balances>, sqlx::Error> {
         .collect()
 }
 
-fn sum(row: &sqlx::sqlite::SqliteRow) -> Result<Sum, sqlx::Error> {
+fn sum(row: &Row) -> Result<Sum, sqlx::Error> {
     Ok(Sum {
         currency: row.try_get("currency")?,
         count: row.try_get("count")?,
@@ -121,8 +120,8 @@ fn sum(row: &sqlx::sqlite::SqliteRow) -> Result<Sum, sqlx::Error> {
     })
 }
 
-async fn unfinished(pool: &SqlitePool) -> Result<UnfinishedTopUps, sqlx::Error> {
-    let rows = sqlx::query(UNFINISHED).fetch_all(pool).await?;
+async fn unfinished(pool: &Readers) -> Result<UnfinishedTopUps, sqlx::Error> {
+    let rows = query(UNFINISHED).fetch_all(pool).await?;
     let mut oldest: Option<i64> = None;
     for row in &rows {
         let at: i64 = row.try_get("oldest")?;
@@ -131,9 +130,9 @@ async fn unfinished(pool: &SqlitePool) -> Result<UnfinishedTopUps, sqlx::Error> 
     Ok(UnfinishedTopUps { sums: rows.iter().map(sum).collect::<Result<_, _>>()?, oldest })
 }
 
-async fn charged(pool: &SqlitePool, since: i64) -> Result<Vec<Sum>, sqlx::Error> {
+async fn charged(pool: &Readers, since: i64) -> Result<Vec<Sum>, sqlx::Error> {
     // The id is made a moment before the row; an hour allows for a clock that was set back in between.
-    let query = sqlx::query(CHARGED).bind(first_uuid_at(since.saturating_sub(HOUR))).bind(since);
+    let query = query(CHARGED).bind(first_uuid_at(since.saturating_sub(HOUR))).bind(since);
     query.fetch_all(pool).await?.iter().map(sum).collect()
 }
 
@@ -143,17 +142,17 @@ fn first_uuid_at(micros: i64) -> String {
     format!("{:08x}-{:04x}", millis >> 16, millis & 0xffff)
 }
 
-async fn revenue(pool: &SqlitePool, since: i64) -> Result<(Vec<Sum>, i64, bool), sqlx::Error> {
-    let newest: Option<i64> = sqlx::query_scalar(NEWEST_ENTRY).fetch_one(pool).await?;
+async fn revenue(pool: &Readers, since: i64) -> Result<(Vec<Sum>, i64, bool), sqlx::Error> {
+    let newest: Option<i64> = query_scalar(NEWEST_ENTRY).fetch_one(pool).await?;
     let behind = newest.unwrap_or(0).saturating_sub(REVENUE_ENTRIES).max(0);
     let first: Option<i64> = if behind > 0 {
-        sqlx::query_scalar(FIRST_ENTRY_BEHIND).bind(behind).fetch_optional(pool).await?
+        query_scalar(FIRST_ENTRY_BEHIND).bind(behind).fetch_optional(pool).await?
     } else {
         None
     };
     // Entries ascend in time: when even the first one looked at is newer, the range was too short.
     let partial = first.filter(|at| *at > since);
-    let query = sqlx::query(REVENUE).bind(behind).bind(since).bind(Account::Revenue.number());
+    let query = query(REVENUE).bind(behind).bind(since).bind(Account::Revenue.number());
     let sums = query.fetch_all(pool).await?.iter().map(sum).collect::<Result<_, _>>()?;
     Ok((sums, partial.unwrap_or(since), partial.is_some()))
 }

@@ -1,9 +1,8 @@
 //! Top-ups: what was charged, or tried.
 
-use sqlx::Row as _;
-use sqlx::sqlite::{SqlitePool, SqliteRow};
 
 use super::bounded;
+use crate::db::{Readers, Row, query, query_scalar};
 
 /// A filtered page of top-ups looks at no more rows than this; the next page goes on where it stopped.
 const EXAMINED: i64 = 10_000;
@@ -36,7 +35,7 @@ pub struct TopUpRow {
 }
 
 impl TopUpRow {
-    fn read(row: &SqliteRow) -> Result<Self, sqlx::Error> {
+    fn read(row: &Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
             id: row.try_get("id")?,
             client: row.try_get("client")?,
@@ -109,8 +108,8 @@ const END: &str = "~";
 ///
 /// # Errors
 /// What the database said.
-pub async fn top_up_by_id(pool: &SqlitePool, id: &str) -> Result<Option<TopUpRow>, sqlx::Error> {
-    let row = sqlx::query(BY_ID).bind(id).fetch_optional(pool).await?;
+pub async fn top_up_by_id(pool: &Readers, id: &str) -> Result<Option<TopUpRow>, sqlx::Error> {
+    let row = query(BY_ID).bind(id).fetch_optional(pool).await?;
     row.as_ref().map(TopUpRow::read).transpose()
 }
 
@@ -119,12 +118,12 @@ pub async fn top_up_by_id(pool: &SqlitePool, id: &str) -> Result<Option<TopUpRow
 /// # Errors
 /// What the database said.
 pub async fn client_top_ups(
-    pool: &SqlitePool,
+    pool: &Readers,
     client: i64,
     limit: u32,
     before: Option<&str>,
 ) -> Result<Vec<TopUpRow>, sqlx::Error> {
-    let query = sqlx::query(OF_CLIENT).bind(client).bind(before.unwrap_or(END)).bind(bounded(limit));
+    let query = query(OF_CLIENT).bind(client).bind(before.unwrap_or(END)).bind(bounded(limit));
     query.fetch_all(pool).await?.iter().map(TopUpRow::read).collect()
 }
 
@@ -132,8 +131,8 @@ pub async fn client_top_ups(
 ///
 /// # Errors
 /// What the database said.
-pub async fn recent_top_ups(pool: &SqlitePool, limit: u32) -> Result<Vec<TopUpRow>, sqlx::Error> {
-    let query = sqlx::query(NEWEST).bind(END).bind(bounded(limit));
+pub async fn recent_top_ups(pool: &Readers, limit: u32) -> Result<Vec<TopUpRow>, sqlx::Error> {
+    let query = query(NEWEST).bind(END).bind(bounded(limit));
     query.fetch_all(pool).await?.iter().map(TopUpRow::read).collect()
 }
 
@@ -145,7 +144,7 @@ pub async fn recent_top_ups(pool: &SqlitePool, limit: u32) -> Result<Vec<TopUpRo
 /// # Errors
 /// What the database said.
 pub async fn list_top_ups(
-    pool: &SqlitePool,
+    pool: &Readers,
     filter: TopUpFilter,
     before: Option<&str>,
     limit: u32,
@@ -160,9 +159,9 @@ pub async fn list_top_ups(
         TopUpFilter::Failed => Some("failed"),
     };
     let query = match (state, filter) {
-        (Some(state), _) => sqlx::query(IN_STATE).bind(before).bind(fetched).bind(state).bind(EXAMINED),
-        (None, TopUpFilter::Unfinished) => sqlx::query(UNFINISHED).bind(before).bind(fetched),
-        (None, _) => sqlx::query(NEWEST).bind(before).bind(fetched),
+        (Some(state), _) => query(IN_STATE).bind(before).bind(fetched).bind(state).bind(EXAMINED),
+        (None, TopUpFilter::Unfinished) => query(UNFINISHED).bind(before).bind(fetched),
+        (None, _) => query(NEWEST).bind(before).bind(fetched),
     };
     let mut rows = query.fetch_all(pool).await?.iter().map(TopUpRow::read).collect::<Result<Vec<_>, _>>()?;
     let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
@@ -170,7 +169,7 @@ pub async fn list_top_ups(
         rows.truncate(wanted);
         rows.last().map(|row| row.id.clone())
     } else if state.is_some() {
-        let query = sqlx::query_scalar(LAST_EXAMINED).bind(before).bind(EXAMINED.saturating_sub(1));
+        let query = query_scalar(LAST_EXAMINED).bind(before).bind(EXAMINED.saturating_sub(1));
         query.fetch_optional(pool).await?
     } else {
         None

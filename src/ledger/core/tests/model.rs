@@ -311,6 +311,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
                 route,
                 price_list: 1,
                 upstream_status: 200,
+                held: false,
             })
         });
     let top_up = (clients(), number.clone(), amount.clone(), few_amounts(), 0..20u8).prop_map(
@@ -330,7 +331,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             2 => "refund",
             _ => "usage",
         };
-        Command::Reverse(Reverse { capture: format!("{of}:{n}") })
+        Command::Reverse(Reverse { capture: format!("{of}:{n}"), client: None })
     });
     let clawback = (clients(), number, amount, any::<bool>()).prop_map(|(client, n, amount, dispute)| {
         let to = if dispute { Account::Dispute } else { Account::RefundPending };

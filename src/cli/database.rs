@@ -1,0 +1,71 @@
+//! Where the database is, for commands that look at it or change it beside the server.
+
+use std::path::PathBuf;
+
+use crate::config::{ConfigProblems, DatabaseConfig, LoadSource, load_database};
+
+/// Where the database is. Without an option: as the server finds it, from the environment and prepaid402.toml.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[group(multiple = false)]
+pub struct DatabaseLocation {
+    /// A database file, or postgres://USER@HOST/DATABASE (its password from PGPASSWORD)
+    #[arg(long, value_name = "FILE|URL")]
+    pub database: Option<String>,
+    /// The server's data directory, which holds prepaid402.db
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Take it from this configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// Why it cannot be found.
+#[derive(Debug, thiserror::Error)]
+pub enum LocationError {
+    /// The configuration is not right.
+    #[error("{0}")]
+    Config(#[from] ConfigProblems),
+    /// `--database` is not right.
+    #[error("--database {0}")]
+    Database(&'static str),
+    /// No file there.
+    #[error(
+        "there is no database at {}; say where it is with --data-dir DIR, --database FILE or --config FILE", .0.display()
+    )]
+    NoFile(PathBuf),
+}
+
+impl DatabaseLocation {
+    /// Finds it. That it exists is not looked at.
+    ///
+    /// # Errors
+    /// [`LocationError`].
+    pub fn find(&self) -> Result<DatabaseConfig, LocationError> {
+        if let Some(directory) = &self.data_dir {
+            return Ok(DatabaseConfig::Sqlite(directory.join("prepaid402.db")));
+        }
+        match &self.database {
+            Some(text) if text.contains("://") => {
+                if DatabaseConfig::holds_password(text) {
+                    return Err(LocationError::Database(
+                        "holds a password, which every user of this machine can see: leave it out and set PGPASSWORD, or set PREPAID402_DATABASE_URL instead",
+                    ));
+                }
+                DatabaseConfig::parse(text).map_err(LocationError::Database)
+            }
+            Some(path) => Ok(DatabaseConfig::Sqlite(path.trim_start_matches("sqlite:").into())),
+            None => Ok(load_database(&LoadSource { config_file: self.config.clone() })?),
+        }
+    }
+
+    /// Finds one that exists, as far as that can be told without opening it.
+    ///
+    /// # Errors
+    /// [`LocationError`].
+    pub fn find_existing(&self) -> Result<DatabaseConfig, LocationError> {
+        match self.find()? {
+            DatabaseConfig::Sqlite(path) if !path.is_file() => Err(LocationError::NoFile(path)),
+            found => Ok(found),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! The database: SQLite (a file, one process) or PostgreSQL (a server, several nodes).
+//!
+//! `query.rs` asks either in the same words; `sqlite.rs` and `postgres.rs` open them with the settings that durability
+//! depends on, and read those back; `schema.rs` brings the tables up to date.
+//!
+//! Reading connections run single statements. Everything that writes belongs to a task that nobody can cancel, so no
+//! transaction lives in a future that a caller can drop. On SQLite that task is the ledger's writer, between its batches,
+//! because a file has one writing connection; on PostgreSQL other writes have a connection of their own.
+
+mod postgres;
+mod query;
+mod schema;
+mod sqlite;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use futures_util::future::BoxFuture;
+use sqlx::Connection as _;
+use tokio::sync::{mpsc, oneshot};
+
+pub(crate) use self::query::sql_with_now;
+pub use self::query::{Bind, Connection, On, Query, QueryScalar, Read, Readers, Row, Sql, query, query_scalar};
+pub use self::schema::{Migrated, SCHEMA_VERSION, migrate, require_current};
+use crate::config::DatabaseConfig;
+
+/// Writes waiting for their connection; more make their callers wait.
+const QUEUE: usize = 256;
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DbError {
+    /// The database said so.
+    #[error("the database did not answer as expected: {0}")]
+    Sql(#[from] sqlx::Error),
+    /// A migration failed.
+    #[error("the database schema could not be brought up to date: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A newer program has been here.
+    #[error(
+        "the database has schema {found}, and this program knows {SCHEMA_VERSION}: a newer prepaid402 has migrated it; run that version"
+    )]
+    SchemaTooNew {
+        /// What the database has.
+        found: i64,
+    },
+    /// `prepaid402 migrate` is due.
+    #[error(
+        "the database has schema {found}, and this program needs {SCHEMA_VERSION}: run `prepaid402 migrate` with the same configuration"
+    )]
+    SchemaTooOld {
+        /// What the database has; 0 is none.
+        found: i64,
+    },
+    /// The copy that precedes a migration could not be made.
+    #[error("the database is not migrated, because its backup copy could not be made: {0}")]
+    Backup(String),
+    /// Durability would not be what we promise.
+    #[error("the database refuses a setting that durability depends on: {0}")]
+    Setting(String),
+    /// The server does not answer in time.
+    #[error("the database server did not answer within {0} seconds")]
+    Unreachable(u64),
+    /// The writing task has ended; the process is shutting down.
+    #[error("the database is closed")]
+    Closed,
+}
+
+/// The reading connections and the queue of the writing one. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Db {
+    readers: Readers,
+    writes: mpsc::Sender<WriteJob>,
+}
+
+/// A write that is not the ledger's: run in a transaction of its own on a writing connection.
+pub(crate) type WriteJob = Box<dyn for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, WriteEnd> + Send>;
+
+/// What is to be done about the connection after a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteEnd {
+    /// Nothing.
+    Fine,
+    /// A statement failed: the connection may have to be looked after.
+    Failed,
+}
+
+/// What the ledger's writer is given.
+#[derive(Debug)]
+pub(crate) struct WriterSide {
+    pub(crate) connection: Connection,
+    /// Other writes, where they share the writer's connection.
+    pub(crate) writes: Option<mpsc::Receiver<WriteJob>>,
+}
+
+/// Opens a single connection with the settings of the server, for commands that run beside it.
+///
+/// # Errors
+/// [`DbError`] when the database cannot be opened or refuses a setting.
+pub async fn connect(database: &DatabaseConfig) -> Result<Connection, DbError> {
+    match database {
+        DatabaseConfig::Sqlite(path) => Ok(Connection::Sqlite(sqlite::connect(path).await?)),
+        DatabaseConfig::Postgres(url) => Ok(Connection::Postgres(postgres::connect(url).await?)),
+    }
+}
+
+/// Opens a single connection that cannot write, to an existing database.
+///
+/// # Errors
+/// [`DbError`] when the database is not there or cannot be read.
+pub async fn connect_read_only(database: &DatabaseConfig) -> Result<Connection, DbError> {
+    match database {
+        DatabaseConfig::Sqlite(path) => Ok(Connection::Sqlite(sqlite::connect_read_only(path).await?)),
+        DatabaseConfig::Postgres(url) => {
+            let mut connection = Connection::Postgres(postgres::connect(url).await?);
+            query("SET default_transaction_read_only = on").execute(&mut connection).await?;
+            Ok(connection)
+        }
+    }
+}
+
+/// Opens the database of the server: its schema checked, or brought up to date where only this process uses it, with a pool
+/// of readers.
+///
+/// # Errors
+/// [`DbError`].
+pub(crate) async fn open(database: &DatabaseConfig) -> Result<(Db, WriterSide), DbError> {
+    let mut connection = connect(database).await?;
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    match database {
+        DatabaseConfig::Sqlite(path) => {
+            migrate(&mut connection, database).await?;
+            let readers = Readers::Sqlite(sqlite::readers(path).await?);
+            Ok((Db { readers, writes: sender }, WriterSide { connection, writes: Some(receiver) }))
+        }
+        DatabaseConfig::Postgres(url) => {
+            schema::require_current(&mut connection).await?;
+            let readers = Readers::Postgres(postgres::readers(url).await?);
+            let writing = connect(database).await?;
+            tokio::spawn(serve_writes(writing, database.clone(), receiver));
+            Ok((Db { readers, writes: sender }, WriterSide { connection, writes: None }))
+        }
+    }
+}
+
+/// Runs writes one after the other until every sender is gone.
+async fn serve_writes(
+    mut connection: Connection,
+    database: DatabaseConfig,
+    mut writes: mpsc::Receiver<WriteJob>,
+) {
+    while let Some(write) = writes.recv().await {
+        if write(&mut connection).await == WriteEnd::Failed {
+            connection.mend(&database, false).await;
+        }
+    }
+    let _ = connection.close().await;
+}
+
+impl Db {
+    /// Connections that can only read.
+    #[must_use]
+    pub fn reader(&self) -> &Readers {
+        &self.readers
+    }
+
+    /// Whether other processes may change the same database while this one runs.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.readers, Readers::Postgres(_))
+    }
+
+    /// Runs one write in a transaction of its own on a writing connection. The work goes on when the caller is gone.
+    ///
+    /// Inside, every failed statement must end the work: PostgreSQL answers a COMMIT after a failure without an error.
+    ///
+    /// # Errors
+    /// [`DbError::Closed`] at shutdown; otherwise what the statement said, after a rollback.
+    pub async fn write<T, F>(&self, work: F) -> Result<T, DbError>
+    where
+        T: Send + 'static,
+        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + 'static,
+    {
+        let (answer, result) = oneshot::channel();
+        let job: WriteJob = Box::new(move |connection| {
+            Box::pin(async move {
+                let outcome = in_transaction(connection, work).await;
+                let end = if outcome.is_ok() { WriteEnd::Fine } else { WriteEnd::Failed };
+                // The caller may have gone; the write stands either way.
+                let _ = answer.send(outcome);
+                end
+            })
+        });
+        self.writes.send(job).await.map_err(|_| DbError::Closed)?;
+        Ok(result.await.map_err(|_| DbError::Closed)??)
+    }
+}
+
+async fn in_transaction<T, F>(connection: &mut Connection, work: F) -> Result<T, sqlx::Error>
+where
+    F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
+{
+    connection.in_transaction(work).await
+}
+
+impl Connection {
+    /// Begins a transaction that will write.
+    ///
+    /// Plain statements rather than sqlx's guard, which goes on counting a transaction that SQLite has rolled back by
+    /// itself (a full disk), and then refuses every later one.
+    pub(crate) async fn begin(&mut self) -> Result<(), sqlx::Error> {
+        query(Sql::each("BEGIN IMMEDIATE", "BEGIN ISOLATION LEVEL READ COMMITTED")).execute(self).await?;
+        Ok(())
+    }
+
+    /// Begins a transaction that sees one state of the database and changes nothing.
+    pub(crate) async fn begin_snapshot(&mut self) -> Result<(), sqlx::Error> {
+        query(Sql::each("BEGIN", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")).execute(self).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn commit(&mut self) -> Result<(), sqlx::Error> {
+        query("COMMIT").execute(self).await?;
+        Ok(())
+    }
+
+    /// Ends the transaction, if there is one. That there is none is no error: SQLite may have rolled back by itself.
+    pub(crate) async fn rollback(&mut self) -> Result<(), sqlx::Error> {
+        match query("ROLLBACK").execute(&mut *self).await {
+            Err(error @ sqlx::Error::Database(_)) if matches!(self, Self::Sqlite(_)) => {
+                if error.to_string().contains("no transaction is active") { Ok(()) } else { Err(error) }
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Runs work in a transaction: committed when it succeeds, rolled back when it fails.
+    pub(crate) async fn in_transaction<T, F>(&mut self, work: F) -> Result<T, sqlx::Error>
+    where
+        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
+    {
+        self.begin().await?;
+        let outcome = match work(self).await {
+            Ok(value) => self.commit().await.map(|()| value),
+            Err(error) => Err(error),
+        };
+        if outcome.is_err() {
+            // A connection on which even this fails is replaced by whoever owns it.
+            let _ = self.rollback().await;
+        }
+        outcome
+    }
+
+    /// After a failure: a connection that does not end its transaction, or of which nobody knows what it is doing
+    /// (`is_lost`), is opened anew.
+    pub(crate) async fn mend(&mut self, database: &DatabaseConfig, is_lost: bool) {
+        if !is_lost {
+            let ended = tokio::time::timeout(postgres::CONNECT_TIMEOUT, self.rollback()).await;
+            if matches!(ended, Ok(Ok(()))) {
+                return;
+            }
+        }
+        match connect(database).await {
+            Ok(connection) => {
+                tracing::warn!("a writing connection is opened anew after a failure");
+                *self = connection;
+            }
+            Err(error) => tracing::error!(%error, "a writing connection cannot be opened anew yet"),
+        }
+    }
+
+    /// Says goodbye.
+    ///
+    /// # Errors
+    /// What the database said.
+    pub async fn close(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(connection) => connection.close().await,
+            Self::Postgres(connection) => connection.close().await,
+        }
+    }
+}
+
+/// Runs writes until every sender is gone; for programs without a ledger writer, and tests.
+#[doc(hidden)]
+pub async fn run_writes_only(database: &DatabaseConfig) -> Result<Db, DbError> {
+    let (db, side) = open(database).await?;
+    if let Some(writes) = side.writes {
+        tokio::spawn(serve_writes(side.connection, database.clone(), writes));
+    }
+    Ok(db)
+}
+
+/// Unix microseconds now: the one clock of what is stored.
+#[must_use]
+pub fn now_micros() -> i64 {
+    chrono::Utc::now().timestamp_micros()
+}

@@ -1,0 +1,113 @@
+//! The tables, and how they are brought up to date.
+//!
+//! SQLite belongs to one process, which migrates it at start, after a backup copy. PostgreSQL is shared: `prepaid402
+//! migrate` does it, once, and `serve` only looks. Every migration leaves tables that the version before can work with, so
+//! that nodes are restarted one after the other.
+
+use std::path::{Path, PathBuf};
+
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{AssertSqlSafe, SqlSafeStr as _};
+
+use super::{Connection, DbError, Sql, query, query_scalar};
+use crate::config::DatabaseConfig;
+
+/// The version of the tables that this program works with.
+pub const SCHEMA_VERSION: i64 = 3;
+
+const SQLITE: [(i64, &str, &str); 3] = [
+    (1, "ledger", include_str!("../../migrations/sqlite/0001_ledger.sql")),
+    (2, "admin", include_str!("../../migrations/sqlite/0002_admin.sql")),
+    (3, "nodes", include_str!("../../migrations/sqlite/0003_nodes.sql")),
+];
+/// The first version that PostgreSQL had is 3: its first file is everything up to then.
+const POSTGRES: [(i64, &str, &str); 1] =
+    [(3, "everything", include_str!("../../migrations/postgres/0003_everything.sql"))];
+
+/// What a migration did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migrated {
+    /// The version before; 0 is an empty database.
+    pub from: i64,
+    /// The copy of a SQLite file that held something.
+    pub backup: Option<PathBuf>,
+}
+
+fn migrator(sources: &[(i64, &'static str, &'static str)]) -> Migrator {
+    let migration = |&(version, name, sql): &(i64, &'static str, &'static str)| {
+        let sql = AssertSqlSafe(sql).into_sql_str();
+        Migration::new(version, name.into(), MigrationType::Simple, sql, false)
+    };
+    Migrator::with_migrations(sources.iter().map(migration).collect())
+}
+
+/// The version that the database has; 0 is none.
+async fn version(connection: &mut Connection) -> Result<i64, sqlx::Error> {
+    let exists = query_scalar::<bool>(Sql::each(
+        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = '_sqlx_migrations')",
+        "SELECT to_regclass('_sqlx_migrations') IS NOT NULL",
+    ));
+    if !exists.fetch_one(&mut *connection).await? {
+        return Ok(0);
+    }
+    query_scalar("SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations WHERE success")
+        .fetch_one(connection)
+        .await
+}
+
+/// Refuses a schema that is not this program's.
+///
+/// # Errors
+/// [`DbError::SchemaTooOld`] and [`DbError::SchemaTooNew`].
+pub async fn require_current(connection: &mut Connection) -> Result<(), DbError> {
+    match version(connection).await? {
+        SCHEMA_VERSION => Ok(()),
+        found if found > SCHEMA_VERSION => Err(DbError::SchemaTooNew { found }),
+        found => Err(DbError::SchemaTooOld { found }),
+    }
+}
+
+/// Brings the schema up to date; a SQLite file that holds something is copied first. Refuses a schema newer than this
+/// program.
+///
+/// # Errors
+/// [`DbError`]; nothing was changed then, except by migrations that came before the one that failed.
+pub async fn migrate(connection: &mut Connection, database: &DatabaseConfig) -> Result<Migrated, DbError> {
+    let from = version(connection).await?;
+    if from > SCHEMA_VERSION {
+        return Err(DbError::SchemaTooNew { found: from });
+    }
+    let mut backup = None;
+    if let (1..SCHEMA_VERSION, DatabaseConfig::Sqlite(path)) = (from, database) {
+        backup = Some(back_up(connection, path, from).await?);
+    }
+    match connection {
+        Connection::Sqlite(connection) => migrator(&SQLITE).run(connection).await?,
+        Connection::Postgres(connection) => migrator(&POSTGRES).run(connection).await?,
+    }
+    Ok(Migrated { from, backup })
+}
+
+/// A consistent copy of the file, beside it, readable by its owner alone.
+async fn back_up(connection: &mut Connection, path: &Path, from: i64) -> Result<PathBuf, DbError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".before-schema-{SCHEMA_VERSION}-of-{from}"));
+    let copy = PathBuf::from(name);
+    let failed = |error: &dyn std::fmt::Display| DbError::Backup(format!("{}: {error}", copy.display()));
+    let text = copy.to_str().ok_or_else(|| failed(&"the path is not readable as text"))?;
+    // A copy that an attempt before this one left behind is of the same state or of one half-way: made anew.
+    match std::fs::remove_file(&copy) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&error)),
+        _ => {}
+    }
+    // Made empty first, so that nobody else can read it at any moment.
+    let mut options = std::fs::File::options();
+    options.create_new(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(&copy).map_err(|error| failed(&error))?;
+    query("VACUUM INTO $1").bind(text).execute(connection).await.map_err(|error| failed(&error))?;
+    std::fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(|error| failed(&error))?;
+    tracing::info!(copy = %copy.display(), "the database was copied before its schema is changed");
+    Ok(copy)
+}

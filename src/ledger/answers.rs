@@ -1,0 +1,271 @@
+//! Requests with an `Idempotency-Key`: who runs one, and the answer of one that was charged.
+//!
+//! ```text
+//! claim ─► running ─► charged (status, headers and body stored in the transaction of the capture)
+//!             └► let go: it was not charged, so the key is free again
+//! ```
+//! The row is found by hashes that only the payer can present, so nobody is told what somebody else was answered.
+
+use bytes::Bytes;
+
+use crate::db::sql_with_now;
+use crate::db::{Connection, Db, DbError, Row, Sql, query};
+use crate::domain::{RequestId, SecretHash};
+
+/// An answer that was charged, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAnswer {
+    /// The key's row: payer as presented, method, path and key.
+    pub scope: SecretHash,
+    /// The same with the client that a card token paid for, so that its clientId leads here too.
+    pub client_scope: Option<SecretHash>,
+    /// The request that was charged.
+    pub request: RequestId,
+    /// The status.
+    pub status: u16,
+    /// End-to-end headers.
+    pub headers: Vec<(String, String)>,
+    /// `None`: too large to be kept.
+    pub body: Option<Bytes>,
+}
+
+/// What is known of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRow {
+    /// The row's own scope.
+    pub scope: SecretHash,
+    /// SHA-256 of query and body.
+    pub fingerprint: SecretHash,
+    /// The request that has it.
+    pub request: RequestId,
+    /// Where that request stands.
+    pub state: KeyState,
+}
+
+/// Where the request of a key stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyState {
+    /// On a node that lives.
+    Running,
+    /// On a node that ended before it was charged, or before that was known.
+    Abandoned {
+        /// A capture of it is in the books and has not been given back.
+        is_charged: bool,
+    },
+    /// Charged; the answer is here.
+    Kept {
+        /// The status.
+        status: u16,
+        /// End-to-end headers.
+        headers: Vec<(String, String)>,
+        /// All of it.
+        body: Bytes,
+    },
+    /// Charged; the answer was too large to be kept.
+    TooLarge {
+        /// How often it was fetched again.
+        repeats: i64,
+    },
+    /// It was charged, and the charge was given back, because the answer was cut or may not have been delivered.
+    GivenBack,
+}
+
+/// A key that is to be claimed.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// See [`StoredAnswer::scope`].
+    pub scope: SecretHash,
+    /// SHA-256 of query and body.
+    pub fingerprint: SecretHash,
+    /// The request that claims it.
+    pub request: RequestId,
+    /// How long it is kept, in microseconds.
+    pub keep: i64,
+}
+
+const STORE: &str = "\
+UPDATE idempotency_keys SET state = 'charged', client_scope = $3, status = $4, headers = $5, body = $6
+WHERE scope = $1 AND request = $2 AND state = 'running'";
+
+const FIND: Sql = sql_with_now!(
+    "SELECT k.scope, k.fingerprint, k.request, k.state, k.status, k.headers, k.body, k.repeats, \
+     EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = k.node AND n.lease_until > ",
+    now,
+    ") AS lives, \
+     EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'usage:' || k.request) AS is_captured, \
+     EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'reversal:' || k.request) AS is_reversed \
+     FROM idempotency_keys AS k WHERE (k.scope = $1 OR k.client_scope = $2 OR k.scope = $2) AND k.expires_at > ",
+    now,
+    " LIMIT 1"
+);
+
+const CLAIM: Sql = sql_with_now!(
+    "INSERT INTO idempotency_keys (scope, fingerprint, request, node, state, created_at, expires_at) \
+     SELECT $1, $2, $3, $4, 'running', ",
+    now,
+    ", $5 + ",
+    now,
+    ""
+);
+
+const FREE_EXPIRED: Sql =
+    sql_with_now!("DELETE FROM idempotency_keys WHERE scope = $1 AND expires_at <= ", now, "");
+const LET_GO: &str =
+    "DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2 AND state = 'running'";
+const FREE: &str = "DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2";
+const REPEAT: &str = "\
+UPDATE idempotency_keys SET repeats = repeats + 1 WHERE scope = $1 AND request = $2 AND state = 'charged' AND repeats < $3";
+const DELETE_EXPIRED: Sql = sql_with_now!(
+    "DELETE FROM idempotency_keys WHERE scope IN (SELECT scope FROM idempotency_keys WHERE expires_at <= ",
+    now,
+    " ORDER BY expires_at LIMIT 1000)"
+);
+
+/// Stores an answer, in the transaction of its capture. `false`: the key belongs to another request by now.
+pub(super) async fn store(connection: &mut Connection, answer: &StoredAnswer) -> Result<bool, sqlx::Error> {
+    let headers =
+        serde_json::to_string(&answer.headers).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let changed = query(STORE)
+        .bind(answer.scope.as_bytes().to_vec())
+        .bind(answer.request.to_string())
+        .bind(answer.client_scope.map(|scope| scope.as_bytes().to_vec()))
+        .bind(i64::from(answer.status))
+        .bind(headers)
+        .bind(answer.body.as_ref().map(|body| body.to_vec()))
+        .execute(connection)
+        .await?;
+    Ok(changed == 1)
+}
+
+fn key_row(row: &Row) -> Result<KeyRow, sqlx::Error> {
+    let malformed = || sqlx::Error::Decode("an idempotency key's row is malformed".into());
+    let hash = |column: usize| -> Result<SecretHash, sqlx::Error> {
+        SecretHash::from_slice(row.try_get(column)?).ok_or_else(malformed)
+    };
+    let lives: bool = row.try_get("lives")?;
+    let (is_captured, is_reversed): (bool, bool) = (row.try_get("is_captured")?, row.try_get("is_reversed")?);
+    let is_running = row.try_get::<&str, _>(3)? == "running";
+    let state = match (is_running, row.try_get::<Option<Vec<u8>>, _>(6)?) {
+        (true, _) if lives => KeyState::Running,
+        (true, _) => KeyState::Abandoned { is_charged: is_captured && !is_reversed },
+        (false, _) if is_reversed => KeyState::GivenBack,
+        (false, Some(body)) => KeyState::Kept {
+            status: u16::try_from(row.try_get::<i64, _>(4)?).map_err(|_| malformed())?,
+            headers: serde_json::from_str(row.try_get(5)?).map_err(|_| malformed())?,
+            body: body.into(),
+        },
+        (false, None) => KeyState::TooLarge { repeats: row.try_get(7)? },
+    };
+    Ok(KeyRow {
+        scope: hash(0)?,
+        fingerprint: hash(1)?,
+        request: RequestId::parse(row.try_get(2)?).ok_or_else(malformed)?,
+        state,
+    })
+}
+
+/// What is known of a key, by the payer as presented or by the client.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn find(
+    db: &Db,
+    scope: SecretHash,
+    client_scope: Option<SecretHash>,
+) -> Result<Option<KeyRow>, DbError> {
+    let row = query(FIND)
+        .bind(scope.as_bytes().to_vec())
+        .bind(client_scope.unwrap_or(scope).as_bytes().to_vec())
+        .fetch_optional(db.reader())
+        .await?;
+    Ok(row.as_ref().map(key_row).transpose()?)
+}
+
+/// Claims a key for a request. `false`: somebody else has it.
+///
+/// # Errors
+/// When the database cannot be written to.
+pub async fn claim(db: &Db, node: String, new: NewKey) -> Result<bool, DbError> {
+    let claimed = db
+        .write(move |connection| {
+            Box::pin(async move {
+                query(FREE_EXPIRED).bind(new.scope.as_bytes().to_vec()).execute(&mut *connection).await?;
+                query(CLAIM)
+                    .bind(new.scope.as_bytes().to_vec())
+                    .bind(new.fingerprint.as_bytes().to_vec())
+                    .bind(new.request.to_string())
+                    .bind(node)
+                    .bind(new.keep)
+                    .execute(connection)
+                    .await
+            })
+        })
+        .await;
+    match claimed {
+        Ok(_) => Ok(true),
+        Err(DbError::Sql(sqlx::Error::Database(error))) if error.is_unique_violation() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Frees a key whose request was not charged.
+///
+/// # Errors
+/// When the database cannot be written to; the key then stays taken until its node has ended or it expires.
+pub async fn let_go(db: &Db, scope: SecretHash, request: RequestId) -> Result<(), DbError> {
+    change(db, LET_GO, scope, request).await.map(drop)
+}
+
+/// Frees a key whatever its request came to, as long as it is still that request's. `false`: it is not any more.
+///
+/// # Errors
+/// When the database cannot be written to.
+pub async fn free(db: &Db, scope: SecretHash, request: RequestId) -> Result<bool, DbError> {
+    change(db, FREE, scope, request).await.map(|changed| changed == 1)
+}
+
+async fn change(
+    db: &Db,
+    sql: &'static str,
+    scope: SecretHash,
+    request: RequestId,
+) -> Result<u64, DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            query(sql).bind(scope.as_bytes().to_vec()).bind(request.to_string()).execute(connection).await
+        })
+    })
+    .await
+}
+
+/// Counts one more fetching of an answer that was not kept. `false`: it was fetched `most` times already.
+///
+/// # Errors
+/// When the database cannot be written to.
+pub async fn count_repeat(
+    db: &Db,
+    scope: SecretHash,
+    request: RequestId,
+    most: i64,
+) -> Result<bool, DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            query(REPEAT)
+                .bind(scope.as_bytes().to_vec())
+                .bind(request.to_string())
+                .bind(most)
+                .execute(connection)
+                .await
+                .map(|changed| changed == 1)
+        })
+    })
+    .await
+}
+
+/// Removes up to a thousand expired keys, and answers how many.
+///
+/// # Errors
+/// When the database cannot be written to.
+pub async fn delete_expired(db: &Db) -> Result<u64, DbError> {
+    db.write(|connection| Box::pin(async move { query(DELETE_EXPIRED).execute(connection).await })).await
+}
