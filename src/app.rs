@@ -26,7 +26,7 @@ use crate::key_secret::{KeySecret, KeySecretError};
 use crate::ledger::Ledger;
 use crate::ledger::keys::Keys;
 use crate::money_work::MoneyWork;
-use crate::paywall::Paywall;
+use crate::paywall::{Paywall, PaywallParts};
 use crate::paywall::offer::Offers;
 use crate::proxy::route_table::RouteTable;
 use crate::proxy::upstream::{Upstream, UpstreamSetupError};
@@ -140,7 +140,14 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
         route_numbers,
         price_list,
         upstream,
-        paywall: Paywall::new(ledger.clone(), Arc::clone(&keys), top_ups.clone()),
+        paywall: Paywall::new(PaywallParts {
+            db: db.clone(),
+            ledger: ledger.clone(),
+            keys: Arc::clone(&keys),
+            top_ups: top_ups.clone(),
+            tasks: tasks.clone(),
+            keep_keys: config.idempotency.keep,
+        }),
         offers: Offers {
             publishable_key: config.stripe.publishable_key.clone(),
             currency: config.currency,
@@ -149,6 +156,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
         reversals: Reversals::new(ledger.clone(), tasks.clone()),
         tasks: tasks.clone(),
         limits: config.limits.clone(),
+        idempotency: config.idempotency.clone(),
         trusted_proxies: config.trusted_proxies.clone(),
         public_url: config.public_url.clone(),
         permits: Arc::new(Semaphore::new(config.limits.max_concurrent_requests)),

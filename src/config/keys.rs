@@ -46,6 +46,9 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("limits.max_concurrent_requests", Kind::Integer),
     ("limits.max_concurrent_per_client", Kind::Integer),
     ("limits.shutdown_timeout", Kind::Text),
+    ("idempotency.keep", Kind::Text),
+    ("idempotency.max_body_bytes", Kind::Integer),
+    ("idempotency.max_answer_bytes", Kind::Integer),
     ("log.filter", Kind::Text),
     ("log.json", Kind::Boolean),
 ];
@@ -71,7 +74,7 @@ pub(super) const ARRAYS: &[(&str, &[&str])] = &[
 ];
 
 /// Sections of the file.
-const SECTIONS: &[&str] = &["stripe", "upstream", "top_up", "limits", "log"];
+const SECTIONS: &[&str] = &["stripe", "upstream", "top_up", "limits", "idempotency", "log"];
 
 /// What to do about a secret in the file.
 const SECRET_IN_FILE: &str = "a secret does not belong in this file, which people read and commit: put it in the environment \

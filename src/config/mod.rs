@@ -57,6 +57,8 @@ pub struct Config {
     pub top_up: TopUpConfig,
     /// Sizes and times.
     pub limits: LimitsConfig,
+    /// What is remembered of requests with an `Idempotency-Key`.
+    pub idempotency: IdempotencyConfig,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNetwork>,
     /// Log filter, as understood by `tracing_subscriber::EnvFilter`, and whether lines are JSON.
@@ -196,6 +198,17 @@ pub struct LimitsConfig {
     pub max_concurrent_per_client: u32,
     /// How long running requests may take to finish at shutdown.
     pub shutdown_timeout: Duration,
+}
+
+/// What is remembered of requests with an `Idempotency-Key`.
+#[derive(Debug, Clone)]
+pub struct IdempotencyConfig {
+    /// How long.
+    pub keep: Duration,
+    /// Request body with an `Idempotency-Key`; it is read whole before the upstream is called.
+    pub max_body_bytes: u64,
+    /// Larger answers are not kept.
+    pub max_answer_bytes: usize,
 }
 
 /// How it logs.

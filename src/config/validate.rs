@@ -11,7 +11,7 @@ use super::parse::WebAddress;
 use super::problem::{Report, shown};
 use super::secrets::SecretSources;
 use super::section::Section;
-use super::{Config, IpNetwork, LimitsConfig, LogConfig, database, routes, stripe, top_up, upstream};
+use super::{Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, routes, stripe, top_up, upstream};
 use crate::domain::Currency;
 
 /// The largest body that may be configured, in bytes (1 GiB).
@@ -42,6 +42,7 @@ pub(super) fn config(
     let top_up = top_up::read(&root.section("top_up"), currency, report);
     let routes = routes::read(&root, top_up.as_ref().map(|top_up| top_up.maximum), report);
     let limits = limits(&root.section("limits"), report);
+    let idempotency = idempotency(&root.section("idempotency"), report);
     let trusted_proxies = trusted_proxies(&root, report);
     let log = log(&root.section("log"), report);
     if let Some(stripe) = stripe.as_ref().filter(|stripe| !sandbox && stripe.api_base != stripe::STRIPE_API) {
@@ -59,6 +60,7 @@ pub(super) fn config(
         routes,
         top_up: top_up?,
         limits: limits?,
+        idempotency: idempotency?,
         trusted_proxies: trusted_proxies?,
         log: log?,
         key_secret: None,
@@ -165,6 +167,17 @@ fn limits(section: &Section<'_>, report: &mut Report) -> Option<LimitsConfig> {
         max_concurrent_requests: usize::try_from(requests).ok()?,
         max_concurrent_per_client: per_client,
         shutdown_timeout: shutdown_timeout?,
+    })
+}
+
+fn idempotency(section: &Section<'_>, report: &mut Report) -> Option<IdempotencyConfig> {
+    let keep = section.duration("keep", millis(60_000)..=millis(7 * 24 * 3_600_000), report);
+    let max_body_bytes = section.integer("max_body_bytes", 0..=16 << 20, report);
+    let max_answer_bytes = section.integer("max_answer_bytes", 0..=16 << 20, report);
+    Some(IdempotencyConfig {
+        keep: keep?,
+        max_body_bytes: max_body_bytes?.into(),
+        max_answer_bytes: usize::try_from(max_answer_bytes?).ok()?,
     })
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! target → canonical path → route → free:   upstream → stream
 //!                                 → priced: no payment → 402
-//!                                           payment → [admit → upstream → capture] → stream
+//!                                           payment → [open → upstream → capture] → stream
 //! ```
 //! The part in brackets runs in a task of its own: a caller who hangs up cannot cancel money work.
 
@@ -14,21 +14,25 @@ use std::time::Instant;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
 use hyper::body::Incoming;
 use serde_json::{Map, json};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::gateway_body::{Delivery, GatewayBody};
+use super::kept_answer::{self, Read};
 use super::metrics::{Metrics, Outcome};
 use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
 use super::reversals::Reversals;
-use crate::config::{IpNetwork, LimitsConfig, RouteCharge};
+use crate::config::{IdempotencyConfig, IpNetwork, LimitsConfig, RouteCharge};
 use crate::domain::{Micros, RequestId};
 use crate::money_work::MoneyWork;
 use crate::paywall::offer::{Offers, Sale};
-use crate::paywall::{Captured, Paywall, Refusal, Refused, Usage};
+use crate::paywall::{
+    Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, RepeatKey, Repayer, Replayed, Usage,
+};
 use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
 };
@@ -40,6 +44,11 @@ use crate::proxy::path::{CanonicalPath, canonicalise};
 use crate::proxy::route_table::{CompiledRoute, Found, RouteTable};
 use crate::proxy::upload::{self, UploadBody, UploadFault, UploadReport};
 use crate::proxy::upstream::{Upstream, UpstreamCall, UpstreamError};
+
+/// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Stripe's word for the same thing, which clients know.
+const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
 
 /// Everything that the public door needs. One per process, shared by all workers.
 pub struct Gateway {
@@ -53,6 +62,7 @@ pub struct Gateway {
     pub(crate) reversals: Reversals,
     pub(crate) tasks: MoneyWork,
     pub(crate) limits: LimitsConfig,
+    pub(crate) idempotency: IdempotencyConfig,
     pub(crate) trusted_proxies: Vec<IpNetwork>,
     pub(crate) public_url: String,
     pub(crate) permits: Arc<Semaphore>,
@@ -70,21 +80,43 @@ impl std::fmt::Debug for Gateway {
 
 /// A priced request on its way into the money task.
 struct PaidRequest {
-    id: RequestId,
-    credential: Credential,
-    price: Micros,
+    purchase: Purchase,
     route: i64,
     charged_statuses: crate::config::StatusSet,
     call: UpstreamCall,
     report: UploadReport,
 }
 
+/// An answer of the upstream, as far as it has been read.
+struct Answer {
+    head: hyper::http::response::Parts,
+    body: AnswerBody,
+}
+
+enum AnswerBody {
+    /// What was read already, and the rest.
+    Stream(Bytes, Incoming),
+    /// All of it was read.
+    Whole(Bytes),
+}
+
+impl From<hyper::Response<Incoming>> for Answer {
+    fn from(response: hyper::Response<Incoming>) -> Self {
+        let (head, body) = response.into_parts();
+        Self { head, body: AnswerBody::Stream(Bytes::new(), body) }
+    }
+}
+
 /// What comes out of the money task.
 enum PaidOutcome {
     Refused(Refused),
     Failed(Problem, PaymentResponse),
-    NotCharged(hyper::Response<Incoming>, PaymentResponse),
-    Served(hyper::Response<Incoming>, Box<Captured>, Delivery),
+    NotCharged(Answer, PaymentResponse),
+    Served(Answer, Box<Captured>, Delivery),
+    /// Charged before; the upstream has answered once more.
+    Again(Answer, Repayer),
+    /// Charged before; the answer was kept.
+    Replayed(Box<Replayed>),
 }
 
 /// Answers any request that is not one of our own paths.
@@ -152,7 +184,7 @@ impl Gateway {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return (problem::plain(Problem::Busy, id), Outcome::Busy);
         };
-        let (call, report) = match self.upstream_call(request, payload, path, route, None, id) {
+        let (call, report) = match self.upstream_call(request, Caller::Stream(payload), path, route, None, id) {
             Ok(prepared) => prepared,
             Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
         };
@@ -166,7 +198,7 @@ impl Gateway {
         // Only until the answer begins: a caller who reads slowly must not keep others out.
         drop(permit);
         match answered {
-            Ok(response) => (self.pass_on(response, None, None), Outcome::Free),
+            Ok(response) => (self.pass_on(response.into(), None, None), Outcome::Free),
             Err(error) => {
                 let problem = fault_or(&report, error);
                 (problem::plain(problem, id), Outcome::UpstreamFailed)
@@ -201,14 +233,26 @@ impl Gateway {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy);
         };
+        let (payload, repeat) = match self.repeat_key(request, payload, path, route).await {
+            Ok(read) => read,
+            Err(Unfit::Refusal(refusal)) => {
+                return (refuse(&Refused::because(refusal)), Outcome::PaymentRefused);
+            }
+            Err(Unfit::Problem(problem)) => return (problem::plain(problem, id), Outcome::Refused),
+        };
         let (call, report) = match self.upstream_call(request, payload, path, route, Some(price), id) {
             Ok(prepared) => prepared,
             Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
         };
+        let is_head = *request.method() == Method::HEAD;
         let paid = PaidRequest {
-            id,
-            credential,
-            price,
+            purchase: Purchase {
+                request: id,
+                price,
+                credential,
+                is_safe: is_head || *request.method() == Method::GET,
+                repeat,
+            },
             route: self.route_numbers.get(route.index).copied().unwrap_or_default(),
             charged_statuses: route.config.charged_statuses.clone(),
             call,
@@ -217,7 +261,7 @@ impl Gateway {
         let gateway = Arc::clone(self);
         // The permit goes along, so that hanging up does not make room while the work goes on.
         let work = self.tasks.spawn(async move {
-            let outcome = gateway.admit_call_capture(paid).await;
+            let outcome = gateway.open_call_capture(paid).await;
             drop(permit);
             outcome
         });
@@ -230,82 +274,198 @@ impl Gateway {
             PaidOutcome::Failed(problem, note) => {
                 (not_charged_problem(problem, &note, id), Outcome::UpstreamFailed)
             }
-            PaidOutcome::NotCharged(response, note) => {
-                (self.pass_on(response, Some(&note), None), Outcome::NotCharged)
+            PaidOutcome::NotCharged(answer, note) => {
+                (self.pass_on(answer, Some(&note), None), Outcome::NotCharged)
             }
-            PaidOutcome::Served(response, captured, delivery) => {
+            PaidOutcome::Served(answer, captured, delivery) => {
                 let receipt = payment_answer::receipt(&captured);
-                (self.pass_on(response, Some(&receipt), Some(delivery)), Outcome::Paid)
+                (self.pass_on(answer, Some(&receipt), Some(delivery)), Outcome::Paid)
             }
+            PaidOutcome::Again(answer, payer) => {
+                let receipt = payment_answer::replay(&payer);
+                (self.pass_on(answer, Some(&receipt), None), Outcome::Repeated)
+            }
+            PaidOutcome::Replayed(replayed) => (replay(&replayed, is_head), Outcome::Repeated),
         }
     }
 
+    /// The request's `Idempotency-Key`, for which its body is read whole.
+    async fn repeat_key(
+        &self,
+        request: &HttpRequest,
+        payload: web::Payload,
+        path: &CanonicalPath,
+        route: &CompiledRoute,
+    ) -> Result<(Caller, Option<RepeatKey>), Unfit> {
+        let mut keys = request.headers().get_all(IDEMPOTENCY_KEY);
+        let Some(key) = keys.next() else {
+            return Ok((Caller::Stream(payload), None));
+        };
+        if keys.next().is_some() {
+            return Err(Unfit::Refusal(Refusal::InvalidIdempotencyKey("Send it once.")));
+        }
+        let of_route = route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes);
+        let max_bytes = of_route.min(self.idempotency.max_body_bytes);
+        let body = upload::read_whole(payload, max_bytes, self.limits.body_timeout).await;
+        let body = body.map_err(|fault| Unfit::Problem(fault.into()))?;
+        let key = RepeatKey::new(
+            key.to_str().unwrap_or_default(),
+            request.method().as_str(),
+            path.as_str(),
+            request.uri().query(),
+            &body,
+        );
+        let key = key.map_err(|why| Unfit::Refusal(Refusal::InvalidIdempotencyKey(why)))?;
+        Ok((Caller::Whole(body), Some(key)))
+    }
+
     /// The money task. Nothing in it can be cancelled by the caller.
-    async fn admit_call_capture(&self, mut paid: PaidRequest) -> PaidOutcome {
-        let admitted = match self.paywall.admit(paid.price, &paid.credential).await {
-            Ok(admitted) => admitted,
+    async fn open_call_capture(&self, mut paid: PaidRequest) -> PaidOutcome {
+        let opened = match self.paywall.open(&paid.purchase).await {
+            Ok(opened) => opened,
             Err(refused) => return PaidOutcome::Refused(refused),
         };
-        if let Ok(value) = admitted.wallet.record.client_public_id.parse() {
+        let wallet = match &opened {
+            Opened::Admitted(admitted) => &admitted.wallet,
+            Opened::Again(payer) => &payer.wallet,
+            Opened::Replayed(replayed) => &replayed.payer.wallet,
+        };
+        if let Ok(value) = wallet.record.client_public_id.parse() {
             paid.call.headers.insert("x-prepaid402-client", value);
         }
+        let opened = match opened {
+            Opened::Replayed(replayed) => return PaidOutcome::Replayed(replayed),
+            opened => opened,
+        };
         let answered = self.upstream.send(paid.call).await;
-        let wallet = admitted.wallet.clone();
-        let charged = admitted.charged.clone();
-        let (response, note): (_, (&str, String)) = match answered {
-            Ok(response) if paid.charged_statuses.contains(response.status().as_u16()) => {
-                let usage = Usage {
-                    request: paid.id,
+        match opened {
+            Opened::Admitted(admitted) => {
+                let charged = Charge {
+                    request: paid.purchase.request,
                     route: paid.route,
-                    price_list: self.price_list,
-                    upstream_status: response.status().as_u16(),
+                    statuses: &paid.charged_statuses,
+                    report: &paid.report,
                 };
-                return match self.paywall.capture(admitted, usage).await {
-                    Ok(captured) => {
-                        let delivery = Delivery {
-                            reversals: self.reversals.clone(),
-                            request: paid.id,
-                            client: captured.posted.client,
-                            entry: captured.posted.entry,
-                            closing: Arc::clone(&self.closing),
-                            done: false,
-                        };
-                        PaidOutcome::Served(response, Box::new(captured), delivery)
-                    }
-                    Err(refused) => PaidOutcome::Refused(refused),
-                };
+                self.settle(*admitted, answered, charged).await
+            }
+            Opened::Again(payer) => match answered {
+                Ok(response) => PaidOutcome::Again(response.into(), payer),
+                Err(error) => {
+                    let problem = fault_or(&paid.report, error);
+                    PaidOutcome::Failed(problem, payment_answer::replay(&payer))
+                }
+            },
+            Opened::Replayed(replayed) => PaidOutcome::Replayed(replayed),
+        }
+    }
+
+    /// Charges what the upstream answered, or lets the funds go.
+    async fn settle(
+        &self,
+        admitted: Admitted,
+        answered: Result<hyper::Response<Incoming>, UpstreamError>,
+        charge: Charge<'_>,
+    ) -> PaidOutcome {
+        let problem = match answered {
+            Ok(response) if charge.statuses.contains(response.status().as_u16()) => {
+                match self.read_if_kept(&admitted, response).await {
+                    Some((answer, kept)) => return self.capture(admitted, answer, kept, charge).await,
+                    None => Problem::UpstreamFailed,
+                }
             }
             Ok(response) => {
-                let status = response.status().as_u16();
-                (Ok(response), ("not_charged", format!("The API answered {status}, which is not charged.")))
+                let message =
+                    format!("The API answered {}, which is not charged.", response.status().as_u16());
+                let note = self.let_go(admitted, "not_charged", &message).await;
+                return PaidOutcome::NotCharged(response.into(), note);
             }
-            Err(error) => {
-                let problem = fault_or(&paid.report, error);
-                let message = payment_answer::with_card_charge(problem.answer().message, charged.as_ref());
-                (Err(problem), (problem.answer().code, message))
-            }
+            Err(error) => fault_or(charge.report, error),
         };
-        // Released before the balance is told, so that the caller can spend it again at once.
-        drop(admitted);
-        let state = self.paywall.ledger().state(wallet.record.client).await.ok().flatten();
-        let note = payment_answer::not_charged(&wallet, state.as_ref(), charged.as_ref(), note.0, &note.1);
-        match response {
-            Ok(response) => PaidOutcome::NotCharged(response, note),
-            Err(problem) => PaidOutcome::Failed(problem, note),
+        let message = payment_answer::with_card_charge(problem.answer().message, admitted.charged.as_ref());
+        let note = self.let_go(admitted, problem.answer().code, &message).await;
+        PaidOutcome::Failed(problem, note)
+    }
+
+    /// Reads an answer that is to be stored. `None`: the upstream cut it.
+    async fn read_if_kept(
+        &self,
+        admitted: &Admitted,
+        response: hyper::Response<Incoming>,
+    ) -> Option<(Answer, Option<Answered>)> {
+        if !admitted.is_kept() {
+            return Some((response.into(), None));
         }
+        let (head, mut body) = response.into_parts();
+        let max_bytes = self.idempotency.max_answer_bytes;
+        let read = kept_answer::read(&head.headers, &mut body, max_bytes, self.upstream.idle_timeout).await;
+        let (body, kept) = match read {
+            Read::Whole(bytes) => (AnswerBody::Whole(bytes.clone()), Some(bytes)),
+            Read::Beginning(bytes) => (AnswerBody::Stream(bytes, body), None),
+            Read::Cut => return None,
+        };
+        let answered = Answered {
+            status: head.status.as_u16(),
+            headers: self
+                .headers_for_caller(&head, true)
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+                .collect(),
+            body: kept,
+        };
+        Some((Answer { head, body }, Some(answered)))
+    }
+
+    async fn capture(
+        &self,
+        admitted: Admitted,
+        answer: Answer,
+        kept: Option<Answered>,
+        charge: Charge<'_>,
+    ) -> PaidOutcome {
+        let usage = Usage {
+            request: charge.request,
+            route: charge.route,
+            price_list: self.price_list,
+            upstream_status: answer.head.status.as_u16(),
+        };
+        match self.paywall.capture(admitted, usage, kept).await {
+            Ok(captured) => {
+                let delivery = Delivery {
+                    reversals: self.reversals.clone(),
+                    request: charge.request,
+                    client: captured.posted.client,
+                    entry: captured.posted.entry,
+                    closing: Arc::clone(&self.closing),
+                    done: false,
+                };
+                PaidOutcome::Served(answer, Box::new(captured), delivery)
+            }
+            Err(refused) => PaidOutcome::Refused(refused),
+        }
+    }
+
+    /// Lets the funds go before the balance is told, so that the caller can spend it again at once.
+    async fn let_go(&self, admitted: Admitted, code: &str, message: &str) -> PaymentResponse {
+        let (wallet, charged) = (admitted.wallet.clone(), admitted.charged.clone());
+        admitted.let_go().await;
+        let state = self.paywall.ledger().state(wallet.record.client).await.ok().flatten();
+        payment_answer::not_charged(&wallet, state.as_ref(), charged.as_ref(), code, message)
     }
 
     fn upstream_call(
         &self,
         request: &HttpRequest,
-        payload: web::Payload,
+        caller: Caller,
         path: &CanonicalPath,
         route: &CompiledRoute,
         price: Option<Micros>,
         id: RequestId,
     ) -> Result<(UpstreamCall, UploadReport), Problem> {
         let max_body = route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes);
-        let (body, report) = self.caller_body(request, payload, max_body)?;
+        let (body, report) = match caller {
+            Caller::Stream(payload) => self.caller_body(request, payload, max_body)?,
+            Caller::Whole(body) => (UploadBody::whole(body), UploadReport::default()),
+        };
         let headers = request.headers();
         let host = headers.get("host").and_then(|host| host.to_str().ok());
         let trusted = TrustedRequestHeaders {
@@ -368,14 +528,29 @@ impl Gateway {
         client_address(peer.ip(), forwarded.into_iter(), &self.trusted_proxies).to_string()
     }
 
+    /// The answer's headers that are the caller's to see.
+    fn headers_for_caller(
+        &self,
+        head: &hyper::http::response::Parts,
+        paid: bool,
+    ) -> Vec<(HeaderName, HeaderValue)> {
+        let context =
+            ResponseContext { paid, upstream_base: self.upstream.base(), public_url: &self.public_url };
+        let both = |(name, value): (hyper::header::HeaderName, hyper::header::HeaderValue)| {
+            let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
+            Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+        };
+        response_headers_for_caller(&head.headers, &context).into_iter().filter_map(both).collect()
+    }
+
     /// The upstream's answer, with our headers, streamed.
     fn pass_on(
         &self,
-        response: hyper::Response<Incoming>,
+        answer: Answer,
         note: Option<&PaymentResponse>,
         delivery: Option<Delivery>,
     ) -> HttpResponse {
-        let (head, body) = response.into_parts();
+        let Answer { head, body } = answer;
         let length = head
             .headers
             .get(hyper::header::CONTENT_LENGTH)
@@ -383,24 +558,68 @@ impl Gateway {
             .and_then(|text| text.parse().ok());
         let status = StatusCode::from_u16(head.status.as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
         let mut builder = HttpResponse::build(status);
-        let context = ResponseContext {
-            paid: note.is_some(),
-            upstream_base: self.upstream.base(),
-            public_url: &self.public_url,
-        };
-        for (name, value) in response_headers_for_caller(&head.headers, &context) {
-            let name = HeaderName::from_bytes(name.as_str().as_bytes());
-            let value = HeaderValue::from_bytes(value.as_bytes());
-            if let (Ok(name), Ok(value)) = (name, value) {
-                builder.append_header((name, value));
-            }
+        for (name, value) in self.headers_for_caller(&head, note.is_some()) {
+            builder.append_header((name, value));
         }
         if let Some(note) = note {
             builder.insert_header((PAYMENT_RESPONSE_NAME, header_value(encode(note))));
         }
         let idle = self.upstream.idle_timeout;
-        builder.body(GatewayBody::new(body, length, idle, delivery))
+        builder.body(match body {
+            AnswerBody::Stream(beginning, rest) => {
+                GatewayBody::new(beginning, rest, length, idle, delivery)
+            }
+            // HEAD and statuses without a body may announce a length that does not come.
+            AnswerBody::Whole(bytes) => {
+                let is_head = bytes.is_empty() && length.is_some_and(|length| length > 0);
+                GatewayBody::whole(bytes, is_head, delivery)
+            }
+        })
     }
+}
+
+/// What a capture needs to know of its request.
+#[derive(Clone, Copy)]
+struct Charge<'a> {
+    request: RequestId,
+    route: i64,
+    statuses: &'a crate::config::StatusSet,
+    report: &'a UploadReport,
+}
+
+/// The caller's body: still to come, or read because of an `Idempotency-Key`.
+enum Caller {
+    Stream(web::Payload),
+    Whole(Bytes),
+}
+
+/// Why a request with an `Idempotency-Key` is not even opened.
+enum Unfit {
+    Refusal(Refusal),
+    Problem(Problem),
+}
+
+impl From<UploadFault> for Problem {
+    fn from(fault: UploadFault) -> Self {
+        match fault {
+            UploadFault::TooLarge => Self::BodyTooLarge,
+            UploadFault::TooSlow => Self::BodyTooSlow,
+            UploadFault::Broken => Self::BodyBroken,
+        }
+    }
+}
+
+/// An answer that was charged before, as it was kept.
+pub(crate) fn replay(replayed: &Replayed, is_head: bool) -> HttpResponse {
+    let status = StatusCode::from_u16(replayed.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let mut builder = HttpResponse::build(status);
+    for (name, value) in &replayed.headers {
+        builder.append_header((name.as_str(), value.as_str()));
+    }
+    let note = payment_answer::replay(&replayed.payer);
+    builder.insert_header((PAYMENT_RESPONSE_NAME, header_value(encode(&note))));
+    builder.insert_header((IDEMPOTENT_REPLAYED, "true"));
+    builder.body(GatewayBody::whole(replayed.body.clone(), is_head, None))
 }
 
 /// The path as a route pattern: what may be an id, a key or a card number is left open, because logs are read by many.
@@ -441,9 +660,7 @@ impl From<PayloadError> for Refusal {
 
 fn fault_or(report: &UploadReport, error: UpstreamError) -> Problem {
     match (report.fault(), error) {
-        (Some(UploadFault::TooLarge), _) => Problem::BodyTooLarge,
-        (Some(UploadFault::TooSlow), _) => Problem::BodyTooSlow,
-        (Some(UploadFault::Broken), _) => Problem::BodyBroken,
+        (Some(fault), _) => fault.into(),
         (None, UpstreamError::Unreachable) => Problem::UpstreamUnreachable,
         (None, UpstreamError::TimedOut) => Problem::UpstreamTimeout,
         (None, UpstreamError::Broken) => Problem::UpstreamFailed,

@@ -52,7 +52,10 @@ impl Drop for Delivery {
 /// The body. Errors close the connection uncleanly, so that no caller takes a part for the whole.
 #[derive(Debug)]
 pub(crate) struct GatewayBody {
-    inner: Incoming,
+    /// Read already; goes out first.
+    beginning: Option<Bytes>,
+    /// `None`: what was read is all.
+    inner: Option<Incoming>,
     size: BodySize,
     idle_timeout: Duration,
     idle: Option<Pin<Box<Sleep>>>,
@@ -67,14 +70,25 @@ pub(crate) struct GatewayBody {
 pub(crate) struct UpstreamCut;
 
 impl GatewayBody {
+    /// The upstream's body, after what was read of it already.
     pub(crate) fn new(
+        beginning: Bytes,
         inner: Incoming,
         length: Option<u64>,
         idle_timeout: Duration,
         delivery: Option<Delivery>,
     ) -> Self {
         let size = length.map_or(BodySize::Stream, BodySize::Sized);
-        Self { inner, size, idle_timeout, idle: None, delivery, is_cut: false }
+        let beginning = Some(beginning).filter(|bytes| !bytes.is_empty());
+        Self { beginning, inner: Some(inner), size, idle_timeout, idle: None, delivery, is_cut: false }
+    }
+
+    /// A body that is here already. `is_head`: the answer to HEAD, which has none.
+    pub(crate) fn whole(bytes: Bytes, is_head: bool, delivery: Option<Delivery>) -> Self {
+        let size = if is_head { BodySize::None } else { BodySize::Sized(bytes.len() as u64) };
+        let beginning = Some(bytes).filter(|bytes| !bytes.is_empty());
+        let idle_timeout = Duration::ZERO;
+        Self { beginning, inner: None, size, idle_timeout, idle: None, delivery, is_cut: false }
     }
 
     fn finished(&mut self) {
@@ -109,8 +123,15 @@ impl MessageBody for GatewayBody {
         if self.is_cut {
             return Poll::Ready(Some(Err(UpstreamCut)));
         }
+        if let Some(beginning) = self.beginning.take() {
+            return Poll::Ready(Some(Ok(beginning)));
+        }
         loop {
-            match Pin::new(&mut self.inner).poll_frame(context) {
+            let Some(inner) = &mut self.inner else {
+                self.finished();
+                return Poll::Ready(None);
+            };
+            match Pin::new(inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.idle = None;
                     // Trailers are not passed on.
@@ -147,7 +168,7 @@ impl Drop for GatewayBody {
     fn drop(&mut self) {
         // An answer without a body, or whose last piece has been handed over, is delivered although nobody asked for the
         // end: HEAD, 204, 304, and bodies of a known length.
-        if self.inner.is_end_stream() {
+        if self.beginning.is_none() && self.inner.as_ref().is_none_or(hyper::body::Body::is_end_stream) {
             self.finished();
         }
     }

@@ -57,7 +57,9 @@ pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
         batches: counts.batches.load(Relaxed),
         commands: counts.commands.load(Relaxed),
         replays: counts.replays.load(Relaxed),
+        retries: counts.retries.load(Relaxed),
         reversed_at_start: counts.reversed_at_start.load(Relaxed),
+        reversed_for_others: counts.reversed_for_others.load(Relaxed),
     };
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")

@@ -16,6 +16,8 @@ use prometheus_client::registry::Registry;
 pub enum Outcome {
     /// Charged and served.
     Paid,
+    /// Served again under an `Idempotency-Key` that was charged before.
+    Repeated,
     /// Served free.
     Free,
     /// Answered 402 because nothing was presented.
@@ -52,7 +54,9 @@ pub struct Metrics {
     ledger_batches: Counter,
     ledger_commands: Counter,
     ledger_replays: Counter,
+    ledger_retries: Counter,
     reversed_at_start: Gauge,
+    reversed_for_others: Gauge,
 }
 
 /// Values that are read when the metrics are asked for.
@@ -70,8 +74,12 @@ pub struct Readings {
     pub commands: u64,
     /// Ledger batches replayed one by one.
     pub replays: u64,
+    /// Ledger batches looked up and tried again.
+    pub retries: u64,
     /// Captures given back at start.
     pub reversed_at_start: u64,
+    /// Captures given back for other nodes.
+    pub reversed_for_others: u64,
 }
 
 impl Default for Metrics {
@@ -103,6 +111,10 @@ impl Metrics {
             "captures_reversed_at_start",
             "Captures given back at start because their answers may not have been delivered",
         );
+        let reversed_for_others = gauge(
+            "captures_reversed_for_other_nodes",
+            "Captures given back because another node died before their answers were delivered for certain",
+        );
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::<u64, AtomicU64>::default();
             registry.register(name, help, counter.clone());
@@ -111,6 +123,10 @@ impl Metrics {
         let ledger_batches = counter("ledger_batches", "Ledger transactions committed");
         let ledger_commands = counter("ledger_commands", "Ledger commands in them");
         let ledger_replays = counter("ledger_replays", "Ledger batches replayed one by one after a failure");
+        let ledger_retries = counter(
+            "ledger_retries",
+            "Ledger batches looked up and tried again: conflicts between nodes, or a database server that went away",
+        );
         Self {
             registry,
             requests,
@@ -121,7 +137,9 @@ impl Metrics {
             ledger_batches,
             ledger_commands,
             ledger_replays,
+            ledger_retries,
             reversed_at_start,
+            reversed_for_others,
         }
     }
 
@@ -138,10 +156,12 @@ impl Metrics {
         self.oldest_open_seconds.set(readings.oldest_open_seconds);
         self.reserved.set(readings.reserved_micros);
         self.reversed_at_start.set(readings.reversed_at_start.try_into().unwrap_or(i64::MAX));
+        self.reversed_for_others.set(readings.reversed_for_others.try_into().unwrap_or(i64::MAX));
         for (counter, now) in [
             (&self.ledger_batches, readings.batches),
             (&self.ledger_commands, readings.commands),
             (&self.ledger_replays, readings.replays),
+            (&self.ledger_retries, readings.retries),
         ] {
             counter.inc_by(now.saturating_sub(counter.get()));
         }

@@ -8,6 +8,7 @@ pub mod billing;
 pub mod gateway;
 mod gateway_body;
 pub mod health;
+mod kept_answer;
 pub mod metrics;
 pub(crate) mod payment_answer;
 pub mod problem;
@@ -22,7 +23,7 @@ use crate::domain::RequestId;
 /// What browsers may send us and read from us.
 const ALLOW_HEADERS: &str = "payment, authorization, content-type, accept, idempotency-key, x-requested-with";
 const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-const EXPOSE_HEADERS: &str = "payment-required, payment-response, x-request-id, retry-after, location";
+const EXPOSE_HEADERS: &str = "payment-required, payment-response, x-request-id, retry-after, location, idempotent-replayed";
 
 /// The public listener's paths.
 pub fn public(config: &mut web::ServiceConfig) {

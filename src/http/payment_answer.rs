@@ -10,7 +10,7 @@ use super::problem;
 use crate::domain::{Micros, RequestId};
 use crate::ledger::ClientState;
 use crate::paywall::offer::{Offers, Sale};
-use crate::paywall::{Captured, CardCharge, Refusal, Refused, Wallet};
+use crate::paywall::{Captured, CardCharge, Refusal, Refused, Repayer, Wallet};
 use crate::protocol::stripe402::{
     PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRequired, PaymentResponse, encode,
 };
@@ -31,6 +31,16 @@ pub(crate) fn receipt(captured: &Captured) -> PaymentResponse {
         credits_charged: Some(captured.price.to_units_ceil().get()),
         entry_id: Some(captured.posted.entry.to_string()),
         ..account(&captured.wallet, Some(&captured.posted.state), captured.charged.as_ref())
+    }
+}
+
+/// The receipt of a request that an earlier one with the same `Idempotency-Key` has paid for.
+pub(crate) fn replay(payer: &Repayer) -> PaymentResponse {
+    PaymentResponse {
+        success: true,
+        credits_charged: Some(0),
+        idempotent_replay: Some(true),
+        ..account(&payer.wallet, payer.state.as_ref(), None)
     }
 }
 
@@ -140,6 +150,13 @@ fn extra(refused: &Refused) -> Map<String, Value> {
         }
         Refusal::CaptureFailed | Refusal::CaptureUnknown => {
             extra.insert("upstreamExecuted".into(), json!(true));
+        }
+        Refusal::IdempotencyAnswerLost => {
+            extra.insert("upstreamExecuted".into(), json!(true));
+            extra.insert("requestCharged".into(), json!(true));
+        }
+        Refusal::IdempotencyOutcomeUnknown => {
+            extra.insert("requestCharged".into(), json!(false));
         }
         _ => {}
     }

@@ -246,6 +246,14 @@ impl Ledger {
         self.reverse_captured(Reverse { capture: usage_source(request), client: None }).await
     }
 
+    /// Waits until it is certain that a request whose capture has an unknown outcome is not charged: what the writer does
+    /// about it is only asked for again here.
+    pub async fn settle(&self, request: RequestId) {
+        while let Err(LedgerError::Unavailable(_)) = self.reverse(request).await {
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    }
+
     async fn reverse_captured(&self, reverse: Reverse) -> Result<Posted, LedgerError> {
         let (answer, outcome) = oneshot::channel();
         self.submit(Job::Reverse { reverse, answer }).await?;

@@ -1,4 +1,12 @@
-//! Decides and settles a paid request: credential → admit (reserve) → … upstream … → capture, or release by dropping.
+//! Decides and settles a paid request: credential → open (reserve, or hold) → … upstream … → capture, or let go.
+//!
+//! ```text
+//! open ─► admitted ─► the upstream works ─► capture ─► the answer may go out
+//!    │                                  └► let_go: nothing is charged
+//!    ├─► replayed: this Idempotency-Key was charged, here is its answer
+//!    └─► again: it was charged, and its answer is fetched from the upstream once more
+//! ```
+//! The gateway and the actix middleware are two faces of this.
 #![cfg_attr(
     not(test),
     deny(
@@ -9,20 +17,31 @@
     )
 )]
 
+mod funds;
 pub mod offer;
 pub mod refusal;
+mod repeats;
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use self::funds::{Funds, HoldGuard};
+use self::repeats::Claim;
+use crate::db::Db;
 use crate::domain::{ClientKey, Micros, RequestId, TopUpId};
+use crate::ledger::answers::{self, KeyState, NewKey};
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{
-    Capture, ClientState, Ledger, LedgerError, NotReserved, Posted, Reservation, ReserveError, usage_source,
+    Capture, ClientState, Ledger, LedgerError, NotReserved, Posted, Reservation, ReserveError, StoredAnswer,
+    usage_source,
 };
+use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
 use crate::top_up::{Landed, Payer, Recorded, TopUpOutcome, TopUpRequest, TopUps};
 
 pub use self::refusal::{Answer, Refusal, WhoActs};
+pub use self::repeats::RepeatKey;
 
 /// How often one request looks at the balance again after waiting for somebody else's charge.
 const ROUNDS: usize = 8;
@@ -30,9 +49,89 @@ const ROUNDS: usize = 8;
 /// Admits and captures. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Paywall {
+    db: Db,
     ledger: Ledger,
     keys: Arc<Keys>,
     top_ups: TopUps,
+    tasks: MoneyWork,
+    /// How long an `Idempotency-Key` is kept, in microseconds.
+    keep_keys: i64,
+}
+
+/// What [`Paywall`] is made of.
+#[derive(Debug)]
+pub struct PaywallParts {
+    /// Where idempotency keys are.
+    pub db: Db,
+    /// Who charges requests.
+    pub ledger: Ledger,
+    /// Who is who.
+    pub keys: Arc<Keys>,
+    /// Who charges cards.
+    pub top_ups: TopUps,
+    /// Where money work runs.
+    pub tasks: MoneyWork,
+    /// How long an `Idempotency-Key` is kept.
+    pub keep_keys: std::time::Duration,
+}
+
+/// A request that costs something.
+#[derive(Debug)]
+pub struct Purchase {
+    /// The request.
+    pub request: RequestId,
+    /// What it costs.
+    pub price: Micros,
+    /// What the caller presented.
+    pub credential: Credential,
+    /// GET and HEAD: to do it without being paid costs nothing but work.
+    pub is_safe: bool,
+    /// Its `Idempotency-Key`, if it has one.
+    pub repeat: Option<RepeatKey>,
+}
+
+/// What becomes of a purchase before the upstream is called.
+#[derive(Debug)]
+pub enum Opened {
+    /// Its price is set aside: call the upstream, then [`Paywall::capture`] or [`Admitted::let_go`].
+    Admitted(Box<Admitted>),
+    /// It was charged before, and this is its answer.
+    Replayed(Box<Replayed>),
+    /// It was charged before, and its answer was not kept: call the upstream once more, and charge nothing.
+    Again(Repayer),
+}
+
+/// An answer that was charged before.
+#[derive(Debug)]
+pub struct Replayed {
+    /// The status.
+    pub status: u16,
+    /// End-to-end headers.
+    pub headers: Vec<(String, String)>,
+    /// All of it.
+    pub body: Bytes,
+    /// Who paid.
+    pub payer: Repayer,
+}
+
+/// Whoever repeats a request that was charged before.
+#[derive(Debug)]
+pub struct Repayer {
+    /// Who paid.
+    pub wallet: Wallet,
+    /// The posted balances now, if they could be read.
+    pub state: Option<ClientState>,
+}
+
+/// The answer of a request with an `Idempotency-Key`, to be stored with its capture.
+#[derive(Debug)]
+pub struct Answered {
+    /// The status.
+    pub status: u16,
+    /// End-to-end headers.
+    pub headers: Vec<(String, String)>,
+    /// `None`: too large to be kept.
+    pub body: Option<Bytes>,
 }
 
 /// What this request charged to a card.
@@ -57,14 +156,40 @@ impl From<&Recorded> for CardCharge {
 }
 
 /// A request that may go to the upstream: its price is set aside.
+///
+/// Dropping it lets everything go in the background.
 #[derive(Debug)]
 pub struct Admitted {
-    /// Released when dropped.
-    pub reservation: Reservation,
+    funds: Funds,
+    price: Micros,
+    claim: Option<(Claim, RepeatKey)>,
     /// Who pays.
     pub wallet: Wallet,
     /// What this request charged to a card.
     pub charged: Option<CardCharge>,
+}
+
+impl Admitted {
+    /// Whether its answer is to be stored.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        self.claim.is_some()
+    }
+
+    /// Lets everything go: nothing is charged for the request. When this has ended, the credit can be spent again.
+    pub async fn let_go(self) {
+        let Self { funds, claim, .. } = self;
+        match funds {
+            Funds::Reserved(reservation) => drop(reservation),
+            Funds::Held(running, hold) => {
+                hold.release().await;
+                drop(running);
+            }
+        }
+        if let Some((claim, _)) = claim {
+            claim.let_go().await;
+        }
+    }
 }
 
 /// A client and the key that answers carry.
@@ -125,37 +250,189 @@ pub struct Usage {
 impl Paywall {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(ledger: Ledger, keys: Arc<Keys>, top_ups: TopUps) -> Self {
-        Self { ledger, keys, top_ups }
+    pub fn new(parts: PaywallParts) -> Self {
+        let PaywallParts { db, ledger, keys, top_ups, tasks, keep_keys } = parts;
+        let keep_keys = i64::try_from(keep_keys.as_micros()).unwrap_or(i64::MAX / 4);
+        Self { db, ledger, keys, top_ups, tasks, keep_keys }
     }
 
-    /// Sets the price aside, charging a card first if that is needed and asked for.
+    /// Sets the price aside, charging a card first if that is needed and asked for; or finds that the request was charged
+    /// before.
     ///
     /// # Errors
     /// [`Refused`]; nothing is set aside then.
-    pub async fn admit(&self, price: Micros, credential: &Credential) -> Result<Admitted, Refused> {
-        if credential.max_amount.is_some_and(|max| price.to_units_ceil() > max) {
+    pub async fn open(&self, purchase: &Purchase) -> Result<Opened, Refused> {
+        if purchase.credential.max_amount.is_some_and(|max| purchase.price.to_units_ceil() > max) {
             return Err(Refused::new(Refusal::PriceAboveMax));
         }
         for _ in 0..ROUNDS {
-            let wallet = self.recognise(credential).await?;
+            let wallet = self.recognise(&purchase.credential).await?;
+            if let Some(key) = &purchase.repeat {
+                match self.repeated(purchase, key, wallet.as_ref()).await? {
+                    Some(opened) => return Ok(opened),
+                    None => {}
+                }
+            }
             let state = match &wallet {
                 None => None,
-                Some(wallet) => match self.reserve(wallet, price, credential).await? {
+                Some(wallet) => match self.reserve(wallet, purchase.price, &purchase.credential).await? {
                     Ok(reservation) => {
-                        return Ok(Admitted { reservation, wallet: wallet.clone(), charged: None });
+                        match self.secure(purchase, reservation, wallet.clone(), None).await? {
+                            Some(admitted) => return Ok(Opened::Admitted(Box::new(admitted))),
+                            None => continue,
+                        }
                     }
                     Err(state) => Some(state),
                 },
             };
-            match self.top_up(price, credential, wallet, state).await? {
-                Some(admitted) => return Ok(admitted),
-                // Somebody else's charge for the same payer has ended: look again.
+            match self.top_up(purchase, wallet, state).await? {
+                Some(admitted) => return Ok(Opened::Admitted(Box::new(admitted))),
+                // Somebody else's charge for the same payer has ended, or somebody else has the same key: look again.
                 None => continue,
             }
         }
-        // Every round met another charge of the same payer.
+        // Every round met another charge of the same payer, or another node that spent the same credit.
         Err(Refused::new(Refusal::TopUpInProgress))
+    }
+
+    /// Takes the key of a request and, where that is needed, turns its reservation into a hold. `None`: somebody else was
+    /// faster; look again.
+    async fn secure(
+        &self,
+        purchase: &Purchase,
+        reservation: Reservation,
+        wallet: Wallet,
+        charged: Option<CardCharge>,
+    ) -> Result<Option<Admitted>, Refused> {
+        let refused = |refusal, state| Refused {
+            wallet: Some(wallet.clone()),
+            state,
+            charged: charged.clone(),
+            ..Refused::new(refusal)
+        };
+        let claim = match &purchase.repeat {
+            None => None,
+            Some(key) => match self.claim(purchase, key, &wallet).await {
+                Ok(Some(claim)) => Some((claim, key.clone())),
+                // Whoever has the key was charged for it or will be; what this request charged to a card stays credit.
+                Ok(None) if charged.is_some() => return Err(refused(Refusal::IdempotencyInFlight, None)),
+                Ok(None) => return Ok(None),
+                Err(refusal) => return Err(refused(refusal, None)),
+            },
+        };
+        let funds = if self.ledger.is_shared() && !purchase.is_safe {
+            let client = wallet.record.client;
+            let guard = HoldGuard::new(self.ledger.clone(), self.tasks.clone(), purchase.request, client);
+            match self.ledger.hold(purchase.request, reservation).await {
+                Ok((_, running)) => Funds::Held(running, guard),
+                Err(LedgerError::Refused(refusal)) => {
+                    guard.ended();
+                    tracing::debug!(%refusal, request.id = %purchase.request, "another node has spent the credit");
+                    if let Some((claim, _)) = claim {
+                        claim.let_go().await;
+                    }
+                    return match charged {
+                        // A card is charged once for one request at most.
+                        Some(_) => Err(refused(Refusal::ReservationsInFlight, None)),
+                        None => Ok(None),
+                    };
+                }
+                // The guard releases it, if it was taken.
+                Err(error) => {
+                    tracing::error!(%error, request.id = %purchase.request, "a hold could not be taken for certain");
+                    return Err(refused(Refusal::Busy, None));
+                }
+            }
+        } else {
+            Funds::Reserved(reservation)
+        };
+        Ok(Some(Admitted { funds, price: purchase.price, claim, wallet, charged }))
+    }
+
+    async fn claim(
+        &self,
+        purchase: &Purchase,
+        key: &RepeatKey,
+        wallet: &Wallet,
+    ) -> Result<Option<Claim>, Refusal> {
+        let Some((scope, _)) = key.scopes(&purchase.credential, Some(wallet.record.client)) else {
+            return Err(unidentified());
+        };
+        let new = NewKey {
+            scope,
+            fingerprint: key.fingerprint(),
+            request: purchase.request,
+            keep: self.keep_keys,
+        };
+        match answers::claim(&self.db, self.ledger.node().to_owned(), new).await {
+            Ok(true) => {
+                Ok(Some(Claim::new(self.db.clone(), self.tasks.clone(), scope, purchase.request)))
+            }
+            Ok(false) => Ok(None),
+            Err(error) => {
+                tracing::error!(%error, "an idempotency key could not be claimed");
+                Err(Refusal::Busy)
+            }
+        }
+    }
+
+    /// What a key that was here before leads to. `None`: the request is to be served and charged.
+    async fn repeated(
+        &self,
+        purchase: &Purchase,
+        key: &RepeatKey,
+        wallet: Option<&Wallet>,
+    ) -> Result<Option<Opened>, Refused> {
+        let refused = |refusal| Refused { wallet: wallet.cloned(), ..Refused::new(refusal) };
+        let away = |error: crate::db::DbError| {
+            tracing::error!(%error, "an idempotency key could not be looked up");
+            refused(Refusal::Busy)
+        };
+        let client = wallet.map(|wallet| wallet.record.client);
+        let Some((scope, client_scope)) = key.scopes(&purchase.credential, client) else {
+            return Err(refused(unidentified()));
+        };
+        let Some(row) = answers::find(&self.db, scope, client_scope).await.map_err(away)? else {
+            return Ok(None);
+        };
+        if row.fingerprint != key.fingerprint() {
+            return Err(refused(Refusal::IdempotencyMismatch));
+        }
+        let repayer = async || match wallet {
+            None => Err(refused(Refusal::Busy)),
+            Some(wallet) => Ok(Repayer {
+                wallet: wallet.clone(),
+                state: self.ledger.state(wallet.record.client).await.ok().flatten(),
+            }),
+        };
+        match row.state {
+            KeyState::Running | KeyState::Abandoned { is_charged: true } => {
+                Err(refused(Refusal::IdempotencyInFlight))
+            }
+            KeyState::Kept { status, headers, body } => {
+                let payer = repayer().await?;
+                Ok(Some(Opened::Replayed(Box::new(Replayed { status, headers, body, payer }))))
+            }
+            KeyState::TooLarge { .. } if purchase.is_safe => {
+                let payer = repayer().await?;
+                let counted =
+                    answers::count_repeat(&self.db, row.scope, row.request, repeats::MAX_REPEATS).await;
+                if counted.map_err(away)? {
+                    Ok(Some(Opened::Again(payer)))
+                } else {
+                    Err(refused(Refusal::IdempotencyAnswerLost))
+                }
+            }
+            KeyState::TooLarge { .. } => Err(refused(Refusal::IdempotencyAnswerLost)),
+            // Nothing is charged for it, and doing it once more changes nothing: as if it had never been.
+            KeyState::Abandoned { is_charged: false } | KeyState::GivenBack if purchase.is_safe => {
+                answers::free(&self.db, row.scope, row.request).await.map_err(away)?;
+                Ok(None)
+            }
+            KeyState::Abandoned { is_charged: false } | KeyState::GivenBack => {
+                Err(refused(Refusal::IdempotencyOutcomeUnknown))
+            }
+        }
     }
 
     /// The wallet that a credential names. A clientId alone names it when present.
@@ -225,11 +502,11 @@ impl Paywall {
     /// Charges the card. `None`: somebody else's charge ended meanwhile.
     async fn top_up(
         &self,
-        price: Micros,
-        credential: &Credential,
+        purchase: &Purchase,
         wallet: Option<Wallet>,
         state: Option<ClientState>,
     ) -> Result<Option<Admitted>, Refused> {
+        let (price, credential) = (purchase.price, &purchase.credential);
         let refused = |refusal| Refused { wallet: wallet.clone(), state, ..Refused::new(refusal) };
         let Some(card) = &credential.payment_method else {
             return Err(refused(Refusal::PaymentRequired));
@@ -250,7 +527,7 @@ impl Paywall {
             request_key: None,
         };
         match self.top_ups.charge(request).await {
-            TopUpOutcome::Recorded(recorded) => self.admit_with(*recorded, wallet).map(Some),
+            TopUpOutcome::Recorded(recorded) => self.admit_with(purchase, *recorded, wallet).await,
             TopUpOutcome::Shared(Landed::Credited | Landed::Nothing) => Ok(None),
             TopUpOutcome::Shared(Landed::Failed(reason)) | TopUpOutcome::Failed(reason) => {
                 Err(refused(reason.into()))
@@ -288,15 +565,19 @@ impl Paywall {
         Ok(Payer::Client(wallet.record.clone()))
     }
 
-    #[expect(clippy::result_large_err, reason = "a refusal is moved once, to the answer")]
-    fn admit_with(&self, recorded: Recorded, wallet: Option<Wallet>) -> Result<Admitted, Refused> {
+    async fn admit_with(
+        &self,
+        purchase: &Purchase,
+        recorded: Recorded,
+        wallet: Option<Wallet>,
+    ) -> Result<Option<Admitted>, Refused> {
         let charged = Some(CardCharge::from(&recorded));
         let wallet = wallet.unwrap_or_else(|| Wallet {
             key: self.top_ups.key_again(&recorded.key),
             record: recorded.key.clone(),
         });
         match recorded.reservation {
-            Some(Ok(reservation)) => Ok(Admitted { reservation, wallet, charged }),
+            Some(Ok(reservation)) => self.secure(purchase, reservation, wallet, charged).await,
             // Requests that ran all along have reserved the new credit too; the card was charged all the same.
             Some(Err(_)) | None => Err(Refused {
                 wallet: Some(wallet),
@@ -317,13 +598,33 @@ impl Paywall {
         self.top_ups.promised_key(&row)
     }
 
-    /// Charges an admitted request, durably. Only when this has answered may a byte be delivered.
+    /// Charges an admitted request, durably. Only when this has answered may a byte be delivered. `answered` is stored in the
+    /// same transaction, when the request has an `Idempotency-Key`.
     ///
     /// # Errors
     /// [`Refused`]; nothing was charged for the request, and nothing may be delivered.
-    pub async fn capture(&self, admitted: Admitted, usage: Usage) -> Result<Captured, Refused> {
-        let Admitted { reservation, wallet, charged } = admitted;
-        let price = reservation.amount();
+    pub async fn capture(
+        &self,
+        admitted: Admitted,
+        usage: Usage,
+        answered: Option<Answered>,
+    ) -> Result<Captured, Refused> {
+        let Admitted { funds, price, claim, wallet, charged } = admitted;
+        let (reservation, hold) = match funds {
+            Funds::Reserved(reservation) => (reservation, None),
+            Funds::Held(running, hold) => (running, Some(hold)),
+        };
+        let store = match (&claim, answered) {
+            (Some((claim, key)), Some(answered)) => Some(StoredAnswer {
+                scope: claim.scope,
+                client_scope: Some(key.of_client(wallet.record.client)).filter(|scope| *scope != claim.scope),
+                request: usage.request,
+                status: answered.status,
+                headers: answered.headers,
+                body: answered.body,
+            }),
+            _ => None,
+        };
         let capture = Capture {
             client: wallet.record.client,
             source: usage_source(usage.request),
@@ -331,16 +632,33 @@ impl Paywall {
             route: usage.route,
             price_list: usage.price_list,
             upstream_status: usage.upstream_status,
-            held: false,
+            held: hold.is_some(),
         };
-        match self.ledger.capture(capture, reservation).await {
-            Ok(posted) => Ok(Captured { posted, wallet, charged, price }),
+        match self.ledger.capture_and_store(capture, reservation, store).await {
+            Ok(posted) => {
+                if let Some(hold) = hold {
+                    hold.ended();
+                }
+                if let Some((claim, _)) = claim {
+                    claim.keep();
+                }
+                Ok(Captured { posted, wallet, charged, price })
+            }
             Err(error) => {
                 let refusal = match &error {
                     LedgerError::Refused(_) => Refusal::CaptureFailed,
                     LedgerError::Unavailable(_) | LedgerError::Closed => Refusal::CaptureUnknown,
                 };
                 tracing::error!(%error, request.id = %usage.request, "a request was not captured, so it is not delivered");
+                // Dropping the guards releases the hold and frees the key; that waits until the outcome is certain.
+                if refusal == Refusal::CaptureUnknown {
+                    let ledger = self.ledger.clone();
+                    let guards = (hold, claim);
+                    self.tasks.spawn(async move {
+                        ledger.settle(usage.request).await;
+                        drop(guards);
+                    });
+                }
                 let state = self.ledger.state(wallet.record.client).await.ok().flatten();
                 Err(Refused { wallet: Some(wallet), state, charged, ..Refused::new(refusal) })
             }
@@ -358,6 +676,14 @@ impl Paywall {
     pub fn top_ups(&self) -> &TopUps {
         &self.top_ups
     }
+}
+
+/// Nobody could be given an answer that belongs to whoever knows the name of a test card.
+fn unidentified() -> Refusal {
+    Refusal::InvalidPayment(
+        "An Idempotency-Key needs a clientId, or a paymentMethodId of the caller's own: Stripe's shared test names identify nobody."
+            .to_owned(),
+    )
 }
 
 fn away(error: &sqlx::Error) -> Refused {

@@ -46,6 +46,16 @@ pub enum Refusal {
     ReservationsInFlight,
     /// A charge's outcome is not known yet.
     TopUpPending(TopUpId),
+    /// The request of this `Idempotency-Key` is running.
+    IdempotencyInFlight,
+    /// The `Idempotency-Key` was used for a request with another query or body.
+    IdempotencyMismatch,
+    /// The request of this `Idempotency-Key` was charged, and its answer is not kept.
+    IdempotencyAnswerLost,
+    /// The request of this `Idempotency-Key` was interrupted; nothing is charged, but the upstream may have worked.
+    IdempotencyOutcomeUnknown,
+    /// The `Idempotency-Key` cannot be one.
+    InvalidIdempotencyKey(&'static str),
     /// Something of ours is overloaded or away; nothing was charged by this request.
     Busy,
 }
@@ -250,6 +260,46 @@ impl Refusal {
                 Some(5),
                 "The outcome of a charge is not known yet. Do not pay again: repeat the same request, and the charge is found, credited once and spent.",
             ),
+            Self::IdempotencyInFlight => row(
+                409,
+                "idempotency_in_flight",
+                true,
+                Agent,
+                Some(1),
+                "The request with this Idempotency-Key is still running. Repeat it shortly to get its answer; it is charged once.",
+            ),
+            Self::IdempotencyMismatch => row(
+                422,
+                "idempotency_mismatch",
+                false,
+                Agent,
+                None,
+                "This Idempotency-Key was used for a request with another query or body. Nothing was charged now. Use a new key for a new request.",
+            ),
+            Self::IdempotencyAnswerLost => row(
+                409,
+                "idempotency_answer_lost",
+                false,
+                Agent,
+                None,
+                "The request with this Idempotency-Key was served and charged, and its answer was too large to be kept. Nothing was charged now. Use a new key to have it served, and charged, once more.",
+            ),
+            Self::IdempotencyOutcomeUnknown => row(
+                409,
+                "idempotency_outcome_unknown",
+                false,
+                Human,
+                None,
+                "The request with this Idempotency-Key was interrupted. Nothing is charged for it, but the API may have done its work. Find out, and use a new key if it is to be done.",
+            ),
+            Self::InvalidIdempotencyKey(_) => row(
+                400,
+                "invalid_idempotency_key",
+                false,
+                Agent,
+                None,
+                "The Idempotency-Key cannot be used. Nothing was charged.",
+            ),
             Self::Busy => row(
                 503,
                 "busy",
@@ -266,6 +316,7 @@ impl Refusal {
     pub fn message(&self) -> String {
         match self {
             Self::InvalidPayment(why) => format!("{} {why}", self.answer().message),
+            Self::InvalidIdempotencyKey(why) => format!("{} {why}", self.answer().message),
             other => other.answer().message.to_owned(),
         }
     }

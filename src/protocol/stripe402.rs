@@ -157,6 +157,9 @@ pub struct PaymentResponse {
     /// What was charged to the card, in units. Additive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub top_up_amount: Option<i64>,
+    /// The answer was paid for by an earlier request with the same `Idempotency-Key`. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotent_replay: Option<bool>,
 }
 
 /// Both ids are credentials, so only their presence is shown.
@@ -185,6 +188,7 @@ impl fmt::Debug for PaymentResponse {
             .field("payment_id", &self.payment_id)
             .field("entry_id", &self.entry_id)
             .field("top_up_amount", &self.top_up_amount)
+            .field("idempotent_replay", &self.idempotent_replay)
             .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::web::Payload;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{mpsc, watch};
@@ -63,6 +63,8 @@ enum Piece {
 /// The upstream's side of the body.
 #[derive(Debug)]
 pub struct UploadBody {
+    /// Here already.
+    whole: Option<Bytes>,
     pieces: Option<mpsc::Receiver<Piece>>,
     length: Option<u64>,
 }
@@ -76,8 +78,37 @@ impl UploadBody {
     /// No body.
     #[must_use]
     pub fn empty() -> Self {
-        Self { pieces: None, length: Some(0) }
+        Self { whole: None, pieces: None, length: Some(0) }
     }
+
+    /// A body that is here already.
+    #[must_use]
+    pub fn whole(bytes: Bytes) -> Self {
+        let length = Some(bytes.len() as u64);
+        Self { whole: Some(bytes).filter(|bytes| !bytes.is_empty()), pieces: None, length }
+    }
+}
+
+/// Reads the caller's body whole, within bounds.
+///
+/// # Errors
+/// [`UploadFault`].
+pub async fn read_whole(
+    mut payload: Payload,
+    max_bytes: u64,
+    max_time: Duration,
+) -> Result<Bytes, UploadFault> {
+    let reading = async {
+        let mut bytes = BytesMut::new();
+        while let Some(piece) = payload.next().await {
+            bytes.extend_from_slice(&piece.map_err(|_| UploadFault::Broken)?);
+            if bytes.len() as u64 > max_bytes {
+                return Err(UploadFault::TooLarge);
+            }
+        }
+        Ok(bytes.freeze())
+    };
+    tokio::time::timeout(max_time, reading).await.unwrap_or(Err(UploadFault::TooSlow))
 }
 
 impl Body for UploadBody {
@@ -88,6 +119,9 @@ impl Body for UploadBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UploadCut>>> {
+        if let Some(bytes) = self.whole.take() {
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
         let Some(pieces) = &mut self.pieces else {
             return Poll::Ready(None);
         };
@@ -107,14 +141,14 @@ impl Body for UploadBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.pieces.is_none()
+        self.whole.is_none() && self.pieces.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match (self.length, &self.pieces) {
-            (Some(length), Some(_)) => SizeHint::with_exact(length),
-            (_, None) => SizeHint::with_exact(0),
-            (None, Some(_)) => SizeHint::default(),
+        match (self.length, self.is_end_stream()) {
+            (Some(length), false) => SizeHint::with_exact(length),
+            (_, true) => SizeHint::with_exact(0),
+            (None, false) => SizeHint::default(),
         }
     }
 }
@@ -167,7 +201,7 @@ pub fn stream(
         }
         drop((sending, sender));
     });
-    (UploadBody { pieces: Some(receiver), length }, report)
+    (UploadBody { whole: None, pieces: Some(receiver), length }, report)
 }
 
 async fn drain(payload: &mut Payload, deadline: tokio::time::Instant, mut left: u64) {

@@ -1,0 +1,133 @@
+//! `Idempotency-Key` on paid requests: the same key from the same payer for the same method and path is charged once.
+//!
+//! The fingerprint covers query and body, so a key cannot be used for something else by mistake. What is repeated is the
+//! answer that was charged, if it was small enough to be kept; otherwise a request that only reads is sent to the upstream
+//! again without a charge, a few times, and of one that changes something the caller is told what happened. A request that
+//! was not charged frees its key. Terms as in the IETF draft "The Idempotency-Key HTTP Header Field".
+
+use crate::db::Db;
+use crate::domain::{ClientKey, PaymentMethodId, RequestId, SecretHash};
+use crate::ledger::ClientId;
+use crate::ledger::answers;
+use crate::money_work::MoneyWork;
+use crate::protocol::stripe402::Credential;
+
+/// How often an answer that was not kept is fetched from the upstream again without a charge.
+pub(super) const MAX_REPEATS: i64 = 3;
+
+/// The key of one request, and what it stands for.
+#[derive(Clone)]
+pub struct RepeatKey {
+    key: String,
+    method: String,
+    path: String,
+    fingerprint: SecretHash,
+}
+
+impl std::fmt::Debug for RepeatKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RepeatKey").field("method", &self.method).field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl RepeatKey {
+    /// `key` is the header's value; `path` is the one that was priced.
+    ///
+    /// # Errors
+    /// A sentence when the header's value cannot be a key.
+    pub fn new(
+        key: &str,
+        method: &str,
+        path: &str,
+        query: Option<&str>,
+        body: &[u8],
+    ) -> Result<Self, &'static str> {
+        if !(1..=255).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("An Idempotency-Key has 1 to 255 visible characters.");
+        }
+        Ok(Self {
+            key: key.to_owned(),
+            method: method.to_owned(),
+            path: path.to_owned(),
+            fingerprint: SecretHash::of_parts(&[query.unwrap_or_default().as_bytes(), body]),
+        })
+    }
+
+    fn scope(&self, payer: &str) -> SecretHash {
+        let parts = [payer, &self.method, &self.path, &self.key].map(str::as_bytes);
+        SecretHash::of_parts(&parts)
+    }
+
+    /// The scope of a client.
+    pub(super) fn of_client(&self, client: ClientId) -> SecretHash {
+        self.scope(&format!("client {client}"))
+    }
+
+    fn of_card(&self, card: &PaymentMethodId) -> SecretHash {
+        self.scope(&format!("card {}", card.expose()))
+    }
+
+    pub(super) fn fingerprint(&self) -> SecretHash {
+        self.fingerprint
+    }
+
+    /// The scopes of a request: of the payer as presented, and of the client, when a card token has led to one.
+    /// `None`: the payer presented nothing that identifies anybody.
+    pub(super) fn scopes(
+        &self,
+        credential: &Credential,
+        client: Option<ClientId>,
+    ) -> Option<(SecretHash, Option<SecretHash>)> {
+        let key: Option<&ClientKey> = credential.client_key.as_ref();
+        let card = credential.payment_method.as_ref().filter(|card| !card.is_shared_test_name());
+        match (key, client, card) {
+            (Some(_), Some(client), _) => Some((self.of_client(client), None)),
+            (None, client, Some(card)) => {
+                Some((self.of_card(card), client.map(|client| self.of_client(client))))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A key that this request runs under. It is free again when this is dropped, unless the request was charged.
+#[derive(Debug)]
+pub(super) struct Claim {
+    db: Db,
+    tasks: MoneyWork,
+    pub(super) scope: SecretHash,
+    request: RequestId,
+    is_open: bool,
+}
+
+impl Claim {
+    pub(super) fn new(db: Db, tasks: MoneyWork, scope: SecretHash, request: RequestId) -> Self {
+        Self { db, tasks, scope, request, is_open: true }
+    }
+
+    /// The answer was stored with the charge, or nobody knows whether it was: the row stays.
+    pub(super) fn keep(mut self) {
+        self.is_open = false;
+    }
+
+    /// Frees the key now.
+    pub(super) async fn let_go(mut self) {
+        self.is_open = false;
+        let_go(&self.db, self.scope, self.request).await;
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.is_open {
+            let (db, scope, request) = (self.db.clone(), self.scope, self.request);
+            self.tasks.spawn(async move { let_go(&db, scope, request).await });
+        }
+    }
+}
+
+async fn let_go(db: &Db, scope: SecretHash, request: RequestId) {
+    if let Err(error) = answers::let_go(db, scope, request).await {
+        tracing::warn!(%error, request.id = %request, "an idempotency key could not be freed; it is free when this node ends");
+    }
+}
