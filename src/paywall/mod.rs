@@ -268,9 +268,8 @@ impl Paywall {
         for _ in 0..ROUNDS {
             let wallet = self.recognise(&purchase.credential).await?;
             if let Some(key) = &purchase.repeat {
-                match self.repeated(purchase, key, wallet.as_ref()).await? {
-                    Some(opened) => return Ok(opened),
-                    None => {}
+                if let Some(opened) = self.repeated(purchase, key, wallet.as_ref()).await? {
+                    return Ok(opened);
                 }
             }
             let state = match &wallet {
@@ -383,7 +382,11 @@ impl Paywall {
         key: &RepeatKey,
         wallet: Option<&Wallet>,
     ) -> Result<Option<Opened>, Refused> {
-        let refused = |refusal| Refused { wallet: wallet.cloned(), ..Refused::new(refusal) };
+        let state = match wallet {
+            Some(wallet) => self.ledger.state(wallet.record.client).await.ok().flatten(),
+            None => None,
+        };
+        let refused = |refusal| Refused { wallet: wallet.cloned(), state, ..Refused::new(refusal) };
         let away = |error: crate::db::DbError| {
             tracing::error!(%error, "an idempotency key could not be looked up");
             refused(Refusal::Busy)
@@ -398,23 +401,18 @@ impl Paywall {
         if row.fingerprint != key.fingerprint() {
             return Err(refused(Refusal::IdempotencyMismatch));
         }
-        let repayer = async || match wallet {
-            None => Err(refused(Refusal::Busy)),
-            Some(wallet) => Ok(Repayer {
-                wallet: wallet.clone(),
-                state: self.ledger.state(wallet.record.client).await.ok().flatten(),
-            }),
-        };
+        // A charge has made a wallet of its payer; one that is not found now will be in a moment.
+        let repayer = || wallet.map_or(Err(refused(Refusal::Busy)), |wallet| Ok(Repayer { wallet: wallet.clone(), state }));
         match row.state {
             KeyState::Running | KeyState::Abandoned { is_charged: true } => {
                 Err(refused(Refusal::IdempotencyInFlight))
             }
             KeyState::Kept { status, headers, body } => {
-                let payer = repayer().await?;
+                let payer = repayer()?;
                 Ok(Some(Opened::Replayed(Box::new(Replayed { status, headers, body, payer }))))
             }
             KeyState::TooLarge { .. } if purchase.is_safe => {
-                let payer = repayer().await?;
+                let payer = repayer()?;
                 let counted =
                     answers::count_repeat(&self.db, row.scope, row.request, repeats::MAX_REPEATS).await;
                 if counted.map_err(away)? {
