@@ -2,7 +2,7 @@
 //!
 //! The folders follow the way of a paid request:
 //! [`http`] → [`paywall`] → ([`protocol`], [`top_up`], [`proxy`]) → ([`ledger`], [`stripe`]) → [`domain`].
-//! [`agent`] is the paying side, [`sandbox`] is Stripe without Stripe (reached over HTTP only), [`worker`] drives the
+//! [`embed`] puts the paywall into an actix application of one's own. [`agent`] is the paying side, [`sandbox`] is Stripe without Stripe (reached over HTTP only), [`worker`] drives the
 //! reconciler's step, [`cli`] is the binary.
 //!
 //! # Invariants
@@ -42,3 +42,5 @@ pub mod sandbox;
 
 pub mod app;
 pub mod cli;
+pub mod embed;
+mod engine;

@@ -32,7 +32,9 @@ pub async fn run(args: MigrateArgs) -> ExitCode {
                 println!("{shown} was copied to {}", copy.display());
             }
             match migrated.from {
-                SCHEMA_VERSION => println!("{shown} has schema {SCHEMA_VERSION} already; nothing was changed"),
+                SCHEMA_VERSION => {
+                    println!("{shown} has schema {SCHEMA_VERSION} already; nothing was changed")
+                }
                 0 => println!("{shown} is ready, with schema {SCHEMA_VERSION}"),
                 from => println!("{shown} was brought from schema {from} to {SCHEMA_VERSION}"),
             }
@@ -48,7 +50,9 @@ pub async fn run(args: MigrateArgs) -> ExitCode {
 async fn migrate(database: &DatabaseConfig) -> Result<Migrated, DbError> {
     // A server that runs on the file must not have its tables changed under it.
     let _lock = match database {
-        DatabaseConfig::Sqlite(path) => Some(crate::app::own(path).map_err(|error| DbError::Backup(error.to_string()))?),
+        DatabaseConfig::Sqlite(path) => {
+            Some(crate::app::own(path).map_err(|error| DbError::Backup(error.to_string()))?)
+        }
         DatabaseConfig::Postgres(_) => None,
     };
     let mut connection = db::connect(database).await?;

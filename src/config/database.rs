@@ -33,7 +33,9 @@ impl DatabaseConfig {
             };
         }
         match text.strip_prefix("sqlite:") {
-            Some(":memory:") => Err("would lose every balance at the end of the process: write \"sqlite:PATH\""),
+            Some(":memory:") => {
+                Err("would lose every balance at the end of the process: write \"sqlite:PATH\"")
+            }
             Some(path) if path.contains(['?', '#']) => Err("must be a plain path, without ? or #"),
             Some(path) if !path.is_empty() => Ok(Self::Sqlite(PathBuf::from(path))),
             _ => Err(
@@ -49,7 +51,12 @@ impl DatabaseConfig {
             Self::Sqlite(path) => path.display().to_string(),
             Self::Postgres(url) => match PgConnectOptions::from_str(url.expose()) {
                 Ok(url) => {
-                    format!("postgres://{}:{}/{}", url.get_host(), url.get_port(), url.get_database().unwrap_or_default())
+                    format!(
+                        "postgres://{}:{}/{}",
+                        url.get_host(),
+                        url.get_port(),
+                        url.get_database().unwrap_or_default()
+                    )
                 }
                 Err(_) => "postgres".to_owned(),
             },
@@ -81,7 +88,8 @@ fn is_postgres(text: &str) -> bool {
 
 /// Whether an address holds a password, which has no place in a file that people read and commit.
 pub(super) fn holds_password(text: &str) -> bool {
-    let authority = text.split_once("://").map_or("", |(_, rest)| rest.split(['/', '?']).next().unwrap_or(""));
+    let authority =
+        text.split_once("://").map_or("", |(_, rest)| rest.split(['/', '?']).next().unwrap_or(""));
     let in_authority = authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'));
     let in_query = text.split_once('?').is_some_and(|(_, query)| {
         query.split('&').any(|pair| pair.to_ascii_lowercase().starts_with("password="))
@@ -90,7 +98,11 @@ pub(super) fn holds_password(text: &str) -> bool {
 }
 
 /// Reads `database_url`; without it, `prepaid402.db` in the data directory.
-pub(super) fn read(root: &Section<'_>, data_dir: Option<&PathBuf>, report: &mut Report) -> Option<DatabaseConfig> {
+pub(super) fn read(
+    root: &Section<'_>,
+    data_dir: Option<&PathBuf>,
+    report: &mut Report,
+) -> Option<DatabaseConfig> {
     if !root.has("database_url") {
         let path = data_dir?.join("prepaid402.db");
         if path.to_str().is_none() {

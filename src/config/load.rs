@@ -46,6 +46,54 @@ pub fn load(source: &LoadSource) -> Result<Loaded, ConfigProblems> {
     with_earlier(report, result)
 }
 
+/// Reads the same for an application that has the paywall inside: without routes or an upstream, which it does not need. What
+/// the file says about `listen` is the application's own affair.
+///
+/// # Errors
+/// Every problem at once, each with the key's path and what to write instead.
+pub fn load_embedded(source: &LoadSource) -> Result<Loaded, ConfigProblems> {
+    let mut report = Report::default();
+    let env = environment(&mut report);
+    let path = configuration_file(source, &env);
+    let text = path.as_deref().and_then(|path| read_file(path, &mut report));
+    if path.is_some() && text.is_none() {
+        return Err(ConfigProblems(report.problems));
+    }
+    with_earlier(report, embedded_from(text.as_deref(), folder_of(path.as_deref()), &env))
+}
+
+/// The same from given texts.
+///
+/// # Errors
+/// Every problem at once, each with the key's path and what to write instead.
+pub fn embedded_from(
+    file_text: Option<&str>,
+    file_dir: &Path,
+    env: &BTreeMap<String, String>,
+) -> Result<Loaded, ConfigProblems> {
+    let mut report = Report::default();
+    let mut table = layers::merge(file_text, env, &mut report);
+    for (section, why) in [
+        ("routes", "belongs to the gateway: here, each handler is wrapped with its price"),
+        ("upstream", "belongs to the gateway: here, the handlers are the API"),
+    ] {
+        let written = file_text.and_then(|text| text.parse::<toml::Table>().ok());
+        if written.is_some_and(|written| written.contains_key(section)) {
+            report.problem(section, why);
+        }
+    }
+    table.remove("upstream");
+    table.remove("routes");
+    layers::set(&mut table, "routes", toml::Value::Array(Vec::new()));
+    let defaults = layers::merge(None, &BTreeMap::new(), &mut Report::default());
+    if let Some(upstream) = defaults.get("upstream") {
+        table.insert("upstream".to_owned(), upstream.clone());
+    }
+    // Never called: no request of an embedded paywall goes to an upstream.
+    layers::set(&mut table, "upstream.url", toml::Value::String("http://127.0.0.1:9".to_owned()));
+    loaded(&table, file_dir, env, report)
+}
+
 /// Where the database is, for commands that need nothing else: from the environment and the file, as [`load`] finds them.
 ///
 /// # Errors
@@ -91,7 +139,16 @@ pub fn load_from(
 ) -> Result<Loaded, ConfigProblems> {
     let mut report = Report::default();
     let table = layers::merge(file_text, env, &mut report);
-    let mut loaded = finish(&table, SecretSources { env, dir: file_dir }, false, report)?;
+    loaded(&table, file_dir, env, report)
+}
+
+fn loaded(
+    table: &toml::Table,
+    file_dir: &Path,
+    env: &BTreeMap<String, String>,
+    report: Report,
+) -> Result<Loaded, ConfigProblems> {
+    let mut loaded = finish(table, SecretSources { env, dir: file_dir }, false, report)?;
     let key_secret = env.get("PREPAID402_KEY_SECRET").filter(|secret| !secret.trim().is_empty());
     loaded.config.key_secret = key_secret.cloned().map(Secret::new);
     Ok(loaded)

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 pub use self::database::DatabaseConfig;
 pub use self::layers::DEFAULT_TOML;
-pub use self::load::{LoadSource, Loaded, load, load_database, load_from};
+pub use self::load::{LoadSource, Loaded, embedded_from, load, load_database, load_embedded, load_from};
 pub use self::parse::NotANetwork;
 pub use self::problem::{ConfigProblems, Problem};
 pub use self::sandbox::{SandboxOptions, sandbox};

@@ -11,7 +11,9 @@ use super::parse::WebAddress;
 use super::problem::{Report, shown};
 use super::secrets::SecretSources;
 use super::section::Section;
-use super::{Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, routes, stripe, top_up, upstream};
+use super::{
+    Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, routes, stripe, top_up, upstream,
+};
 use crate::domain::Currency;
 
 /// The largest body that may be configured, in bytes (1 GiB).

@@ -19,7 +19,9 @@ use sqlx::Connection as _;
 use tokio::sync::{mpsc, oneshot};
 
 pub(crate) use self::query::sql_with_now;
-pub use self::query::{Bind, Connection, On, Query, QueryScalar, Read, Readers, Row, Sql, query, query_scalar};
+pub use self::query::{
+    Bind, Connection, On, Query, QueryScalar, Read, Readers, Row, Sql, query, query_scalar,
+};
 pub use self::schema::{Migrated, SCHEMA_VERSION, migrate, require_current};
 use crate::config::DatabaseConfig;
 
@@ -80,7 +82,7 @@ pub(crate) type WriteJob = Box<dyn for<'c> FnOnce(&'c mut Connection) -> BoxFutu
 pub(crate) enum WriteEnd {
     /// Nothing.
     Fine,
-    /// A statement failed: the connection may have to be looked after.
+    /// Not even the rollback worked: the connection has to be looked after.
     Failed,
 }
 
@@ -183,8 +185,7 @@ impl Db {
         let (answer, result) = oneshot::channel();
         let job: WriteJob = Box::new(move |connection| {
             Box::pin(async move {
-                let outcome = in_transaction(connection, work).await;
-                let end = if outcome.is_ok() { WriteEnd::Fine } else { WriteEnd::Failed };
+                let (outcome, end) = connection.transaction(work).await;
                 // The caller may have gone; the write stands either way.
                 let _ = answer.send(outcome);
                 end
@@ -193,13 +194,6 @@ impl Db {
         self.writes.send(job).await.map_err(|_| DbError::Closed)?;
         Ok(result.await.map_err(|_| DbError::Closed)??)
     }
-}
-
-async fn in_transaction<T, F>(connection: &mut Connection, work: F) -> Result<T, sqlx::Error>
-where
-    F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
-{
-    connection.in_transaction(work).await
 }
 
 impl Connection {
@@ -238,16 +232,26 @@ impl Connection {
     where
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
     {
-        self.begin().await?;
+        self.transaction(work).await.0
+    }
+
+    /// The same, and tells whether the connection has ended its transaction.
+    async fn transaction<T, F>(&mut self, work: F) -> (Result<T, sqlx::Error>, WriteEnd)
+    where
+        F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, sqlx::Error>>,
+    {
+        if let Err(error) = self.begin().await {
+            return (Err(error), WriteEnd::Failed);
+        }
         let outcome = match work(self).await {
             Ok(value) => self.commit().await.map(|()| value),
             Err(error) => Err(error),
         };
-        if outcome.is_err() {
-            // A connection on which even this fails is replaced by whoever owns it.
-            let _ = self.rollback().await;
+        if outcome.is_ok() {
+            return (outcome, WriteEnd::Fine);
         }
-        outcome
+        let end = if self.rollback().await.is_ok() { WriteEnd::Fine } else { WriteEnd::Failed };
+        (outcome, end)
     }
 
     /// After a failure: a connection that does not end its transaction, or of which nobody knows what it is doing

@@ -86,7 +86,8 @@ async fn check_settings(connection: &mut PgConnection) -> Result<(), DbError> {
     }
     if setting(connection, "transaction_read_only").await? != "off" {
         return Err(DbError::Setting(
-            "the server takes no writes (a standby, or default_transaction_read_only): name the primary".to_owned(),
+            "the server takes no writes (a standby, or default_transaction_read_only): name the primary"
+                .to_owned(),
         ));
     }
     if setting(connection, "server_encoding").await? != "UTF8" {

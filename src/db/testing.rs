@@ -39,7 +39,9 @@ impl Connection {
     pub(crate) async fn run(&mut self, sql: String) -> Result<(), sqlx::Error> {
         match self {
             Self::Sqlite(connection) => sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop),
-            Self::Postgres(connection) => sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop),
+            Self::Postgres(connection) => {
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
+            }
         }
     }
 }

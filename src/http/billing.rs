@@ -8,7 +8,6 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::gateway::Gateway;
 use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
 use crate::db::{Db, DbError};
@@ -16,7 +15,8 @@ use crate::domain::{ClientKey, Micros, PaymentMethodId, RequestId, SecretHash, T
 use crate::ledger::core::ClientState;
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{Ledger, read};
-use crate::paywall::{Refusal, Refused, Wallet};
+use crate::paywall::offer::Offers;
+use crate::paywall::{Paywall, Refusal, Refused, Wallet};
 use crate::protocol::stripe402::{
     Credential, PAYMENT, PaymentResponse, decode_payment, encode, single_payment_header,
 };
@@ -32,12 +32,14 @@ const DEFAULT_PAGE: u32 = 50;
 /// How often one call looks again after waiting for another charge of the same payer.
 const ROUNDS: usize = 8;
 
-/// What the billing calls need besides the gateway.
+/// What the billing calls need.
 #[derive(Debug, Clone)]
 pub struct Billing {
     pub(crate) db: Db,
     pub(crate) ledger: Ledger,
     pub(crate) keys: std::sync::Arc<Keys>,
+    pub(crate) paywall: Paywall,
+    pub(crate) offers: Offers,
 }
 
 /// The paths.
@@ -222,7 +224,6 @@ async fn show_top_up(
     request: HttpRequest,
     path: web::Path<String>,
     billing: web::Data<Billing>,
-    gateway: web::Data<Gateway>,
 ) -> HttpResponse {
     let id = RequestId::new();
     let (key, found) = match authenticate(&request, &billing, id).await {
@@ -232,7 +233,7 @@ async fn show_top_up(
     let Some(top_up) = TopUpId::parse(&path) else {
         return refuse(Problem::NotFound, id);
     };
-    let row = match gateway.paywall.top_ups().find(top_up).await {
+    let row = match billing.paywall.top_ups().find(top_up).await {
         Ok(row) => row,
         Err(error) => return unavailable(&error, id),
     };
@@ -271,7 +272,6 @@ struct Order {
 async fn create_top_up(
     request: HttpRequest,
     body: Result<web::Bytes, actix_web::Error>,
-    gateway: web::Data<Gateway>,
     billing: web::Data<Billing>,
 ) -> HttpResponse {
     let id = RequestId::new();
@@ -283,11 +283,11 @@ async fn create_top_up(
         Err(OrderProblem::Problem(problem)) => return refuse(problem, id),
         Err(OrderProblem::Invalid(detail)) => return invalid(detail, id),
     };
-    let outcome = carry_out(&gateway, &billing, &order).await;
+    let outcome = carry_out(&billing, &order).await;
     let sale = payment_answer::credit_sale("/billing/top-ups");
     let response = match outcome {
         Ok(done) => done,
-        Err(Stopped::Refused(refused)) => payment_answer::refused(&gateway.offers, sale, &refused, id),
+        Err(Stopped::Refused(refused)) => payment_answer::refused(&billing.offers, sale, &refused, id),
         Err(Stopped::Problem(problem)) => problem::plain(problem, id),
         Err(Stopped::Db(error)) => return unavailable(&error, id),
     };
@@ -363,21 +363,21 @@ impl From<DbError> for Stopped {
     }
 }
 
-async fn carry_out(gateway: &Gateway, billing: &Billing, order: &Order) -> Result<HttpResponse, Stopped> {
-    let top_ups = gateway.paywall.top_ups();
+async fn carry_out(billing: &Billing, order: &Order) -> Result<HttpResponse, Stopped> {
+    let top_ups = billing.paywall.top_ups();
     for _ in 0..ROUNDS {
         if let Some(row) = top_ups.find_by_request_key(order.request_key).await? {
-            if let Some(answer) = repeated(gateway, billing, order, row).await? {
+            if let Some(answer) = repeated(billing, order, row).await? {
                 return Ok(answer);
             }
             continue;
         }
-        let wallet = gateway.paywall.recognise(&order.credential).await?;
+        let wallet = billing.paywall.recognise(&order.credential).await?;
         let state = match &wallet {
             Some(wallet) => billing.ledger.state(wallet.record.client).await?,
             None => None,
         };
-        let payer = gateway.paywall.payer(&order.credential, wallet.as_ref()).await?;
+        let payer = billing.paywall.payer(&order.credential, wallet.as_ref()).await?;
         let refused =
             |refusal: Refusal| Refused { wallet: wallet.clone(), state, ..Refused::because(refusal) };
         if wallet.as_ref().is_some_and(|wallet| !wallet.record.scope.may_spend()) {
@@ -417,7 +417,7 @@ async fn carry_out(gateway: &Gateway, billing: &Billing, order: &Order) -> Resul
                 return Err(refused(reason.into()).into());
             }
             TopUpOutcome::Shared(Landed::Pending(id)) | TopUpOutcome::Pending(id) => {
-                let promised = gateway.paywall.promised(id).await;
+                let promised = billing.paywall.promised(id).await;
                 return Err(Refused { promised, ..refused(Refusal::TopUpPending(id)) }.into());
             }
             TopUpOutcome::InProgress => return Err(refused(Refusal::TopUpInProgress).into()),
@@ -432,18 +432,13 @@ async fn carry_out(gateway: &Gateway, billing: &Billing, order: &Order) -> Resul
 }
 
 /// The answer for an `Idempotency-Key` that was here before. `None`: it has just been settled, look again.
-async fn repeated(
-    gateway: &Gateway,
-    billing: &Billing,
-    order: &Order,
-    row: TopUpRow,
-) -> Result<Option<HttpResponse>, Stopped> {
+async fn repeated(billing: &Billing, order: &Order, row: TopUpRow) -> Result<Option<HttpResponse>, Stopped> {
     let same_amount = order.credential.top_up_amount.is_none_or(|units| units.to_micros() == row.amount);
     let same_card = row.pm_hash.is_none_or(|hash| hash == order.card.hash());
     if !same_amount || !same_card {
         return Err(Stopped::Problem(Problem::IdempotencyMismatch));
     }
-    let top_ups = gateway.paywall.top_ups();
+    let top_ups = billing.paywall.top_ups();
     match row.state {
         State::Succeeded => {
             let Ok(KeyLookup::Known(record)) = billing.keys.look_up(row.key_hash).await else {

@@ -31,7 +31,8 @@ use crate::domain::{Micros, RequestId};
 use crate::money_work::MoneyWork;
 use crate::paywall::offer::{Offers, Sale};
 use crate::paywall::{
-    Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, RepeatKey, Repayer, Replayed, Usage,
+    Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, Repayer, RepeatKey, Replayed,
+    Usage,
 };
 use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
@@ -46,7 +47,7 @@ use crate::proxy::upload::{self, UploadBody, UploadFault, UploadReport};
 use crate::proxy::upstream::{Upstream, UpstreamCall, UpstreamError};
 
 /// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Stripe's word for the same thing, which clients know.
 const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
 
@@ -184,7 +185,8 @@ impl Gateway {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return (problem::plain(Problem::Busy, id), Outcome::Busy);
         };
-        let (call, report) = match self.upstream_call(request, Caller::Stream(payload), path, route, None, id) {
+        let (call, report) = match self.upstream_call(request, Caller::Stream(payload), path, route, None, id)
+        {
             Ok(prepared) => prepared,
             Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
         };
@@ -566,9 +568,7 @@ impl Gateway {
         }
         let idle = self.upstream.idle_timeout;
         builder.body(match body {
-            AnswerBody::Stream(beginning, rest) => {
-                GatewayBody::new(beginning, rest, length, idle, delivery)
-            }
+            AnswerBody::Stream(beginning, rest) => GatewayBody::new(beginning, rest, length, idle, delivery),
             // HEAD and statuses without a body may announce a length that does not come.
             AnswerBody::Whole(bytes) => {
                 let is_head = bytes.is_empty() && length.is_some_and(|length| length > 0);
@@ -644,7 +644,7 @@ fn unfit_to_pass_on(request: &HttpRequest) -> Option<Problem> {
     None
 }
 
-fn read_credential(request: &HttpRequest) -> Result<Option<Credential>, PayloadError> {
+pub(crate) fn read_credential(request: &HttpRequest) -> Result<Option<Credential>, PayloadError> {
     let values = request.headers().get_all(PAYMENT).map(HeaderValue::as_bytes);
     single_payment_header(values)?.map(decode_payment).transpose()
 }

@@ -30,12 +30,12 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         self.done = true;
         self.reversals.ledger().delivered(self.entry);
     }
 
-    fn cut(mut self) {
+    pub(crate) fn cut(mut self) {
         self.done = true;
         self.reversals.give_back(self.request, self.client, self.entry);
     }

@@ -32,9 +32,7 @@ pub async fn readyz(operations: web::Data<Operations>) -> HttpResponse {
     }
     let written = operations
         .db
-        .write(|connection| {
-            Box::pin(async move { query("SELECT 1").execute(connection).await.map(|_| ()) })
-        })
+        .write(|connection| Box::pin(async move { query("SELECT 1").execute(connection).await.map(|_| ()) }))
         .await;
     match written {
         Ok(()) => HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ready\n"),

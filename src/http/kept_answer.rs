@@ -20,9 +20,9 @@ pub(crate) enum Read {
 
 /// Whether the answer may be a stream without an end.
 fn is_event_stream(head: &hyper::HeaderMap) -> bool {
-    head.get(hyper::header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|media_type| media_type.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
+    head.get(hyper::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|media_type| {
+        media_type.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
+    })
 }
 
 /// Reads up to `max_bytes`, and a piece more.

@@ -6,7 +6,7 @@
 pub mod admin;
 pub mod billing;
 pub mod gateway;
-mod gateway_body;
+pub(crate) mod gateway_body;
 pub mod health;
 mod kept_answer;
 pub mod metrics;
@@ -23,7 +23,8 @@ use crate::domain::RequestId;
 /// What browsers may send us and read from us.
 const ALLOW_HEADERS: &str = "payment, authorization, content-type, accept, idempotency-key, x-requested-with";
 const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-const EXPOSE_HEADERS: &str = "payment-required, payment-response, x-request-id, retry-after, location, idempotent-replayed";
+const EXPOSE_HEADERS: &str =
+    "payment-required, payment-response, x-request-id, retry-after, location, idempotent-replayed";
 
 /// The public listener's paths.
 pub fn public(config: &mut web::ServiceConfig) {

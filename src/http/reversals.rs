@@ -58,7 +58,7 @@ impl Reversals {
         }
         let ledger = self.ledger.clone();
         self.tasks.spawn(async move {
-            match ledger.reverse(request).await {
+            match ledger.give_back(request, client).await {
                 Ok(_) => {
                     ledger.delivered(entry);
                     tracing::info!(request.id = %request, "a cut answer was given back");

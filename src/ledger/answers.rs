@@ -110,8 +110,7 @@ const CLAIM: Sql = sql_with_now!(
 
 const FREE_EXPIRED: Sql =
     sql_with_now!("DELETE FROM idempotency_keys WHERE scope = $1 AND expires_at <= ", now, "");
-const LET_GO: &str =
-    "DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2 AND state = 'running'";
+const LET_GO: &str = "DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2 AND state = 'running'";
 const FREE: &str = "DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2";
 const REPEAT: &str = "\
 UPDATE idempotency_keys SET repeats = repeats + 1 WHERE scope = $1 AND request = $2 AND state = 'charged' AND repeats < $3";
@@ -224,12 +223,7 @@ pub async fn free(db: &Db, scope: SecretHash, request: RequestId) -> Result<bool
     change(db, FREE, scope, request).await.map(|changed| changed == 1)
 }
 
-async fn change(
-    db: &Db,
-    sql: &'static str,
-    scope: SecretHash,
-    request: RequestId,
-) -> Result<u64, DbError> {
+async fn change(db: &Db, sql: &'static str, scope: SecretHash, request: RequestId) -> Result<u64, DbError> {
     db.write(move |connection| {
         Box::pin(async move {
             query(sql).bind(scope.as_bytes().to_vec()).bind(request.to_string()).execute(connection).await

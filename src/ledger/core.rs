@@ -204,11 +204,9 @@ impl Command {
                 reversal_source(&reverse.capture),
                 hold_source(&reverse.capture),
             ],
-            Self::Release(release) => vec![
-                release.hold.clone(),
-                release_source(&release.hold),
-                sibling(&release.hold, "usage"),
-            ],
+            Self::Release(release) => {
+                vec![release.hold.clone(), release_source(&release.hold), sibling(&release.hold, "usage")]
+            }
             Self::TopUp(_) | Self::Clawback(_) => vec![self.source()],
         }
     }
@@ -508,9 +506,8 @@ impl Batch {
         if let Some(outcome) = self.repeat(&source, release.client, &[(Account::Holds, total)]) {
             return outcome;
         }
-        let legs = self.held_legs(release.client, &release.hold, total, |taken_from| {
-            (Account::Holds, taken_from)
-        })?;
+        let legs =
+            self.held_legs(release.client, &release.hold, total, |taken_from| (Account::Holds, taken_from))?;
         self.post(release.client, &source, &legs, None)
     }
 

@@ -137,10 +137,8 @@ impl Keys {
     /// # Errors
     /// When the database cannot be read.
     pub async fn bound_to(&self, payment_method: SecretHash) -> Result<Option<KeyRecord>, sqlx::Error> {
-        let row = query(BY_BINDING)
-            .bind(payment_method.as_bytes().to_vec())
-            .fetch_optional(&self.reader)
-            .await?;
+        let row =
+            query(BY_BINDING).bind(payment_method.as_bytes().to_vec()).fetch_optional(&self.reader).await?;
         row.as_ref().map(record).transpose().map(Option::flatten)
     }
 }

@@ -26,6 +26,7 @@ mod fault;
 pub mod keys;
 pub mod nodes;
 mod postgres;
+pub mod prices;
 pub mod read;
 pub mod recording;
 pub mod reservations;
@@ -39,6 +40,7 @@ mod writer;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 pub use self::answers::StoredAnswer;
 pub use self::core::{Capture, ClientId, ClientState, EntryId, Refusal};
@@ -78,6 +80,7 @@ pub struct Ledger {
     deliveries: Arc<Deliveries>,
     counts: Arc<WriterCounts>,
     node: Arc<Node>,
+    closing: CancellationToken,
 }
 
 impl Ledger {
@@ -105,11 +108,18 @@ impl Ledger {
         )
         .await?;
         let (jobs, receiver) = mpsc::channel(QUEUE);
-        let task = tokio::spawn(writer.run(receiver, side.writes));
+        let closing = CancellationToken::new();
+        let task = tokio::spawn(writer.run(receiver, side.writes, closing.clone()));
         let node = Arc::new(Node::new(node.to_owned()));
-        let ledger = Self { jobs, db: db.clone(), reservations, deliveries, counts, node };
+        let ledger = Self { jobs, db: db.clone(), reservations, deliveries, counts, node, closing };
         ledger.keep_alive().await?;
         Ok((ledger, db, task))
+    }
+
+    /// Ends the writer when it has committed what it was given; everything later is answered [`LedgerError::Closed`]. Without
+    /// this it ends with the last handle.
+    pub fn close(&self) {
+        self.closing.cancel();
     }
 
     /// This process among those that share the database.
@@ -244,6 +254,14 @@ impl Ledger {
     /// [`LedgerError`].
     pub async fn reverse(&self, request: RequestId) -> Result<Posted, LedgerError> {
         self.reverse_captured(Reverse { capture: usage_source(request), client: None }).await
+    }
+
+    /// The same, where it is known whose request it is.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub async fn give_back(&self, request: RequestId, client: ClientId) -> Result<Posted, LedgerError> {
+        self.reverse_captured(Reverse { capture: usage_source(request), client: Some(client) }).await
     }
 
     /// Waits until it is certain that a request whose capture has an unknown outcome is not charged: what the writer does

@@ -42,8 +42,7 @@ const DEAD: Sql = sql_with_now!(
     ") UNION SELECT h.node FROM holds AS h WHERE $1 AND NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = h.node) \
      UNION SELECT u.node FROM undelivered AS u WHERE $1 AND NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = u.node)",
 );
-const NOTE_DEAD: &str =
-    "INSERT INTO nodes (id, started_at, lease_until, sweep_until) VALUES ($1, 0, 0, 0) ON CONFLICT (id) DO NOTHING";
+const NOTE_DEAD: &str = "INSERT INTO nodes (id, started_at, lease_until, sweep_until) VALUES ($1, 0, 0, 0) ON CONFLICT (id) DO NOTHING";
 const CLAIM: Sql = sql_with_now!(
     "UPDATE nodes SET sweep_until = $2 + ",
     now,
@@ -73,7 +72,8 @@ impl Node {
         let held = db
             .write(move |connection| {
                 Box::pin(async move {
-                    let held = query_scalar::<bool>(LEASE_HOLDS).bind(&id).fetch_one(&mut *connection).await?;
+                    let held =
+                        query_scalar::<bool>(LEASE_HOLDS).bind(&id).fetch_one(&mut *connection).await?;
                     query(RENEW)
                         .bind(&id)
                         .bind(crate::db::now_micros())
@@ -110,8 +110,7 @@ impl Ledger {
 
     async fn sweep(&self) -> Result<usize, DbError> {
         let lapsed = self.node.may_call_others_dead();
-        let dead: Vec<String> =
-            query_scalar(DEAD).bind(lapsed).fetch_all(self.db.reader()).await?;
+        let dead: Vec<String> = query_scalar(DEAD).bind(lapsed).fetch_all(self.db.reader()).await?;
         let mut swept = 0usize;
         for node in dead {
             if node != self.node.id && self.sweep_node(&node).await? {
@@ -129,7 +128,8 @@ impl Ledger {
             .write(move |connection| {
                 Box::pin(async move {
                     query(NOTE_DEAD).bind(&id).execute(&mut *connection).await?;
-                    let claimed = query(CLAIM).bind(&id).bind(micros(LEASE)).execute(&mut *connection).await?;
+                    let claimed =
+                        query(CLAIM).bind(&id).bind(micros(LEASE)).execute(&mut *connection).await?;
                     if claimed == 0 {
                         return Ok(None);
                     }
@@ -181,7 +181,9 @@ impl Ledger {
             .await?;
         self.counts.reversed_for_others.fetch_add(given_back, std::sync::atomic::Ordering::Relaxed);
         tracing::warn!(
-            node, captures.reversed = given_back, holds.released = released,
+            node,
+            captures.reversed = given_back,
+            holds.released = released,
             "a node ended before its answers were delivered for certain; what it left is finished"
         );
         Ok(true)

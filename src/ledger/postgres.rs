@@ -92,7 +92,8 @@ pub(super) async fn append(
     }
     let numbers = |of: fn(&Entry) -> i64| entries.iter().map(of).collect::<Vec<i64>>();
     let optional = |of: fn(&Entry) -> Option<i64>| entries.iter().map(of).collect::<Vec<Option<i64>>>();
-    let states = |of: fn(&ClientState) -> i64| clients.iter().map(|(_, state)| of(state)).collect::<Vec<i64>>();
+    let states =
+        |of: fn(&ClientState) -> i64| clients.iter().map(|(_, state)| of(state)).collect::<Vec<i64>>();
     let sources: Vec<&str> = entries.iter().map(|e| e.source.as_str()).collect();
     let currencies: Vec<&str> = entries.iter().map(|e| e.currency.code()).collect();
     let (added, changed): (i64, i64) = sqlx::query_as(APPEND)
@@ -120,10 +121,7 @@ pub(super) async fn append(
         .bind(clients.iter().map(|(_, state)| state.last_entry).collect::<Vec<Option<i64>>>())
         .fetch_one(connection)
         .await?;
-    Ok(Written {
-        entries: u64::try_from(added).unwrap_or(0),
-        clients: u64::try_from(changed).unwrap_or(0),
-    })
+    Ok(Written { entries: u64::try_from(added).unwrap_or(0), clients: u64::try_from(changed).unwrap_or(0) })
 }
 
 pub(super) async fn insert_holds(

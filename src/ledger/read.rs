@@ -11,7 +11,6 @@ mod overview;
 mod tests;
 mod top_ups;
 
-
 use super::account::Account;
 use crate::db::Row;
 

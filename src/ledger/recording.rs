@@ -3,7 +3,6 @@
 //! A new payer's client, owner key and card binding come to life here and nowhere else, so a client exists exactly when
 //! money has moved.
 
-
 use super::core::{ClientId, TopUp};
 use crate::db::{Connection, Sql, query, query_scalar};
 use crate::domain::{ClientPublicId, Currency, Micros, SecretHash, TopUpId};

@@ -96,10 +96,7 @@ fn entry(row: &Row) -> Result<Entry, sqlx::Error> {
 }
 
 /// The state of one client, through a reading connection.
-pub(super) async fn load_client(
-    readers: &Readers,
-    id: ClientId,
-) -> Result<Option<ClientState>, sqlx::Error> {
+pub(super) async fn load_client(readers: &Readers, id: ClientId) -> Result<Option<ClientState>, sqlx::Error> {
     let row = query(LOAD_CLIENT).bind(id).fetch_optional(readers).await?;
     row.as_ref().map(|row| client_state(row).map(|(_, state)| state)).transpose()
 }
@@ -242,10 +239,7 @@ pub(super) async fn entry_ids(
 }
 
 /// Where there is one node at a time: the rows of those before it go.
-pub(super) async fn forget_other_nodes(
-    connection: &mut Connection,
-    node: &str,
-) -> Result<(), sqlx::Error> {
+pub(super) async fn forget_other_nodes(connection: &mut Connection, node: &str) -> Result<(), sqlx::Error> {
     query("DELETE FROM undelivered WHERE node <> $1").bind(node).execute(&mut *connection).await?;
     query("DELETE FROM nodes WHERE id <> $1").bind(node).execute(connection).await?;
     Ok(())

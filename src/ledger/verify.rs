@@ -133,7 +133,11 @@ pub async fn verify(
     };
     let mut gathered = Gathered {
         next_id,
-        routes: query_scalar("SELECT id FROM routes").fetch_all(&mut *connection).await?.into_iter().collect(),
+        routes: query_scalar("SELECT id FROM routes")
+            .fetch_all(&mut *connection)
+            .await?
+            .into_iter()
+            .collect(),
         price_lists: query_scalar("SELECT id FROM price_lists")
             .fetch_all(&mut *connection)
             .await?
@@ -179,8 +183,7 @@ async fn check_database(connection: &mut Connection, report: &mut Verification) 
 
 /// The file itself, and references between rows. Answers whether the triggers are there.
 async fn check_file(connection: &mut Connection, report: &mut Verification) -> Result<bool, sqlx::Error> {
-    let damage: Vec<String> =
-        query_scalar("PRAGMA quick_check(20)").fetch_all(&mut *connection).await?;
+    let damage: Vec<String> = query_scalar("PRAGMA quick_check(20)").fetch_all(&mut *connection).await?;
     for line in damage.into_iter().filter(|line| line != "ok") {
         report.find(format!("the database file is damaged: {line}"));
     }
@@ -188,9 +191,8 @@ async fn check_file(connection: &mut Connection, report: &mut Verification) -> R
         let (table, parent): (String, String) = (row.try_get(0)?, row.try_get(2)?);
         report.find(format!("a row of {table} refers to a row of {parent} that is not there"));
     }
-    let triggers: Vec<String> = query_scalar("SELECT sql FROM sqlite_master WHERE type = 'trigger'")
-        .fetch_all(connection)
-        .await?;
+    let triggers: Vec<String> =
+        query_scalar("SELECT sql FROM sqlite_master WHERE type = 'trigger'").fetch_all(connection).await?;
     let triggers: Vec<String> = triggers.iter().map(|sql| single_spaced(sql)).collect();
     Ok(SQLITE_TRIGGERS.iter().all(|wanted| triggers.iter().any(|sql| sql == wanted)))
 }
@@ -212,17 +214,12 @@ WHERE t.tgrelid = 'entries'::regclass AND t.tgname = 'entries_are_never_changed'
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     // The schema may have another name than the usual one.
     let trigger = trigger.replace(&format!("ON {schema}.entries"), "ON public.entries");
-    let same = |text: &str, wanted: &str| {
-        single_spaced(text).trim_end_matches(';').trim() == single_spaced(wanted)
-    };
+    let same =
+        |text: &str, wanted: &str| single_spaced(text).trim_end_matches(';').trim() == single_spaced(wanted);
     Ok(same(&trigger, POSTGRES_TRIGGER) && same(&function, POSTGRES_FUNCTION))
 }
 
-fn check_entry(
-    row: &Row,
-    gathered: &mut Gathered,
-    report: &mut Verification,
-) -> Result<(), sqlx::Error> {
+fn check_entry(row: &Row, gathered: &mut Gathered, report: &mut Verification) -> Result<(), sqlx::Error> {
     let id: i64 = row.try_get(0)?;
     let source: &str = row.try_get(1)?;
     let (debit, credit): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
@@ -371,9 +368,8 @@ async fn check_top_ups(
     gathered: &mut Gathered,
     report: &mut Verification,
 ) -> Result<(), sqlx::Error> {
-    let rows = query("SELECT id, client, amount, bonus, state, currency FROM top_ups")
-        .fetch_all(connection)
-        .await?;
+    let rows =
+        query("SELECT id, client, amount, bonus, state, currency FROM top_ups").fetch_all(connection).await?;
     for row in rows {
         report.top_ups = report.top_ups.saturating_add(1);
         let id: &str = row.try_get(0)?;
@@ -430,12 +426,7 @@ async fn check_reversals(
                         .unwrap_or(0);
                 }
                 (client, amount, from, to)
-                    == (
-                        reversal.client,
-                        reversal.amount,
-                        reversal.credit.number(),
-                        reversal.debit.number(),
-                    )
+                    == (reversal.client, reversal.amount, reversal.credit.number(), reversal.debit.number())
             }
             None => false,
         };

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::answers::{self, StoredAnswer};
 use super::core::{
@@ -47,10 +48,24 @@ pub(super) enum Job {
         store: Option<StoredAnswer>,
         answer: oneshot::Sender<Answer>,
     },
-    Hold { hold: Hold, reservation: Reservation, answer: oneshot::Sender<HoldAnswer> },
-    Release { release: Release, answer: oneshot::Sender<Answer> },
-    TopUp { charge: SucceededCharge, reserve: Option<Micros>, answer: oneshot::Sender<TopUpAnswer> },
-    Reverse { reverse: Reverse, answer: oneshot::Sender<Answer> },
+    Hold {
+        hold: Hold,
+        reservation: Reservation,
+        answer: oneshot::Sender<HoldAnswer>,
+    },
+    Release {
+        release: Release,
+        answer: oneshot::Sender<Answer>,
+    },
+    TopUp {
+        charge: SucceededCharge,
+        reserve: Option<Micros>,
+        answer: oneshot::Sender<TopUpAnswer>,
+    },
+    Reverse {
+        reverse: Reverse,
+        answer: oneshot::Sender<Answer>,
+    },
 }
 
 pub(super) type Answer = Result<Posted, LedgerError>;
@@ -189,7 +204,8 @@ impl Writer {
     async fn end_what_the_last_run_left(&mut self) -> Result<(), sqlx::Error> {
         let captures = storage::undelivered(&mut self.connection, None).await?;
         let holds = storage::open_holds(&mut self.connection, None).await?;
-        let reversals = captures.into_iter().map(|(capture, client)| Command::Reverse(Reverse { capture, client }));
+        let reversals =
+            captures.into_iter().map(|(capture, client)| Command::Reverse(Reverse { capture, client }));
         let releases = holds.into_iter().map(|(request, client)| {
             Command::Release(Release { client, hold: super::hold_source_of(&request) })
         });
@@ -215,13 +231,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Serves commands and other writes until every sender is gone.
+    /// Serves commands and other writes until every sender is gone, or `closing` says that no more are taken.
     pub(super) async fn run(
         mut self,
         mut jobs: mpsc::Receiver<Job>,
         writes: Option<mpsc::Receiver<WriteJob>>,
+        closing: CancellationToken,
     ) {
         let mut waiting = Vec::with_capacity(MAX_BATCH);
+        let mut is_closing = false;
         let (mut jobs_open, mut writes_open) = (true, writes.is_some());
         let mut writes = writes.unwrap_or_else(|| mpsc::channel(1).1);
         while jobs_open || writes_open {
@@ -240,6 +258,12 @@ impl Writer {
                     None => writes_open = false,
                 },
                 () = tokio::time::sleep(IDLE), if self.is_behind() => self.catch_up().await,
+                // What was given before is still taken out.
+                () = closing.cancelled(), if !is_closing => {
+                    is_closing = true;
+                    jobs.close();
+                    writes.close();
+                }
             }
         }
         while self.is_behind() {

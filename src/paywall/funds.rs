@@ -46,8 +46,9 @@ impl HoldGuard {
 
     /// Releases the hold now.
     pub(super) async fn release(mut self) {
-        self.is_open = false;
         release_until_certain(&self.ledger, self.request, self.client).await;
+        // Not before: if this is dropped in the middle, it goes on in the background.
+        self.is_open = false;
     }
 }
 

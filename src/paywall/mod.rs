@@ -357,16 +357,10 @@ impl Paywall {
         let Some((scope, _)) = key.scopes(&purchase.credential, Some(wallet.record.client)) else {
             return Err(unidentified());
         };
-        let new = NewKey {
-            scope,
-            fingerprint: key.fingerprint(),
-            request: purchase.request,
-            keep: self.keep_keys,
-        };
+        let new =
+            NewKey { scope, fingerprint: key.fingerprint(), request: purchase.request, keep: self.keep_keys };
         match answers::claim(&self.db, self.ledger.node().to_owned(), new).await {
-            Ok(true) => {
-                Ok(Some(Claim::new(self.db.clone(), self.tasks.clone(), scope, purchase.request)))
-            }
+            Ok(true) => Ok(Some(Claim::new(self.db.clone(), self.tasks.clone(), scope, purchase.request))),
             Ok(false) => Ok(None),
             Err(error) => {
                 tracing::error!(%error, "an idempotency key could not be claimed");
@@ -402,7 +396,9 @@ impl Paywall {
             return Err(refused(Refusal::IdempotencyMismatch));
         }
         // A charge has made a wallet of its payer; one that is not found now will be in a moment.
-        let repayer = || wallet.map_or(Err(refused(Refusal::Busy)), |wallet| Ok(Repayer { wallet: wallet.clone(), state }));
+        let repayer = || {
+            wallet.map_or(Err(refused(Refusal::Busy)), |wallet| Ok(Repayer { wallet: wallet.clone(), state }))
+        };
         match row.state {
             KeyState::Running | KeyState::Abandoned { is_charged: true } => {
                 Err(refused(Refusal::IdempotencyInFlight))

@@ -26,7 +26,10 @@ pub struct RepeatKey {
 
 impl std::fmt::Debug for RepeatKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RepeatKey").field("method", &self.method).field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("RepeatKey")
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -112,8 +115,8 @@ impl Claim {
 
     /// Frees the key now.
     pub(super) async fn let_go(mut self) {
-        self.is_open = false;
         let_go(&self.db, self.scope, self.request).await;
+        self.is_open = false;
     }
 }
 

@@ -240,11 +240,10 @@ impl TopUps {
     }
 
     pub(super) async fn stripe_customer(&self, client: ClientId) -> Result<Option<String>, DbError> {
-        let found: Option<Option<String>> =
-            query_scalar("SELECT stripe_customer FROM clients WHERE id = $1")
-                .bind(client)
-                .fetch_optional(self.0.db.reader())
-                .await?;
+        let found: Option<Option<String>> = query_scalar("SELECT stripe_customer FROM clients WHERE id = $1")
+            .bind(client)
+            .fetch_optional(self.0.db.reader())
+            .await?;
         Ok(found.flatten())
     }
 

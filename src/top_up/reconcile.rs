@@ -29,7 +29,8 @@ impl TopUps {
         let mut ended = 0usize;
         for row in store::open(&self.0.db, MAX_A_STEP, self.0.ledger.node()).await? {
             let top_ups = self.clone();
-            let work = self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, after(DEADLINE), false).await });
+            let work =
+                self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, after(DEADLINE), false).await });
             if matches!(work.await, Ok(Landed::Credited | Landed::Failed(_))) {
                 ended = ended.saturating_add(1);
             }

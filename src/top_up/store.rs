@@ -1,6 +1,5 @@
 //! The rows of `top_ups`, except for recording a success, which is the ledger's (`ledger::recording`).
 
-
 use crate::db::{Db, DbError, Row, Sql, now_micros, query, query_scalar, sql_with_now};
 use crate::domain::{Currency, KeyId, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::ledger::ClientId;
@@ -190,11 +189,7 @@ pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
                     query_scalar(IS_BOUND).bind(hash.as_bytes()).fetch_one(&mut *connection).await?
                 }
                 (Some(client), _, Some(price)) => {
-                    query_scalar(COVERS)
-                        .bind(client)
-                        .bind(price.get())
-                        .fetch_one(&mut *connection)
-                        .await?
+                    query_scalar(COVERS).bind(client).bind(price.get()).fetch_one(&mut *connection).await?
                 }
                 _ => false,
             };
@@ -281,12 +276,7 @@ pub(super) async fn set_confirming(
 pub(super) async fn set_pending(db: &Db, id: TopUpId) -> Result<(), DbError> {
     db.write(move |connection| {
         Box::pin(async move {
-            query(SET_PENDING)
-                .bind(id.to_string())
-                .bind(now_micros())
-                .execute(connection)
-                .await
-                .map(|_| ())
+            query(SET_PENDING).bind(id.to_string()).bind(now_micros()).execute(connection).await.map(|_| ())
         })
     })
     .await
@@ -307,9 +297,9 @@ pub(super) async fn claim(db: &Db, id: TopUpId, node: String) -> Result<bool, Db
 /// Lets other nodes work on an attempt.
 pub(super) async fn let_go(db: &Db, id: TopUpId, node: String) -> Result<(), DbError> {
     db.write(move |connection| {
-        Box::pin(async move {
-            query(LET_GO).bind(id.to_string()).bind(node).execute(connection).await.map(drop)
-        })
+        Box::pin(
+            async move { query(LET_GO).bind(id.to_string()).bind(node).execute(connection).await.map(drop) },
+        )
     })
     .await
 }

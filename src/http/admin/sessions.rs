@@ -170,10 +170,7 @@ pub(super) async fn end(db: &Db, hash: SecretHash) -> Result<(), DbError> {
 pub(super) async fn end_all(db: &Db, user: i64) -> Result<(), DbError> {
     db.write(move |connection| {
         Box::pin(async move {
-            query("DELETE FROM admin_sessions WHERE admin_user = $1")
-                .bind(user)
-                .execute(connection)
-                .await?;
+            query("DELETE FROM admin_sessions WHERE admin_user = $1").bind(user).execute(connection).await?;
             Ok(())
         })
     })

@@ -1,6 +1,5 @@
 //! The people who may look at the admin pages, in the database. There is no default user and no default password.
 
-
 use super::password::{self, PasswordError};
 use crate::db::{Connection, query};
 
@@ -126,12 +125,10 @@ pub async fn remove_user(connection: &mut Connection, name: &str) -> Result<(), 
 }
 
 async fn end_sessions(connection: &mut Connection, name: &str) -> Result<(), sqlx::Error> {
-    query(
-        "DELETE FROM admin_sessions WHERE admin_user IN (SELECT id FROM admin_users WHERE name = $1)",
-    )
-    .bind(name)
-    .execute(connection)
-    .await?;
+    query("DELETE FROM admin_sessions WHERE admin_user IN (SELECT id FROM admin_users WHERE name = $1)")
+        .bind(name)
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

@@ -1,6 +1,5 @@
 //! Clients and their keys.
 
-
 use super::{bounded, prefix_end};
 use crate::db::{Readers, Row, query};
 
@@ -117,10 +116,7 @@ pub async fn client_by_id(pool: &Readers, id: i64) -> Result<Option<ClientRow>, 
 ///
 /// # Errors
 /// What the database said.
-pub async fn client_by_public_id(
-    pool: &Readers,
-    public_id: &str,
-) -> Result<Option<ClientRow>, sqlx::Error> {
+pub async fn client_by_public_id(pool: &Readers, public_id: &str) -> Result<Option<ClientRow>, sqlx::Error> {
     let row = query(BY_PUBLIC_ID).bind(public_id).fetch_optional(pool).await?;
     row.as_ref().map(ClientRow::read).transpose()
 }

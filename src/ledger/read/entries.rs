@@ -1,6 +1,5 @@
 //! Ledger entries.
 
-
 use super::{account, bounded};
 use crate::db::{Readers, Row, query};
 use crate::ledger::account::Account;

@@ -1,6 +1,5 @@
 //! Sums for the first page that a seller looks at.
 
-
 use crate::db::{Readers, Row, query, query_scalar};
 use crate::ledger::account::Account;
 

@@ -1,6 +1,5 @@
 //! Top-ups: what was charged, or tried.
 
-
 use super::bounded;
 use crate::db::{Readers, Row, query, query_scalar};
 

@@ -1,0 +1,417 @@
+//! The actix face of the paywall: the same steps as the gateway's, with a handler where the upstream would be.
+//!
+//! Money work runs in tasks that a caller who hangs up cannot cancel; the handler itself runs where actix runs it, and is
+//! dropped with its connection, which lets the funds go.
+
+use std::future::{Future, Ready, ready};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
+use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, VARY};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{Error, HttpMessage as _, HttpResponse, ResponseError, web};
+
+use super::Inner;
+use super::body::{ReadBody, WatchedBody};
+use super::paid::Paid;
+use crate::domain::{Micros, RequestId};
+use crate::http::gateway::{IDEMPOTENCY_KEY, read_credential, replay};
+use crate::http::gateway_body::Delivery;
+use crate::http::metrics::Outcome;
+use crate::http::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
+use crate::http::problem::{self, Problem};
+use crate::http::{finish, preflight};
+use crate::paywall::offer::Sale;
+use crate::paywall::{
+    Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage, Wallet,
+};
+use crate::protocol::stripe402::{PaymentResponse, encode};
+use crate::proxy::upload;
+
+/// Headers of an answer that belong to one connection or one caller, and are not stored with it.
+const NOT_STORED: [&str; 9] = [
+    "cache-control",
+    "connection",
+    "content-length",
+    "date",
+    "keep-alive",
+    "set-cookie",
+    "transfer-encoding",
+    "upgrade",
+    "x-request-id",
+];
+
+/// Sells what it wraps. Made by [`Embedded::price`](super::Embedded::price), for `wrap`.
+#[derive(Debug, Clone)]
+pub struct Price {
+    inner: Arc<Inner>,
+    price: Micros,
+    description: Option<Arc<str>>,
+    mime_type: Option<Arc<str>>,
+}
+
+impl Price {
+    pub(super) fn new(inner: Arc<Inner>, price: Micros) -> Self {
+        Self { inner, price, description: None, mime_type: None }
+    }
+
+    /// What is sold, for people and agents, in the offer.
+    #[must_use]
+    pub fn description(mut self, description: &str) -> Self {
+        self.description = Some(description.into());
+        self
+    }
+
+    /// Media type of the answer, in the offer.
+    #[must_use]
+    pub fn mime_type(mut self, mime_type: &str) -> Self {
+        self.mime_type = Some(mime_type.into());
+        self
+    }
+
+    fn sale<'a>(&'a self, path: &'a str) -> Sale<'a> {
+        Sale {
+            path,
+            description: self.description.as_deref(),
+            mime_type: self.mime_type.as_deref(),
+            price: self.price,
+        }
+    }
+}
+
+impl<S, B> Transform<S, ServiceRequest> for Price
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<BoxBody>;
+    type Error = Error;
+    type Transform = PricedService<S>;
+    type InitError = ();
+    type Future = Ready<Result<Self::Transform, ()>>;
+
+    fn new_transform(&self, service: S) -> Self::Future {
+        ready(Ok(PricedService { price: Rc::new(self.clone()), service: Rc::new(service) }))
+    }
+}
+
+/// What [`Price`] makes of a service.
+#[derive(Debug)]
+pub struct PricedService<S> {
+    price: Rc<Price>,
+    service: Rc<S>,
+}
+
+impl<S, B> Service<ServiceRequest> for PricedService<S>
+where
+    S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
+    B: MessageBody + 'static,
+{
+    type Response = ServiceResponse<BoxBody>;
+    type Error = Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Error>>>>;
+
+    forward_ready!(service);
+
+    fn call(&self, request: ServiceRequest) -> Self::Future {
+        let (price, service) = (Rc::clone(&self.price), Rc::clone(&self.service));
+        Box::pin(async move {
+            let (id, begun) = (RequestId::new(), Instant::now());
+            let (answered, outcome) = price.sell(&*service, request, id).await;
+            let mut answered = answered?;
+            let metrics = &price.inner.parts.metrics;
+            metrics.answered(outcome, answered.response().status().as_u16(), begun.elapsed());
+            finish(answered.response_mut(), id);
+            Ok(answered)
+        })
+    }
+}
+
+/// A request that may be served.
+struct Open {
+    opened: Opened,
+    route: i64,
+    price_list: i64,
+}
+
+type Sold = (Result<ServiceResponse<BoxBody>, Error>, Outcome);
+
+impl Price {
+    async fn sell<S, B>(&self, service: &S, mut request: ServiceRequest, id: RequestId) -> Sold
+    where
+        S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
+        B: MessageBody + 'static,
+    {
+        if *request.method() == Method::OPTIONS {
+            let answer = preflight(request.request());
+            return (Ok(request.into_response(answer)), Outcome::Preflight);
+        }
+        let open = match self.open(&mut request, id).await {
+            Ok(open) => open,
+            Err((answer, outcome)) => return (Ok(request.into_response(answer)), outcome),
+        };
+        let wallet = match &open.opened {
+            Opened::Admitted(admitted) => &admitted.wallet,
+            Opened::Again(payer) => &payer.wallet,
+            Opened::Replayed(replayed) => {
+                let answer = replay(replayed, *request.method() == Method::HEAD);
+                return (Ok(request.into_response(answer)), Outcome::Repeated);
+            }
+        };
+        request.extensions_mut().insert(self.paid(wallet, id, matches!(open.opened, Opened::Again(_))));
+        let answered = service.call(request).await.map(ServiceResponse::map_into_boxed_body);
+        match open.opened {
+            Opened::Admitted(admitted) => {
+                self.settle(*admitted, answered, id, open.route, open.price_list).await
+            }
+            Opened::Again(payer) => (again(answered, &payer), Outcome::Repeated),
+            // Answered above.
+            Opened::Replayed(_) => (answered, Outcome::Repeated),
+        }
+    }
+
+    fn paid(&self, wallet: &Wallet, request: RequestId, is_repeat: bool) -> Paid {
+        let currency = self.inner.parts.offers.currency;
+        let client = Arc::clone(&wallet.record.client_public_id);
+        Paid { client, price: self.price, currency, request, is_repeat }
+    }
+
+    fn refuse(&self, path: &str, refused: &Refused, id: RequestId) -> HttpResponse {
+        payment_answer::refused(&self.inner.parts.offers, self.sale(path), refused, id)
+    }
+
+    /// Everything up to the handler. `Err`: the finished answer.
+    async fn open(
+        &self,
+        request: &mut ServiceRequest,
+        id: RequestId,
+    ) -> Result<Open, (HttpResponse, Outcome)> {
+        let path = request.path().to_owned();
+        let refuse = |refused: &Refused| self.refuse(&path, refused, id);
+        let credential = match read_credential(request.request()) {
+            Ok(Some(credential)) => credential,
+            Ok(None) => return Err((refuse(&Refused::challenge()), Outcome::Challenged)),
+            Err(error) => return Err((refuse(&Refused::because(error.into())), Outcome::PaymentRefused)),
+        };
+        let parts = &self.inner.parts;
+        let Ok(permit) = Arc::clone(&parts.permits).try_acquire_owned() else {
+            return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
+        };
+        let repeat = self.repeat_key(request, &path).await.map_err(|unfit| match unfit {
+            Unfit::Refusal(refusal) => (refuse(&Refused::because(refusal)), Outcome::PaymentRefused),
+            Unfit::Problem(problem) => (problem::plain(problem, id), Outcome::Refused),
+        })?;
+        let route = format!(
+            "{} {}",
+            request.method(),
+            request.match_pattern().unwrap_or_else(|| "an unnamed handler".to_owned())
+        );
+        let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
+        let purchase = Purchase { request: id, price: self.price, credential, is_safe, repeat };
+        let (inner, price) = (Arc::clone(&self.inner), self.price);
+        let work = parts.tasks.spawn(async move {
+            let numbers = inner.numbers(&route, price).await;
+            let (route, price_list) = numbers.map_err(|error| {
+                tracing::error!(%error, "a route could not be given its number");
+                Refused::because(Refusal::Busy)
+            })?;
+            let opened = inner.parts.paywall.open(&purchase).await?;
+            // The handler runs in the server's own limits.
+            drop(permit);
+            Ok(Open { opened, route, price_list })
+        });
+        match work.await {
+            Ok(Ok(open)) => Ok(open),
+            Ok(Err(refused)) => Err((refuse(&refused), Outcome::PaymentRefused)),
+            Err(error) => {
+                tracing::error!(%error, request.id = %id, "a paid request ended unexpectedly");
+                Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy))
+            }
+        }
+    }
+
+    /// The request's `Idempotency-Key`, for which its body is read whole, and put back for the handler.
+    async fn repeat_key(&self, request: &mut ServiceRequest, path: &str) -> Result<Option<RepeatKey>, Unfit> {
+        let mut keys = request.headers().get_all(IDEMPOTENCY_KEY);
+        let Some(key) = keys.next().cloned() else {
+            return Ok(None);
+        };
+        if keys.next().is_some() {
+            return Err(Unfit::Refusal(Refusal::InvalidIdempotencyKey("Send it once.")));
+        }
+        let payload =
+            request.extract::<web::Payload>().await.map_err(|_| Unfit::Problem(Problem::BodyBroken))?;
+        let max_bytes = self.inner.idempotency.max_body_bytes.min(self.inner.limits.max_body_bytes);
+        let body = upload::read_whole(payload, max_bytes, self.inner.limits.body_timeout).await;
+        let body = body.map_err(|fault| Unfit::Problem(fault.into()))?;
+        let (method, query) = (request.method().as_str(), request.uri().query());
+        let key = RepeatKey::new(key.to_str().unwrap_or_default(), method, path, query, &body);
+        let key = key.map_err(|why| Unfit::Refusal(Refusal::InvalidIdempotencyKey(why)))?;
+        request.set_payload(Payload::from(body));
+        Ok(Some(key))
+    }
+
+    /// Charges what the handler answered, or lets the funds go.
+    async fn settle(
+        &self,
+        admitted: Admitted,
+        answered: Result<ServiceResponse<BoxBody>, Error>,
+        id: RequestId,
+        route: i64,
+        price_list: i64,
+    ) -> Sold {
+        let answered = match answered {
+            Ok(answered) => answered,
+            Err(error) => {
+                let note = self.let_go(admitted, error.as_response_error().status_code()).await;
+                let note = header_value(encode(&note));
+                return (Err(WithNote { error, note }.into()), Outcome::NotCharged);
+            }
+        };
+        let status = answered.status();
+        if !self.inner.charged_statuses.contains(status.as_u16()) {
+            let note = self.let_go(admitted, status).await;
+            return (Ok(with_note(answered, &note, false)), Outcome::NotCharged);
+        }
+        let (request, response) = answered.into_parts();
+        let (response, body) = response.into_parts();
+        let body = if admitted.is_kept() {
+            ReadBody::read(body, response.headers(), self.inner.idempotency.max_answer_bytes).await
+        } else {
+            Ok(ReadBody::unread(body))
+        };
+        let body = match body {
+            Ok(body) => body,
+            Err(error) => {
+                tracing::warn!(%error, request.id = %id, "a handler's answer broke off before it was charged");
+                let note = self.let_go(admitted, StatusCode::BAD_GATEWAY).await;
+                let answer = problem::plain(Problem::UpstreamFailed, id);
+                let answered = ServiceResponse::new(request, answer);
+                return (Ok(with_note(answered, &note, false)), Outcome::UpstreamFailed);
+            }
+        };
+        let kept = admitted.is_kept().then(|| Answered {
+            status: status.as_u16(),
+            headers: stored_headers(response.headers()),
+            body: body.is_whole.then(|| body.beginning.clone()),
+        });
+        let usage = Usage { request: id, route, price_list, upstream_status: status.as_u16() };
+        match self.capture(admitted, usage, kept).await {
+            Ok((captured, delivery)) => {
+                let receipt = payment_answer::receipt(&captured);
+                let response = response.set_body(BoxBody::new(WatchedBody::new(body, delivery)));
+                let answered = ServiceResponse::new(request, response);
+                (Ok(with_note(answered, &receipt, true)), Outcome::Paid)
+            }
+            Err(refused) => {
+                let answer = self.refuse(request.path(), &refused, id);
+                (Ok(ServiceResponse::new(request, answer)), Outcome::PaymentRefused)
+            }
+        }
+    }
+
+    /// In a task of its own. When the caller has gone meanwhile, the delivery ends there: the request stays charged.
+    async fn capture(
+        &self,
+        admitted: Admitted,
+        usage: Usage,
+        kept: Option<Answered>,
+    ) -> Result<(Captured, Delivery), Refused> {
+        let inner = Arc::clone(&self.inner);
+        let work = self.inner.parts.tasks.spawn(async move {
+            let captured = inner.parts.paywall.capture(admitted, usage, kept).await?;
+            let delivery = Delivery {
+                reversals: inner.parts.reversals.clone(),
+                request: usage.request,
+                client: captured.posted.client,
+                entry: captured.posted.entry,
+                closing: Arc::clone(&inner.parts.closing),
+                done: false,
+            };
+            Ok((captured, delivery))
+        });
+        work.await.unwrap_or_else(|error| {
+            tracing::error!(%error, request.id = %usage.request, "a capture ended unexpectedly; nothing is delivered");
+            Err(Refused::because(Refusal::CaptureUnknown))
+        })
+    }
+
+    async fn let_go(&self, admitted: Admitted, status: StatusCode) -> PaymentResponse {
+        let (wallet, charged) = (admitted.wallet.clone(), admitted.charged.clone());
+        // A caller who hangs up now must not leave a hold behind: dropping lets go in the background.
+        admitted.let_go().await;
+        let state = self.inner.parts.ledger.state(wallet.record.client).await.ok().flatten();
+        let message = format!("The answer {} is not charged.", status.as_u16());
+        payment_answer::not_charged(&wallet, state.as_ref(), charged.as_ref(), "not_charged", &message)
+    }
+}
+
+/// Why a request with an `Idempotency-Key` is not even opened.
+enum Unfit {
+    Refusal(Refusal),
+    Problem(Problem),
+}
+
+fn again(
+    answered: Result<ServiceResponse<BoxBody>, Error>,
+    payer: &Repayer,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    answered.map(|answered| with_note(answered, &payment_answer::replay(payer), true))
+}
+
+fn stored_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    headers
+        .iter()
+        .filter(|(name, _)| !NOT_STORED.contains(&name.as_str()))
+        .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+        .chain([
+            ("cache-control".to_owned(), "private, no-store".to_owned()),
+            ("vary".to_owned(), "payment".to_owned()),
+        ])
+        .collect()
+}
+
+/// Adds what became of the payment. An answer that was sold belongs to one caller and to no cache.
+fn with_note(
+    mut answered: ServiceResponse<BoxBody>,
+    note: &PaymentResponse,
+    is_sold: bool,
+) -> ServiceResponse<BoxBody> {
+    let headers = answered.headers_mut();
+    headers.insert(PAYMENT_RESPONSE_NAME, header_value(encode(note)));
+    if is_sold {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+        headers.append(VARY, HeaderValue::from_static("payment"));
+    }
+    answered
+}
+
+/// A handler's error, with what became of the payment.
+#[derive(Debug)]
+struct WithNote {
+    error: Error,
+    note: HeaderValue,
+}
+
+impl std::fmt::Display for WithNote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl ResponseError for WithNote {
+    fn status_code(&self) -> StatusCode {
+        self.error.as_response_error().status_code()
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = self.error.error_response();
+        let name: HeaderName = PAYMENT_RESPONSE_NAME;
+        response.headers_mut().insert(name, self.note.clone());
+        response
+    }
+}

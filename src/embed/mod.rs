@@ -1,0 +1,204 @@
+//! The paywall inside an actix application: no proxy, the same protocol, the same ledger.
+//!
+//! Wrap a resource with its price, and its handlers are called only for requests whose price is set aside. What they answer is
+//! charged before its first byte goes out; an answer of 4xx or 5xx is not charged. A handler may take [`Paid`] to learn who
+//! pays. A caller who hangs up while the handler runs is not charged.
+//!
+//! Settings are those of `prepaid402.toml` and the environment, without `[upstream]` and `[[routes]]`. The admin pages, health
+//! checks and metrics listen on `admin_listen`.
+//!
+//! ```
+//! use actix_web::{App, test, web};
+//! use prepaid402::embed::{Embedded, Paid};
+//! # use prepaid402::sandbox::stripe_sim::{self, SimOptions};
+//!
+//! async fn joke(paid: Paid) -> String {
+//!     format!("{} paid {} for this joke", paid.client(), paid.price())
+//! }
+//!
+//! # #[actix_web::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+//! # let options = SimOptions {
+//! #     data: None, secret_key: "sk_test_doc".into(), publishable_key: "pk_test_doc".into(), publishable_key_tokenisation: true,
+//! # };
+//! # let sim = stripe_sim::start(listener, options).await?;
+//! # let toml = format!(
+//! #     "data_dir = {:?}\nadmin_listen = \"127.0.0.1:0\"\n[stripe]\npublishable_key = \"pk_test_doc\"\napi_base = \"{}\"",
+//! #     folder.path(), sim.base_url,
+//! # );
+//! # let env = [("STRIPE_SECRET_KEY".to_owned(), "sk_test_doc".to_owned())].into();
+//! # let settings = prepaid402::config::embedded_from(Some(&toml), folder.path(), &env)?;
+//! // From prepaid402.toml and the environment: `Embedded::from_environment().await?`
+//! let paywall = Embedded::start(settings).await?;
+//! let app = App::new()
+//!     .service(web::resource("/joke").wrap(paywall.price("0.01")?).get(joke))
+//!     .configure(paywall.billing());
+//! let app = test::init_service(app).await;
+//!
+//! let unpaid = test::call_service(&app, test::TestRequest::get().uri("/joke").to_request()).await;
+//! assert_eq!(unpaid.status(), 402);
+//! assert!(unpaid.headers().contains_key("payment-required"));
+//! # drop(app);
+//! # paywall.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod body;
+mod middleware;
+mod paid;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actix_web::dev::ServerHandle;
+use actix_web::web;
+use tokio::task::JoinHandle;
+
+pub use self::middleware::{Price, PricedService};
+pub use self::paid::{NotPaid, Paid};
+use crate::app::{admin_server, listen};
+use crate::config::{ConfigProblems, IdempotencyConfig, LimitsConfig, LoadSource, Loaded, Secret, StatusSet};
+use crate::db::DbError;
+use crate::domain::{Micros, MoneyError};
+use crate::engine::{Engine, Parts, StartError};
+use crate::http;
+use crate::ledger::prices;
+
+/// Why an embedded paywall does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EmbedError {
+    /// The settings are not right.
+    #[error("{0}")]
+    Config(#[from] ConfigProblems),
+    /// Nothing starts.
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// A price that cannot be charged.
+#[derive(Debug, thiserror::Error)]
+pub enum PriceError {
+    /// Not an amount.
+    #[error("the price {0}")]
+    Amount(#[from] MoneyError),
+    /// Nothing, or more than one top-up may be.
+    #[error("the price must be above zero and at most top_up.maximum, {0}")]
+    Range(Micros),
+}
+
+/// A paywall inside this process. Cheap to clone: every worker of the server has one.
+#[derive(Debug, Clone)]
+pub struct Embedded(Arc<Inner>);
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    parts: Parts,
+    limits: LimitsConfig,
+    idempotency: IdempotencyConfig,
+    charged_statuses: StatusSet,
+    admin_address: SocketAddr,
+    /// Numbers of routes and prices that were sold already, by name and price.
+    numbers: Mutex<HashMap<(String, i64), (i64, i64)>>,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Debug)]
+struct Running {
+    engine: Engine,
+    admin: ServerHandle,
+    server: JoinHandle<std::io::Result<()>>,
+}
+
+impl Embedded {
+    /// Starts with the settings of `prepaid402.toml` (or the file that `PREPAID402_CONFIG` names) and the environment.
+    ///
+    /// # Errors
+    /// [`EmbedError`]; every message says what to change.
+    pub async fn from_environment() -> Result<Self, EmbedError> {
+        Self::start(crate::config::load_embedded(&LoadSource::default())?).await
+    }
+
+    /// Starts with these settings: opens the database, finishes what an earlier run left, asks Stripe about open top-ups, and
+    /// listens on `admin_listen`. Must be called inside a tokio runtime that lives as long as the server.
+    ///
+    /// # Errors
+    /// [`EmbedError`]; every message says what to change.
+    pub async fn start(settings: Loaded) -> Result<Self, EmbedError> {
+        let Loaded { config, warnings } = settings;
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let admin = listen(config.admin_listen)?;
+        let key_secret = config.key_secret.as_ref().map(Secret::expose);
+        let engine = Engine::start(&config, key_secret).await?;
+        let (admin_address, server) = admin_server(admin, &config, &engine.parts)?;
+        let running = Running { admin: server.handle(), server: tokio::spawn(server), engine };
+        Ok(Self(Arc::new(Inner {
+            parts: running.engine.parts.clone(),
+            limits: config.limits,
+            idempotency: config.idempotency,
+            charged_statuses: StatusSet::default_charged(),
+            admin_address,
+            numbers: Mutex::default(),
+            running: Mutex::new(Some(running)),
+        })))
+    }
+
+    /// Middleware that sells what it wraps at this price for each request: a decimal of the currency's major unit, `"0.05"`.
+    /// HEAD costs what GET costs; OPTIONS is answered without being priced.
+    ///
+    /// # Errors
+    /// [`PriceError`].
+    pub fn price(&self, price: &str) -> Result<Price, PriceError> {
+        let price = Micros::parse_major(price)?;
+        let maximum = self.0.parts.offers.top_ups.limits().maximum;
+        if price.is_zero() || price > maximum {
+            return Err(PriceError::Range(maximum));
+        }
+        Ok(Price::new(Arc::clone(&self.0), price))
+    }
+
+    /// The clients' own pages under `/billing`: balance, entries, credit in advance. For `App::configure`.
+    pub fn billing(&self) -> impl FnOnce(&mut web::ServiceConfig) + Clone + use<> {
+        let billing = self.0.parts.billing();
+        move |config: &mut web::ServiceConfig| {
+            let scope = web::scope("/billing").app_data(billing).configure(http::billing::configure);
+            config.service(scope);
+        }
+    }
+
+    /// Where the admin pages, `/healthz`, `/readyz` and `/metrics` are.
+    #[must_use]
+    pub fn admin_address(&self) -> SocketAddr {
+        self.0.admin_address
+    }
+
+    /// Finishes what runs and closes the books. Call it when the server has stopped; later requests are refused.
+    pub async fn stop(&self) {
+        let running = self.0.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(running) = running else { return };
+        running.engine.begin_stop();
+        running.admin.stop(true).await;
+        let _ = running.server.await;
+        running.engine.stop().await;
+    }
+}
+
+impl Inner {
+    /// The numbers that entries name a route and its price by.
+    async fn numbers(&self, route: &str, price: Micros) -> Result<(i64, i64), DbError> {
+        let key = (route.to_owned(), price.get());
+        let known = self.numbers.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let registered = prices::register(&self.parts.db, vec![key.clone()]).await?;
+        let numbers = (registered.routes.first().copied().unwrap_or_default(), registered.list);
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).insert(key, numbers);
+        Ok(numbers)
+    }
+}

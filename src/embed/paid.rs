@@ -1,0 +1,76 @@
+//! What a handler learns of whoever pays for it.
+
+use std::future::{Ready, ready};
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest, ResponseError, dev};
+
+use crate::domain::{Currency, Micros, RequestId};
+
+/// A request whose price is set aside: it is charged when the handler has answered. For handlers under
+/// [`Embedded::price`](super::Embedded::price).
+#[derive(Debug, Clone)]
+pub struct Paid {
+    pub(super) client: Arc<str>,
+    pub(super) price: Micros,
+    pub(super) currency: Currency,
+    pub(super) request: RequestId,
+    pub(super) is_repeat: bool,
+}
+
+impl Paid {
+    /// Who pays: the client's public id. It is no secret and stays the same; the key that the caller presents is neither.
+    #[must_use]
+    pub fn client(&self) -> &str {
+        &self.client
+    }
+
+    /// What the request costs.
+    #[must_use]
+    pub fn price(&self) -> Micros {
+        self.price
+    }
+
+    /// The price's currency, as a lower-case ISO 4217 code.
+    #[must_use]
+    pub fn currency(&self) -> &'static str {
+        self.currency.code()
+    }
+
+    /// Names the charge: the ledger entry's source is `usage:` and this. It is the answer's `x-request-id`, too.
+    #[must_use]
+    pub fn receipt(&self) -> String {
+        self.request.to_string()
+    }
+
+    /// Whether the request was charged before, under the same `Idempotency-Key`, and is answered once more for nothing.
+    #[must_use]
+    pub fn is_repeat(&self) -> bool {
+        self.is_repeat
+    }
+}
+
+/// A handler takes [`Paid`] where nothing is sold.
+#[derive(Debug, thiserror::Error)]
+#[error("this handler takes Paid, but its resource is not wrapped with a price")]
+pub struct NotPaid;
+
+impl ResponseError for NotPaid {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::INTERNAL_SERVER_ERROR
+    }
+}
+
+impl FromRequest for Paid {
+    type Error = NotPaid;
+    type Future = Ready<Result<Self, NotPaid>>;
+
+    fn from_request(request: &HttpRequest, _: &mut dev::Payload) -> Self::Future {
+        let paid = request.extensions().get::<Self>().cloned();
+        if paid.is_none() {
+            tracing::error!("a handler takes Paid, but its resource is not wrapped with Embedded::price");
+        }
+        ready(paid.ok_or(NotPaid))
+    }
+}

@@ -1,0 +1,292 @@
+//! Everything behind the doors: ledger, top-ups, paywall and the loops that finish what was left. The gateway (`app.rs`) and
+//! the embedded paywall (`embed`) open their doors on top of it.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_web::web;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::{Config, DatabaseConfig};
+use crate::db::{Db, DbError, query_scalar};
+use crate::domain::{Currency, NodeId};
+use crate::http::Reversals;
+use crate::http::admin::AdminState;
+use crate::http::billing::Billing;
+use crate::http::health::Operations;
+use crate::http::metrics::Metrics;
+use crate::key_secret::{KeySecret, KeySecretError};
+use crate::ledger::Ledger;
+use crate::ledger::keys::Keys;
+use crate::money_work::MoneyWork;
+use crate::paywall::offer::Offers;
+use crate::paywall::{Paywall, PaywallParts};
+use crate::proxy::upstream::UpstreamSetupError;
+use crate::stripe::{Stripe, StripeSetupError};
+use crate::top_up::{TopUpParts, TopUps};
+use crate::worker;
+
+/// How long money work may go on after the last connection has ended.
+const MONEY_WORK_GRACE: Duration = Duration::from_secs(60);
+
+/// Why nothing starts. Every message says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another process owns the database.
+    #[error("another prepaid402 process is using {}; stop it, or choose another data directory", .0.display())]
+    InUse(PathBuf),
+    /// The data directory cannot be used.
+    #[error("{}: {}", .0.display(), .1)]
+    File(PathBuf, std::io::Error),
+    /// An address cannot be listened on.
+    #[error("{}", cannot_listen(*.0, .1))]
+    Listen(SocketAddr, std::io::Error),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Db(#[from] DbError),
+    /// The key secret cannot be used.
+    #[error(transparent)]
+    KeySecret(#[from] KeySecretError),
+    /// Stripe's settings cannot be used.
+    #[error(transparent)]
+    Stripe(#[from] StripeSetupError),
+    /// The upstream's settings cannot be used.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamSetupError),
+    /// The database holds money of another currency.
+    #[error(
+        "the database holds wallets or open top-ups in {0}, but the configuration says {1}; keep the currency, or use another data directory"
+    )]
+    Currency(String, &'static str),
+    /// The routes contradict each other.
+    #[error("the routes contradict each other:\n{0}")]
+    Routes(String),
+}
+
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!("another program already listens on {address}; stop it, or choose another address")
+        }
+        _ => format!("cannot listen on {address}: {error}"),
+    }
+}
+
+/// What the doors use. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Parts {
+    pub(crate) db: Db,
+    pub(crate) ledger: Ledger,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) paywall: Paywall,
+    pub(crate) offers: Offers,
+    pub(crate) reversals: Reversals,
+    pub(crate) tasks: MoneyWork,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Requests that may still begin.
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) closing: Arc<AtomicBool>,
+}
+
+/// Everything behind the doors, running.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(crate) parts: Parts,
+    writer: JoinHandle<()>,
+    loops: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+    /// Held until the end, where one process owns the database.
+    _lock: Option<File>,
+}
+
+impl Engine {
+    /// Opens the database, finishes what an earlier run left, and starts the loops.
+    pub(crate) async fn start(config: &Config, key_secret: Option<&str>) -> Result<Self, StartError> {
+        make_private_directory(&config.data_dir)?;
+        let lock = match &config.database {
+            DatabaseConfig::Sqlite(path) => Some(own(path)?),
+            DatabaseConfig::Postgres(_) => None,
+        };
+        let key_secret = KeySecret::load(key_secret, &config.data_dir)?;
+        let stripe = Stripe::new(&config.stripe)?;
+        let node = NodeId::new().to_string();
+        let (ledger, db, writer) =
+            Ledger::open(&config.database, &node, config.limits.max_concurrent_per_client).await?;
+        refuse_other_currency(&db, config.currency).await?;
+        key_secret.agree_with_other_nodes(&db).await?;
+        let keys = Arc::new(Keys::new(db.reader().clone()));
+        let tasks = MoneyWork::on_this_runtime();
+        let top_ups = TopUps::new(
+            TopUpParts {
+                db: db.clone(),
+                ledger: ledger.clone(),
+                keys: Arc::clone(&keys),
+                key_secret,
+                stripe,
+                tasks: tasks.clone(),
+            },
+            config,
+        );
+        let paywall = Paywall::new(PaywallParts {
+            db: db.clone(),
+            ledger: ledger.clone(),
+            keys: Arc::clone(&keys),
+            top_ups: top_ups.clone(),
+            tasks: tasks.clone(),
+            keep_keys: config.idempotency.keep,
+        });
+        let offers = Offers {
+            publishable_key: config.stripe.publishable_key.clone(),
+            currency: config.currency,
+            top_ups: top_ups.clone(),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let loops = vec![
+            tokio::spawn(worker::reconcile(top_ups, stopped)),
+            tokio::spawn(worker::keep_alive(ledger.clone(), db.clone())),
+        ];
+        let parts = Parts {
+            reversals: Reversals::new(ledger.clone(), tasks.clone()),
+            permits: Arc::new(Semaphore::new(config.limits.max_concurrent_requests)),
+            metrics: Arc::new(Metrics::new()),
+            closing: Arc::new(AtomicBool::new(false)),
+            db,
+            ledger,
+            keys,
+            paywall,
+            offers,
+            tasks,
+        };
+        Ok(Self { parts, writer, loops, stop, _lock: lock })
+    }
+
+    /// Ends only when the ledger's writer has ended by itself, which nothing but a fault does.
+    pub(crate) async fn broken(&mut self) {
+        let _ = (&mut self.writer).await;
+    }
+
+    /// From now on, an answer that the process itself cuts counts as undelivered.
+    pub(crate) fn begin_stop(&self) {
+        self.parts.closing.store(true, Ordering::Relaxed);
+        self.stop.send_replace(true);
+    }
+
+    /// Finishes money work and closes the books, after the last door is shut.
+    pub(crate) async fn stop(self) {
+        self.begin_stop();
+        if !self.parts.tasks.finish(MONEY_WORK_GRACE).await {
+            tracing::warn!("money work is still running; the reconciler takes it up at the next start");
+        }
+        // Their steps are work of others, so ending the loops ends none of it. The lease is renewed up to here.
+        for running in self.loops {
+            running.abort();
+            let _ = running.await;
+        }
+        self.parts.ledger.close();
+        if tokio::time::timeout(Duration::from_secs(10), self.writer).await.is_err() {
+            tracing::warn!("the ledger's writer did not end in time; nothing is lost");
+        }
+    }
+}
+
+impl Parts {
+    pub(crate) fn billing(&self) -> web::Data<Billing> {
+        web::Data::new(Billing {
+            db: self.db.clone(),
+            ledger: self.ledger.clone(),
+            keys: Arc::clone(&self.keys),
+            paywall: self.paywall.clone(),
+            offers: self.offers.clone(),
+        })
+    }
+
+    pub(crate) fn operations(&self) -> web::Data<Operations> {
+        web::Data::new(Operations {
+            db: self.db.clone(),
+            ledger: self.ledger.clone(),
+            top_ups: self.offers.top_ups.clone(),
+            metrics: Arc::clone(&self.metrics),
+            closing: Arc::clone(&self.closing),
+        })
+    }
+
+    pub(crate) fn admin(&self, config: &Config) -> web::Data<AdminState> {
+        web::Data::new(AdminState::new(
+            self.db.clone(),
+            config.sandbox,
+            !config.admin_listen.ip().is_loopback(),
+            config.public_url.clone(),
+        ))
+    }
+}
+
+/// Makes a directory that only its owner can enter.
+///
+/// # Errors
+/// [`StartError::File`].
+pub fn make_private_directory(path: &Path) -> Result<(), StartError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(|error| StartError::File(path.to_owned(), error))
+}
+
+/// Makes the database file readable by its owner alone, before SQLite would make it as the umask says. The data directory
+/// may have existed before, with wider permissions; SQLite gives the files beside the database the same ones.
+fn make_private_file(path: &Path) -> Result<(), StartError> {
+    let mut options = File::options();
+    options.create_new(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(StartError::File(path.to_owned(), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// One process owns the database: a lock that the operating system drops with the process.
+fn lock(database: &Path) -> Result<File, StartError> {
+    let path = database.with_extension("lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|error| StartError::File(path.clone(), error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse(database.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(StartError::File(path, error)),
+    }
+}
+
+/// Takes a database file for this process alone, made if it is missing, until the lock is dropped.
+///
+/// # Errors
+/// [`StartError::InUse`] and [`StartError::File`].
+pub fn own(database: &Path) -> Result<File, StartError> {
+    let lock = lock(database)?;
+    make_private_file(database)?;
+    Ok(lock)
+}
+
+/// A wallet's balance means nothing in another currency, so changing the configuration's is refused.
+async fn refuse_other_currency(db: &Db, currency: Currency) -> Result<(), StartError> {
+    let other: Option<String> = query_scalar(
+        "SELECT currency FROM clients WHERE currency <> $1 UNION ALL \
+         SELECT currency FROM top_ups WHERE currency <> $1 AND state IN ('created', 'confirming', 'pending') LIMIT 1",
+    )
+    .bind(currency.code())
+    .fetch_optional(db.reader())
+    .await
+    .map_err(DbError::from)?;
+    other.map_or(Ok(()), |other| Err(StartError::Currency(other, currency.code())))
+}
