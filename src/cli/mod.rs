@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 pub mod admin;
+pub mod bench;
 pub mod check_config;
 pub mod get;
 pub mod sandbox;
@@ -43,6 +44,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// People who may look at the admin pages
     Admin(admin::AdminArgs),
+    /// Measure a server: paid, unpaid and free requests a second as ratios
+    Bench(bench::BenchArgs),
     /// Run the simulated Stripe alone
     StripeSim(stripe_sim::StripeSimArgs),
 }
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
             Command::Get(args) => get::run(args).await,
             Command::Verify(args) => verify::run(args).await,
             Command::Admin(args) => admin::run(args).await,
+            Command::Bench(args) => bench::run(args).await,
             Command::StripeSim(args) => stripe_sim::run(args).await,
         }
     })
