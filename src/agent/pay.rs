@@ -295,7 +295,7 @@ struct Problem {
 }
 
 /// The stable code and the sentence of an error answer; both empty for any other.
-pub(super) async fn problem(answer: &mut Answer) -> (String, String) {
+pub(crate) async fn problem(answer: &mut Answer) -> (String, String) {
     if !answer.status.is_client_error() && !answer.status.is_server_error() {
         return (String::new(), String::new());
     }

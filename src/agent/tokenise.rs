@@ -77,7 +77,7 @@ impl StripeBase {
     ///
     /// # Errors
     /// [`TokeniseError`]; nothing was charged.
-    pub(super) async fn tokenise(
+    pub async fn tokenise(
         &self,
         http: &Http,
         key: &PublishableKey,

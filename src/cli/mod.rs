@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 pub mod admin;
+pub mod bench;
 pub mod check_config;
 pub mod database;
 pub mod get;
@@ -47,6 +48,8 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// People who may look at the admin pages
     Admin(admin::AdminArgs),
+    /// Measure a server: paid, unpaid and free requests a second as ratios
+    Bench(bench::BenchArgs),
     /// Run the simulated Stripe alone
     StripeSim(stripe_sim::StripeSimArgs),
 }
@@ -71,6 +74,7 @@ pub fn main() -> ExitCode {
             Command::Verify(args) => verify::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
             Command::Admin(args) => admin::run(args).await,
+            Command::Bench(args) => bench::run(args).await,
             Command::StripeSim(args) => stripe_sim::run(args).await,
         }
     })

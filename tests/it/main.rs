@@ -3,6 +3,7 @@
 
 mod support;
 
+mod bench;
 mod billing;
 mod cli;
 mod crash;
