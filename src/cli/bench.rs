@@ -1,6 +1,7 @@
 //! `prepaid402 bench`: what paying costs, as ratios of rates on the same server.
 
 mod children;
+pub mod embedded;
 mod fsync;
 mod histogram;
 mod load;
@@ -42,8 +43,8 @@ Examples:
   prepaid402 bench --postgres postgres://me@127.0.0.1/empty_database
   prepaid402 bench --url http://127.0.0.1:4402 --free /api/health --paid /api/weather --stripe-base http://127.0.0.1:4404
 
-Without --url it starts everything itself as programs of its own: a simulated Stripe, an API with one fixed answer, and the
-gateway in front of it, in a temporary folder in --data-dir that it removes afterwards. With --url it drives a server that
+Without --url it starts everything itself as programs of its own: a simulated Stripe, an API with one fixed answer and the
+gateway in front of it (proxied), then the same answer from an application with the paywall inside (embedded), in a temporary folder in --data-dir that it removes afterwards. With --url it drives a server that
 runs already (here: `prepaid402 sandbox`), and buys wallets there with Stripe's test cards. Test keys only.
 
 Each phase is a closed loop: every connection asks again as soon as it is answered. `free` asks for what costs nothing,
@@ -181,15 +182,14 @@ async fn drive_running(args: &BenchArgs, url: &str, settings: &Settings) -> Resu
 
 /// Servers of our own, one after the other.
 async fn drive_own(args: &BenchArgs, settings: &Settings) -> Result<Vec<ServerReport>, Problem> {
-    let mut kinds = vec![ServerKind::ProxiedSqlite];
     let variable = || std::env::var(POSTGRES_VARIABLE).ok().filter(|url| !url.trim().is_empty());
-    kinds.extend(
-        args.postgres.clone().or_else(variable).map(|url| ServerKind::ProxiedPostgres(Secret::new(url))),
-    );
+    let postgres = args.postgres.clone().or_else(variable).map(Secret::new);
     let stage = Stage::open(&args.data_dir).await?;
-    // All of them first: a database that cannot be used should not cost minutes of measuring.
-    for kind in &kinds {
-        kind.prepare(&stage).await?;
+    let mut kinds = Vec::from(ServerKind::on(None));
+    if let Some(url) = &postgres {
+        // Before anything is measured: a database that cannot be used should not cost minutes.
+        servers::prepare_database(&stage, url).await?;
+        kinds.extend(ServerKind::on(Some(url)));
     }
     let mut reports = Vec::new();
     for kind in kinds {

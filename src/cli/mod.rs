@@ -50,6 +50,9 @@ enum Command {
     Admin(admin::AdminArgs),
     /// Measure a server: paid, unpaid and free requests a second as ratios
     Bench(bench::BenchArgs),
+    /// Run the server that `bench` measures as "embedded"
+    #[command(hide = true)]
+    BenchEmbedded(bench::embedded::BenchEmbeddedArgs),
     /// Run the simulated Stripe alone
     StripeSim(stripe_sim::StripeSimArgs),
 }
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
             Command::Migrate(args) => migrate::run(args).await,
             Command::Admin(args) => admin::run(args).await,
             Command::Bench(args) => bench::run(args).await,
+            Command::BenchEmbedded(args) => bench::embedded::run(args).await,
             Command::StripeSim(args) => stripe_sim::run(args).await,
         }
     })

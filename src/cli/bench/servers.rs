@@ -28,16 +28,24 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How often a gateway is started anew because its port was taken meanwhile.
 const ATTEMPTS: u32 = 5;
 
-const FREE_PATH: &str = "/free";
-const PAID_PATH: &str = "/paid";
+pub(super) const FREE_PATH: &str = "/free";
+pub(super) const PAID_PATH: &str = "/paid";
+
+/// Where the paywall is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// In front of the API.
+    Proxied,
+    /// Inside of it, as middleware.
+    Embedded,
+}
 
 /// A kind of server to measure.
 #[derive(Debug)]
-pub(super) enum ServerKind {
-    /// The gateway as a proxy, with its books in SQLite.
-    ProxiedSqlite,
-    /// The gateway as a proxy, with its books in this PostgreSQL database.
-    ProxiedPostgres(Secret),
+pub(super) struct ServerKind {
+    pub(super) shape: Shape,
+    /// Its books are in this PostgreSQL database; otherwise in SQLite.
+    pub(super) postgres: Option<Secret>,
 }
 
 /// A server that runs. It ends when this value goes.
@@ -97,28 +105,75 @@ async fn stripe_address(stripe: &mut Servant) -> Result<(String, BufReader<Child
 }
 
 impl ServerKind {
-    /// What the report calls it.
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::ProxiedSqlite => "proxied, sqlite",
-            Self::ProxiedPostgres(_) => "proxied, postgres",
-        }
+    /// Both shapes, on one database.
+    pub(super) fn on(postgres: Option<&Secret>) -> [Self; 2] {
+        [Shape::Proxied, Shape::Embedded].map(|shape| Self { shape, postgres: postgres.cloned() })
     }
 
-    /// Makes ready what it needs, and finds out whether it can be measured at all.
-    pub(super) async fn prepare(&self, stage: &Stage) -> Result<(), Problem> {
-        match self {
-            Self::ProxiedSqlite => Ok(()),
-            Self::ProxiedPostgres(url) => prepare_database(stage, url).await,
+    /// What the report calls it.
+    pub(super) fn name(&self) -> &'static str {
+        match (self.shape, self.postgres.is_some()) {
+            (Shape::Proxied, false) => "proxied, sqlite",
+            (Shape::Proxied, true) => "proxied, postgres",
+            (Shape::Embedded, false) => "embedded, sqlite",
+            (Shape::Embedded, true) => "embedded, postgres",
         }
     }
 
     /// Starts it and waits until it is ready.
     pub(super) async fn start(&self, stage: &Stage) -> Result<Started, Problem> {
-        match self {
-            Self::ProxiedSqlite => start_gateway(stage, "sqlite", None).await,
-            Self::ProxiedPostgres(url) => start_gateway(stage, "postgres", Some(url)).await,
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.try_start(stage).await? {
+                Ok(started) => return Ok(started),
+                // Somebody took the port between our looking and its listening.
+                Err(why) if why.contains("already listens") && attempt < ATTEMPTS => {}
+                Err(why) => {
+                    return Err(Problem::Failed(format!(
+                        "the server ({}) does not start; {why}",
+                        self.name()
+                    )));
+                }
+            }
         }
+    }
+
+    async fn try_start(&self, stage: &Stage) -> Result<Result<Started, String>, Problem> {
+        let (listen, admin) = free_addresses()?;
+        let name = self.name().replace(", ", "-");
+        let file = format!("{name}.toml");
+        // One database, one key secret; SQLite's file is another one for each server.
+        let data = if self.postgres.is_some() { "data-postgres".to_owned() } else { format!("data-{name}") };
+        let text = configuration(stage, self.shape, &data, listen, admin);
+        std::fs::write(stage.folder.path().join(&file), text)
+            .map_err(|error| Problem::Failed(format!("the configuration cannot be written: {error}")))?;
+        let address = listen.to_string();
+        let arguments = match self.shape {
+            Shape::Proxied => vec!["serve", "--config", &file],
+            Shape::Embedded => vec!["bench-embedded", "--config", &file, "--listen", &address],
+        };
+        let on_database = |call: Call| match &self.postgres {
+            Some(url) => call.with(DATABASE_URL, url.clone()),
+            None => call,
+        };
+        let secret = Secret::new(SANDBOX_SECRET_KEY.to_owned());
+        let serve = Call::new(stage.folder.path(), &arguments).with("STRIPE_SECRET_KEY", secret);
+        let mut server = on_database(serve).start()?;
+        if let Err(why) = wait_until_ready(&mut server, admin).await {
+            return Ok(Err(why));
+        }
+        let verify = match &self.postgres {
+            Some(_) => on_database(Call::new(stage.folder.path(), &["verify"])),
+            None => Call::new(stage.folder.path(), &["verify", "--data-dir", &data]),
+        };
+        Ok(Ok(Started {
+            base_url: format!("http://{listen}"),
+            free_path: FREE_PATH,
+            paid_path: PAID_PATH,
+            verify,
+            _server: server,
+        }))
     }
 }
 
@@ -131,7 +186,7 @@ impl Started {
 }
 
 /// Makes our tables in a PostgreSQL database, and refuses one that has them: somebody's money may be in it.
-async fn prepare_database(stage: &Stage, url: &Secret) -> Result<(), Problem> {
+pub(super) async fn prepare_database(stage: &Stage, url: &Secret) -> Result<(), Problem> {
     let call = |arguments| Call::new(stage.folder.path(), arguments).with(DATABASE_URL, url.clone());
     // A report means that there are books to report about, right or wrong.
     if report_of(&call(&["verify", "--json"]).run().await?.out).is_some() {
@@ -163,46 +218,6 @@ fn report_of(out: &str) -> Option<Value> {
     serde_json::from_str(out).ok().filter(|report: &Value| report["clean"].is_boolean())
 }
 
-/// `serve` with a configuration of its own.
-async fn start_gateway(stage: &Stage, name: &str, database: Option<&Secret>) -> Result<Started, Problem> {
-    let mut attempt = 0;
-    loop {
-        attempt += 1;
-        let (listen, admin) = free_addresses()?;
-        let file = format!("{name}.toml");
-        std::fs::write(stage.folder.path().join(&file), configuration(stage, name, listen, admin))
-            .map_err(|error| Problem::Failed(format!("the configuration cannot be written: {error}")))?;
-        let secret = Secret::new(SANDBOX_SECRET_KEY.to_owned());
-        let mut serve =
-            Call::new(stage.folder.path(), &["serve", "--config", &file]).with("STRIPE_SECRET_KEY", secret);
-        let verify = match database {
-            Some(url) => {
-                serve = serve.with(DATABASE_URL, url.clone());
-                Call::new(stage.folder.path(), &["verify"]).with(DATABASE_URL, url.clone())
-            }
-            None => Call::new(stage.folder.path(), &["verify", "--data-dir", &data_folder(name)]),
-        };
-        let mut server = serve.start()?;
-        match wait_until_ready(&mut server, admin).await {
-            Ok(()) => {
-                let base_url = format!("http://{listen}");
-                return Ok(Started {
-                    base_url,
-                    free_path: FREE_PATH,
-                    paid_path: PAID_PATH,
-                    verify,
-                    _server: server,
-                });
-            }
-            // Somebody took the port between our looking and its listening.
-            Err(why) if why.contains("already listens") && attempt < ATTEMPTS => {}
-            Err(why) => {
-                return Err(Problem::Failed(format!("the server ({name}) does not start; {why}")));
-            }
-        }
-    }
-}
-
 /// Two addresses of this machine that are free at this moment.
 fn free_addresses() -> Result<(SocketAddr, SocketAddr), Problem> {
     let none = |error: std::io::Error| Problem::Failed(format!("there is no free port: {error}"));
@@ -212,13 +227,26 @@ fn free_addresses() -> Result<(SocketAddr, SocketAddr), Problem> {
     Ok((first.local_addr().map_err(none)?, second.local_addr().map_err(none)?))
 }
 
-fn data_folder(name: &str) -> String {
-    format!("data-{name}")
-}
-
 /// Prices and packs are such that no wallet runs dry in the middle of a phase. Nothing in it needs escaping.
-fn configuration(stage: &Stage, name: &str, listen: SocketAddr, admin: SocketAddr) -> String {
-    let (stripe, upstream, data) = (&stage.stripe_base, stage.upstream.address, data_folder(name));
+fn configuration(stage: &Stage, shape: Shape, data: &str, listen: SocketAddr, admin: SocketAddr) -> String {
+    let (stripe, upstream) = (&stage.stripe_base, stage.upstream.address);
+    let sold = match shape {
+        Shape::Embedded => String::new(),
+        Shape::Proxied => format!(
+            r#"
+[upstream]
+url = "http://{upstream}"
+
+[[routes]]
+path = "{FREE_PATH}"
+free = true
+
+[[routes]]
+path = "{PAID_PATH}"
+price = "0.01"
+"#
+        ),
+    };
     format!(
         r#"listen = "{listen}"
 admin_listen = "{admin}"
@@ -229,24 +257,13 @@ data_dir = "{data}"
 publishable_key = "{SANDBOX_PUBLISHABLE_KEY}"
 api_base = "{stripe}"
 
-[upstream]
-url = "http://{upstream}"
-
 [top_up]
 maximum = "500000.00"
 max_balance = "500000.00"
 
 [log]
 filter = "warn"
-
-[[routes]]
-path = "{FREE_PATH}"
-free = true
-
-[[routes]]
-path = "{PAID_PATH}"
-price = "0.01"
-"#
+{sold}"#
     )
 }
 

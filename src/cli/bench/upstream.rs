@@ -10,7 +10,8 @@ use tokio::task::AbortHandle;
 /// The longest head of a request, in bytes.
 const MAX_HEAD: usize = 32 * 1024;
 
-const BODY: &str = r#"{"city":"Berlin","sky":"partly cloudy","celsius":17,"wind":{"from":"west","kmh":12},"hours":[17,18,18,17,16,15,14,14,13,12,12,11],"note":"a fixed answer of about two hundred bytes for the bench"}"#;
+/// What every server of a bench answers.
+pub(super) const BODY: &str = r#"{"city":"Berlin","sky":"partly cloudy","celsius":17,"wind":{"from":"west","kmh":12},"hours":[17,18,18,17,16,15,14,14,13,12,12,11],"note":"a fixed answer of about two hundred bytes for the bench"}"#;
 
 /// An upstream that runs until this value goes.
 #[derive(Debug)]
