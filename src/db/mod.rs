@@ -14,6 +14,8 @@ mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use sqlx::Connection as _;
 use tokio::sync::{mpsc, oneshot};
@@ -27,6 +29,8 @@ use crate::config::DatabaseConfig;
 
 /// Writes waiting for their connection; more make their callers wait.
 const QUEUE: usize = 256;
+/// A write on a server that does not answer in this time is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +51,7 @@ pub enum DbError {
     },
     /// `prepaid402 migrate` is due.
     #[error(
-        "the database has schema {found}, and this program needs {SCHEMA_VERSION}: run `prepaid402 migrate` with the same configuration"
+        "{}: run `prepaid402 migrate` with the same configuration", too_old(*.found)
     )]
     SchemaTooOld {
         /// What the database has; 0 is none.
@@ -62,9 +66,19 @@ pub enum DbError {
     /// The server does not answer in time.
     #[error("the database server did not answer within {0} seconds")]
     Unreachable(u64),
+    /// A write was given up because the server said nothing.
+    #[error("the database server did not answer; whether the change was made is not known")]
+    Lost,
     /// The writing task has ended; the process is shutting down.
     #[error("the database is closed")]
     Closed,
+}
+
+fn too_old(found: i64) -> String {
+    match found {
+        0 => "the database has no tables of prepaid402 yet".to_owned(),
+        found => format!("the database has schema {found}, and this program needs {SCHEMA_VERSION}"),
+    }
 }
 
 /// The reading connections and the queue of the writing one. Cheap to clone.
@@ -151,8 +165,11 @@ async fn serve_writes(
     mut writes: mpsc::Receiver<WriteJob>,
 ) {
     while let Some(write) = writes.recv().await {
-        if write(&mut connection).await == WriteEnd::Failed {
-            connection.mend(&database, false).await;
+        // The server ends what hangs; this is for a network that says nothing. The connection is thrown away then.
+        match tokio::time::timeout(WRITE_TIMEOUT, write(&mut connection)).await {
+            Ok(WriteEnd::Fine) => {}
+            Ok(WriteEnd::Failed) => connection.mend(&database, false).await,
+            Err(_) => connection.mend(&database, true).await,
         }
     }
     let _ = connection.close().await;
@@ -192,7 +209,7 @@ impl Db {
             })
         });
         self.writes.send(job).await.map_err(|_| DbError::Closed)?;
-        Ok(result.await.map_err(|_| DbError::Closed)??)
+        Ok(result.await.map_err(|_| DbError::Lost)??)
     }
 }
 

@@ -65,8 +65,11 @@ impl Node {
         Self { id, since: Mutex::new(None) }
     }
 
-    /// Renews the lease.
+    /// Renews the lease. Where there is one node at a time, once is enough.
     pub(super) async fn renew(&self, db: &Db) -> Result<(), DbError> {
+        if !db.is_shared() && self.since.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Ok(());
+        }
         let lease = if db.is_shared() { micros(LEASE) } else { FOREVER };
         let id = self.id.clone();
         let held = db

@@ -363,7 +363,9 @@ impl Paywall {
             Ok(true) => Ok(Some(Claim::new(self.db.clone(), self.tasks.clone(), scope, purchase.request))),
             Ok(false) => Ok(None),
             Err(error) => {
-                tracing::error!(%error, "an idempotency key could not be claimed");
+                tracing::error!(%error, "an idempotency key could not be claimed for certain");
+                // It may be ours all the same: dropping this frees it.
+                drop(Claim::new(self.db.clone(), self.tasks.clone(), scope, purchase.request));
                 Err(Refusal::Busy)
             }
         }

@@ -5,7 +5,9 @@
 //! again without a charge, a few times, and of one that changes something the caller is told what happened. A request that
 //! was not charged frees its key. Terms as in the IETF draft "The Idempotency-Key HTTP Header Field".
 
-use crate::db::Db;
+use std::time::Duration;
+
+use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, PaymentMethodId, RequestId, SecretHash};
 use crate::ledger::ClientId;
 use crate::ledger::answers;
@@ -14,6 +16,9 @@ use crate::protocol::stripe402::Credential;
 
 /// How often an answer that was not kept is fetched from the upstream again without a charge.
 pub(super) const MAX_REPEATS: i64 = 3;
+
+/// Between two tries to free a key while the database is away.
+const FREE_EVERY: Duration = Duration::from_secs(1);
 
 /// The key of one request, and what it stands for.
 #[derive(Clone)]
@@ -129,8 +134,15 @@ impl Drop for Claim {
     }
 }
 
+/// A key that is not freed would be "in flight" until this node ends.
 async fn let_go(db: &Db, scope: SecretHash, request: RequestId) {
-    if let Err(error) = answers::let_go(db, scope, request).await {
-        tracing::warn!(%error, request.id = %request, "an idempotency key could not be freed; it is free when this node ends");
+    loop {
+        match answers::let_go(db, scope, request).await {
+            Ok(()) | Err(DbError::Closed) => return,
+            Err(error) => {
+                tracing::warn!(%error, request.id = %request, "an idempotency key cannot be freed yet");
+                tokio::time::sleep(FREE_EVERY).await;
+            }
+        }
     }
 }

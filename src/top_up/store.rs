@@ -178,26 +178,18 @@ pub(super) fn is_unique_violation(error: &DbError) -> bool {
     matches!(error, DbError::Sql(sqlx::Error::Database(database)) if database.is_unique_violation())
 }
 
-/// Makes the row, unless an attempt that was recorded meanwhile has made it needless: `false`. The look and the row are one
-/// transaction, so that no payer is charged again for what has just been credited. A unique violation means that the payer
-/// has an open attempt.
+/// Makes the row, unless an attempt that was recorded meanwhile has made it needless: `false`. A unique violation means that
+/// the payer has an open attempt.
+///
+/// The row comes first and the look second, in one transaction: from the row on, no other attempt of this payer can begin, on
+/// whichever node, and one that was recorded before is visible. The other way round, an attempt that another node records
+/// between look and row would be overlooked, and the payer charged twice.
 pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
     db.write(move |connection| {
         Box::pin(async move {
-            let needless: bool = match (new.client, new.pm_hash, new.only_if_short_of) {
-                (None, Some(hash), _) => {
-                    query_scalar(IS_BOUND).bind(hash.as_bytes()).fetch_one(&mut *connection).await?
-                }
-                (Some(client), _, Some(price)) => {
-                    query_scalar(COVERS).bind(client).bind(price.get()).fetch_one(&mut *connection).await?
-                }
-                _ => false,
-            };
-            if needless {
-                return Ok(false);
-            }
+            let id = new.id.to_string();
             query(INSERT)
-                .bind(new.id.to_string())
+                .bind(&id)
                 .bind(new.client)
                 .bind(new.key.to_string())
                 .bind(new.key_secret)
@@ -209,9 +201,21 @@ pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
                 .bind(new.request_key.as_ref().map(SecretHash::as_bytes))
                 .bind(now_micros())
                 .bind(new.node)
-                .execute(connection)
-                .await
-                .map(|_| true)
+                .execute(&mut *connection)
+                .await?;
+            let needless: bool = match (new.client, new.pm_hash, new.only_if_short_of) {
+                (None, Some(hash), _) => {
+                    query_scalar(IS_BOUND).bind(hash.as_bytes()).fetch_one(&mut *connection).await?
+                }
+                (Some(client), _, Some(price)) => {
+                    query_scalar(COVERS).bind(client).bind(price.get()).fetch_one(&mut *connection).await?
+                }
+                _ => false,
+            };
+            if needless {
+                query("DELETE FROM top_ups WHERE id = $1").bind(&id).execute(connection).await?;
+            }
+            Ok(!needless)
         })
     })
     .await

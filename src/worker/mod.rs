@@ -27,16 +27,21 @@ pub async fn reconcile(top_ups: TopUps, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// Renews this node's lease, finishes what dead nodes left, and removes expired `Idempotency-Key`s, every [`RENEW_EVERY`].
+/// Expired `Idempotency-Key`s are removed with every so many renewals.
+const RENEWALS_TO_TIDY: u32 = 10;
+
+/// Renews this node's lease and finishes what dead nodes left, every [`RENEW_EVERY`]; removes expired `Idempotency-Key`s.
 /// Runs until it is aborted, because the lease is needed to the end.
 pub async fn keep_alive(ledger: Ledger, db: Db) {
-    loop {
+    for renewal in (0..RENEWALS_TO_TIDY).cycle() {
         match ledger.keep_alive().await {
             Ok(0) => {}
             Ok(ended) => tracing::info!(nodes.ended = ended, "what dead nodes left is finished"),
             Err(error) => tracing::error!(%error, "this node's lease could not be renewed"),
         }
-        if let Err(error) = answers::delete_expired(&db).await {
+        if renewal == 0
+            && let Err(error) = answers::delete_expired(&db).await
+        {
             tracing::error!(%error, "expired idempotency keys could not be removed");
         }
         tokio::time::sleep(RENEW_EVERY).await;
