@@ -94,6 +94,16 @@ impl Ledger {
         node: &str,
         max_running_per_client: u32,
     ) -> Result<(Self, Db, tokio::task::JoinHandle<()>), DbError> {
+        Self::open_with_patience(database, node, max_running_per_client, writer::PATIENCE).await
+    }
+
+    /// The same; `patience` is how long commands wait for a shared database that has gone away.
+    async fn open_with_patience(
+        database: &DatabaseConfig,
+        node: &str,
+        max_running_per_client: u32,
+        patience: std::time::Duration,
+    ) -> Result<(Self, Db, tokio::task::JoinHandle<()>), DbError> {
         let (db, side) = crate::db::open(database).await?;
         let reservations = Reservations::new(max_running_per_client);
         let deliveries = Arc::new(Deliveries::default());
@@ -102,6 +112,7 @@ impl Ledger {
             side.connection,
             database.clone(),
             node.to_owned(),
+            patience,
             Arc::clone(&reservations),
             Arc::clone(&deliveries),
             Arc::clone(&counts),

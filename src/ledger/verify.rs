@@ -173,7 +173,10 @@ pub async fn verify(
 async fn check_database(connection: &mut Connection, report: &mut Verification) -> Result<(), sqlx::Error> {
     let guarded = match connection {
         Connection::Sqlite(_) => check_file(connection, report).await?,
-        Connection::Postgres(_) => has_postgres_guard(connection).await?,
+        Connection::Postgres(_) => {
+            check_references(connection, report).await?;
+            has_postgres_guard(connection).await?
+        }
     };
     if !guarded {
         report.find("the triggers that keep entries append-only are missing or others".to_owned());
@@ -195,6 +198,43 @@ async fn check_file(connection: &mut Connection, report: &mut Verification) -> R
         query_scalar("SELECT sql FROM sqlite_master WHERE type = 'trigger'").fetch_all(connection).await?;
     let triggers: Vec<String> = triggers.iter().map(|sql| single_spaced(sql)).collect();
     Ok(SQLITE_TRIGGERS.iter().all(|wanted| triggers.iter().any(|sql| sql == wanted)))
+}
+
+/// References between rows on PostgreSQL, which has no statement for it: a restore or a superuser can pass its foreign keys by.
+/// Those of entries are looked at with each entry.
+async fn check_references(connection: &mut Connection, report: &mut Verification) -> Result<(), sqlx::Error> {
+    const REFERENCES: [(&str, &str, &str); 4] = [
+        (
+            "client_keys",
+            "clients",
+            "SELECT COUNT(*) FROM client_keys AS r WHERE NOT EXISTS (SELECT 1 FROM clients AS c WHERE c.id = r.client)",
+        ),
+        (
+            "payment_method_bindings",
+            "clients",
+            "SELECT COUNT(*) FROM payment_method_bindings AS r \
+             WHERE NOT EXISTS (SELECT 1 FROM clients AS c WHERE c.id = r.client)",
+        ),
+        (
+            "payment_method_bindings",
+            "client_keys",
+            "SELECT COUNT(*) FROM payment_method_bindings AS r \
+             WHERE NOT EXISTS (SELECT 1 FROM client_keys AS k WHERE k.id = r.key)",
+        ),
+        (
+            "top_ups",
+            "clients",
+            "SELECT COUNT(*) FROM top_ups AS r \
+             WHERE client IS NOT NULL AND NOT EXISTS (SELECT 1 FROM clients AS c WHERE c.id = r.client)",
+        ),
+    ];
+    for (table, parent, orphans) in REFERENCES {
+        let orphans: i64 = query_scalar(orphans).fetch_one(&mut *connection).await?;
+        for _ in 0..orphans {
+            report.find(format!("a row of {table} refers to a row of {parent} that is not there"));
+        }
+    }
+    Ok(())
 }
 
 fn single_spaced(text: &str) -> String {

@@ -33,7 +33,7 @@ const KEPT_CLIENTS: usize = 131_072;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// How long callers wait for a shared database that has gone away, or for other nodes, before the outcome is called unknown.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two tries meanwhile.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A batch on a server that does not answer in this time is given up, with its connection.
@@ -125,6 +125,8 @@ pub(super) struct Writer {
     /// To open the connection anew when it has become unusable.
     database: DatabaseConfig,
     node: String,
+    /// [`PATIENCE`].
+    patience: Duration,
     reservations: Arc<Reservations>,
     deliveries: Arc<Deliveries>,
     counts: Arc<WriterCounts>,
@@ -162,6 +164,7 @@ impl Writer {
         connection: Connection,
         database: DatabaseConfig,
         node: String,
+        patience: Duration,
         reservations: Arc<Reservations>,
         deliveries: Arc<Deliveries>,
         counts: Arc<WriterCounts>,
@@ -170,6 +173,7 @@ impl Writer {
             connection,
             database,
             node,
+            patience,
             reservations,
             deliveries,
             counts,
@@ -267,9 +271,9 @@ impl Writer {
             }
         }
         while self.is_behind() {
-            let before = (self.undelivered.len(), self.leaving.len());
+            let before = self.left_to_do();
             self.catch_up().await;
-            if before == (self.undelivered.len(), self.leaving.len()) {
+            if before == self.left_to_do() {
                 break;
             }
         }
@@ -295,8 +299,18 @@ impl Writer {
             || !self.doubtful.is_empty()
     }
 
-    /// Rewrites the undelivered row while nothing else does, and works off doubtful captures.
+    /// Changes whenever catching up gets on.
+    fn left_to_do(&self) -> (usize, usize, usize, bool) {
+        (self.undelivered.len(), self.leaving.len(), self.doubtful.len(), self.row_is_stale)
+    }
+
+    /// Works off doubtful captures, and rewrites the undelivered row while nothing else does: only after them, because the row
+    /// still notes them.
     async fn catch_up(&mut self) {
+        self.settle_doubts().await;
+        if !self.doubtful.is_empty() {
+            return;
+        }
         self.note_deliveries();
         if self.row_is_stale {
             let row = self.undelivered_row(&[]);
@@ -308,7 +322,6 @@ impl Writer {
                 }
             }
         }
-        self.settle_doubts().await;
     }
 
     fn note_deliveries(&mut self) {
@@ -326,6 +339,8 @@ impl Writer {
     }
 
     async fn settle_doubts(&mut self) {
+        // After an outage the first try finds the connection cut, and the second has a new one.
+        let mut may_try_again = self.is_shared();
         while let Some(capture) = self.doubtful.last().cloned() {
             match self.settle_doubt(&capture).await {
                 Ok(committed) => {
@@ -341,6 +356,7 @@ impl Writer {
                     tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled; a person must look");
                     self.doubtful.pop();
                 }
+                Err(Fault::Again(_) | Fault::Away(_)) if may_try_again => may_try_again = false,
                 Err(Fault::Again(error) | Fault::Away(error)) => {
                     tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled yet");
                     return;
@@ -412,7 +428,7 @@ impl Writer {
         loop {
             match self.commit_jobs(jobs, repeated).await {
                 Err(Fault::Again(error) | Fault::Away(error))
-                    if self.is_shared() && begun.elapsed() < PATIENCE =>
+                    if self.is_shared() && begun.elapsed() < self.patience =>
                 {
                     tracing::warn!(%error, commands = jobs.len(), "a batch did not commit for certain; it is looked up and tried again");
                     self.counts.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
