@@ -45,8 +45,11 @@ pub struct Cluster {
 /// The folder of the newest server's programs.
 fn binaries() -> Option<PathBuf> {
     let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
-    let mut found: Vec<PathBuf> =
-        versions.flatten().map(|version| version.path().join("bin")).filter(|bin| bin.join("initdb").exists()).collect();
+    let mut found: Vec<PathBuf> = versions
+        .flatten()
+        .map(|version| version.path().join("bin"))
+        .filter(|bin| bin.join("initdb").exists())
+        .collect();
     found.sort_by_key(|bin| {
         let version = bin.parent().and_then(Path::file_name).and_then(|name| name.to_str());
         version.and_then(|version| version.parse::<u32>().ok()).unwrap_or(0)
@@ -56,7 +59,8 @@ fn binaries() -> Option<PathBuf> {
 
 /// The server refuses to run as root; then its files belong to the user that its package has made, or to nobody.
 fn user() -> Option<(u32, u32)> {
-    let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    let root =
+        std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     if !root {
         return None;
     }
@@ -87,7 +91,10 @@ impl Cluster {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let cluster = Self { binaries, folder: Some(folder), port, user };
         let data = cluster.data();
-        cluster.run("initdb", &["-D", &data, "-U", "tester", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]);
+        cluster.run(
+            "initdb",
+            &["-D", &data, "-U", "tester", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+        );
         // Durable as in production, apart from flushing to the disk of a machine that does not crash during a test.
         cluster.start_server();
         Some(cluster)
@@ -134,7 +141,8 @@ impl Cluster {
         );
         let log = self.folder().join("log").to_str().unwrap().to_owned();
         let began = Instant::now();
-        while !self.command("pg_ctl")
+        while !self
+            .command("pg_ctl")
             .args(["-D", &self.data(), "-l", &log, "-w", "-t", "60", "-o", &options, "start"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
