@@ -28,7 +28,7 @@ const USAGE: &str = "SELECT COUNT(*) FROM entries WHERE source LIKE 'usage:%' AN
 const REVERSALS: &str = "SELECT COUNT(*) FROM entries WHERE source LIKE 'reversal:%'";
 
 /// So many repetitions: what CI demands, or what a programmer waits for.
-fn repeats(full: usize, short: usize) -> usize {
+fn repeats(full: u64, short: u64) -> u64 {
     if is_full() { full } else { short }
 }
 
@@ -147,7 +147,7 @@ async fn five_hundred_parallel_spends_over_two_nodes_serve_exactly_a_hundred() {
         wallet = Some(payer);
     }
     println!("{rounds} rounds of 500 spends in {:?}: {seen:?}", begun.elapsed());
-    assert_eq!(number(&world.database, USAGE).await, 100 * rounds as i64);
+    assert_eq!(number(&world.database, USAGE).await, i64::try_from(100 * rounds).unwrap());
     assert_eq!(number(&world.database, REVERSALS).await, 0);
     world.assert_books_agree().await;
 }
@@ -247,7 +247,7 @@ async fn kill_dash_nine_of_one_of_two_nodes_loses_nothing_and_the_other_goes_on(
     let living: String = column(&rows(&world.database, "SELECT id FROM nodes").await[0], 0);
     let crowd = Crowd::gather(world, &notes, &survivor.url, 0, &mut dice);
     let (cycles, begun) = (repeats(50, 12), Instant::now());
-    for cycle in 1..=cycles {
+    for cycle in 1..=usize::try_from(cycles).unwrap() {
         let victim = nodes.seats[1].start().await;
         let others = Crowd::gather(world, &notes, &victim.url, cycle, &mut dice);
         // Not a wait for anything: the random moment of the kill.
@@ -262,7 +262,7 @@ async fn kill_dash_nine_of_one_of_two_nodes_loses_nothing_and_the_other_goes_on(
     let took = begun.elapsed();
     // And once the other way round: the one that has finished what the others left dies itself.
     let last = nodes.seats[1].start().await;
-    let others = Crowd::gather(world, &notes, &last.url, cycles + 1, &mut dice);
+    let others = Crowd::gather(world, &notes, &last.url, usize::MAX, &mut dice);
     survivor.kill().await;
     crowd.dispersed().await;
     others.leave().await;
@@ -270,7 +270,7 @@ async fn kill_dash_nine_of_one_of_two_nodes_loses_nothing_and_the_other_goes_on(
     println!("{cycles} kills of one of two nodes in {took:?}");
     let notes = Arc::into_inner(notes).unwrap().into_inner().unwrap();
     println!("answers: {:?}; broken: {}", notes.statuses, notes.broken);
-    check_books(world, &notes, cycles).await;
+    check_books(world, &notes, cycles.try_into().unwrap()).await;
     check_cards(world, &last.url, &notes).await;
     drop(last);
     world.assert_books_agree().await;
@@ -392,11 +392,11 @@ impl OnTheWire {
         .await;
     }
 
-    /// Bytes of one exchange in both directions, when everything is prepared.
+    /// Bytes of one exchange in both directions, when everything is prepared and nothing else is said.
     async fn measure(&mut self, orders: bool) -> [u64; 2] {
         let passed = |proxy: &CutProxy| [proxy.passed(Towards::Server), proxy.passed(Towards::Gateway)];
-        let mut longest = [0, 0];
-        for n in 0..5 {
+        let mut shortest = [u64::MAX; 2];
+        for n in 0..8 {
             let before = passed(&self.proxy);
             if orders {
                 self.order(&format!("measured-{n}")).await
@@ -404,9 +404,25 @@ impl OnTheWire {
                 self.spend().await
             }
             let after = passed(&self.proxy);
-            longest = [0, 1].map(|way| longest[way].max(after[way] - before[way]));
+            shortest = [0, 1].map(|way| shortest[way].min(after[way] - before[way]));
         }
-        longest
+        shortest
+    }
+
+    /// Several spend at once when the wire is cut, and it stays so until everybody has an answer.
+    async fn outage(&mut self, towards: Towards, bytes: usize) -> usize {
+        let pay = Pay::client(&self.wallet);
+        self.proxy.arm_outage(towards, bytes);
+        let asked =
+            (0..8).map(async |_| get(&self.nodes.world.client, &self.process, "/api/joke", &pay).await);
+        let answers = join_all(asked).await;
+        let happened = self.proxy.repair();
+        assert!(happened, "{bytes} bytes are less than eight exchanges");
+        for answer in &answers {
+            self.note("spend in an outage", answer);
+            self.balance -= if answer.status == 200 { 100 } else { 0 };
+        }
+        answers.iter().filter(|answer| answer.code() == "capture_unknown").count()
     }
 }
 
@@ -416,14 +432,15 @@ async fn a_wire_to_the_database_that_is_cut_at_any_byte_neither_loses_nor_double
     let mut dice = Dice::printed("cut wire");
     let mut wire = OnTheWire::new(&server, &mut dice).await;
     let (each, begun) = (repeats(50, 15), Instant::now());
-    let (mut cuts, mut late) = (0, 0);
+    let (mut cuts, mut late, mut unknown) = (0, 0, 0);
     for orders in [false, true] {
         let lengths = wire.measure(orders).await;
+        println!("an exchange of {lengths:?} bytes");
         for (towards, length) in [Towards::Server, Towards::Gateway].into_iter().zip(lengths) {
             for n in 0..each {
-                // Spread over the whole exchange, and a little beyond.
-                let part = usize::try_from(length).unwrap() * 21 / 20 / each;
-                let bytes = 1 + n * part + usize::try_from(dice.below(part as u64)).unwrap();
+                // One in each part of the exchange.
+                let (from, to) = (length * n / each, length * (n + 1) / each);
+                let bytes = usize::try_from(1 + from + dice.below(to - from)).unwrap();
                 wire.proxy.arm(towards, bytes, dice.one_in(2));
                 if orders {
                     wire.order(&format!("{towards:?}-{n}")).await;
@@ -438,7 +455,7 @@ async fn a_wire_to_the_database_that_is_cut_at_any_byte_neither_loses_nor_double
                 }
                 wire.balance_is_right().await;
                 // Every statement is prepared again on the new connections, so that the next exchange is as measured.
-                for again in 0..3 {
+                for again in 0..2 {
                     wire.spend().await;
                     if orders {
                         wire.order(&format!("{towards:?}-{n}-{again}")).await;
@@ -446,9 +463,19 @@ async fn a_wire_to_the_database_that_is_cut_at_any_byte_neither_loses_nor_double
                 }
                 wire.balance_is_right().await;
             }
+            // Longer than anybody waits: whoever was asked meanwhile cannot know, and pays nothing.
+            if !orders {
+                for _ in 0..repeats(4, 1) {
+                    let bytes = usize::try_from(length + dice.below(length)).unwrap();
+                    unknown += wire.outage(towards, bytes).await;
+                    wire.balance_is_right().await;
+                    wire.spend().await;
+                }
+            }
         }
-        println!("an exchange of {lengths:?} bytes");
     }
+    println!("{unknown} answers say that nobody knows whether they were charged; they were given back");
+    assert!(unknown > 0, "the outages must hit captures");
     println!("{cuts} cuts, {late} after the end, in {:?}: {:?}", begun.elapsed(), wire.outcomes);
     assert!(cuts >= 3 * late, "most cuts hit the exchange");
     settled(&wire.nodes.world, 1, || wire.process.log()).await;
@@ -456,7 +483,8 @@ async fn a_wire_to_the_database_that_is_cut_at_any_byte_neither_loses_nor_double
     let world = &wire.nodes.world;
     // The books are read past the proxy.
     let standing = number(&world.database, USAGE).await - number(&world.database, REVERSALS).await;
-    let served = wire.outcomes["spend: 200 "];
+    let served: usize =
+        wire.outcomes.iter().filter(|(what, _)| what.ends_with(": 200 ")).map(|(_, times)| times).sum();
     assert_eq!(
         standing,
         i64::try_from(served).unwrap(),
@@ -547,7 +575,11 @@ async fn nodes_that_are_restarted_one_after_the_other_fail_nobody() {
     settled(world, 2, || processes[0].log()).await;
     let notes = Arc::into_inner(notes).unwrap().into_inner().unwrap();
     println!("{rounds} rounds; answers: {:?}; refused or closed: {}", notes.statuses, notes.broken);
-    assert_eq!(number(&world.database, USAGE).await, notes.served.len() as i64, "every capture was answered");
+    assert_eq!(
+        number(&world.database, USAGE).await,
+        i64::try_from(notes.served.len()).unwrap(),
+        "every capture was answered"
+    );
     assert_eq!(number(&world.database, REVERSALS).await, 0);
     check_books(world, &notes, 0).await;
 }
@@ -566,39 +598,46 @@ async fn while_the_database_is_away_nobody_is_charged_and_nobody_is_told_to_pay(
     until("it says that it is not ready", async || ready_status(world, &one).await == 503).await;
     let noticed = begun.elapsed();
     assert_eq!(world.client.get(&format!("{}/healthz", one.admin_url)).await.status, 200);
+    let hits = world.upstream.hits();
     // The second node has never heard of the wallet: without its database it knows nobody.
-    for (process, pay) in [
+    let strangers = [
         (&two, Pay::client(&wallet)),
         (&two, Pay::card(&card)),
         (&two, Pay::card(&fresh)),
         (&two, Pay::client(&wallet).with_card(&fresh)),
         (&one, Pay::card(&card)),
         (&one, Pay::card(&fresh)),
-    ] {
-        let hits = world.upstream.hits();
-        let answer = get(&world.client, process, "/api/joke", &pay).await;
+    ];
+    let asked =
+        strangers.iter().map(async |(process, pay)| get(&world.client, process, "/api/joke", pay).await);
+    for answer in join_all(asked).await {
         assert_eq!((answer.status, answer.code().as_str()), (503, "busy"), "{}", answer.text());
         assert!(answer.header("retry-after").is_some() && answer.header("payment-required").is_none());
-        assert_eq!(world.upstream.hits(), hits, "the API is not asked");
     }
-    // The first one has the wallet's balance in memory, and asks the API before it finds that it cannot charge.
-    let answer = get(&world.client, &one, "/api/joke", &Pay::client(&wallet)).await;
-    assert!(["busy", "capture_unknown"].contains(&answer.code().as_str()), "{}", answer.text());
-    println!("noticed after {noticed:?}; whoever is known is told {}", answer.code());
-    assert_eq!(answer.status, 503);
-    for process in [&one, &two] {
-        let answer = balance_answer(world, process, &wallet).await;
+    assert_eq!(world.upstream.hits(), hits, "the API is not asked");
+    let nodes = [&one, &two];
+    let asked = nodes.map(async |process| {
+        let balance = balance_answer(world, process, &wallet).await;
+        let order = top_up(&world.client, process, &fresh, "away", Some(&wallet)).await;
+        [balance, order]
+    });
+    for answer in join_all(asked).await.concat() {
         assert_eq!(answer.status, 503, "{}", answer.text());
         assert!(answer.header("retry-after").is_some());
-        let answer = top_up(&world.client, process, &fresh, "away", Some(&wallet)).await;
-        assert_eq!(answer.status, 503, "{}", answer.text());
+    }
+    for process in nodes {
         let offered = world.client.get(&format!("{}/api/joke", process.url)).await;
         assert_eq!(
             (offered.status, offered.code().as_str()),
             (402, "payment_required"),
-            "nobody asked to pay is known"
+            "who sends no payment"
         );
     }
+    // The first one has the wallet's balance in memory, and asks the API before it finds that it cannot charge.
+    let answer = get(&world.client, &one, "/api/joke", &Pay::client(&wallet)).await;
+    println!("noticed after {noticed:?}; whoever is known is told {}", answer.code());
+    assert!(["busy", "capture_unknown"].contains(&answer.code().as_str()), "{}", answer.text());
+    assert_eq!(answer.status, 503);
     server.start_server();
     for process in [&one, &two] {
         is_ready(world, process).await;

@@ -1,7 +1,7 @@
 //! A wire that can be cut at any byte: between a gateway and its database.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -25,6 +25,8 @@ struct Cut {
     left: usize,
     /// Whether the other connections are cut too.
     all: bool,
+    /// Whether it stays so until [`CutProxy::repair`].
+    stays: bool,
 }
 
 /// A proxy in front of a server.
@@ -38,6 +40,8 @@ pub struct CutProxy {
 struct Wires {
     armed: Mutex<Option<Cut>>,
     passed: [AtomicU64; 2],
+    /// Whether nothing gets through, also not on new connections.
+    is_down: AtomicBool,
     cut_all: watch::Sender<()>,
 }
 
@@ -46,12 +50,18 @@ impl CutProxy {
     pub async fn start(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let wires =
-            Wires { armed: Mutex::new(None), passed: Default::default(), cut_all: watch::channel(()).0 };
-        let wires = Arc::new(wires);
+        let wires = Arc::new(Wires {
+            armed: Mutex::new(None),
+            passed: Default::default(),
+            is_down: AtomicBool::new(false),
+            cut_all: watch::channel(()).0,
+        });
         let carrying = Arc::clone(&wires);
         tokio::spawn(async move {
             while let Ok((gateway, _)) = listener.accept().await {
+                if carrying.is_down.load(Ordering::Relaxed) {
+                    continue;
+                }
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await {
                     tokio::spawn(Arc::clone(&carrying).carry(gateway, server));
                 }
@@ -68,7 +78,18 @@ impl CutProxy {
     /// After exactly so many bytes more in one direction, the connection that the last of them went over is cut at both
     /// ends, or every connection is. New ones are carried as before.
     pub fn arm(&self, towards: Towards, bytes: usize, all: bool) {
-        *self.wires.armed.lock().unwrap() = Some(Cut { towards, left: bytes, all });
+        *self.wires.armed.lock().unwrap() = Some(Cut { towards, left: bytes, all, stays: false });
+    }
+
+    /// The same for every connection, and nothing gets through any more.
+    pub fn arm_outage(&self, towards: Towards, bytes: usize) {
+        *self.wires.armed.lock().unwrap() = Some(Cut { towards, left: bytes, all: true, stays: true });
+    }
+
+    /// Ends an outage. `false`: there was none.
+    pub fn repair(&self) -> bool {
+        self.disarm();
+        self.wires.is_down.swap(false, Ordering::Relaxed)
     }
 
     /// Forgets what was to happen. `false`: it has happened.
@@ -111,6 +132,9 @@ impl Wires {
                 break;
             }
             if let Some(cut) = cut {
+                if cut.stays {
+                    self.is_down.store(true, Ordering::Relaxed);
+                }
                 if cut.all {
                     self.cut_all.send_replace(());
                 }
