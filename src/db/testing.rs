@@ -101,8 +101,7 @@ impl TestDatabase {
 pub(crate) async fn on_server(sql: String) {
     use sqlx::Connection as _;
     let server = postgres::server().unwrap();
-    let mut connection =
-        sqlx::postgres::PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
+    let mut connection = sqlx::postgres::PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
 }

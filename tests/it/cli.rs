@@ -4,10 +4,10 @@ use std::path::Path;
 
 use crate::support::http::Client;
 use crate::support::program::{Ran, clean, finish, free_address, program, run, serve};
-use crate::support::{GOOD, Pay, SECRET_KEY, World};
+use crate::support::{GOOD, Pay, SECRET_KEY, World, change, number};
 
-const COMMANDS: [&str; 8] =
-    ["sandbox", "serve", "check-config", "get", "verify", "admin", "stripe-sim", "bench"];
+const COMMANDS: [&str; 9] =
+    ["sandbox", "serve", "check-config", "get", "bench", "verify", "migrate", "admin", "stripe-sim"];
 const LIVE_KEYS: &str = "Live Stripe keys are refused by this version: refunds, disputes and webhooks are not handled yet, \
                          so real money could go wrong. Use sk_test_/rk_test_ and pk_test_ keys.";
 
@@ -174,7 +174,7 @@ async fn verify_finds_what_was_tampered_with_and_says_when_there_is_nothing() {
     let client = gateway.new_client("/api/weather").await;
     assert_eq!(gateway.pay("/api/joke", &Pay::client(&client)).await.status, 200);
     gateway.stop().await;
-    let path = world.database();
+    let path = world.file();
     let right = run(world.folder.path(), &["verify", "--database", path.to_str().unwrap()]).await;
     assert_eq!(right.code, 0, "{right:?}");
 
@@ -189,12 +189,9 @@ async fn verify_finds_what_was_tampered_with_and_says_when_there_is_nothing() {
     ] {
         let copy = world.folder.path().join("copy.db");
         std::fs::copy(&path, &copy).unwrap();
-        let mut connection = prepaid402::db::connect(&copy).await.unwrap();
-        sqlx::raw_sql(tamper)
-            .execute(&mut connection)
-            .await
-            .unwrap_or_else(|error| panic!("{what}: {error}"));
-        sqlx::Connection::close(connection).await.unwrap();
+        for statement in tamper.split("; ") {
+            change(&copy.clone().into(), statement, &[]).await;
+        }
         let wrong = run(world.folder.path(), &["verify", "--database", "copy.db"]).await;
         assert_eq!(wrong.code, 1, "{what}: {wrong:?}");
         assert!(wrong.out.lines().any(|line| line.starts_with("WRONG: ")), "{what}: {}", wrong.out);
@@ -232,7 +229,7 @@ async fn signs_in(admin_url: &str, name: &str, password: &str) -> bool {
 async fn admin_users_come_and_go_with_and_without_the_server() {
     let world = World::new().await;
     let home = world.folder.path();
-    let database = world.database();
+    let database = world.file();
     let database = database.to_str().unwrap();
     let create = async |name: &str, input: &str| {
         let args = ["admin", "create-user", name, "--password-stdin", "--database", database];
@@ -307,4 +304,55 @@ async fn serve_sells_keeps_its_files_private_and_is_alone_on_its_database() {
     assert!(!server.err().contains(SECRET_KEY) && !server.err().contains(&card), "logs hold no credentials");
     assert_eq!(server.terminate().await, 0);
     world.assert_books_agree().await;
+}
+
+/// A file as an older version of this program has left it.
+async fn file_of_schema(path: &Path, version: i64) {
+    use sqlx::migrate::{Migrate as _, Migration, MigrationType, Migrator};
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/sqlite");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let migrations = files.iter().filter_map(|file| {
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        let (number, name) = name.split_once('_').unwrap();
+        let sql = sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(std::fs::read_to_string(file).unwrap()));
+        let number = number.parse().unwrap();
+        (number <= version)
+            .then(|| Migration::new(number, name.to_owned().into(), MigrationType::Simple, sql, false))
+    });
+    let migrator = Migrator::with_migrations(migrations.collect());
+    let url = format!("sqlite:{}?mode=rwc", path.display());
+    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    migrator.run(&mut connection).await.unwrap();
+    assert!(connection.list_applied_migrations("_sqlx_migrations").await.unwrap().len() > 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_copies_a_file_of_an_older_schema_before_it_is_changed() {
+    let home = home();
+    let database = home.path().join("old.db");
+    file_of_schema(&database, 2).await;
+    let admin = "INSERT INTO admin_users (name, password_hash, created_at) VALUES ('frida', 'x', 1)";
+    change(&database.clone().into(), admin, &[]).await;
+    let args = ["migrate", "--database", "old.db"];
+    let migrated = run(home.path(), &args).await;
+    assert_eq!((migrated.code, migrated.err.as_str()), (0, ""), "{migrated:?}");
+    let version = prepaid402::db::SCHEMA_VERSION;
+    assert!(migrated.out.contains(&format!("from schema 2 to {version}")), "{}", migrated.out);
+    let copy = home.path().join(format!("old.db.before-schema-{version}-of-2"));
+    assert!(
+        migrated.out.contains(&format!("was copied to {}", copy.file_name().unwrap().display())),
+        "{migrated:?}"
+    );
+    for (file, schema) in [(&copy, 2), (&database, version)] {
+        let file = file.clone().into();
+        assert_eq!(number(&file, "SELECT MAX(version) FROM _sqlx_migrations").await, schema);
+        assert_eq!(number(&file, "SELECT COUNT(*) FROM admin_users WHERE name = 'frida'").await, 1);
+    }
+    let again = run(home.path(), &args).await;
+    assert_eq!(again.code, 0, "{again:?}");
+    assert!(again.out.contains("nothing was changed"), "{again:?}");
+    // A file on which a server runs is not changed under it.
+    let verified = run(home.path(), &["verify", "--database", "old.db"]).await;
+    assert_eq!(verified.code, 0, "{verified:?}");
 }

@@ -9,6 +9,8 @@ mod cli;
 mod crash;
 mod get;
 mod node_client;
+mod nodes;
+mod on_postgres;
 mod pages;
 mod paid_request;
 mod parallel;

@@ -72,17 +72,14 @@ impl Books {
 
     /// The same with a writer that waits for a database that has gone away for a moment only.
     pub(in crate::ledger) async fn open_impatient() -> Self {
-        let books =
-            Self::open_with(TestDatabase::new().await, "node", Duration::from_millis(300)).await;
+        let books = Self::open_with(TestDatabase::new().await, "node", Duration::from_millis(300)).await;
         books.furnish().await;
         books
     }
 
     async fn furnish(&self) {
-        self.run(
-            "INSERT INTO routes VALUES (1, 'GET /'); INSERT INTO price_lists VALUES (1, 'd', '{}', 1)",
-        )
-        .await;
+        self.run("INSERT INTO routes VALUES (1, 'GET /'); INSERT INTO price_lists VALUES (1, 'd', '{}', 1)")
+            .await;
         if self.is_postgres() {
             self.run(ROUTES_EXIST).await;
         }
@@ -289,14 +286,16 @@ impl Books {
 
     /// Ends [`Self::fill_the_disk`].
     pub(in crate::ledger) async fn empty_the_disk(&self) {
-        self.run(self.database.each("PRAGMA max_page_count = 100000", "DROP TRIGGER disk_is_full ON entries")).await;
+        self.run(
+            self.database.each("PRAGMA max_page_count = 100000", "DROP TRIGGER disk_is_full ON entries"),
+        )
+        .await;
     }
 
     /// Captures that were given back because the node that made them ended.
     pub(in crate::ledger) fn reversed_at_start(&self) -> u64 {
         let counts = self.ledger.counts();
-        let count =
-            if self.is_postgres() { &counts.reversed_for_others } else { &counts.reversed_at_start };
+        let count = if self.is_postgres() { &counts.reversed_for_others } else { &counts.reversed_at_start };
         count.load(Ordering::Relaxed)
     }
 
