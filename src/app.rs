@@ -10,10 +10,12 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Config, RouteCharge};
 use crate::db::DbError;
+use crate::domain::Micros;
 use crate::engine::{Engine, Parts};
 use crate::http;
 use crate::http::gateway::Gateway;
 use crate::ledger::prices;
+use crate::paywall::offer::Sale;
 use crate::proxy::route_table::RouteTable;
 use crate::proxy::upstream::Upstream;
 
@@ -50,6 +52,15 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
     let engine = Engine::start(&config, key_secret).await?;
     let parts = &engine.parts;
     let (route_numbers, price_list) = register_prices(parts, &routes).await?;
+    let challenges = config.routes.iter().map(|route| {
+        let price = match route.charge {
+            RouteCharge::Free => Micros::ZERO,
+            RouteCharge::Fixed(price) => price,
+        };
+        let (description, mime_type) = (route.description.as_deref(), route.mime_type.as_deref());
+        parts.offers.challenge(Sale { path: "", description, mime_type, price })
+    });
+    let challenges = challenges.collect();
     let gateway = web::Data::new(Gateway {
         routes,
         route_numbers,
@@ -57,6 +68,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
         upstream,
         paywall: parts.paywall.clone(),
         offers: parts.offers.clone(),
+        challenges,
         reversals: parts.reversals.clone(),
         tasks: parts.tasks.clone(),
         limits: config.limits.clone(),

@@ -6,7 +6,7 @@
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
@@ -25,7 +25,7 @@ use crate::http::metrics::Outcome;
 use crate::http::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
 use crate::http::problem::{self, Problem};
 use crate::http::{finish, preflight};
-use crate::paywall::offer::Sale;
+use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage, Wallet,
 };
@@ -52,17 +52,20 @@ pub struct Price {
     price: Micros,
     description: Option<Arc<str>>,
     mime_type: Option<Arc<str>>,
+    /// The answer to whoever presents nothing; made at the first such request.
+    challenge: Arc<OnceLock<Challenge>>,
 }
 
 impl Price {
     pub(super) fn new(inner: Arc<Inner>, price: Micros) -> Self {
-        Self { inner, price, description: None, mime_type: None }
+        Self { inner, price, description: None, mime_type: None, challenge: Arc::default() }
     }
 
     /// What is sold, for people and agents, in the offer.
     #[must_use]
     pub fn description(mut self, description: &str) -> Self {
         self.description = Some(description.into());
+        self.challenge = Arc::default();
         self
     }
 
@@ -70,6 +73,7 @@ impl Price {
     #[must_use]
     pub fn mime_type(mut self, mime_type: &str) -> Self {
         self.mime_type = Some(mime_type.into());
+        self.challenge = Arc::default();
         self
     }
 
@@ -194,7 +198,11 @@ impl Price {
         let refuse = |refused: &Refused| self.refuse(&path, refused, id);
         let credential = match read_credential(request.request()) {
             Ok(Some(credential)) => credential,
-            Ok(None) => return Err((refuse(&Refused::challenge()), Outcome::Challenged)),
+            Ok(None) => {
+                let offers = &self.inner.parts.offers;
+                let challenge = self.challenge.get_or_init(|| offers.challenge(self.sale("")));
+                return Err((payment_answer::challenge(challenge, &path, id), Outcome::Challenged));
+            }
             Err(error) => return Err((refuse(&Refused::because(error.into())), Outcome::PaymentRefused)),
         };
         let parts = &self.inner.parts;

@@ -29,7 +29,7 @@ use super::reversals::Reversals;
 use crate::config::{IdempotencyConfig, IpNetwork, LimitsConfig, RouteCharge};
 use crate::domain::{Micros, RequestId};
 use crate::money_work::MoneyWork;
-use crate::paywall::offer::{Offers, Sale};
+use crate::paywall::offer::{Challenge, Offers, Sale};
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, Repayer, RepeatKey, Replayed,
     Usage,
@@ -60,6 +60,8 @@ pub struct Gateway {
     pub(crate) upstream: Upstream,
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
+    /// What each route answers to whoever presents nothing, by the routes' position in the configuration.
+    pub(crate) challenges: Vec<Challenge>,
     pub(crate) reversals: Reversals,
     pub(crate) tasks: MoneyWork,
     pub(crate) limits: LimitsConfig,
@@ -227,8 +229,11 @@ impl Gateway {
         let credential = match read_credential(request) {
             Ok(Some(credential)) => credential,
             Ok(None) => {
-                let refused = Refused::challenge();
-                return (refuse(&refused), Outcome::Challenged);
+                let answer = match self.challenges.get(route.index) {
+                    Some(challenge) => payment_answer::challenge(challenge, path.as_str(), id),
+                    None => refuse(&Refused::challenge()),
+                };
+                return (answer, Outcome::Challenged);
             }
             Err(error) => return (refuse(&Refused::because(error.into())), Outcome::PaymentRefused),
         };
