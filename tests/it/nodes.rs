@@ -19,7 +19,9 @@ use crate::support::postgres::Cluster;
 use crate::support::process::{Process, Seat};
 use crate::support::program::{Ran, finish, program, until};
 use crate::support::raw::hang_up;
-use crate::support::{GOOD, Pay, ROUTES, World, change, column, is_full, number, rows, verify};
+use crate::support::{
+    GOOD, GOOD_CARDS, Pay, ROUTES, World, change, column, intents, is_full, number, rows, verify,
+};
 
 /// What every node is given: 32 bytes.
 const KEY_SECRET: &str = "1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -166,6 +168,15 @@ async fn insist(mut ask: impl AsyncFnMut() -> Answer) -> (Answer, usize) {
     panic!("asked in vain");
 }
 
+/// So many charges, and nothing beside them: no node cancels what another is working on, or begins it a second time.
+async fn one_attempt_each(world: &World, rounds: usize) {
+    let states: Vec<_> =
+        intents(&world.books().await).iter().map(|intent| intent["status"].clone()).collect();
+    assert!(states.iter().all(|state| state == "succeeded"), "{states:?}");
+    assert_eq!(states.len(), rounds, "one charge a round");
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM top_ups").await, i64::try_from(rounds).unwrap());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_parallel_first_payments_with_one_card_over_two_nodes_are_one_charge_and_one_wallet() {
     let Some(server) = shared_server() else { return };
@@ -184,13 +195,51 @@ async fn fifty_parallel_first_payments_with_one_card_over_two_nodes_are_one_char
             most = most.max(times);
         }
         assert_eq!(wallets.len(), 1, "one card token is one wallet");
-        assert_eq!(world.succeeded_charges().await.len(), round, "one charge");
+        one_attempt_each(world, round).await;
         for process in &processes {
             assert_eq!(balance(world, process, wallets.first().unwrap()).await, 50_000 - 50 * 500);
         }
     }
     println!("20 rounds of 50 first payments in {:?}: asked {most} times at most", begun.elapsed());
     assert!(most <= 5, "a few repetitions are enough");
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_wallet_that_asks_two_nodes_with_a_new_card_token_each_time_is_charged_once() {
+    let Some(server) = shared_server() else { return };
+    let mut dice = Dice::printed("new tokens over two nodes");
+    let nodes = Nodes::new(&server, "", &mut dice).await;
+    let (world, processes) = (&nodes.world, nodes.start().await);
+    let (rounds, mut most, begun) = (repeats(100, 20), 0, Instant::now());
+    for round in 0..rounds {
+        let first = Pay::card(&world.tokenise(GOOD).await);
+        let wallet = get(&world.client, &processes[0], "/api/report", &first).await.receipt().client_id;
+        for _ in 0..4 {
+            let spent = get(&world.client, dice.pick(&processes), "/api/report", &Pay::client(&wallet)).await;
+            assert_eq!(spent.status, 200, "{}", spent.text());
+        }
+        let mut payments = Vec::new();
+        for n in 0..20 {
+            let card = world.tokenise(GOOD_CARDS[n % GOOD_CARDS.len()]).await;
+            payments.push(Pay::client(&wallet).with_card(&card));
+        }
+        let asked = payments.iter().enumerate().map(async |(n, pay)| {
+            insist(async || get(&world.client, &processes[n % 2], "/api/weather", pay).await).await
+        });
+        let mut charging = 0;
+        for (answer, times) in join_all(asked).await {
+            assert_eq!(answer.receipt().client_id, wallet);
+            charging += usize::from(answer.receipt().charge_id.is_some());
+            most = most.max(times);
+        }
+        assert_eq!(charging, 1, "one answer names the charge");
+        one_attempt_each(world, usize::try_from(2 * round + 2).unwrap()).await;
+        for process in &processes {
+            assert_eq!(balance(world, process, &wallet).await, 50_000 - 20 * 500);
+        }
+    }
+    println!("{rounds} rounds of 20 new tokens in {:?}: asked {most} times at most", begun.elapsed());
     world.assert_books_agree().await;
 }
 
@@ -217,7 +266,7 @@ async fn fifty_parallel_orders_with_one_idempotency_key_over_two_nodes_are_one_c
         }
         assert_eq!(same.len(), 1, "{same:?}");
         assert!(made <= 1, "made once, then repeated");
-        assert_eq!(world.succeeded_charges().await.len(), round, "one charge");
+        one_attempt_each(world, round).await;
         let payer = same.first().unwrap().0.clone();
         assert!(known.as_ref().is_none_or(|known| *known == payer));
         let credit = if known.is_some() { 100_000 } else { 50_000 };
