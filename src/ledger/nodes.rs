@@ -187,3 +187,6 @@ impl Ledger {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;
