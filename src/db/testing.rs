@@ -4,6 +4,7 @@
 pub(crate) mod postgres;
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
@@ -37,20 +38,30 @@ impl TestDatabase {
         Self { folder, config }
     }
 
+    /// The same database once more, for another node.
+    pub(crate) fn share(&self) -> Self {
+        assert!(self.is_postgres(), "a file has one node at a time");
+        Self { folder: tempfile::tempdir().unwrap(), config: self.config.clone() }
+    }
+
     /// A copy of it as it is now. Nobody may be connected to it.
     pub(crate) async fn copy(&self) -> Self {
-        let copy = Self::empty().await;
-        match (&self.config, &copy.config) {
-            (DatabaseConfig::Sqlite(from), DatabaseConfig::Sqlite(to)) => {
-                std::fs::copy(from, to).unwrap();
+        static COPIES: AtomicU32 = AtomicU32::new(0);
+        let folder = tempfile::tempdir().unwrap();
+        let config = match &self.config {
+            DatabaseConfig::Sqlite(from) => {
+                let to = folder.path().join("test.db");
+                std::fs::copy(from, &to).unwrap();
+                DatabaseConfig::Sqlite(to)
             }
-            _ => {
-                let (from, to) = (self.name(), copy.name());
-                on_server(format!("DROP DATABASE {to}")).await;
+            DatabaseConfig::Postgres(url) => {
+                let from = self.name();
+                let to = format!("{from}_{}", COPIES.fetch_add(1, Ordering::Relaxed));
                 on_server(format!("CREATE DATABASE {to} TEMPLATE {from} STRATEGY WAL_LOG")).await;
+                DatabaseConfig::Postgres(Secret::new(url.expose().replace(&from, &to)))
             }
-        }
-        copy
+        };
+        Self { folder, config }
     }
 
     pub(crate) async fn connect(&self) -> Connection {
@@ -89,6 +100,16 @@ impl TestDatabase {
             "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'"
         ))
         .await;
+    }
+
+    /// Waits until so many connections wait for a lock that another one has.
+    pub(crate) async fn until_waiting(&self, connections: i64) {
+        let mut connection = self.connect().await;
+        let waiting = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        while super::query_scalar::<i64>(waiting).fetch_one(&mut connection).await.unwrap() < connections {
+            tokio::task::yield_now().await;
+        }
+        connection.close().await.unwrap();
     }
 
     /// Ends [`Self::take_away`].

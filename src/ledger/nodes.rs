@@ -192,3 +192,6 @@ impl Ledger {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,9 @@
 
 pub(in crate::ledger) mod books;
 mod failures;
+mod holds;
 mod restart;
+mod two_nodes;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 

@@ -124,13 +124,24 @@ impl Books {
         Self::open_in(self.close().await, node).await
     }
 
-    /// Ends as a killed process does: the writer does not get to say anything more. On PostgreSQL the lease runs out.
-    pub(in crate::ledger) async fn kill(self) -> TestDatabase {
+    /// Another node on the same PostgreSQL database.
+    pub(in crate::ledger) async fn another_node(&self) -> Self {
+        Self::open_in(self.database.share(), "other").await
+    }
+
+    /// Ends as a killed process does: the writer does not get to say anything more, and its lease still runs.
+    pub(in crate::ledger) async fn kill_silently(self) -> TestDatabase {
         self.task.abort();
         let Self { database, ledger, db, task } = self;
         assert!(task.await.unwrap_err().is_cancelled());
         db.reader().close().await;
         drop((ledger, db));
+        database
+    }
+
+    /// The same; on PostgreSQL the lease runs out at once.
+    pub(in crate::ledger) async fn kill(self) -> TestDatabase {
+        let database = self.kill_silently().await;
         let mut connection = database.connect().await;
         connection.run("UPDATE nodes SET lease_until = 0".to_owned()).await.unwrap();
         connection.close().await.unwrap();
