@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::support::http::Answer;
-use crate::support::{DECLINED, GOOD, Gateway, Pay, World, number};
+use crate::support::{DECLINED, GOOD, Gateway, Pay, World, column, number, rows};
 
 async fn get(gateway: &Gateway<'_>, path: &str, headers: &[(&str, &str)]) -> Answer {
     gateway.world.client.send("GET", &format!("{}{path}", gateway.url), headers, None).await
@@ -58,7 +58,7 @@ async fn nobody_else_gets_in() {
     let client = gateway.new_client("/api/weather").await;
     let card = world.tokenise(GOOD).await;
     let cut = &client[..client.len() - 1];
-    let id = sqlx_text(&world, "SELECT public_id FROM clients").await;
+    let id: String = column(&rows(&world.database, "SELECT public_id FROM clients").await[0], 0);
     for path in
         ["/billing/balance", "/billing/entries", "/billing/top-ups/0190a000-0000-7000-8000-000000000000"]
     {
@@ -97,11 +97,6 @@ async fn nobody_else_gets_in() {
     }
     assert_eq!(world.upstream.hits(), 1);
     gateway.stop().await;
-}
-
-async fn sqlx_text(world: &World, sql: &'static str) -> String {
-    let mut connection = prepaid402::db::connect_read_only(&world.database()).await.unwrap();
-    sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
 }
 
 async fn all_entries(gateway: &Gateway<'_>, client: &str, limit: usize) -> Vec<Value> {
@@ -310,7 +305,7 @@ async fn a_failed_attempt_stays_failed_under_its_key() {
             "another key, another card"
         );
     }
-    assert_eq!(number(&world.database(), "SELECT COUNT(*) FROM top_ups WHERE state = 'failed'").await, 2);
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM top_ups WHERE state = 'failed'").await, 2);
     assert_eq!(world.succeeded_charges().await.len(), 3);
     gateway.stop().await;
     world.assert_books_agree().await;
@@ -364,13 +359,15 @@ async fn what_cannot_be_an_order_is_refused_before_stripe() {
     }
     let unknown = top_up(&gateway, Some("k"), Some("pck_nobody"), &good).await;
     assert_eq!(unknown.code(), "unknown_client", "{}", unknown.text());
-    assert_eq!(number(&world.database(), "SELECT COUNT(*) FROM top_ups").await, 0);
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM top_ups").await, 0);
     assert!(world.succeeded_charges().await.is_empty());
     // None of the refusals used the key up.
     assert_eq!(top_up(&gateway, Some("k"), None, &good).await.status, 201);
     gateway.stop().await;
-    for entry in std::fs::read_dir(world.folder.path().join("data")).unwrap() {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        assert!(!bytes.windows(16).any(|window| window == GOOD.as_bytes()), "a card number is stored");
+    for (place, bytes) in world.stored().await {
+        assert!(
+            !bytes.windows(16).any(|window| window == GOOD.as_bytes()),
+            "a card number is stored in {place}"
+        );
     }
 }

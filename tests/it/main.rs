@@ -9,6 +9,7 @@ mod cli;
 mod crash;
 mod get;
 mod node_client;
+mod on_postgres;
 mod pages;
 mod paid_request;
 mod parallel;

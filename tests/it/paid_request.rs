@@ -29,7 +29,7 @@ async fn an_unpaid_request_gets_an_offer_and_costs_nobody_anything() {
     assert_eq!(packs, [(50_000, 50_000), (200_000, 210_000)]);
     assert_eq!(offer.balance, None);
     assert_eq!(world.upstream.hits(), 0);
-    assert_eq!(number(&world.database(), "SELECT COUNT(*) FROM top_ups").await, 0);
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM top_ups").await, 0);
     gateway.stop().await;
 }
 

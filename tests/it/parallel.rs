@@ -65,7 +65,7 @@ async fn fifty_callers_of_one_card_who_all_hang_up_are_one_charge_and_an_exact_b
     let mut captures = Vec::new();
     for round in 1..=20 {
         let gateway = world.gateway().await;
-        let before = number(&world.database(), STANDING).await;
+        let before = number(&world.database, STANDING).await;
         let plastic = *dice.pick(&GOOD_CARDS);
         let card = world.tokenise(plastic).await;
         let request =
@@ -84,7 +84,7 @@ async fn fifty_callers_of_one_card_who_all_hang_up_are_one_charge_and_an_exact_b
         // Stopping waits for all money work, also that of callers who are gone.
         gateway.stop().await;
         let gateway = world.gateway().await;
-        let standing = number(&world.database(), STANDING).await - before;
+        let standing = number(&world.database, STANDING).await - before;
         captures.push(standing);
         let last = gateway.pay("/api/weather", &Pay::card(&card)).await.receipt();
         assert_eq!(last.client_id, repeat.receipt().client_id);
@@ -135,7 +135,7 @@ async fn five_hundred_parallel_spends_of_a_balance_for_a_hundred_serve_exactly_a
         assert_eq!(world.upstream.hits() - hits, 100, "what cannot be paid does not reach the API");
     }
     gateway.stop().await;
-    assert_eq!(number(&world.database(), STANDING).await, 100 * repeats);
+    assert_eq!(number(&world.database, STANDING).await, 100 * repeats);
     world.assert_books_agree().await;
 }
 

@@ -8,11 +8,10 @@ use std::os::unix::fs::PermissionsExt as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE};
 use serde_json::json;
-use sqlx::Connection as _;
 
 use crate::support::http::Answer;
 use crate::support::raw::{Raw, status_of};
-use crate::support::{DECLINED, GOOD, Gateway, Pay, ROUTES, World, number};
+use crate::support::{DECLINED, GOOD, Gateway, Pay, ROUTES, World, change, number};
 
 /// A `payment` header of exactly this JSON.
 fn header(json: &str) -> String {
@@ -135,7 +134,7 @@ async fn r4_an_amount_that_is_not_a_whole_number_in_range_never_reaches_stripe()
         assert!(answer.header("payment-required").is_some(), "{amount}");
     }
     assert_eq!(stripe_calls(&world).await, before);
-    assert_eq!(number(&world.database(), "SELECT COUNT(*) FROM top_ups").await, 0);
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM top_ups").await, 0);
     assert_eq!(world.upstream.hits(), 0);
     // The control: the same header with a good amount works.
     let json = format!("{{\"stripe402Version\":1,\"paymentMethodId\":\"{card}\",\"topUpAmount\":60000}}");
@@ -183,7 +182,7 @@ async fn r6_a_currency_without_cents_is_charged_in_its_own_coin() {
     let charges: Vec<i64> = world.succeeded_charges().await.into_iter().map(|(_, yen)| yen).collect();
     assert_eq!(charges, [500], "500 yen, not 50,000");
     gateway.stop().await;
-    let report = crate::support::verify(&world.database()).await;
+    let report = crate::support::verify(&world.database).await;
     assert!(report.is_clean(), "{:#?}", report.findings);
 }
 
@@ -392,10 +391,8 @@ async fn r12_no_internal_text_reaches_a_caller() {
         texts.push(gateway.pay("/api/weather", &Pay::card(&card)).await);
     }
     // The database is broken under the running gateway.
-    let mut database =
-        sqlx::SqliteConnection::connect(&format!("sqlite:{}", world.database().display())).await.unwrap();
-    sqlx::query("ALTER TABLE top_ups RENAME TO gone").execute(&mut database).await.unwrap();
-    sqlx::query("ALTER TABLE client_keys RENAME TO gone_too").execute(&mut database).await.unwrap();
+    change(&world.database, "ALTER TABLE top_ups RENAME TO gone", &[]).await;
+    change(&world.database, "ALTER TABLE client_keys RENAME TO gone_too", &[]).await;
     let hits = world.upstream.hits();
     for pay in [
         Pay::client("pck_unseen"),

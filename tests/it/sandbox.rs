@@ -56,7 +56,7 @@ async fn it_sells_keeps_exact_books_and_keeps_them_across_a_restart() {
     let verified = run(home.path(), &["verify", "--data-dir", "data", "--json"]).await;
     let report: Value = serde_json::from_str(&verified.out).unwrap();
     assert_eq!((&report["clean"], &report["entries"]), (&json!(true), &json!(503)));
-    let mut ours = recorded_charges(&home.path().join("data/prepaid402.db")).await;
+    let mut ours = recorded_charges(&home.path().join("data/prepaid402.db").into()).await;
     ours.sort();
     assert_eq!(ours, charges(&sandbox.books().await));
     assert_eq!(ours.len(), 1);

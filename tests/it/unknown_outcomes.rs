@@ -4,13 +4,11 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use sqlx::Connection as _;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use crate::support::dice::Dice;
 use crate::support::http::Answer;
 use crate::support::process::{Process, Seat};
-use crate::support::{DECLINED, GOOD, Gateway, Pay, ROUTES, World, intents, number};
+use crate::support::{DECLINED, GOOD, Gateway, Pay, ROUTES, World, change, column, intents, number, rows};
 
 const PROCESSING: &str = "4000000000004020";
 const OPEN: &str = "SELECT COUNT(*) FROM top_ups WHERE state IN ('created', 'confirming', 'pending')";
@@ -88,7 +86,7 @@ async fn every_fault_at(on: &str) {
             let by_key = gateway.pay("/api/weather", &Pay::client(&told.client_id)).await;
             assert_eq!(by_key.status, 200, "{fault}: the promised clientId spends");
         }
-        assert_eq!(number(&world.database(), OPEN).await, 0, "{fault}: nothing stays open");
+        assert_eq!(number(&world.database, OPEN).await, 0, "{fault}: nothing stays open");
     }
     gateway.stop().await;
     world.assert_books_agree().await;
@@ -140,7 +138,7 @@ async fn a_decline_whose_cancellation_fails_is_still_a_decline_and_is_cancelled_
         // The same card again finds what the first left, and ends it; its own answer is about itself.
         let answer = gateway.pay("/api/weather", &Pay::card(&card)).await;
         assert_eq!((answer.status, answer.code().as_str()), (402, "card_declined"), "{fault}");
-        assert_eq!(number(&world.database(), OPEN).await, 0, "{fault}");
+        assert_eq!(number(&world.database, OPEN).await, 0, "{fault}");
     }
     assert!(unconfirmed(&world).await.is_empty());
     assert!(world.succeeded_charges().await.is_empty());
@@ -165,6 +163,7 @@ async fn die_at(world: &World, seat: &Seat, on: &str, execute: bool) -> String {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     process.kill().await;
+    world.lapse_leases().await;
     assert!(caller.await.unwrap().is_err(), "the caller has no answer");
     // Whoever was held is gone now; what was not to be executed never is.
     let begun = Instant::now();
@@ -181,7 +180,7 @@ async fn die_at(world: &World, seat: &Seat, on: &str, execute: bool) -> String {
 async fn recover(world: &World, seat: &Seat) -> Process {
     let process = seat.start().await;
     let begun = Instant::now();
-    while number(&world.database(), OPEN).await > 0 {
+    while number(&world.database, OPEN).await > 0 {
         assert!(begun.elapsed() < Duration::from_secs(30), "a top-up stays open:\n{}", process.log());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -190,23 +189,9 @@ async fn recover(world: &World, seat: &Seat) -> Process {
 
 /// The state of the newest attempt.
 async fn newest(world: &World) -> (String, String, Option<String>) {
-    let mut connection = prepaid402::db::connect_read_only(&world.database()).await.unwrap();
-    sqlx::query_as("SELECT id, state, payment_intent FROM top_ups ORDER BY id DESC LIMIT 1")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap()
-}
-
-/// Changes the stopped database.
-async fn change(world: &World, sql: &'static str, values: &[&str]) {
-    let options = SqliteConnectOptions::new().filename(world.database());
-    let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
-    let mut query = sqlx::query(sql);
-    for value in values {
-        query = query.bind((*value).to_owned());
-    }
-    assert_eq!(query.execute(&mut connection).await.unwrap().rows_affected(), 1);
-    connection.close().await.unwrap();
+    let sql = "SELECT id, state, payment_intent FROM top_ups ORDER BY id DESC LIMIT 1";
+    let found = &rows(&world.database, sql).await[0];
+    (column(found, 0), column(found, 1), column(found, 2))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,7 +239,15 @@ async fn an_attempt_older_than_stripes_keys_is_never_sent_again() {
     let seat = Seat::new(&world, &mut dice);
     die_at(&world, &seat, "payment_methods.retrieve", false).await;
     let (id, ..) = newest(&world).await;
-    change(&world, "UPDATE top_ups SET created_at = created_at - 86400000000 WHERE id = $1", &[&id]).await;
+    assert_eq!(
+        change(
+            &world.database,
+            "UPDATE top_ups SET created_at = created_at - 86400000000 WHERE id = $1",
+            &[&id]
+        )
+        .await,
+        1
+    );
     let creations = |requests: &Value| requests["counts"]["payment_intents.create"].as_u64().unwrap_or(0);
     let before = creations(&requests(&world).await);
     let process = recover(&world, &seat).await;
@@ -291,7 +284,11 @@ async fn an_intent_that_is_not_what_the_row_asked_for_credits_nothing() {
         let (id, ..) = newest(&world).await;
         let named = if right_row { id.as_str() } else { "01900000-0000-7000-8000-000000000000" };
         let intent = foreign_intent(&world, amount, named).await;
-        change(&world, "UPDATE top_ups SET payment_intent = $2 WHERE id = $1", &[&id, &intent]).await;
+        assert_eq!(
+            change(&world.database, "UPDATE top_ups SET payment_intent = $2 WHERE id = $1", &[&id, &intent])
+                .await,
+            1
+        );
         let process = seat.start().await;
         let begun = Instant::now();
         while !process.log().contains("is not what this top-up asked for") {
@@ -301,8 +298,8 @@ async fn an_intent_that_is_not_what_the_row_asked_for_credits_nothing() {
         process.kill().await;
         let state = newest(&world).await.1;
         assert!(["confirming", "pending"].contains(&state.as_str()), "{state}: a person must look");
-        assert_eq!(number(&world.database(), "SELECT COUNT(*) FROM entries").await, 0);
-        assert_eq!(number(&world.database(), "SELECT COUNT(*) FROM clients").await, 0);
+        assert_eq!(number(&world.database, "SELECT COUNT(*) FROM entries").await, 0);
+        assert_eq!(number(&world.database, "SELECT COUNT(*) FROM clients").await, 0);
     }
 }
 
@@ -363,8 +360,8 @@ async fn a_charge_that_fails_later_credits_nothing_and_the_same_token_can_pay_ag
     assert_pending(&gateway, &card).await;
     assert!(world.succeeded_charges().await.is_empty());
     let failed = "SELECT COUNT(*) FROM top_ups WHERE state = 'failed'";
-    assert_eq!(number(&world.database(), failed).await, 1);
-    assert_eq!(number(&world.database(), "SELECT COUNT(*) FROM entries").await, 0);
+    assert_eq!(number(&world.database, failed).await, 1);
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM entries").await, 0);
     finish(&world, "succeeded").await;
     assert_eq!(gateway.pay("/api/weather", &Pay::card(&card)).await.status, 200);
     assert_eq!(world.succeeded_charges().await.len(), 1);

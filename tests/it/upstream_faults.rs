@@ -63,10 +63,7 @@ async fn an_upstream_that_gives_no_answer_costs_nothing_and_says_so() {
     }
     gateway.stop().await;
     world.assert_books_agree().await;
-    assert_eq!(
-        number(&world.database(), "SELECT COUNT(*) FROM entries WHERE source LIKE 'usage:%'").await,
-        0
-    );
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM entries WHERE source LIKE 'usage:%'").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,7 +160,7 @@ async fn by_default_2xx_and_3xx_are_charged_and_nothing_else() {
     gateway.stop().await;
     world.assert_books_agree().await;
     let charged = "SELECT COUNT(*) FROM entries WHERE upstream_status NOT BETWEEN 200 AND 399";
-    assert_eq!(number(&world.database(), charged).await, 0);
+    assert_eq!(number(&world.database, charged).await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,7 +233,7 @@ async fn an_answer_cut_at_any_byte_is_paid_only_when_whole() {
     }
     gateway.stop().await;
     world.assert_books_agree().await;
-    assert_eq!(number(&world.database(), REVERSALS).await, cuts, "each cut is given back once");
+    assert_eq!(number(&world.database, REVERSALS).await, cuts, "each cut is given back once");
     assert!(cuts > 20);
 }
 
@@ -265,7 +262,7 @@ async fn a_cut_or_stalled_body_closes_the_callers_connection_without_an_end() {
     }
     gateway.stop().await;
     world.assert_books_agree().await;
-    assert_eq!(number(&world.database(), REVERSALS).await, 4);
+    assert_eq!(number(&world.database, REVERSALS).await, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -292,7 +289,7 @@ async fn a_caller_who_hangs_up_in_the_middle_stays_charged_and_frees_the_upstrea
     assert_eq!(gateway.balance(&client).await, credit - PRICE);
     gateway.stop().await;
     world.assert_books_agree().await;
-    assert_eq!(number(&world.database(), REVERSALS).await, 0, "the caller's own doing is not given back");
+    assert_eq!(number(&world.database, REVERSALS).await, 0, "the caller's own doing is not given back");
     // And it stays so after a restart: nothing is noted as undelivered.
     world.upstream.url = echo;
     let gateway = world.gateway().await;
@@ -328,7 +325,7 @@ async fn a_caller_who_hangs_up_before_the_head_pays_exactly_when_the_upstream_an
     gateway.stop().await;
     world.assert_books_agree().await;
     let expected = "SELECT COUNT(*) FROM entries WHERE source LIKE 'usage:%'";
-    assert_eq!(number(&world.database(), expected).await, 1);
+    assert_eq!(number(&world.database, expected).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -351,7 +348,7 @@ async fn head_costs_what_get_costs_and_tells_the_same_length() {
     assert_eq!(world.upstream.seen().last().unwrap().method, "HEAD");
     gateway.stop().await;
     world.assert_books_agree().await;
-    assert_eq!(number(&world.database(), REVERSALS).await, 0, "an answer without a body was delivered");
+    assert_eq!(number(&world.database, REVERSALS).await, 0, "an answer without a body was delivered");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -381,7 +378,7 @@ async fn answers_without_a_body_are_delivered_and_leave_the_connection_usable() 
     assert_eq!(gateway.balance(&client).await, credit - 5 * PRICE);
     gateway.stop().await;
     world.assert_books_agree().await;
-    assert_eq!(number(&world.database(), REVERSALS).await, 0);
+    assert_eq!(number(&world.database, REVERSALS).await, 0);
     // Nothing was noted as undelivered either.
     let gateway = world.gateway().await;
     assert_eq!(gateway.balance(&client).await, credit - 5 * PRICE);

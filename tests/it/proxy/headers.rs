@@ -55,7 +55,7 @@ async fn what_the_upstream_trusts_is_written_by_us_alone_and_once() {
     for name in ["payment", "authorization", "cookie", "proxy-authorization", "forwarded", "x-client-id"] {
         assert_eq!(seen.get(name), None, "{name}");
     }
-    let public_id = crate::support::number(&world.database(), "SELECT COUNT(*) FROM clients").await;
+    let public_id = crate::support::number(&world.database, "SELECT COUNT(*) FROM clients").await;
     assert_eq!(public_id, 1);
     let ours = &seen["x-prepaid402-client"];
     assert!(!ours.is_empty() && !ours.contains('|') && *ours != client, "{ours}");

@@ -1,7 +1,9 @@
 //! A gateway with everything around it: simulated Stripe with its own books, an upstream that can misbehave, a client.
 
+pub mod callers;
 pub mod dice;
 pub mod http;
+pub mod postgres;
 pub mod process;
 pub mod program;
 pub mod raw;
@@ -9,16 +11,18 @@ pub mod upstream;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use prepaid402::app::{self, RunningApp};
+use prepaid402::config::{DatabaseConfig, Secret};
+use prepaid402::db;
 use prepaid402::protocol::stripe402::{
     PaymentPayload, PaymentRequired, PaymentResponse, decode_payment_required, decode_payment_response,
     encode,
 };
 use prepaid402::sandbox::stripe_sim::{self, RunningSim, SimOptions};
 use serde_json::{Value, json};
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Connection as _};
 
 use self::http::{Answer, Client};
 use self::upstream::TestUpstream;
@@ -84,6 +88,8 @@ label = "20 dollars and 1 on top"
 /// Simulated Stripe and an upstream that outlive the gateway.
 pub struct World {
     pub folder: tempfile::TempDir,
+    /// A file in the folder, or a database of its own on the PostgreSQL server that the tests run on.
+    pub database: DatabaseConfig,
     pub sim: RunningSim,
     pub upstream: TestUpstream,
     pub client: Client,
@@ -105,7 +111,26 @@ impl World {
 
     /// `extra` is TOML for the top of the configuration file.
     pub async fn with(extra: &str, routes: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        match postgres::server() {
+            Some(server) => Self::on_postgres(&server, extra, routes).await,
+            None => {
+                let folder = tempfile::tempdir().unwrap();
+                let database = DatabaseConfig::Sqlite(folder.path().join("data/prepaid402.db"));
+                Self::on(folder, database, extra, routes).await
+            }
+        }
+    }
+
+    /// With a new database, which has its tables, on a PostgreSQL server.
+    pub async fn on_postgres(server: &str, extra: &str, routes: &str) -> Self {
+        let database = DatabaseConfig::Postgres(Secret::new(postgres::new_database(server).await));
+        let mut connection = db::connect(&database).await.unwrap();
+        db::migrate(&mut connection, &database).await.unwrap();
+        connection.close().await.unwrap();
+        Self::on(tempfile::tempdir().unwrap(), database, extra, routes).await
+    }
+
+    async fn on(folder: tempfile::TempDir, database: DatabaseConfig, extra: &str, routes: &str) -> Self {
         let options = SimOptions {
             data: None,
             secret_key: SECRET_KEY.into(),
@@ -116,6 +141,7 @@ impl World {
         let upstream = TestUpstream::start().await;
         Self {
             folder,
+            database,
             sim,
             upstream,
             client: Client::new(),
@@ -125,8 +151,40 @@ impl World {
         }
     }
 
-    pub fn database(&self) -> PathBuf {
-        self.folder.path().join("data/prepaid402.db")
+    /// The database's file, for tests that are about SQLite.
+    pub fn file(&self) -> PathBuf {
+        match &self.database {
+            DatabaseConfig::Sqlite(path) => path.clone(),
+            DatabaseConfig::Postgres(_) => panic!("this test is about SQLite"),
+        }
+    }
+
+    /// What a gateway is told besides its file: nothing that a file should hold, since an address can hold a password.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let mut environment = BTreeMap::from([("STRIPE_SECRET_KEY".to_owned(), SECRET_KEY.to_owned())]);
+        if let DatabaseConfig::Postgres(url) = &self.database {
+            environment.insert("PREPAID402_DATABASE_URL".to_owned(), url.expose().to_owned());
+        }
+        environment
+    }
+
+    /// Everything that is kept, and where: files, and on PostgreSQL each column of each table.
+    pub async fn stored(&self) -> Vec<(String, Vec<u8>)> {
+        let files = std::fs::read_dir(self.folder.path().join("data")).unwrap();
+        let paths = files.map(|file| file.unwrap().path());
+        let mut stored: Vec<_> =
+            paths.map(|path| (path.display().to_string(), std::fs::read(&path).unwrap())).collect();
+        if let DatabaseConfig::Postgres(url) = &self.database {
+            stored.extend(dump(url.expose()).await);
+        }
+        stored
+    }
+
+    /// As if so much time had passed since every gateway was killed that others may call it dead: only for when none runs.
+    pub async fn lapse_leases(&self) {
+        if self.database.is_shared() {
+            change(&self.database, "UPDATE nodes SET lease_until = 1 WHERE lease_until > 1", &[]).await;
+        }
     }
 
     pub fn toml(&self, listen: SocketAddr, admin: SocketAddr) -> String {
@@ -153,8 +211,8 @@ impl World {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         // Two different port-0 addresses would look alike to the check that listeners differ.
         let admin = process::lasting_port(&mut dice::Dice::random());
-        let env = BTreeMap::from([("STRIPE_SECRET_KEY".to_owned(), SECRET_KEY.to_owned())]);
-        let loaded = prepaid402::config::load_from(Some(&self.toml(any, admin)), self.folder.path(), &env)
+        let toml = self.toml(any, admin);
+        let loaded = prepaid402::config::load_from(Some(&toml), self.folder.path(), &self.environment())
             .unwrap_or_else(|problems| panic!("{problems}"));
         let app = app::start(loaded.config, None).await?;
         let (url, admin_url) = (format!("http://{}", app.address), format!("http://{}", app.admin_address));
@@ -207,14 +265,38 @@ impl World {
 
     /// Our books: every rule, and equality with Stripe's.
     pub async fn assert_books_agree(&self) {
-        let report = verify(&self.database()).await;
+        let report = verify(&self.database).await;
         assert!(report.is_clean(), "{:#?}", report.findings);
         let mut stripe = self.succeeded_charges().await;
-        let mut ours = recorded_charges(&self.database()).await;
+        let mut ours = recorded_charges(&self.database).await;
         stripe.sort();
         ours.sort();
         assert_eq!(ours, stripe, "our top-ups and Stripe's charges");
     }
+}
+
+/// The values of each column of each table of a PostgreSQL database, as bytes.
+async fn dump(url: &str) -> Vec<(String, Vec<u8>)> {
+    let mut connection = sqlx::postgres::PgConnection::connect(url).await.unwrap();
+    let columns: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT table_name::text, column_name::text, data_type::text FROM information_schema.columns \
+         WHERE table_schema = 'public'",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    let mut dumped = Vec::new();
+    for (table, column, data_type) in columns {
+        let column = format!("\"{column}\"");
+        let bytes =
+            if data_type == "bytea" { column.clone() } else { format!("convert_to({column}::text, 'UTF8')") };
+        let sql = format!("SELECT {bytes} FROM {table} WHERE {column} IS NOT NULL");
+        let values: Vec<Vec<u8>> =
+            sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&mut connection).await.unwrap();
+        dumped.push((format!("{table}.{column}"), values.join(&b'\n')));
+    }
+    assert!(dumped.iter().any(|(place, bytes)| place == "clients.\"public_id\"" && !bytes.is_empty()));
+    dumped
 }
 
 pub fn intents(books: &Value) -> Vec<Value> {
@@ -224,27 +306,57 @@ pub fn intents(books: &Value) -> Vec<Value> {
         .unwrap_or_else(|| panic!("books without intents: {books}"))
 }
 
-pub async fn verify(database: &Path) -> prepaid402::ledger::verify::Verification {
-    let mut connection = prepaid402::db::connect_read_only(database).await.unwrap();
+pub async fn verify(database: &DatabaseConfig) -> prepaid402::ledger::verify::Verification {
+    let mut connection = db::connect_read_only(database).await.unwrap();
     prepaid402::ledger::verify::verify(&mut connection, |_| {}).await.unwrap()
 }
 
+/// All rows that a question has for an answer.
+pub async fn rows(database: &DatabaseConfig, sql: impl Into<db::Sql>) -> Vec<db::Row> {
+    let mut connection = db::connect_read_only(database).await.unwrap();
+    let rows = db::query(sql).fetch_all(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    rows
+}
+
+/// A column of a row.
+pub fn column<T: for<'r> db::Read<'r>>(row: &db::Row, index: usize) -> T {
+    row.try_get(index).unwrap()
+}
+
 /// Top-ups in our ledger, as (id, cents).
-pub async fn recorded_charges(database: &Path) -> Vec<(String, i64)> {
-    let mut connection = prepaid402::db::connect_read_only(database).await.unwrap();
-    sqlx::query("SELECT id, amount / 10000 FROM top_ups WHERE state = 'succeeded'")
-        .fetch_all(&mut connection)
-        .await
-        .unwrap()
-        .iter()
-        .map(|row| (row.get(0), row.get(1)))
-        .collect()
+pub async fn recorded_charges(database: &DatabaseConfig) -> Vec<(String, i64)> {
+    let sql = "SELECT id, amount / 10000 FROM top_ups WHERE state = 'succeeded'";
+    rows(database, sql).await.iter().map(|row| (column(row, 0), column(row, 1))).collect()
 }
 
 /// One number from our database.
-pub async fn number(database: &Path, sql: &'static str) -> i64 {
-    let mut connection = prepaid402::db::connect_read_only(database).await.unwrap();
-    sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap()
+pub async fn number(database: &DatabaseConfig, sql: &'static str) -> i64 {
+    column(&rows(database, sql).await[0], 0)
+}
+
+/// Changes the database under the gateways' feet, and answers how many rows that changed.
+pub async fn change(database: &DatabaseConfig, sql: &'static str, values: &[&str]) -> u64 {
+    let mut connection = db::connect(database).await.unwrap();
+    let query = values.iter().fold(db::query(sql), |query, value| query.bind((*value).to_owned()));
+    let changed = query.execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    changed
+}
+
+/// `false`, said plainly, when the tests run on PostgreSQL and this one is about SQLite, or about the one process that owns
+/// a file.
+pub fn is_on_sqlite(why: &str) -> bool {
+    if postgres::server().is_some() {
+        postgres::skipped(&format!("on PostgreSQL: {why}"));
+        return false;
+    }
+    true
+}
+
+/// Whether the repetitions are as many as CI demands, rather than as few as a programmer waits for.
+pub fn is_full() -> bool {
+    ["CI", "FULL"].iter().any(|name| std::env::var_os(name).is_some())
 }
 
 /// A running gateway.

@@ -1,5 +1,6 @@
 //! The real binary as a child process, so that it can be killed.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -7,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use tokio::process::{Child, Command};
 
+use super::World;
 use super::dice::Dice;
 use super::http::Client;
-use super::{SECRET_KEY, World};
 
 /// Where a gateway listens, the same after every restart.
 #[derive(Debug, Clone)]
@@ -18,13 +19,15 @@ pub struct Seat {
     pub admin: SocketAddr,
     pub config: PathBuf,
     pub log: PathBuf,
+    /// Its whole environment.
+    pub environment: BTreeMap<String, String>,
 }
 
 /// A `prepaid402 serve` that runs.
 #[derive(Debug)]
 pub struct Process {
     pub url: String,
-    admin_url: String,
+    pub admin_url: String,
     child: Child,
     log: PathBuf,
 }
@@ -51,7 +54,8 @@ impl Seat {
         };
         let config = world.folder.path().join(format!("{}.toml", listen.port()));
         std::fs::write(&config, world.toml(listen, admin)).unwrap();
-        Self { listen, admin, config, log: world.folder.path().join(format!("{}.log", listen.port())) }
+        let log = world.folder.path().join(format!("{}.log", listen.port()));
+        Self { listen, admin, config, log, environment: world.environment() }
     }
 
     /// Starts the binary, without waiting for anything.
@@ -62,7 +66,7 @@ impl Seat {
             .arg(&self.config)
             .current_dir(self.config.parent().unwrap())
             .env_clear()
-            .env("STRIPE_SECRET_KEY", SECRET_KEY)
+            .envs(&self.environment)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

@@ -255,7 +255,7 @@ pub async fn serve(world: &World, listen: SocketAddr, admin: SocketAddr) -> Runn
     let file = world.folder.path().join("serve.toml");
     std::fs::write(&file, world.toml(listen, admin)).unwrap();
     let mut command = program(world.folder.path(), &["serve", "--config", file.to_str().unwrap()]);
-    command.env("STRIPE_SECRET_KEY", super::SECRET_KEY);
+    command.envs(world.environment());
     let server = Running::watched(command);
     server.says("selling on").await;
     server
@@ -268,7 +268,7 @@ pub async fn is_installed(name: &str) -> bool {
     let found = found.is_ok_and(|status| status.success());
     if !found {
         assert!(std::env::var_os("CI").is_none(), "{name} is not installed");
-        eprintln!("SKIPPED: {name} is not installed");
+        super::postgres::skipped(&format!("{name} is not installed"));
     }
     found
 }
