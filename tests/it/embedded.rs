@@ -1,0 +1,1 @@
+//! The paywall inside an application.
