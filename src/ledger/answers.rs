@@ -15,10 +15,8 @@ use crate::domain::{RequestId, SecretHash};
 /// An answer that was charged, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredAnswer {
-    /// The key's row: payer as presented, method, path and key.
+    /// The key's row: client, method, path and key.
     pub scope: SecretHash,
-    /// The same with the client that a card token paid for, so that its clientId leads here too.
-    pub client_scope: Option<SecretHash>,
     /// The request that was charged.
     pub request: RequestId,
     /// The status.
@@ -84,7 +82,7 @@ pub struct NewKey {
 }
 
 const STORE: &str = "\
-UPDATE idempotency_keys SET state = 'charged', client_scope = $3, status = $4, headers = $5, body = $6
+UPDATE idempotency_keys SET state = 'charged', status = $3, headers = $4, body = $5
 WHERE scope = $1 AND request = $2 AND state = 'running'";
 
 const FIND: Sql = sql_with_now!(
@@ -94,9 +92,9 @@ const FIND: Sql = sql_with_now!(
     ") AS lives, \
      EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'usage:' || k.request) AS is_captured, \
      EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'reversal:' || k.request) AS is_reversed \
-     FROM idempotency_keys AS k WHERE (k.scope = $1 OR k.client_scope = $2 OR k.scope = $2) AND k.expires_at > ",
+     FROM idempotency_keys AS k WHERE k.scope = $1 AND k.expires_at > ",
     now,
-    " LIMIT 1"
+    ""
 );
 
 const CLAIM: Sql = sql_with_now!(
@@ -127,7 +125,6 @@ pub(super) async fn store(connection: &mut Connection, answer: &StoredAnswer) ->
     let changed = query(STORE)
         .bind(answer.scope.as_bytes().to_vec())
         .bind(answer.request.to_string())
-        .bind(answer.client_scope.map(|scope| scope.as_bytes().to_vec()))
         .bind(i64::from(answer.status))
         .bind(headers)
         .bind(answer.body.as_ref().map(|body| body.to_vec()))
@@ -163,20 +160,12 @@ fn key_row(row: &Row) -> Result<KeyRow, sqlx::Error> {
     })
 }
 
-/// What is known of a key, by the payer as presented or by the client.
+/// What is known of a key.
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn find(
-    db: &Db,
-    scope: SecretHash,
-    client_scope: Option<SecretHash>,
-) -> Result<Option<KeyRow>, DbError> {
-    let row = query(FIND)
-        .bind(scope.as_bytes().to_vec())
-        .bind(client_scope.unwrap_or(scope).as_bytes().to_vec())
-        .fetch_optional(db.reader())
-        .await?;
+pub async fn find(db: &Db, scope: SecretHash) -> Result<Option<KeyRow>, DbError> {
+    let row = query(FIND).bind(scope.as_bytes().to_vec()).fetch_optional(db.reader()).await?;
     Ok(row.as_ref().map(key_row).transpose()?)
 }
 
