@@ -4,7 +4,8 @@
 //! claim ─► running ─► charged (status, headers and body stored in the transaction of the capture)
 //!             └► let go: it was not charged, so the key is free again
 //! ```
-//! The row is found by hashes that only the payer can present, so nobody is told what somebody else was answered.
+//! The row is found by hashes that only the payer can present, so nobody is told what somebody else was answered. It expires,
+//! but not while its request runs on a node that lives.
 
 use bytes::Bytes;
 
@@ -92,9 +93,11 @@ const FIND: Sql = sql_with_now!(
     ") AS lives, \
      EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'usage:' || k.request) AS is_captured, \
      EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'reversal:' || k.request) AS is_reversed \
-     FROM idempotency_keys AS k WHERE k.scope = $1 AND k.expires_at > ",
+     FROM idempotency_keys AS k WHERE k.scope = $1 AND NOT (k.expires_at <= ",
     now,
-    ""
+    " AND NOT (k.state = 'running' AND EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = k.node AND n.lease_until > ",
+    now,
+    ")))"
 );
 
 const CLAIM: Sql = sql_with_now!(
@@ -106,16 +109,23 @@ const CLAIM: Sql = sql_with_now!(
     ""
 );
 
-const FREE_EXPIRED: Sql =
-    sql_with_now!("DELETE FROM idempotency_keys WHERE scope = $1 AND expires_at <= ", now, "");
+const FREE_EXPIRED: Sql = sql_with_now!(
+    "DELETE FROM idempotency_keys WHERE scope = $1 AND expires_at <= ",
+    now,
+    " AND NOT (state = 'running' AND EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = idempotency_keys.node AND n.lease_until > ",
+    now,
+    "))"
+);
 const LET_GO: &str = "DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2 AND state = 'running'";
 const FREE: &str = "DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2";
 const REPEAT: &str = "\
 UPDATE idempotency_keys SET repeats = repeats + 1 WHERE scope = $1 AND request = $2 AND state = 'charged' AND repeats < $3";
 const DELETE_EXPIRED: Sql = sql_with_now!(
-    "DELETE FROM idempotency_keys WHERE scope IN (SELECT scope FROM idempotency_keys WHERE expires_at <= ",
+    "DELETE FROM idempotency_keys WHERE scope IN (SELECT k.scope FROM idempotency_keys AS k WHERE k.expires_at <= ",
     now,
-    " ORDER BY expires_at LIMIT 1000)"
+    " AND NOT (k.state = 'running' AND EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = k.node AND n.lease_until > ",
+    now,
+    ")) ORDER BY k.expires_at LIMIT 1000)"
 );
 
 /// Stores an answer, in the transaction of its capture. `false`: the key belongs to another request by now.
