@@ -262,7 +262,9 @@ impl Paywall {
     /// # Errors
     /// [`Refused`]; nothing is set aside then.
     pub async fn open(&self, purchase: &Purchase) -> Result<Opened, Refused> {
-        if purchase.credential.max_amount.is_some_and(|max| purchase.price.to_units_ceil() > max) {
+        let is_too_dear =
+            purchase.credential.max_amount.is_some_and(|max| purchase.price.to_units_ceil() > max);
+        if is_too_dear && purchase.repeat.is_none() {
             return Err(Refused::new(Refusal::PriceAboveMax));
         }
         for _ in 0..ROUNDS {
@@ -270,6 +272,10 @@ impl Paywall {
             if let Some(key) = &purchase.repeat {
                 if let Some(opened) = self.repeated(purchase, key, wallet.as_ref()).await? {
                     return Ok(opened);
+                }
+                // Only now: what was charged before the price rose is repeated for nothing.
+                if is_too_dear {
+                    return Err(Refused::new(Refusal::PriceAboveMax));
                 }
             }
             let state = match &wallet {
