@@ -31,8 +31,7 @@ use crate::domain::{Micros, RequestId};
 use crate::money_work::MoneyWork;
 use crate::paywall::offer::{Offers, Sale};
 use crate::paywall::{
-    Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, Repayer, RepeatKey, Replayed,
-    Usage,
+    Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, RepeatKey, Replayed, Usage,
 };
 use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
@@ -115,7 +114,7 @@ enum PaidOutcome {
     NotCharged(Answer, PaymentResponse),
     Served(Answer, Box<Captured>, Delivery),
     /// Charged before; the upstream has answered once more.
-    Again(Answer, Repayer),
+    Again(Answer, PaymentResponse),
     /// Charged before; the answer was kept.
     Replayed(Box<Replayed>),
 }
@@ -283,10 +282,7 @@ impl Gateway {
                 let receipt = payment_answer::receipt(&captured);
                 (self.pass_on(answer, Some(&receipt), Some(delivery)), Outcome::Paid)
             }
-            PaidOutcome::Again(answer, payer) => {
-                let receipt = payment_answer::replay(&payer);
-                (self.pass_on(answer, Some(&receipt), None), Outcome::Repeated)
-            }
+            PaidOutcome::Again(answer, note) => (self.pass_on(answer, Some(&note), None), Outcome::Repeated),
             PaidOutcome::Replayed(replayed) => (replay(&replayed, is_head), Outcome::Repeated),
         }
     }
@@ -351,10 +347,16 @@ impl Gateway {
                 self.settle(*admitted, answered, charged).await
             }
             Opened::Again(payer) => match answered {
-                Ok(response) => PaidOutcome::Again(response.into(), payer),
+                Ok(response) => {
+                    let status = response.status().as_u16();
+                    let note = payment_answer::fetched_again(&payer, status, &paid.charged_statuses);
+                    PaidOutcome::Again(response.into(), note)
+                }
                 Err(error) => {
                     let problem = fault_or(&paid.report, error);
-                    PaidOutcome::Failed(problem, payment_answer::replay(&payer))
+                    let answer = problem.answer();
+                    let note = payment_answer::failed_replay(&payer, answer.code, answer.message);
+                    PaidOutcome::Failed(problem, note)
                 }
             },
             Opened::Replayed(replayed) => PaidOutcome::Replayed(replayed),
