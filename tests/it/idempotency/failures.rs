@@ -226,6 +226,9 @@ async fn a_free_repeat_that_breaks_off_gives_nothing_back() {
     assert!(ask.try_at(&world.client, &gateway.url).await.is_err(), "it breaks off");
     let failed = ask.at(&gateway).await;
     assert_eq!(failed.status, 500, "{}", failed.text());
+    let note = failed.receipt();
+    assert!(!note.success, "this answer is none");
+    assert_eq!((note.error_code.as_deref(), note.credits_charged), (Some("not_charged"), Some(0)));
     for _ in 0..3 {
         let again = ask.at(&gateway).await;
         assert!([200, 409].contains(&again.status));

@@ -123,8 +123,9 @@ impl Model {
                 self.known.insert(place, Known::TooLarge(repeats + 1, held));
             }
             Some(Known::TooLarge(..)) => refusal(409, "idempotency_answer_lost"),
-            Some(Known::Unknown(_)) => refusal(409, "idempotency_outcome_unknown"),
-            None => {
+            Some(Known::Unknown(_)) if !is_safe => refusal(409, "idempotency_outcome_unknown"),
+            // Given back: what only reads is served and charged as if it were new.
+            Some(Known::Unknown(_)) | None => {
                 self.hits += 1;
                 let keyed = ask.key.is_some();
                 match does {
@@ -144,7 +145,7 @@ impl Model {
                     Does::BreaksOff if keyed => assert_eq!(whole().status, 502, "{at}"),
                     Does::BreaksOff | Does::BreaksOffAtLength => {
                         assert!(answer.is_none(), "{at}: {:?}", answer);
-                        if keyed && !is_safe {
+                        if keyed {
                             self.known.insert(place, Known::Unknown(print));
                         }
                     }

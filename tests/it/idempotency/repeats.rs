@@ -438,3 +438,83 @@ async fn answers_are_remembered_over_a_restart() {
     assert_eq!(gateway.balance(&client).await, PACK - 3 * PRICE);
     closed(gateway).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_and_the_client_it_leads_to_are_one_payer_while_the_request_runs_too() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let card = world.tokenise(GOOD).await;
+    let client = gateway.pay("/up/x", &Pay::card(&card)).await.receipt().client_id;
+    for (n, first, other) in
+        [(1, Pay::card(&card), Pay::client(&client)), (2, Pay::client(&client), Pay::card(&card))]
+    {
+        let key = format!("both-{n}");
+        let ask = Ask::post("/up/wait", &first, &key);
+        let asked = ask.sent(&gateway);
+        seen_by_the_api(&world, &key, 1).await;
+        let by_other = ask.clone().by(&other);
+        refused(&by_other.at(&gateway).await, 409, "idempotency_in_flight");
+        world.upstream.release(1);
+        let answer = asked.await.unwrap().unwrap();
+        served(&answer);
+        replayed(&by_other.at(&gateway).await, &answer);
+    }
+    for round in 0..10 {
+        let key = format!("race-{round}");
+        let asked: Vec<_> = [Pay::card(&card), Pay::client(&client), Pay::card(&card), Pay::client(&client)]
+            .iter()
+            .map(|pay| Ask::post("/up/x", pay, &key).sent(&gateway))
+            .collect();
+        for answer in asked {
+            let answer = answer.await.unwrap().unwrap();
+            assert!([200, 409].contains(&answer.status), "{}", answer.text());
+        }
+        assert_eq!(hits(&world, &key), 1, "round {round}");
+    }
+    assert_eq!(gateway.balance(&client).await, PACK - 13 * PRICE);
+    closed(gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_does_not_expire_while_its_request_runs() {
+    let slow = "\n[[routes]]\nmethods = [\"POST\"]\npath = \"/up/wait\"\nprice = \"0.05\"\nresponse_timeout = \"30s\"\n";
+    let world = World::with("", &format!("{}{slow}", crate::support::ROUTES)).await;
+    let gateway = world.gateway().await;
+    let client = wallet(&gateway).await;
+    let ask = Ask::post("/up/wait", &Pay::client(&client), "long");
+    let asked = ask.sent(&gateway);
+    seen_by_the_api(&world, "long", 1).await;
+    // Others, which the worker removes: then it has been there.
+    served(&Ask::post("/up/x", &Pay::client(&client), "short").at(&gateway).await);
+    expire(&world).await;
+    refused(&ask.at(&gateway).await, 409, "idempotency_in_flight");
+    eventually("the worker removes what is expired", async || remembered(&world).await == 1).await;
+    refused(&ask.at(&gateway).await, 409, "idempotency_in_flight");
+    world.upstream.release(2);
+    let first = asked.await.unwrap().unwrap();
+    served(&first);
+    assert_eq!((hits(&world, "long"), captures(&world).await), (1, 2));
+    // Now it has.
+    served(&ask.at(&gateway).await);
+    closed(gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_paid_is_repeated_after_a_rise_of_the_price() {
+    let mut world = World::new().await;
+    let gateway = world.gateway().await;
+    let client = wallet(&gateway).await;
+    let ask = Ask::post("/up/x", &Pay::client(&client).max(PRICE), "k");
+    let first = ask.at(&gateway).await;
+    served(&first);
+    closed(gateway).await;
+    world.routes = "[[routes]]\nmethods = [\"POST\"]\npath = \"/up/*\"\nprice = \"0.06\"\n".into();
+    let gateway = world.gateway().await;
+    replayed(&ask.at(&gateway).await, &first);
+    let answer = ask.clone().key("new").at(&gateway).await;
+    assert_eq!((answer.status, answer.code().as_str()), (402, "price_above_max"));
+    let answer = ask.clone().without_key().at(&gateway).await;
+    assert_eq!((answer.status, answer.code().as_str()), (402, "price_above_max"));
+    assert_eq!((hits(&world, "k"), gateway.balance(&client).await), (1, PACK - PRICE));
+    closed(gateway).await;
+}
