@@ -40,7 +40,7 @@ pub enum KeySecretError {
     Readable(PathBuf),
     /// The database has been used with another secret.
     #[error(
-        "version {0} of the key secret is not the one that this database has been used with: give every node the same PREPAID402_KEY_SECRET (or a copy of the key-secret file)"
+        "version {0} of the key secret is not the one that this database has been used with: give every node the same PREPAID402_KEY_SECRET (or a copy of the key-secret file); if it is lost, give the new one a higher version"
     )]
     Other(i64),
     /// The database cannot be asked.
@@ -99,8 +99,9 @@ impl KeySecret {
         (!versions.is_empty()).then_some(Self { versions })
     }
 
-    /// Notes a digest of each version in the database, and refuses a version that differs from what another node, or an
-    /// earlier run, has noted: nodes with different secrets could not give each other's clients their keys again.
+    /// Notes a digest of each version in the database. Where several nodes share it, a version that differs from what another
+    /// node, or an earlier run, has noted is refused: nodes with different secrets could not give each other's clients their
+    /// keys again. Where there is one node, its secret has been lost and made anew, which breaks no balance.
     ///
     /// # Errors
     /// [`KeySecretError::Other`] and [`KeySecretError::Db`].
@@ -128,7 +129,14 @@ impl KeySecret {
             })
             .await?;
         match stored.into_iter().find(|(_, same)| !same) {
-            Some((version, _)) => Err(KeySecretError::Other(version)),
+            Some((version, _)) if db.is_shared() => Err(KeySecretError::Other(version)),
+            Some((version, _)) => {
+                tracing::warn!(
+                    version,
+                    "the key secret is not the one that this database was used with before: a clientId that was issued then works, but cannot be given again"
+                );
+                Ok(())
+            }
             None => Ok(()),
         }
     }

@@ -17,8 +17,6 @@ const MIN_SQLITE: (u32, u32, u32) = (3, 51, 3);
 fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(Duration::from_secs(5))
@@ -30,13 +28,15 @@ fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 pub(super) async fn connect(path: &Path) -> Result<SqliteConnection, DbError> {
-    let mut connection = options(path).connect().await?;
+    // Only who writes may set the mode: a reader of a copy that was made otherwise could not.
+    let options = options(path).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+    let mut connection = options.connect().await?;
     check_settings(&mut connection).await?;
     Ok(connection)
 }
 
 pub(super) async fn connect_read_only(path: &Path) -> Result<SqliteConnection, DbError> {
-    Ok(options(path).create_if_missing(false).read_only(true).connect().await?)
+    Ok(options(path).read_only(true).connect().await?)
 }
 
 pub(super) async fn readers(path: &Path) -> Result<SqlitePool, DbError> {

@@ -114,22 +114,31 @@ impl Keys {
         if let Some(known) = self.known.get(&hash) {
             return Ok(KeyLookup::Known(known));
         }
-        let row = query(BY_HASH).bind(hash.as_bytes().to_vec()).fetch_optional(&self.reader).await?;
-        if let Some(row) = row {
-            return Ok(match record(&row)? {
-                Some(key) => {
-                    self.known.insert(hash, key.clone());
-                    KeyLookup::Known(key)
-                }
-                None => KeyLookup::Revoked,
-            });
+        if let Some(found) = self.look_up_issued(hash).await? {
+            return Ok(found);
         }
         let promised: Option<String> =
             query_scalar(PROMISED).bind(hash.as_bytes().to_vec()).fetch_optional(&self.reader).await?;
-        Ok(match promised.as_deref().and_then(TopUpId::parse) {
-            Some(top_up) => KeyLookup::Promised(top_up),
-            None => KeyLookup::Unknown,
-        })
+        if let Some(top_up) = promised.as_deref().and_then(TopUpId::parse) {
+            return Ok(KeyLookup::Promised(top_up));
+        }
+        // The promise may have been kept between the two looks: nobody is told to forget a key that has just come to life.
+        Ok(self.look_up_issued(hash).await?.unwrap_or(KeyLookup::Unknown))
+    }
+
+    /// `None`: it is the key of no client.
+    async fn look_up_issued(&self, hash: SecretHash) -> Result<Option<KeyLookup>, sqlx::Error> {
+        let row = query(BY_HASH).bind(hash.as_bytes().to_vec()).fetch_optional(&self.reader).await?;
+        let Some(row) = row else {
+            return Ok(None);
+        };
+        Ok(Some(match record(&row)? {
+            Some(key) => {
+                self.known.insert(hash, key.clone());
+                KeyLookup::Known(key)
+            }
+            None => KeyLookup::Revoked,
+        }))
     }
 
     /// The key that a card token is bound to, unless it was revoked.

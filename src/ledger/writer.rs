@@ -326,6 +326,8 @@ impl Writer {
     }
 
     async fn settle_doubts(&mut self) {
+        // The first failure may only say that the connection is gone; it has been opened anew then.
+        let mut tries_again = self.is_shared();
         while let Some(capture) = self.doubtful.last().cloned() {
             match self.settle_doubt(&capture).await {
                 Ok(committed) => {
@@ -341,6 +343,7 @@ impl Writer {
                     tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled; a person must look");
                     self.doubtful.pop();
                 }
+                Err(Fault::Again(_) | Fault::Away(_)) if tries_again => tries_again = false,
                 Err(Fault::Again(error) | Fault::Away(error)) => {
                     tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled yet");
                     return;

@@ -125,6 +125,7 @@ const INSERT: &str = "\
 INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, amount, bonus, state, request_key,
                      created_at, updated_at, node)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'created', $10, $11, $11, $12)";
+const TAKE_BACK: &str = "DELETE FROM top_ups WHERE id = $1 AND state = 'created'";
 const IS_BOUND: &str = "\
 SELECT EXISTS (SELECT 1 FROM payment_method_bindings AS b JOIN client_keys AS k ON k.id = b.key
                WHERE b.hash = $1 AND b.revoked_at IS NULL AND k.revoked_at IS NULL)";
@@ -178,24 +179,15 @@ pub(super) fn is_unique_violation(error: &DbError) -> bool {
     matches!(error, DbError::Sql(sqlx::Error::Database(database)) if database.is_unique_violation())
 }
 
-/// Makes the row, unless an attempt that was recorded meanwhile has made it needless: `false`. The look and the row are one
+/// Makes the row, unless an attempt that was recorded meanwhile has made it needless: `false`. The row and the look are one
 /// transaction, so that no payer is charged again for what has just been credited. A unique violation means that the payer
 /// has an open attempt.
+///
+/// The row comes first: on PostgreSQL the unique indexes make it wait for another node that records an attempt of this payer
+/// at this moment, and the look, a statement after it, sees what that has credited. The other way round, both would miss it.
 pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
     db.write(move |connection| {
         Box::pin(async move {
-            let needless: bool = match (new.client, new.pm_hash, new.only_if_short_of) {
-                (None, Some(hash), _) => {
-                    query_scalar(IS_BOUND).bind(hash.as_bytes()).fetch_one(&mut *connection).await?
-                }
-                (Some(client), _, Some(price)) => {
-                    query_scalar(COVERS).bind(client).bind(price.get()).fetch_one(&mut *connection).await?
-                }
-                _ => false,
-            };
-            if needless {
-                return Ok(false);
-            }
             query(INSERT)
                 .bind(new.id.to_string())
                 .bind(new.client)
@@ -209,9 +201,21 @@ pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
                 .bind(new.request_key.as_ref().map(SecretHash::as_bytes))
                 .bind(now_micros())
                 .bind(new.node)
-                .execute(connection)
-                .await
-                .map(|_| true)
+                .execute(&mut *connection)
+                .await?;
+            let needless: bool = match (new.client, new.pm_hash, new.only_if_short_of) {
+                (None, Some(hash), _) => {
+                    query_scalar(IS_BOUND).bind(hash.as_bytes()).fetch_one(&mut *connection).await?
+                }
+                (Some(client), _, Some(price)) => {
+                    query_scalar(COVERS).bind(client).bind(price.get()).fetch_one(&mut *connection).await?
+                }
+                _ => false,
+            };
+            if needless {
+                query(TAKE_BACK).bind(new.id.to_string()).execute(connection).await?;
+            }
+            Ok(!needless)
         })
     })
     .await

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::http::Client;
 use crate::support::program::{Ran, clean, finish, free_address, program, run, serve};
-use crate::support::{GOOD, Pay, SECRET_KEY, World, change};
+use crate::support::{GOOD, Pay, SECRET_KEY, World, change, number};
 
 const COMMANDS: [&str; 9] =
     ["sandbox", "serve", "check-config", "get", "verify", "migrate", "admin", "stripe-sim", "bench"];
@@ -304,4 +304,55 @@ async fn serve_sells_keeps_its_files_private_and_is_alone_on_its_database() {
     assert!(!server.err().contains(SECRET_KEY) && !server.err().contains(&card), "logs hold no credentials");
     assert_eq!(server.terminate().await, 0);
     world.assert_books_agree().await;
+}
+
+/// A file as an older version of this program has left it.
+async fn file_of_schema(path: &Path, version: i64) {
+    use sqlx::migrate::{Migrate as _, Migration, MigrationType, Migrator};
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/sqlite");
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    let migrations = files.iter().filter_map(|file| {
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        let (number, name) = name.split_once('_').unwrap();
+        let sql = sqlx::SqlSafeStr::into_sql_str(sqlx::AssertSqlSafe(std::fs::read_to_string(file).unwrap()));
+        let number = number.parse().unwrap();
+        (number <= version)
+            .then(|| Migration::new(number, name.to_owned().into(), MigrationType::Simple, sql, false))
+    });
+    let migrator = Migrator::with_migrations(migrations.collect());
+    let url = format!("sqlite:{}?mode=rwc", path.display());
+    let mut connection = <sqlx::SqliteConnection as sqlx::Connection>::connect(&url).await.unwrap();
+    migrator.run(&mut connection).await.unwrap();
+    assert!(connection.list_applied_migrations("_sqlx_migrations").await.unwrap().len() > 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn migrate_copies_a_file_of_an_older_schema_before_it_is_changed() {
+    let home = home();
+    let database = home.path().join("old.db");
+    file_of_schema(&database, 2).await;
+    let admin = "INSERT INTO admin_users (name, password_hash, created_at) VALUES ('frida', 'x', 1)";
+    change(&database.clone().into(), admin, &[]).await;
+    let args = ["migrate", "--database", "old.db"];
+    let migrated = run(home.path(), &args).await;
+    assert_eq!((migrated.code, migrated.err.as_str()), (0, ""), "{migrated:?}");
+    let version = prepaid402::db::SCHEMA_VERSION;
+    assert!(migrated.out.contains(&format!("from schema 2 to {version}")), "{}", migrated.out);
+    let copy = home.path().join(format!("old.db.before-schema-{version}-of-2"));
+    assert!(
+        migrated.out.contains(&format!("was copied to {}", copy.file_name().unwrap().display())),
+        "{migrated:?}"
+    );
+    for (file, schema) in [(&copy, 2), (&database, version)] {
+        let file = file.clone().into();
+        assert_eq!(number(&file, "SELECT MAX(version) FROM _sqlx_migrations").await, schema);
+        assert_eq!(number(&file, "SELECT COUNT(*) FROM admin_users WHERE name = 'frida'").await, 1);
+    }
+    let again = run(home.path(), &args).await;
+    assert_eq!(again.code, 0, "{again:?}");
+    assert!(again.out.contains("nothing was changed"), "{again:?}");
+    // A file on which a server runs is not changed under it.
+    let verified = run(home.path(), &["verify", "--database", "old.db"]).await;
+    assert_eq!(verified.code, 0, "{verified:?}");
 }

@@ -11,6 +11,7 @@ mod embedded;
 mod get;
 mod idempotency;
 mod node_client;
+mod nodes;
 mod on_postgres;
 mod pages;
 mod paid_request;

@@ -3,12 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-
 use crate::support::dice::Dice;
 use crate::support::http::Answer;
-use crate::support::{GOOD, GOOD_CARDS, Gateway, Pay, ROUTES, World, number};
+use crate::support::raw::hang_up;
+use crate::support::{GOOD, GOOD_CARDS, Gateway, Pay, ROUTES, World, is_full, number};
 
 const DEAR: &str = "\n[[routes]]\npath = \"/api/report\"\nprice = \"1.00\"\n";
 /// Captures that were not given back.
@@ -37,27 +35,6 @@ fn count(answers: &[Answer], status: u16) -> usize {
     answers.iter().filter(|answer| answer.status == status).count()
 }
 
-/// Asks, and hangs up at a random moment in one of the ways there are.
-async fn ask_and_hang_up(address: String, request: String, mut dice: Dice) {
-    let Ok(mut socket) = TcpStream::connect(&address).await else { return };
-    if dice.one_in(10) {
-        let part = usize::try_from(dice.below(request.len() as u64)).unwrap();
-        let _ = socket.write_all(&request.as_bytes()[..part]).await;
-        return;
-    }
-    let _ = socket.write_all(request.as_bytes()).await;
-    // Not a wait for anything: the random moment.
-    tokio::time::sleep(dice.micros(15_000)).await;
-    match dice.below(3) {
-        0 => socket.set_zero_linger().unwrap(),
-        1 => drop(socket.shutdown().await),
-        _ => {
-            let mut some = vec![0; usize::try_from(1 + dice.below(400)).unwrap()];
-            let _ = tokio::time::timeout(dice.micros(15_000), socket.read(&mut some)).await;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_callers_of_one_card_who_all_hang_up_are_one_charge_and_an_exact_balance() {
     let mut dice = Dice::printed("hang up");
@@ -73,7 +50,7 @@ async fn fifty_callers_of_one_card_who_all_hang_up_are_one_charge_and_an_exact_b
         let callers: Vec<_> = (0..50)
             .map(|_| {
                 let address = gateway.url.trim_start_matches("http://").to_owned();
-                tokio::spawn(ask_and_hang_up(address, request.clone(), dice.split()))
+                tokio::spawn(hang_up(address, request.clone(), dice.split()))
             })
             .collect();
         for caller in callers {
@@ -100,7 +77,7 @@ async fn fifty_callers_of_one_card_who_all_hang_up_are_one_charge_and_an_exact_b
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_parallel_spends_of_a_balance_for_a_hundred_serve_exactly_a_hundred() {
-    let repeats = if std::env::var_os("CI").is_some() { 200 } else { 20 };
+    let repeats = if is_full() { 200 } else { 20 };
     let world = World::with("[limits]\nmax_concurrent_per_client = 600\n", ROUTES).await;
     let gateway = world.gateway().await;
     for repeat in 0..repeats {

@@ -41,6 +41,7 @@ async fn serve(world: &World) -> Serving {
         .args(["serve", "--config", "prepaid402.toml"])
         .current_dir(folder)
         .envs(world.environment())
+        .env_remove(crate::support::postgres::VARIABLE)
         .env("UPSTREAM_TOKEN", UPSTREAM_TOKEN)
         .env("PREPAID402_LOG__FILTER", "trace")
         .env("RUST_BACKTRACE", "full")

@@ -350,6 +350,35 @@ async fn a_charge_that_stripe_is_still_working_on_is_pending_until_it_is_known()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_promised_key_is_never_unknown_while_its_charge_becomes_credit() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    for _ in 0..20 {
+        let card = world.tokenise(PROCESSING).await;
+        let promised = assert_pending(&gateway, &card).await.receipt().client_id;
+        let pay = Pay::client(&promised);
+        let asking = futures_util::future::join_all((0..8).map(async |_| {
+            loop {
+                let answer = gateway.pay("/api/joke", &pay).await;
+                match (answer.status, answer.code().as_str()) {
+                    (200, _) => return,
+                    (503, "topup_pending") => {}
+                    _ => panic!("told to pay again: {}", answer.text()),
+                }
+            }
+        }));
+        let crediting = async {
+            finish(&world, "succeeded").await;
+            gateway.pay("/api/joke", &Pay::card(&card)).await
+        };
+        let ((), credited) = tokio::join!(async { drop(asking.await) }, crediting);
+        assert_eq!(credited.status, 200, "{}", credited.text());
+    }
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_charge_that_fails_later_credits_nothing_and_the_same_token_can_pay_again() {
     let world = World::new().await;
     let gateway = world.gateway().await;

@@ -1,6 +1,7 @@
 //! A gateway with everything around it: simulated Stripe with its own books, an upstream that can misbehave, a client.
 
 pub mod callers;
+pub mod cut_proxy;
 pub mod dice;
 pub mod http;
 pub mod postgres;

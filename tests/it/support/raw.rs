@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::dice::Dice;
+
 /// A test never depends on it, but a hang must end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -134,5 +136,26 @@ impl ByHand {
     pub async fn accept(&self) -> Raw {
         let (socket, _) = patiently("a connection", self.listener.accept()).await.unwrap();
         Raw { socket, buffer: Vec::new() }
+    }
+}
+
+/// Asks, and hangs up at a random moment in one of the ways there are.
+pub async fn hang_up(address: String, request: String, mut dice: Dice) {
+    let Ok(mut socket) = TcpStream::connect(&address).await else { return };
+    if dice.one_in(10) {
+        let part = usize::try_from(dice.below(request.len() as u64)).unwrap();
+        let _ = socket.write_all(&request.as_bytes()[..part]).await;
+        return;
+    }
+    let _ = socket.write_all(request.as_bytes()).await;
+    // Not a wait for anything: the random moment.
+    tokio::time::sleep(dice.micros(15_000)).await;
+    match dice.below(3) {
+        0 => socket.set_zero_linger().unwrap(),
+        1 => drop(socket.shutdown().await),
+        _ => {
+            let mut some = vec![0; usize::try_from(1 + dice.below(400)).unwrap()];
+            let _ = tokio::time::timeout(dice.micros(15_000), socket.read(&mut some)).await;
+        }
     }
 }
