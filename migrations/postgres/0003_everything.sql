@@ -128,7 +128,6 @@ CREATE INDEX holds_node ON holds (node);
 
 CREATE TABLE idempotency_keys (
     scope        BYTEA  PRIMARY KEY CHECK (length(scope) = 32),
-    client_scope BYTEA  CHECK (length(client_scope) = 32),
     fingerprint  BYTEA  NOT NULL CHECK (length(fingerprint) = 32),
     request      TEXT COLLATE "C" NOT NULL UNIQUE,
     node         TEXT COLLATE "C" NOT NULL,
@@ -140,7 +139,6 @@ CREATE TABLE idempotency_keys (
     created_at   BIGINT NOT NULL,
     expires_at   BIGINT NOT NULL
 );
-CREATE INDEX idempotency_keys_client_scope ON idempotency_keys (client_scope) WHERE client_scope IS NOT NULL;
 CREATE INDEX idempotency_keys_expires ON idempotency_keys (expires_at);
 
 CREATE TABLE key_secret_versions (

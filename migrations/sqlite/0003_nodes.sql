@@ -24,8 +24,7 @@ ALTER TABLE top_ups ADD COLUMN node TEXT;
 
 -- Requests with an Idempotency-Key, and the answers of those that were charged.
 CREATE TABLE idempotency_keys (
-    scope        BLOB    PRIMARY KEY CHECK (length(scope) = 32),   -- SHA-256 of the payer as presented, method, path and key
-    client_scope BLOB    CHECK (length(client_scope) = 32),        -- the same with the client that a card token paid for
+    scope        BLOB    PRIMARY KEY CHECK (length(scope) = 32),   -- SHA-256 of client, method, path and key
     fingerprint  BLOB    NOT NULL CHECK (length(fingerprint) = 32), -- SHA-256 of query and body
     request      TEXT    NOT NULL UNIQUE,
     node         TEXT    NOT NULL,
@@ -37,7 +36,6 @@ CREATE TABLE idempotency_keys (
     created_at   INTEGER NOT NULL,
     expires_at   INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX idempotency_keys_client_scope ON idempotency_keys (client_scope) WHERE client_scope IS NOT NULL;
 CREATE INDEX idempotency_keys_expires ON idempotency_keys (expires_at);
 
 -- What tells nodes whether they share the key secret: a digest of each version, from which the secret cannot be computed.

@@ -14,22 +14,42 @@ pub(super) struct WatchedBody {
     beginning: Option<Bytes>,
     inner: BoxBody,
     size: BodySize,
+    is_head: bool,
+    /// Handed over so far.
+    sent: u64,
     delivery: Option<Delivery>,
     /// The handler's body has broken off; said on the next poll.
     broken: Option<Box<dyn std::error::Error>>,
 }
 
 impl WatchedBody {
-    pub(super) fn new(read: ReadBody, delivery: Delivery) -> Self {
+    pub(super) fn new(read: ReadBody, is_head: bool, delivery: Delivery) -> Self {
         let ReadBody { beginning, rest, size, .. } = read;
         let beginning = Some(beginning).filter(|bytes| !bytes.is_empty());
-        let mut body = Self { beginning, inner: rest, size, delivery: Some(delivery), broken: None };
-        if matches!(size, BodySize::None | BodySize::Sized(0)) {
+        let mut body =
+            Self { beginning, inner: rest, size, is_head, sent: 0, delivery: Some(delivery), broken: None };
+        if is_head || matches!(size, BodySize::None | BodySize::Sized(0)) {
             body.finished();
         }
         body
     }
 
+    /// The server throws away what it has not flushed when a body fails; the head, with the caller's clientId in it, goes out
+    /// first.
+    fn cut(
+        &mut self,
+        error: Box<dyn std::error::Error>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Box<dyn std::error::Error>>>> {
+        if let Some(delivery) = self.delivery.take() {
+            delivery.cut();
+        }
+        self.broken = Some(error);
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Delivered, or not to be delivered: an answer to HEAD goes out without its body, whatever becomes of that.
     fn finished(&mut self) {
         if let Some(delivery) = self.delivery.take() {
             delivery.finish();
@@ -48,30 +68,39 @@ impl MessageBody for WatchedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        if self.is_head {
+            return Poll::Ready(None);
+        }
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
         if let Some(beginning) = self.beginning.take() {
+            self.sent = self.sent.saturating_add(beginning.len() as u64);
             return Poll::Ready(Some(Ok(beginning)));
         }
         match Pin::new(&mut self.inner).poll_next(context) {
-            Poll::Ready(Some(Err(error))) => {
-                if let Some(delivery) = self.delivery.take() {
-                    delivery.cut();
-                }
-                // The server throws away what it has not flushed when a body fails; the head, with the caller's clientId in
-                // it, goes out first.
-                self.broken = Some(error);
-                context.waker().wake_by_ref();
-                Poll::Pending
-            }
+            Poll::Ready(Some(Err(error))) => self.cut(error, context),
+            Poll::Ready(None) if is_short(self.size, self.sent) => self.cut(EndedEarly.into(), context),
             Poll::Ready(None) => {
                 self.finished();
                 Poll::Ready(None)
             }
-            other => other,
+            Poll::Ready(Some(Ok(piece))) => {
+                self.sent = self.sent.saturating_add(piece.len() as u64);
+                Poll::Ready(Some(Ok(piece)))
+            }
+            Poll::Pending => Poll::Pending,
         }
     }
+}
+
+/// The handler's body is shorter than it said.
+#[derive(Debug, thiserror::Error)]
+#[error("the body ended before the length that it had announced")]
+struct EndedEarly;
+
+fn is_short(size: BodySize, bytes: u64) -> bool {
+    matches!(size, BodySize::Sized(size) if bytes < size)
 }
 
 impl Drop for WatchedBody {
@@ -104,6 +133,7 @@ impl ReadBody {
     pub(super) async fn read(
         body: BoxBody,
         headers: &HeaderMap,
+        is_head: bool,
         max_bytes: usize,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let mut read = Self::unread(body);
@@ -116,6 +146,8 @@ impl ReadBody {
         loop {
             let next = std::future::poll_fn(|context| Pin::new(&mut read.rest).poll_next(context)).await;
             match next {
+                // HEAD may announce a length that does not come.
+                None if is_short(read.size, bytes.len() as u64) && !is_head => return Err(EndedEarly.into()),
                 None => {
                     read.is_whole = true;
                     break;

@@ -6,6 +6,7 @@
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -172,7 +173,7 @@ impl Price {
             Opened::Admitted(admitted) => {
                 self.settle(*admitted, answered, id, open.route, open.price_list).await
             }
-            Opened::Again(payer) => (again(answered, &payer), Outcome::Repeated),
+            Opened::Again(payer) => (self.again(answered, &payer), Outcome::Repeated),
             // Answered above.
             Opened::Replayed(_) => (answered, Outcome::Repeated),
         }
@@ -206,6 +207,10 @@ impl Price {
             Err(error) => return Err((refuse(&Refused::because(error.into())), Outcome::PaymentRefused)),
         };
         let parts = &self.inner.parts;
+        if parts.closing.load(Ordering::Relaxed) {
+            // The books are being closed: the handler must not work for a charge that cannot be made any more.
+            return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
+        }
         let Ok(permit) = Arc::clone(&parts.permits).try_acquire_owned() else {
             return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
         };
@@ -287,8 +292,10 @@ impl Price {
         }
         let (request, response) = answered.into_parts();
         let (response, body) = response.into_parts();
+        let is_head = *request.method() == Method::HEAD;
         let body = if admitted.is_kept() {
-            ReadBody::read(body, response.headers(), self.inner.idempotency.max_answer_bytes).await
+            let max_bytes = self.inner.idempotency.max_answer_bytes;
+            ReadBody::read(body, response.headers(), is_head, max_bytes).await
         } else {
             Ok(ReadBody::unread(body))
         };
@@ -311,7 +318,7 @@ impl Price {
         match self.capture(admitted, usage, kept).await {
             Ok((captured, delivery)) => {
                 let receipt = payment_answer::receipt(&captured);
-                let response = response.set_body(BoxBody::new(WatchedBody::new(body, delivery)));
+                let response = response.set_body(BoxBody::new(WatchedBody::new(body, is_head, delivery)));
                 let answered = ServiceResponse::new(request, response);
                 (Ok(with_note(answered, &receipt, true)), Outcome::Paid)
             }
@@ -348,6 +355,27 @@ impl Price {
         })
     }
 
+    /// Charges nothing: that was done before.
+    fn again(
+        &self,
+        answered: Result<ServiceResponse<BoxBody>, Error>,
+        payer: &Repayer,
+    ) -> Result<ServiceResponse<BoxBody>, Error> {
+        let note = |status: StatusCode| {
+            payment_answer::fetched_again(payer, status.as_u16(), &self.inner.charged_statuses)
+        };
+        match answered {
+            Ok(answered) => {
+                let note = note(answered.status());
+                Ok(with_note(answered, &note, note.success))
+            }
+            Err(error) => {
+                let note = header_value(encode(&note(error.as_response_error().status_code())));
+                Err(WithNote { error, note }.into())
+            }
+        }
+    }
+
     async fn let_go(&self, admitted: Admitted, status: StatusCode) -> PaymentResponse {
         let (wallet, charged) = (admitted.wallet.clone(), admitted.charged.clone());
         // A caller who hangs up now must not leave a hold behind: dropping lets go in the background.
@@ -362,13 +390,6 @@ impl Price {
 enum Unfit {
     Refusal(Refusal),
     Problem(Problem),
-}
-
-fn again(
-    answered: Result<ServiceResponse<BoxBody>, Error>,
-    payer: &Repayer,
-) -> Result<ServiceResponse<BoxBody>, Error> {
-    answered.map(|answered| with_note(answered, &payment_answer::replay(payer), true))
 }
 
 fn stored_headers(headers: &HeaderMap) -> Vec<(String, String)> {

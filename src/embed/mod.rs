@@ -2,7 +2,8 @@
 //!
 //! Wrap a resource with its price, and its handlers are called only for requests whose price is set aside. What they answer is
 //! charged before its first byte goes out; an answer of 4xx or 5xx is not charged. A handler may take [`Paid`] to learn who
-//! pays. A caller who hangs up while the handler runs is not charged.
+//! pays. When a caller hangs up while the handler runs, actix lets it finish, and its answer is charged; of a connection that
+//! was reset, the handler is dropped, and nothing is charged.
 //!
 //! Settings are those of `prepaid402.toml` and the environment, without `[upstream]` and `[[routes]]`. The admin pages, health
 //! checks and metrics listen on `admin_listen`.

@@ -31,8 +31,7 @@ use crate::domain::{Micros, RequestId};
 use crate::money_work::MoneyWork;
 use crate::paywall::offer::{Challenge, Offers, Sale};
 use crate::paywall::{
-    Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, Repayer, RepeatKey, Replayed,
-    Usage,
+    Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, RepeatKey, Replayed, Usage,
 };
 use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
@@ -117,7 +116,7 @@ enum PaidOutcome {
     NotCharged(Answer, PaymentResponse),
     Served(Answer, Box<Captured>, Delivery),
     /// Charged before; the upstream has answered once more.
-    Again(Answer, Repayer),
+    Again(Answer, PaymentResponse),
     /// Charged before; the answer was kept.
     Replayed(Box<Replayed>),
 }
@@ -288,10 +287,7 @@ impl Gateway {
                 let receipt = payment_answer::receipt(&captured);
                 (self.pass_on(answer, Some(&receipt), Some(delivery)), Outcome::Paid)
             }
-            PaidOutcome::Again(answer, payer) => {
-                let receipt = payment_answer::replay(&payer);
-                (self.pass_on(answer, Some(&receipt), None), Outcome::Repeated)
-            }
+            PaidOutcome::Again(answer, note) => (self.pass_on(answer, Some(&note), None), Outcome::Repeated),
             PaidOutcome::Replayed(replayed) => (replay(&replayed, is_head), Outcome::Repeated),
         }
     }
@@ -356,10 +352,16 @@ impl Gateway {
                 self.settle(*admitted, answered, charged).await
             }
             Opened::Again(payer) => match answered {
-                Ok(response) => PaidOutcome::Again(response.into(), payer),
+                Ok(response) => {
+                    let status = response.status().as_u16();
+                    let note = payment_answer::fetched_again(&payer, status, &paid.charged_statuses);
+                    PaidOutcome::Again(response.into(), note)
+                }
                 Err(error) => {
                     let problem = fault_or(&paid.report, error);
-                    PaidOutcome::Failed(problem, payment_answer::replay(&payer))
+                    let answer = problem.answer();
+                    let note = payment_answer::failed_replay(&payer, answer.code, answer.message);
+                    PaidOutcome::Failed(problem, note)
                 }
             },
             Opened::Replayed(replayed) => PaidOutcome::Replayed(replayed),

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::problem;
+use crate::config::StatusSet;
 use crate::domain::{Micros, RequestId};
 use crate::ledger::ClientState;
 use crate::paywall::offer::{Challenge, Offers, Sale};
@@ -60,6 +61,23 @@ pub(crate) fn replay(payer: &Repayer) -> PaymentResponse {
         credits_charged: Some(0),
         idempotent_replay: Some(true),
         ..account(&payer.wallet, payer.state.as_ref(), None)
+    }
+}
+
+/// The note with an answer that was fetched once more.
+pub(crate) fn fetched_again(payer: &Repayer, status: u16, charged_statuses: &StatusSet) -> PaymentResponse {
+    if charged_statuses.contains(status) {
+        return replay(payer);
+    }
+    let message = format!("The API answered {status}, which is not charged; the first answer was.");
+    failed_replay(payer, "not_charged", &message)
+}
+
+/// The note that the upstream has failed when the answer of a charged request was to be fetched once more.
+pub(crate) fn failed_replay(payer: &Repayer, code: &str, message: &str) -> PaymentResponse {
+    PaymentResponse {
+        idempotent_replay: Some(true),
+        ..not_charged(&payer.wallet, payer.state.as_ref(), None, code, message)
     }
 }
 

@@ -4,7 +4,8 @@
 //! claim ─► running ─► charged (status, headers and body stored in the transaction of the capture)
 //!             └► let go: it was not charged, so the key is free again
 //! ```
-//! The row is found by hashes that only the payer can present, so nobody is told what somebody else was answered.
+//! The row is found by hashes that only the payer can present, so nobody is told what somebody else was answered. It expires,
+//! but not while its request runs on a node that lives.
 
 use bytes::Bytes;
 
@@ -15,10 +16,8 @@ use crate::domain::{RequestId, SecretHash};
 /// An answer that was charged, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredAnswer {
-    /// The key's row: payer as presented, method, path and key.
+    /// The key's row: client, method, path and key.
     pub scope: SecretHash,
-    /// The same with the client that a card token paid for, so that its clientId leads here too.
-    pub client_scope: Option<SecretHash>,
     /// The request that was charged.
     pub request: RequestId,
     /// The status.
@@ -84,7 +83,7 @@ pub struct NewKey {
 }
 
 const STORE: &str = "\
-UPDATE idempotency_keys SET state = 'charged', client_scope = $3, status = $4, headers = $5, body = $6
+UPDATE idempotency_keys SET state = 'charged', status = $3, headers = $4, body = $5
 WHERE scope = $1 AND request = $2 AND state = 'running'";
 
 const FIND: Sql = sql_with_now!(
@@ -94,9 +93,11 @@ const FIND: Sql = sql_with_now!(
     ") AS lives, \
      EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'usage:' || k.request) AS is_captured, \
      EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'reversal:' || k.request) AS is_reversed \
-     FROM idempotency_keys AS k WHERE (k.scope = $1 OR k.client_scope = $2 OR k.scope = $2) AND k.expires_at > ",
+     FROM idempotency_keys AS k WHERE k.scope = $1 AND NOT (k.expires_at <= ",
     now,
-    " LIMIT 1"
+    " AND NOT (k.state = 'running' AND EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = k.node AND n.lease_until > ",
+    now,
+    ")))"
 );
 
 const CLAIM: Sql = sql_with_now!(
@@ -108,16 +109,23 @@ const CLAIM: Sql = sql_with_now!(
     ""
 );
 
-const FREE_EXPIRED: Sql =
-    sql_with_now!("DELETE FROM idempotency_keys WHERE scope = $1 AND expires_at <= ", now, "");
+const FREE_EXPIRED: Sql = sql_with_now!(
+    "DELETE FROM idempotency_keys WHERE scope = $1 AND expires_at <= ",
+    now,
+    " AND NOT (state = 'running' AND EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = idempotency_keys.node AND n.lease_until > ",
+    now,
+    "))"
+);
 const LET_GO: &str = "DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2 AND state = 'running'";
 const FREE: &str = "DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2";
 const REPEAT: &str = "\
 UPDATE idempotency_keys SET repeats = repeats + 1 WHERE scope = $1 AND request = $2 AND state = 'charged' AND repeats < $3";
 const DELETE_EXPIRED: Sql = sql_with_now!(
-    "DELETE FROM idempotency_keys WHERE scope IN (SELECT scope FROM idempotency_keys WHERE expires_at <= ",
+    "DELETE FROM idempotency_keys WHERE scope IN (SELECT k.scope FROM idempotency_keys AS k WHERE k.expires_at <= ",
     now,
-    " ORDER BY expires_at LIMIT 1000)"
+    " AND NOT (k.state = 'running' AND EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = k.node AND n.lease_until > ",
+    now,
+    ")) ORDER BY k.expires_at LIMIT 1000)"
 );
 
 /// Stores an answer, in the transaction of its capture. `false`: the key belongs to another request by now.
@@ -127,7 +135,6 @@ pub(super) async fn store(connection: &mut Connection, answer: &StoredAnswer) ->
     let changed = query(STORE)
         .bind(answer.scope.as_bytes().to_vec())
         .bind(answer.request.to_string())
-        .bind(answer.client_scope.map(|scope| scope.as_bytes().to_vec()))
         .bind(i64::from(answer.status))
         .bind(headers)
         .bind(answer.body.as_ref().map(|body| body.to_vec()))
@@ -163,20 +170,12 @@ fn key_row(row: &Row) -> Result<KeyRow, sqlx::Error> {
     })
 }
 
-/// What is known of a key, by the payer as presented or by the client.
+/// What is known of a key.
 ///
 /// # Errors
 /// When the database cannot be read.
-pub async fn find(
-    db: &Db,
-    scope: SecretHash,
-    client_scope: Option<SecretHash>,
-) -> Result<Option<KeyRow>, DbError> {
-    let row = query(FIND)
-        .bind(scope.as_bytes().to_vec())
-        .bind(client_scope.unwrap_or(scope).as_bytes().to_vec())
-        .fetch_optional(db.reader())
-        .await?;
+pub async fn find(db: &Db, scope: SecretHash) -> Result<Option<KeyRow>, DbError> {
+    let row = query(FIND).bind(scope.as_bytes().to_vec()).fetch_optional(db.reader()).await?;
     Ok(row.as_ref().map(key_row).transpose()?)
 }
 

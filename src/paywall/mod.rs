@@ -162,7 +162,7 @@ impl From<&Recorded> for CardCharge {
 pub struct Admitted {
     funds: Funds,
     price: Micros,
-    claim: Option<(Claim, RepeatKey)>,
+    claim: Option<Claim>,
     /// Who pays.
     pub wallet: Wallet,
     /// What this request charged to a card.
@@ -186,7 +186,7 @@ impl Admitted {
                 drop(running);
             }
         }
-        if let Some((claim, _)) = claim {
+        if let Some(claim) = claim {
             claim.let_go().await;
         }
     }
@@ -262,7 +262,9 @@ impl Paywall {
     /// # Errors
     /// [`Refused`]; nothing is set aside then.
     pub async fn open(&self, purchase: &Purchase) -> Result<Opened, Refused> {
-        if purchase.credential.max_amount.is_some_and(|max| purchase.price.to_units_ceil() > max) {
+        let is_too_dear =
+            purchase.credential.max_amount.is_some_and(|max| purchase.price.to_units_ceil() > max);
+        if is_too_dear && purchase.repeat.is_none() {
             return Err(Refused::new(Refusal::PriceAboveMax));
         }
         for _ in 0..ROUNDS {
@@ -270,6 +272,10 @@ impl Paywall {
             if let Some(key) = &purchase.repeat {
                 if let Some(opened) = self.repeated(purchase, key, wallet.as_ref()).await? {
                     return Ok(opened);
+                }
+                // Only now: what was charged before the price rose is repeated for nothing.
+                if is_too_dear {
+                    return Err(Refused::new(Refusal::PriceAboveMax));
                 }
             }
             let state = match &wallet {
@@ -312,7 +318,7 @@ impl Paywall {
         let claim = match &purchase.repeat {
             None => None,
             Some(key) => match self.claim(purchase, key, &wallet).await {
-                Ok(Some(claim)) => Some((claim, key.clone())),
+                Ok(Some(claim)) => Some(claim),
                 // Whoever has the key was charged for it or will be; what this request charged to a card stays credit.
                 Ok(None) if charged.is_some() => return Err(refused(Refusal::IdempotencyInFlight, None)),
                 Ok(None) => return Ok(None),
@@ -327,7 +333,7 @@ impl Paywall {
                 Err(LedgerError::Refused(refusal)) => {
                     guard.ended();
                     tracing::debug!(%refusal, request.id = %purchase.request, "another node has spent the credit");
-                    if let Some((claim, _)) = claim {
+                    if let Some(claim) = claim {
                         claim.let_go().await;
                     }
                     return match charged {
@@ -354,7 +360,7 @@ impl Paywall {
         key: &RepeatKey,
         wallet: &Wallet,
     ) -> Result<Option<Claim>, Refusal> {
-        let Some((scope, _)) = key.scopes(&purchase.credential, Some(wallet.record.client)) else {
+        let Some(scope) = key.scope_of(&purchase.credential, Some(wallet.record.client)) else {
             return Err(unidentified());
         };
         let new =
@@ -388,10 +394,10 @@ impl Paywall {
             refused(Refusal::Busy)
         };
         let client = wallet.map(|wallet| wallet.record.client);
-        let Some((scope, client_scope)) = key.scopes(&purchase.credential, client) else {
+        let Some(scope) = key.scope_of(&purchase.credential, client) else {
             return Err(refused(unidentified()));
         };
-        let Some(row) = answers::find(&self.db, scope, client_scope).await.map_err(away)? else {
+        let Some(row) = answers::find(&self.db, scope).await.map_err(away)? else {
             return Ok(None);
         };
         if row.fingerprint != key.fingerprint() {
@@ -611,9 +617,8 @@ impl Paywall {
             Funds::Held(running, hold) => (running, Some(hold)),
         };
         let store = match (&claim, answered) {
-            (Some((claim, key)), Some(answered)) => Some(StoredAnswer {
+            (Some(claim), Some(answered)) => Some(StoredAnswer {
                 scope: claim.scope,
-                client_scope: Some(key.of_client(wallet.record.client)).filter(|scope| *scope != claim.scope),
                 request: usage.request,
                 status: answered.status,
                 headers: answered.headers,
@@ -635,7 +640,7 @@ impl Paywall {
                 if let Some(hold) = hold {
                     hold.ended();
                 }
-                if let Some((claim, _)) = claim {
+                if let Some(claim) = claim {
                     claim.keep();
                 }
                 Ok(Captured { posted, wallet, charged, price })

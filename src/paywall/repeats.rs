@@ -67,7 +67,7 @@ impl RepeatKey {
     }
 
     /// The scope of a client.
-    pub(super) fn of_client(&self, client: ClientId) -> SecretHash {
+    fn of_client(&self, client: ClientId) -> SecretHash {
         self.scope(&format!("client {client}"))
     }
 
@@ -79,20 +79,15 @@ impl RepeatKey {
         self.fingerprint
     }
 
-    /// The scopes of a request: of the payer as presented, and of the client, when a card token has led to one.
-    /// `None`: the payer presented nothing that identifies anybody.
-    pub(super) fn scopes(
-        &self,
-        credential: &Credential,
-        client: Option<ClientId>,
-    ) -> Option<(SecretHash, Option<SecretHash>)> {
+    /// Whose the key is: the client's, whether the clientId is presented or a card token that leads to the client, so that both
+    /// find the same row while the request runs, too. Of a card that has not paid yet there is no row. `None`: the payer
+    /// presented nothing that identifies anybody.
+    pub(super) fn scope_of(&self, credential: &Credential, client: Option<ClientId>) -> Option<SecretHash> {
         let key: Option<&ClientKey> = credential.client_key.as_ref();
         let card = credential.payment_method.as_ref().filter(|card| !card.is_shared_test_name());
         match (key, client, card) {
-            (Some(_), Some(client), _) => Some((self.of_client(client), None)),
-            (None, client, Some(card)) => {
-                Some((self.of_card(card), client.map(|client| self.of_client(client))))
-            }
+            (Some(_), Some(client), _) | (None, Some(client), Some(_)) => Some(self.of_client(client)),
+            (None, None, Some(card)) => Some(self.of_card(card)),
             _ => None,
         }
     }

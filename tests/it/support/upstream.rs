@@ -3,7 +3,8 @@
 //! `/up/status/N` answers N; `/up/refuse` closes before answering; `/up/hang` never answers; `/up/cut/N` promises 1,000
 //! bytes and closes after N; `/up/cut-chunked/N` the same without a length; `/up/stall` sends a part and stops;
 //! `/up/bytes/N` sends N bytes;
-//! `/up/stream/N` sends N pieces, each when `release` is called; anything else answers its request as JSON.
+//! `/up/stream/N` sends N pieces, each when `release` is called; `/up/wait` waits for one `release` and then answers like
+//! anything else: its request as JSON.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -51,7 +52,7 @@ impl TestUpstream {
         self.seen.lock().unwrap().len()
     }
 
-    /// Lets `/up/stream` send this many pieces more.
+    /// Lets `/up/stream` send this many pieces more, or as many `/up/wait` answer.
     pub fn release(&self, pieces: usize) {
         self.pieces.add_permits(pieces);
     }
@@ -73,6 +74,9 @@ impl TestUpstream {
         let mut parts = path.strip_prefix("/up/").or(path.strip_prefix("/free/")).unwrap_or("").split('/');
         let (verb, argument) = (parts.next().unwrap_or(""), parts.next().unwrap_or(""));
         let n: usize = argument.parse().unwrap_or(0);
+        if verb == "wait" {
+            self.pieces.acquire().await.unwrap().forget();
+        }
         match verb {
             "refuse" => false,
             "bytes" => {

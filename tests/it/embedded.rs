@@ -1,0 +1,288 @@
+//! The paywall inside an actix application: real sockets, and handlers that do whatever handlers do.
+
+mod answers;
+mod example;
+mod payments;
+mod settings;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use actix_web::body::{BodyStream, SizedStream};
+use actix_web::dev::ServerHandle;
+use actix_web::http::StatusCode;
+use actix_web::{App, HttpResponse, HttpServer, error, web};
+use bytes::Bytes;
+use futures_util::stream;
+use prepaid402::config::{self, Loaded};
+use prepaid402::embed::{Embedded, Paid};
+use tokio::sync::Semaphore;
+
+use crate::support::http::Answer;
+use crate::support::raw::eventually;
+use crate::support::{GOOD, PACKS, PUBLISHABLE_KEY, Pay, World, dice, number, process};
+
+/// Price of everything at `/five`, in units; `/one` costs a fifth of it.
+const PRICE: i64 = 500;
+/// What one pack buys.
+const PACK: i64 = 50_000;
+
+/// What handlers know and tests change.
+#[derive(Debug)]
+struct Handlers {
+    calls: AtomicUsize,
+    waiting: Semaphore,
+    /// Calls of `waits` that were dropped in the middle.
+    dropped: AtomicUsize,
+}
+
+/// Counts a call that is dropped in the middle.
+struct Dropped<'a>(&'a Handlers);
+
+impl Drop for Dropped<'_> {
+    fn drop(&mut self) {
+        self.0.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Handlers {
+    fn calls(&self) -> usize {
+        self.calls.load(Ordering::SeqCst)
+    }
+}
+
+/// An application that sells its handlers.
+struct Shop<'a> {
+    world: &'a World,
+    paywall: Embedded,
+    handlers: Arc<Handlers>,
+    url: String,
+    admin_url: String,
+    server: ServerHandle,
+}
+
+fn settings(world: &World, extra: &str) -> Loaded {
+    try_settings(world, extra).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn try_settings(world: &World, extra: &str) -> Result<Loaded, config::ConfigProblems> {
+    let admin: SocketAddr = process::lasting_port(&mut dice::Dice::random());
+    let toml = format!(
+        "admin_listen = \"{admin}\"\ndata_dir = {:?}\n[stripe]\npublishable_key = \"{PUBLISHABLE_KEY}\"\napi_base = \"{}\"\n\
+         timeout = \"2s\"\n{PACKS}\n{extra}",
+        world.folder.path().join("data"),
+        world.sim.base_url,
+    );
+    config::embedded_from(Some(&toml), world.folder.path(), &world.environment())
+}
+
+async fn told(paid: Paid, body: String, handlers: web::Data<Handlers>) -> HttpResponse {
+    let call = handlers.calls.fetch_add(1, Ordering::SeqCst) + 1;
+    HttpResponse::Ok().insert_header(("x-kept", "yes")).json(serde_json::json!({
+        "call": call,
+        "client": paid.client(),
+        "price": paid.price().to_string(),
+        "currency": paid.currency(),
+        "receipt": paid.receipt(),
+        "isRepeat": paid.is_repeat(),
+        "body": body,
+    }))
+}
+
+async fn status(path: web::Path<u16>, handlers: web::Data<Handlers>) -> HttpResponse {
+    handlers.calls.fetch_add(1, Ordering::SeqCst);
+    HttpResponse::build(StatusCode::from_u16(*path).unwrap()).finish()
+}
+
+/// Errors of a handler: actix makes the answer.
+async fn fails(
+    path: web::Path<String>,
+    handlers: web::Data<Handlers>,
+) -> Result<HttpResponse, actix_web::Error> {
+    handlers.calls.fetch_add(1, Ordering::SeqCst);
+    match path.as_str() {
+        "bad-request" => Err(error::ErrorBadRequest("a bad request")),
+        "internal" => Err(error::ErrorInternalServerError("an internal error")),
+        "panic" => panic!("this handler panics on purpose"),
+        _ => Err(error::ErrorImATeapot("a teapot")),
+    }
+}
+
+async fn waits(handlers: web::Data<Handlers>) -> HttpResponse {
+    handlers.calls.fetch_add(1, Ordering::SeqCst);
+    let dropped = Dropped(&handlers);
+    handlers.waiting.acquire().await.unwrap().forget();
+    std::mem::forget(dropped);
+    HttpResponse::Ok().body("waited")
+}
+
+type Piece = Result<Bytes, Box<dyn std::error::Error>>;
+
+fn pieces(sizes: &[usize], broken: bool) -> impl stream::Stream<Item = Piece> + use<> {
+    let mut pieces: Vec<Piece> = sizes.iter().map(|size| Ok(Bytes::from(vec![b'x'; *size]))).collect();
+    if broken {
+        pieces.push(Err("the handler's stream breaks".into()));
+    }
+    stream::iter(pieces)
+}
+
+/// Bodies: whole, in pieces, breaking off, shorter than announced.
+async fn body(path: web::Path<(String, usize)>, handlers: web::Data<Handlers>) -> HttpResponse {
+    handlers.calls.fetch_add(1, Ordering::SeqCst);
+    let (kind, size) = path.into_inner();
+    let mut builder = HttpResponse::Ok();
+    match kind.as_str() {
+        "whole" => builder.body(vec![b'x'; size]),
+        "pieces" => builder.body(BodyStream::new(pieces(&[size / 2, size - size / 2], false))),
+        "breaks" => builder.body(BodyStream::new(pieces(&[size], true))),
+        "breaks-sized" => builder.body(SizedStream::new(size as u64 + 100, pieces(&[size], true))),
+        "short" => builder.body(SizedStream::new(size as u64 + 100, pieces(&[size], false))),
+        _ => builder.finish(),
+    }
+}
+
+/// Two events, each when a test lets it out.
+async fn events(handlers: web::Data<Handlers>) -> HttpResponse {
+    handlers.calls.fetch_add(1, Ordering::SeqCst);
+    let stream = stream::unfold((0, handlers), |(n, handlers)| async move {
+        if n == 2 {
+            return None;
+        }
+        handlers.waiting.acquire().await.unwrap().forget();
+        Some((Piece::Ok(format!("data: {n}\n\n").into()), (n + 1, handlers)))
+    });
+    HttpResponse::Ok().content_type("text/event-stream").body(BodyStream::new(Box::pin(stream)))
+}
+
+impl<'a> Shop<'a> {
+    async fn open(world: &'a World) -> Self {
+        Self::with(world, "").await
+    }
+
+    async fn with(world: &'a World, extra: &str) -> Self {
+        let paywall = Embedded::start(settings(world, extra)).await.unwrap_or_else(|error| panic!("{error}"));
+        let handlers = Arc::new(Handlers {
+            calls: AtomicUsize::new(0),
+            waiting: Semaphore::new(0),
+            dropped: AtomicUsize::new(0),
+        });
+        let (five, one) = (paywall.price("0.05").unwrap(), paywall.price("0.01").unwrap());
+        let five = five.description("Five cents").mime_type("application/json");
+        let dear = paywall.price("5.00").unwrap();
+        let (billing, data) = (paywall.billing(), web::Data::from(Arc::clone(&handlers)));
+        let server = HttpServer::new(move || {
+            let five = || five.clone();
+            App::new()
+                .app_data(data.clone())
+                .service(web::resource("/five").wrap(five()).route(web::route().to(told)))
+                .service(web::resource("/one/{thing}").wrap(one.clone()).route(web::route().to(told)))
+                .service(web::resource("/dear").wrap(dear.clone()).route(web::route().to(waits)))
+                .service(web::resource("/get-only").wrap(five()).get(told))
+                .service(web::resource("/status/{status}").wrap(five()).route(web::route().to(status)))
+                .service(web::resource("/fails/{how}").wrap(five()).route(web::route().to(fails)))
+                .service(web::resource("/waits").wrap(five()).route(web::route().to(waits)))
+                .service(web::resource("/body/{kind}/{size}").wrap(five()).route(web::route().to(body)))
+                .service(web::resource("/events").wrap(five()).route(web::route().to(events)))
+                .service(web::resource("/unwrapped").route(web::get().to(told)))
+                .route("/free", web::get().to(async || "free"))
+                .configure(billing.clone())
+        })
+        .workers(2)
+        .disable_signals()
+        .shutdown_timeout(5);
+        let listener = crate::support::free_listener();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = server.listen(listener).unwrap().run();
+        let handle = server.handle();
+        tokio::spawn(server);
+        let admin_url = format!("http://{}", paywall.admin_address());
+        Self { world, paywall, handlers, url, admin_url, server: handle }
+    }
+
+    async fn send(&self, method: &str, path: &str, pay: &Pay, key: Option<&str>) -> Answer {
+        self.try_send(method, path, pay, key)
+            .await
+            .unwrap_or_else(|broken| panic!("{method} {path}: {broken:?}"))
+    }
+
+    async fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        pay: &Pay,
+        key: Option<&str>,
+    ) -> Result<Answer, crate::support::http::Broken> {
+        let header = pay.header();
+        let mut headers = vec![("payment", header.as_str())];
+        headers.extend(key.map(|key| ("idempotency-key", key)));
+        let body = (method == "POST").then_some(("text/plain", &b"hello"[..]));
+        self.world.client.try_send(method, &format!("{}{path}", self.url), &headers, body).await
+    }
+
+    async fn get(&self, path: &str, pay: &Pay) -> Answer {
+        self.send("GET", path, pay, None).await
+    }
+
+    /// A wallet with one pack, unspent, bought at the shop's own `/billing`.
+    async fn wallet(&self) -> String {
+        let card = self.world.tokenise(GOOD).await;
+        let body = format!("{{\"paymentMethodId\":\"{card}\"}}");
+        let url = format!("{}/billing/top-ups", self.url);
+        let headers = [("idempotency-key", card.as_str())];
+        let body = Some(("application/json", body.as_bytes()));
+        let answer = self.world.client.send("POST", &url, &headers, body).await;
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        answer.receipt().client_id
+    }
+
+    async fn balance(&self, client: &str) -> i64 {
+        let bearer = format!("Bearer {client}");
+        let url = format!("{}/billing/balance", self.url);
+        let answer = self.world.client.send("GET", &url, &[("authorization", &bearer)], None).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["balance"].as_i64().unwrap()
+    }
+
+    async fn balance_becomes(&self, client: &str, units: i64) {
+        eventually(&format!("a balance of {units}"), async || self.balance(client).await == units).await;
+    }
+
+    /// Everything of a wallet that holds one pack can be spent: nothing is reserved or held.
+    async fn all_is_free(&self, client: &str) {
+        self.balance_becomes(client, PACK).await;
+        self.handlers.waiting.add_permits(1);
+        eventually("all of it can be spent", async || {
+            self.send("POST", "/dear", &Pay::client(client), None).await.status == 200
+        })
+        .await;
+        assert_eq!(self.balance(client).await, 0);
+    }
+
+    /// The server first, then the paywall, as an application does.
+    async fn close(self) {
+        self.server.stop(true).await;
+        self.paywall.stop().await;
+        self.world.assert_books_agree().await;
+        for left in [
+            "SELECT COUNT(*) FROM holds",
+            "SELECT COUNT(*) FROM idempotency_keys WHERE state = 'running'",
+            "SELECT COUNT(*) FROM undelivered WHERE entries <> '[]'",
+        ] {
+            assert_eq!(number(&self.world.database, left).await, 0, "{left}");
+        }
+    }
+}
+
+async fn captures(world: &World) -> i64 {
+    let sql = "SELECT COUNT(*) FROM entries WHERE source LIKE 'usage:%' AND source NOT LIKE '%/%'";
+    number(&world.database, sql).await
+}
+
+/// A note that this request costs nothing, with a usable clientId.
+fn says_not_charged(answer: &Answer, client: &str, left: i64) {
+    let note = answer.receipt();
+    assert!(!note.success, "{} {}", answer.status, answer.text());
+    assert_eq!((note.client_id.as_str(), note.credits_remaining), (client, left));
+    assert_eq!((note.error_code.as_deref(), note.credits_charged), (Some("not_charged"), Some(0)));
+}
