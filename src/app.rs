@@ -38,6 +38,14 @@ pub struct RunningApp {
     engine: Engine,
 }
 
+/// The listening servers.
+struct Doors {
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    servers: Vec<ServerHandle>,
+    running: Vec<JoinHandle<std::io::Result<()>>>,
+}
+
 /// Starts everything. `key_secret` is the environment's, if it has one.
 ///
 /// # Errors
@@ -50,7 +58,26 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
     let admin = listen(config.admin_listen)?;
     let upstream = Upstream::new(&config.upstream)?;
     let engine = Engine::start(&config, key_secret).await?;
-    let parts = &engine.parts;
+    // Whatever fails from here on, the books must be closed before anybody else opens them.
+    match open_doors(&config, &engine.parts, routes, upstream, public, admin).await {
+        Ok(Doors { address, admin_address, servers, running }) => {
+            Ok(RunningApp { address, admin_address, servers, running, engine })
+        }
+        Err(error) => {
+            engine.stop().await;
+            Err(error)
+        }
+    }
+}
+
+async fn open_doors(
+    config: &Config,
+    parts: &Parts,
+    routes: RouteTable,
+    upstream: Upstream,
+    public: TcpListener,
+    admin: TcpListener,
+) -> Result<Doors, StartError> {
     let (route_numbers, price_list) = register_prices(parts, &routes).await?;
     let challenges = config.routes.iter().map(|route| {
         let price = match route.charge {
@@ -76,6 +103,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
         trusted_proxies: config.trusted_proxies.clone(),
         public_url: config.public_url.clone(),
         permits: Arc::clone(&parts.permits),
+        keyed_bodies: Arc::clone(&parts.keyed_bodies),
         closing: Arc::clone(&parts.closing),
         metrics: Arc::clone(&parts.metrics),
         sandbox: config.sandbox,
@@ -93,13 +121,12 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
     .listen(public)
     .map_err(|error| StartError::Listen(address, error))?
     .run();
-    let (admin_address, admin_server) = admin_server(admin, &config, parts)?;
-    Ok(RunningApp {
+    let (admin_address, admin_server) = admin_server(admin, config, parts)?;
+    Ok(Doors {
         address,
         admin_address,
         servers: vec![public_server.handle(), admin_server.handle()],
         running: vec![tokio::spawn(public_server), tokio::spawn(admin_server)],
-        engine,
     })
 }
 

@@ -19,18 +19,19 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use sqlx::Connection as _;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
-pub(crate) use self::query::sql_with_now;
 pub use self::query::{
     Bind, Connection, On, Query, QueryScalar, Read, Readers, Row, Sql, query, query_scalar,
 };
+pub(crate) use self::query::{lost, postgres_now, sql_with_now, sqlite_now};
 pub use self::schema::{Migrated, SCHEMA_VERSION, migrate, require_current};
 use crate::config::DatabaseConfig;
 
 /// Writes waiting for their connection; more make their callers wait.
 const QUEUE: usize = 256;
 /// A write on a server that does not answer in this time is given up.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(15);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +107,8 @@ pub(crate) struct WriterSide {
     pub(crate) connection: Connection,
     /// Other writes, where they share the writer's connection.
     pub(crate) writes: Option<mpsc::Receiver<WriteJob>>,
+    /// Otherwise the task that runs them; it ends with the last sender, or by a fault.
+    pub(crate) other_writes: Option<JoinHandle<()>>,
 }
 
 /// Opens a single connection with the settings of the server, for commands that run beside it.
@@ -119,6 +122,19 @@ pub async fn connect(database: &DatabaseConfig) -> Result<Connection, DbError> {
     }
 }
 
+/// Opens a single connection for [`migrate`].
+///
+/// # Errors
+/// [`DbError`] when the database cannot be opened or refuses a setting.
+pub async fn connect_for_migration(database: &DatabaseConfig) -> Result<Connection, DbError> {
+    match database {
+        DatabaseConfig::Sqlite(_) => connect(database).await,
+        DatabaseConfig::Postgres(url) => {
+            Ok(Connection::Postgres(postgres::connect_for_migration(url).await?))
+        }
+    }
+}
+
 /// Opens a single connection that cannot write, to an existing database.
 ///
 /// # Errors
@@ -126,11 +142,7 @@ pub async fn connect(database: &DatabaseConfig) -> Result<Connection, DbError> {
 pub async fn connect_read_only(database: &DatabaseConfig) -> Result<Connection, DbError> {
     match database {
         DatabaseConfig::Sqlite(path) => Ok(Connection::Sqlite(sqlite::connect_read_only(path).await?)),
-        DatabaseConfig::Postgres(url) => {
-            let mut connection = Connection::Postgres(postgres::connect(url).await?);
-            query("SET default_transaction_read_only = on").execute(&mut connection).await?;
-            Ok(connection)
-        }
+        DatabaseConfig::Postgres(url) => Ok(Connection::Postgres(postgres::connect_read_only(url).await?)),
     }
 }
 
@@ -146,14 +158,16 @@ pub(crate) async fn open(database: &DatabaseConfig) -> Result<(Db, WriterSide), 
         DatabaseConfig::Sqlite(path) => {
             migrate(&mut connection, database).await?;
             let readers = Readers::Sqlite(sqlite::readers(path).await?);
-            Ok((Db { readers, writes: sender }, WriterSide { connection, writes: Some(receiver) }))
+            let side = WriterSide { connection, writes: Some(receiver), other_writes: None };
+            Ok((Db { readers, writes: sender }, side))
         }
         DatabaseConfig::Postgres(url) => {
             schema::require_current(&mut connection).await?;
             let readers = Readers::Postgres(postgres::readers(url).await?);
             let writing = connect(database).await?;
-            tokio::spawn(serve_writes(writing, database.clone(), receiver));
-            Ok((Db { readers, writes: sender }, WriterSide { connection, writes: None }))
+            let other_writes = tokio::spawn(serve_writes(writing, database.clone(), receiver));
+            let side = WriterSide { connection, writes: None, other_writes: Some(other_writes) };
+            Ok((Db { readers, writes: sender }, side))
         }
     }
 }
@@ -272,14 +286,16 @@ impl Connection {
     }
 
     /// After a failure: a connection that does not end its transaction, or of which nobody knows what it is doing
-    /// (`is_lost`), is opened anew.
+    /// (`is_lost`), is given up and opened anew. Until that works, every statement on it fails.
     pub(crate) async fn mend(&mut self, database: &DatabaseConfig, is_lost: bool) {
-        if !is_lost {
+        if !is_lost && !matches!(self, Self::Lost) {
             let ended = tokio::time::timeout(postgres::CONNECT_TIMEOUT, self.rollback()).await;
             if matches!(ended, Ok(Ok(()))) {
                 return;
             }
         }
+        // Given up first: half a transaction on it must never be continued.
+        *self = Self::Lost;
         match connect(database).await {
             Ok(connection) => {
                 tracing::warn!("a writing connection is opened anew after a failure");
@@ -297,6 +313,7 @@ impl Connection {
         match self {
             Self::Sqlite(connection) => connection.close().await,
             Self::Postgres(connection) => connection.close().await,
+            Self::Lost => Ok(()),
         }
     }
 }

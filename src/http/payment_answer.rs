@@ -180,7 +180,7 @@ fn extra(refused: &Refused) -> Map<String, Value> {
         Refusal::TopUpPending(id) => {
             extra.insert("topUpId".into(), json!(id.to_string()));
         }
-        Refusal::CaptureFailed | Refusal::CaptureUnknown => {
+        Refusal::CaptureFailed | Refusal::CaptureUnknown | Refusal::CaptureUnknownKept => {
             extra.insert("upstreamExecuted".into(), json!(true));
         }
         Refusal::IdempotencyAnswerLost => {

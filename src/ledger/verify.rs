@@ -102,6 +102,8 @@ struct Gathered {
     reversals: Vec<Reversal>,
     /// Requests that hold something: whose, and how much.
     holds: HashMap<String, (i64, i64)>,
+    /// Requests whose hold ended with somebody else.
+    foreign_holds: Vec<String>,
     routes: HashSet<i64>,
     price_lists: HashSet<i64>,
     trial: HashMap<(String, i64), i128>,
@@ -129,7 +131,7 @@ pub async fn verify(
     // Several nodes take ids from a sequence, which leaves gaps where a transaction was rolled back.
     let next_id = match connection {
         Connection::Sqlite(_) => Some(1),
-        Connection::Postgres(_) => None,
+        Connection::Postgres(_) | Connection::Lost => None,
     };
     let mut gathered = Gathered {
         next_id,
@@ -177,6 +179,7 @@ async fn check_database(connection: &mut Connection, report: &mut Verification) 
             check_references(connection, report).await?;
             has_postgres_guard(connection).await?
         }
+        Connection::Lost => false,
     };
     if !guarded {
         report.find("the triggers that keep entries append-only are missing or others".to_owned());
@@ -358,7 +361,10 @@ fn note_source(
     if debit == Account::Holds || credit == Account::Holds {
         let request = plain.split_once(':').map_or(plain, |(_, request)| request);
         let change = if credit == Account::Holds { amount } else { amount.saturating_neg() };
-        let (_, held) = gathered.holds.entry(request.to_owned()).or_insert((client, 0));
+        let (holder, held) = gathered.holds.entry(request.to_owned()).or_insert((client, 0));
+        if *holder != client {
+            gathered.foreign_holds.push(request.to_owned());
+        }
         *held = held.saturating_add(change);
         if *held == 0 {
             gathered.holds.remove(request);
@@ -490,6 +496,9 @@ async fn check_holds(
         if gathered.holds.remove(&request) != Some(stored) {
             report.find(format!("hold {request}: its row is not what the books hold for it"));
         }
+    }
+    for request in &gathered.foreign_holds {
+        report.find(format!("hold {request}: it was taken from one client and ended with another"));
     }
     for request in gathered.holds.keys() {
         report.find(format!("hold {request}: the books hold something for it, but it has no row"));

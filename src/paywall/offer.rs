@@ -72,12 +72,15 @@ impl Offers {
 
     /// The offer of a request that presents nothing, ready to be sent but for its path and number: what most callers get first
     /// must cost next to nothing.
+    ///
+    /// # Panics
+    /// Never: an offer names its path, and its request after that.
     #[must_use]
     pub fn challenge(&self, sale: Sale<'_>) -> Challenge {
         let offer = self.write(Sale { path: PATH, ..sale }, &Refusal::PaymentRequired, None, ID);
-        let json = serde_json::to_string(&offer).unwrap_or_default();
-        let (before, rest) = json.split_once(PATH).unwrap_or_default();
-        let (between, after) = rest.split_once(ID).unwrap_or_default();
+        let json = serde_json::to_string(&offer).expect("an offer is representable as JSON");
+        let (before, rest) = json.split_once(PATH).expect("an offer names its path");
+        let (between, after) = rest.split_once(ID).expect("an offer names its request after its path");
         Challenge { parts: [before, between, after].map(str::to_owned) }
     }
 

@@ -39,7 +39,8 @@ impl std::fmt::Debug for RepeatKey {
 }
 
 impl RepeatKey {
-    /// `key` is the header's value; `path` is the one that was priced.
+    /// `key` is the header's value; `path` is the one that was priced. `variants` are headers that choose between
+    /// representations, such as `Range`: another choice is another request.
     ///
     /// # Errors
     /// A sentence when the header's value cannot be a key.
@@ -48,6 +49,7 @@ impl RepeatKey {
         method: &str,
         path: &str,
         query: Option<&str>,
+        variants: &[u8],
         body: &[u8],
     ) -> Result<Self, &'static str> {
         if !(1..=255).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -57,7 +59,7 @@ impl RepeatKey {
             key: key.to_owned(),
             method: method.to_owned(),
             path: path.to_owned(),
-            fingerprint: SecretHash::of_parts(&[query.unwrap_or_default().as_bytes(), body]),
+            fingerprint: SecretHash::of_parts(&[query.unwrap_or_default().as_bytes(), variants, body]),
         })
     }
 
@@ -100,12 +102,20 @@ pub(super) struct Claim {
     tasks: MoneyWork,
     pub(super) scope: SecretHash,
     request: RequestId,
+    /// What was perhaps done may be done again.
+    is_safe: bool,
     is_open: bool,
 }
 
 impl Claim {
-    pub(super) fn new(db: Db, tasks: MoneyWork, scope: SecretHash, request: RequestId) -> Self {
-        Self { db, tasks, scope, request, is_open: true }
+    pub(super) fn new(
+        db: Db,
+        tasks: MoneyWork,
+        scope: SecretHash,
+        request: RequestId,
+        is_safe: bool,
+    ) -> Self {
+        Self { db, tasks, scope, request, is_safe, is_open: true }
     }
 
     /// The answer was stored with the charge, or nobody knows whether it was: the row stays.
@@ -115,7 +125,13 @@ impl Claim {
 
     /// Frees the key now.
     pub(super) async fn let_go(mut self) {
-        let_go(&self.db, self.scope, self.request).await;
+        end(&self.db, self.scope, self.request, false).await;
+        self.is_open = false;
+    }
+
+    /// The upstream may have worked, and nothing is charged: what changes something must not be done again under this key.
+    pub(super) async fn interrupted(mut self) {
+        end(&self.db, self.scope, self.request, !self.is_safe).await;
         self.is_open = false;
     }
 }
@@ -124,15 +140,19 @@ impl Drop for Claim {
     fn drop(&mut self) {
         if self.is_open {
             let (db, scope, request) = (self.db.clone(), self.scope, self.request);
-            self.tasks.spawn(async move { let_go(&db, scope, request).await });
+            self.tasks.spawn(async move { end(&db, scope, request, false).await });
         }
     }
 }
 
 /// A key that is not freed would be "in flight" until this node ends.
-async fn let_go(db: &Db, scope: SecretHash, request: RequestId) {
+async fn end(db: &Db, scope: SecretHash, request: RequestId, stays: bool) {
     loop {
-        match answers::let_go(db, scope, request).await {
+        let ended = match stays {
+            true => answers::interrupt(db, scope, request).await,
+            false => answers::let_go(db, scope, request).await,
+        };
+        match ended {
             Ok(()) | Err(DbError::Closed) => return,
             Err(error) => {
                 tracing::warn!(%error, request.id = %request, "an idempotency key cannot be freed yet");
