@@ -156,6 +156,7 @@ impl Connection {
             Self::Postgres(connection) => {
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(drop)
             }
+            Self::Lost => Err(super::lost()),
         }
     }
 }

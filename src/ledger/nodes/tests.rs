@@ -52,7 +52,7 @@ async fn a_node_has_a_row_while_it_runs_and_its_lease_is_renewed() {
     let first: i64 = books.ask(lease.clone()).await;
     assert_eq!(books.ledger.keep_alive().await.unwrap(), 0);
     let second: i64 = books.ask(lease).await;
-    assert!(second > first && books.nodes().await == 1);
+    assert!((second > first || !books.is_postgres()) && books.nodes().await == 1);
     // By the database's clock, which is this machine's here.
     let left = second - crate::db::now_micros();
     let (least, most) =

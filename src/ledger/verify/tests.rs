@@ -122,6 +122,7 @@ async fn damaged(original: &Original, sql: &str) -> TestDatabase {
                 .to_owned(),
             "SET session_replication_role = DEFAULT".to_owned(),
         ),
+        Connection::Lost => unreachable!("it has just been opened"),
     };
     run(&mut connection, before).await;
     run(&mut connection, original.named(sql)).await;
