@@ -18,7 +18,6 @@ fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
         .busy_timeout(Duration::from_secs(5))
@@ -30,11 +29,12 @@ fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 pub(super) async fn connect(path: &Path) -> Result<SqliteConnection, DbError> {
-    let mut connection = options(path).connect().await?;
+    let mut connection = options(path).journal_mode(SqliteJournalMode::Wal).connect().await?;
     check_settings(&mut connection).await?;
     Ok(connection)
 }
 
+/// Whatever journal the file has: a backup copy is made without WAL, and a reader cannot change that.
 pub(super) async fn connect_read_only(path: &Path) -> Result<SqliteConnection, DbError> {
     Ok(options(path).create_if_missing(false).read_only(true).connect().await?)
 }
