@@ -35,8 +35,8 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two tries meanwhile.
 const PAUSE: Duration = Duration::from_millis(20);
-/// A batch on a server that does not answer in this time is given up, with its connection.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(15);
+/// A batch on a server that does not answer for so much longer is given up, with its connection.
+const SILENCE: Duration = Duration::from_secs(5);
 
 /// A command and who waits for its outcome.
 #[derive(Debug)]
@@ -332,7 +332,7 @@ impl Writer {
                     tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled; a person must look");
                     self.doubtful.pop();
                 }
-                Err(Fault::Again(_) | Fault::Away(_)) if may_try_again => may_try_again = false,
+                Err(Fault::Away(_)) if may_try_again => may_try_again = false,
                 Err(Fault::Again(error) | Fault::Away(error)) => {
                     tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled yet");
                     return;
@@ -517,7 +517,8 @@ impl Writer {
     ) -> Result<Committed, Fault> {
         // The server ends statements and transactions that hang; this is for a network that says nothing. The connection
         // is thrown away then, so that cancelling leaves nothing behind.
-        let timeout = if self.is_shared() { BATCH_TIMEOUT } else { Duration::MAX };
+        let timeout =
+            if self.is_shared() { self.patience.saturating_add(SILENCE) } else { Duration::MAX };
         let work = tokio::time::timeout(timeout, self.try_commit(asked, stores, repeated)).await;
         match work {
             Ok(Ok(committed)) => Ok(committed),
