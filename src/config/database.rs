@@ -143,7 +143,8 @@ pub(super) fn read(
 
 fn warn_of_plain_text(url: &Secret, report: &mut Report) {
     let Ok(url) = PgConnectOptions::from_str(url.expose()) else { return };
-    let host = url.get_host();
+    // An IPv6 address stands in brackets.
+    let host = url.get_host().trim_start_matches('[').trim_end_matches(']');
     let local = host.starts_with('/')
         || host == "localhost"
         || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());

@@ -124,3 +124,6 @@ async fn back_up(connection: &mut Connection, path: &Path, from: i64) -> Result<
     tracing::info!(copy = %copy.display(), "the database was copied before its schema is changed");
     Ok(copy)
 }
+
+#[cfg(test)]
+mod tests;

@@ -325,3 +325,6 @@ pub async fn count_repeat(
 pub async fn delete_expired(db: &Db) -> Result<u64, DbError> {
     db.write(|connection| Box::pin(async move { query(DELETE_EXPIRED).execute(connection).await })).await
 }
+
+#[cfg(test)]
+mod tests;

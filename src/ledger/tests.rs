@@ -4,6 +4,7 @@
 pub(in crate::ledger) mod books;
 mod failures;
 mod holds;
+mod outages;
 mod restart;
 mod two_nodes;
 

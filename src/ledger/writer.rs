@@ -372,7 +372,7 @@ impl Writer {
                     tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled; a person must look");
                     self.doubtful.pop();
                 }
-                Err(Fault::Again(_) | Fault::Away(_)) if may_try_again => may_try_again = false,
+                Err(Fault::Away(_)) if may_try_again => may_try_again = false,
                 Err(Fault::Again(error) | Fault::Away(error)) => {
                     tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled yet");
                     return;
@@ -560,7 +560,7 @@ impl Writer {
     ) -> Result<Committed, Fault> {
         // The server ends statements and transactions that hang; this is for a network that says nothing. The connection
         // is thrown away then, so that cancelling leaves nothing behind.
-        let timeout = if self.is_shared() { BATCH_TIMEOUT } else { Duration::MAX };
+        let timeout = if self.is_shared() { self.patience.saturating_add(SILENCE) } else { Duration::MAX };
         let work = tokio::time::timeout(timeout, self.try_commit(asked, stores, repeated)).await;
         match work {
             Ok(Ok(committed)) => Ok(committed),

@@ -72,7 +72,12 @@ impl Books {
 
     /// The same with a writer that waits for a database that has gone away for a moment only.
     pub(in crate::ledger) async fn open_impatient() -> Self {
-        let books = Self::open_with(TestDatabase::new().await, "node", Duration::from_millis(300)).await;
+        Self::open_patient(TestDatabase::new().await, Duration::from_millis(300)).await
+    }
+
+    /// The same with a database of the test's own, and a writer that waits so long for one that has gone away.
+    pub(in crate::ledger) async fn open_patient(database: TestDatabase, patience: Duration) -> Self {
+        let books = Self::open_with(database, "node", patience).await;
         books.furnish().await;
         books
     }
