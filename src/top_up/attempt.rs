@@ -9,7 +9,7 @@ use super::{
     TopUps, after,
 };
 use crate::db::{DbError, now_micros, query_scalar};
-use crate::domain::{SecretHash, TopUpId};
+use crate::domain::{PaymentMethodId, SecretHash, TopUpId};
 use crate::ledger::ClientId;
 use crate::stripe::{NewCustomer, NewPaymentIntent, RefusalKind, StripeFailure};
 
@@ -169,6 +169,11 @@ impl TopUps {
             return Err(self.fail(row, FailureReason::InvalidPaymentMethod).await);
         }
         if card.customer.is_some() && card.customer != own_customer {
+            if matches!(request.payer, Payer::New) && self.is_bound(&request.payment_method).await? {
+                // An earlier attempt of this very token was recorded since it was seen to lead to nobody.
+                let _ = self.fail(row, FailureReason::Abandoned).await;
+                return Err(TopUpOutcome::Shared(Landed::Credited));
+            }
             return Err(self.fail(row, FailureReason::OfOtherClient).await);
         }
         if let Some(fingerprint) = card.fingerprint {
@@ -198,6 +203,14 @@ impl TopUps {
                 }
             }),
         }
+    }
+
+    async fn is_bound(&self, card: &PaymentMethodId) -> Result<bool, TopUpOutcome> {
+        if card.is_shared_test_name() {
+            return Ok(false);
+        }
+        let bound = self.0.keys.bound_to(card.hash()).await;
+        bound.map(|bound| bound.is_some()).map_err(|error| self.unavailable(&error.into()))
     }
 
     /// The customer and the unconfirmed PaymentIntent of a row; the same ones when asked again.

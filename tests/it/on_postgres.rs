@@ -3,9 +3,11 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 9] = [
+const MONEY: [&str; 11] = [
     "billing::",
     "crash::",
+    "embedded::",
+    "idempotency::",
     "pages::",
     "paid_request::",
     "parallel::",

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::*;
 use crate::support::postgres;
-use crate::support::program::{Running, clean, free_address, program, run};
+use crate::support::program::{Running, clean, finish, free_address, program, run};
 
 /// Built by `cargo test`, beside this program.
 fn example() -> PathBuf {
@@ -39,9 +39,10 @@ async fn the_example_sells_two_handlers() {
     ]);
     if let Some(server) = postgres::server() {
         let url = postgres::new_database(&server).await;
-        let ready =
-            program(home.path(), &["migrate"]).env("PREPAID402_DATABASE_URL", &url).status().await.unwrap();
-        assert!(ready.success());
+        let mut migrate = program(home.path(), &["migrate"]);
+        migrate.env("PREPAID402_DATABASE_URL", &url);
+        let ready = finish(migrate, None).await;
+        assert_eq!(ready.code, 0, "{ready:?}");
         command.env("PREPAID402_DATABASE_URL", url);
     }
     let shop = Running::start(command, "selling").await.unwrap();
