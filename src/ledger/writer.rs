@@ -560,7 +560,7 @@ impl Writer {
     ) -> Result<Committed, Fault> {
         // The server ends statements and transactions that hang; this is for a network that says nothing. The connection
         // is thrown away then, so that cancelling leaves nothing behind.
-        let timeout = if self.is_shared() { self.patience.saturating_add(SILENCE) } else { Duration::MAX };
+        let timeout = if self.is_shared() { BATCH_TIMEOUT } else { Duration::MAX };
         let work = tokio::time::timeout(timeout, self.try_commit(asked, stores, repeated)).await;
         match work {
             Ok(Ok(committed)) => Ok(committed),
