@@ -3,13 +3,13 @@
 
 mod support;
 
+mod again_on_postgres;
 mod billing;
 mod cli;
 mod crash;
 mod get;
 mod node_client;
 mod nodes;
-mod on_postgres;
 mod pages;
 mod paid_request;
 mod parallel;
