@@ -10,10 +10,12 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Config, RouteCharge};
 use crate::db::DbError;
+use crate::domain::Micros;
 use crate::engine::{Engine, Parts};
 use crate::http;
 use crate::http::gateway::Gateway;
 use crate::ledger::prices;
+use crate::paywall::offer::Sale;
 use crate::proxy::route_table::RouteTable;
 use crate::proxy::upstream::Upstream;
 
@@ -36,6 +38,14 @@ pub struct RunningApp {
     engine: Engine,
 }
 
+/// The listening servers.
+struct Doors {
+    address: SocketAddr,
+    admin_address: SocketAddr,
+    servers: Vec<ServerHandle>,
+    running: Vec<JoinHandle<std::io::Result<()>>>,
+}
+
 /// Starts everything. `key_secret` is the environment's, if it has one.
 ///
 /// # Errors
@@ -48,8 +58,36 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
     let admin = listen(config.admin_listen)?;
     let upstream = Upstream::new(&config.upstream)?;
     let engine = Engine::start(&config, key_secret).await?;
-    let parts = &engine.parts;
+    // Whatever fails from here on, the books must be closed before anybody else opens them.
+    match open_doors(&config, &engine.parts, routes, upstream, public, admin).await {
+        Ok(Doors { address, admin_address, servers, running }) => {
+            Ok(RunningApp { address, admin_address, servers, running, engine })
+        }
+        Err(error) => {
+            engine.stop().await;
+            Err(error)
+        }
+    }
+}
+
+async fn open_doors(
+    config: &Config,
+    parts: &Parts,
+    routes: RouteTable,
+    upstream: Upstream,
+    public: TcpListener,
+    admin: TcpListener,
+) -> Result<Doors, StartError> {
     let (route_numbers, price_list) = register_prices(parts, &routes).await?;
+    let challenges = config.routes.iter().map(|route| {
+        let price = match route.charge {
+            RouteCharge::Free => Micros::ZERO,
+            RouteCharge::Fixed(price) => price,
+        };
+        let (description, mime_type) = (route.description.as_deref(), route.mime_type.as_deref());
+        parts.offers.challenge(Sale { path: "", description, mime_type, price })
+    });
+    let challenges = challenges.collect();
     let gateway = web::Data::new(Gateway {
         routes,
         route_numbers,
@@ -57,6 +95,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
         upstream,
         paywall: parts.paywall.clone(),
         offers: parts.offers.clone(),
+        challenges,
         reversals: parts.reversals.clone(),
         tasks: parts.tasks.clone(),
         limits: config.limits.clone(),
@@ -64,6 +103,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
         trusted_proxies: config.trusted_proxies.clone(),
         public_url: config.public_url.clone(),
         permits: Arc::clone(&parts.permits),
+        keyed_bodies: Arc::clone(&parts.keyed_bodies),
         closing: Arc::clone(&parts.closing),
         metrics: Arc::clone(&parts.metrics),
         sandbox: config.sandbox,
@@ -81,13 +121,12 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
     .listen(public)
     .map_err(|error| StartError::Listen(address, error))?
     .run();
-    let (admin_address, admin_server) = admin_server(admin, &config, parts)?;
-    Ok(RunningApp {
+    let (admin_address, admin_server) = admin_server(admin, config, parts)?;
+    Ok(Doors {
         address,
         admin_address,
         servers: vec![public_server.handle(), admin_server.handle()],
         running: vec![tokio::spawn(public_server), tokio::spawn(admin_server)],
-        engine,
     })
 }
 

@@ -31,6 +31,8 @@ use crate::stripe::{Stripe, StripeSetupError};
 use crate::top_up::{TopUpParts, TopUps};
 use crate::worker;
 
+/// Bodies of requests with an `Idempotency-Key` that are read at once: each may take what `idempotency.max_body_bytes` says.
+const MAX_KEYED_BODIES: usize = 256;
 /// How long money work may go on after the last connection has ended.
 const MONEY_WORK_GRACE: Duration = Duration::from_secs(60);
 
@@ -90,6 +92,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<Metrics>,
     /// Requests that may still begin.
     pub(crate) permits: Arc<Semaphore>,
+    /// Bodies of requests with an `Idempotency-Key` that may be read at once.
+    pub(crate) keyed_bodies: Arc<Semaphore>,
     pub(crate) closing: Arc<AtomicBool>,
 }
 
@@ -117,8 +121,12 @@ impl Engine {
         let node = NodeId::new().to_string();
         let (ledger, db, writer) =
             Ledger::open(&config.database, &node, config.limits.max_concurrent_per_client).await?;
-        refuse_other_currency(&db, config.currency).await?;
-        key_secret.agree_with_other_nodes(&db).await?;
+        if let Err(error) = check_books(&db, config, &key_secret).await {
+            // Closed before anybody else opens them.
+            ledger.close();
+            let _ = writer.await;
+            return Err(error);
+        }
         let keys = Arc::new(Keys::new(db.reader().clone()));
         let tasks = MoneyWork::on_this_runtime();
         let top_ups = TopUps::new(
@@ -148,11 +156,13 @@ impl Engine {
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
             tokio::spawn(worker::reconcile(top_ups, stopped)),
-            tokio::spawn(worker::keep_alive(ledger.clone(), db.clone())),
+            tokio::spawn(worker::renew(ledger.clone())),
+            tokio::spawn(worker::sweep(ledger.clone(), db.clone())),
         ];
         let parts = Parts {
             reversals: Reversals::new(ledger.clone(), tasks.clone()),
             permits: Arc::new(Semaphore::new(config.limits.max_concurrent_requests)),
+            keyed_bodies: Arc::new(Semaphore::new(MAX_KEYED_BODIES)),
             metrics: Arc::new(Metrics::new()),
             closing: Arc::new(AtomicBool::new(false)),
             db,
@@ -276,6 +286,12 @@ pub fn own(database: &Path) -> Result<File, StartError> {
     let lock = lock(database)?;
     make_private_file(database)?;
     Ok(lock)
+}
+
+/// Whether these settings fit the books.
+async fn check_books(db: &Db, config: &Config, key_secret: &KeySecret) -> Result<(), StartError> {
+    refuse_other_currency(db, config.currency).await?;
+    Ok(key_secret.agree_with_other_nodes(db).await?)
 }
 
 /// A wallet's balance means nothing in another currency, so changing the configuration's is refused.

@@ -108,36 +108,43 @@ impl KeySecret {
     pub async fn agree_with_other_nodes(&self, db: &Db) -> Result<(), KeySecretError> {
         let digests: Vec<(i64, Vec<u8>)> =
             self.versions.iter().map(|(version, secret)| (*version, digest(secret).to_vec())).collect();
-        let stored = db
+        let other = db
             .write(move |connection| {
                 Box::pin(async move {
-                    let mut stored = Vec::new();
-                    for (version, digest) in digests {
-                        query("INSERT INTO key_secret_versions (version, digest) VALUES ($1, $2) ON CONFLICT (version) DO NOTHING")
-                            .bind(version)
-                            .bind(&digest)
-                            .execute(&mut *connection)
-                            .await?;
-                        let known: Vec<u8> = query_scalar("SELECT digest FROM key_secret_versions WHERE version = $1")
-                            .bind(version)
-                            .fetch_one(&mut *connection)
-                            .await?;
-                        stored.push((version, known == digest));
+                    // First a look at all of them: a secret that is refused leaves nothing behind that would refuse others.
+                    for writes in [false, true] {
+                        for (version, digest) in &digests {
+                            if writes {
+                                query("INSERT INTO key_secret_versions (version, digest) VALUES ($1, $2) ON CONFLICT (version) DO NOTHING")
+                                    .bind(*version)
+                                    .bind(digest)
+                                    .execute(&mut *connection)
+                                    .await?;
+                            }
+                            let known: Option<Vec<u8>> =
+                                query_scalar("SELECT digest FROM key_secret_versions WHERE version = $1")
+                                    .bind(*version)
+                                    .fetch_optional(&mut *connection)
+                                    .await?;
+                            if known.is_some_and(|known| known != *digest) {
+                                return Ok(Some(*version));
+                            }
+                        }
                     }
-                    Ok(stored)
+                    Ok(None)
                 })
             })
             .await?;
-        match stored.into_iter().find(|(_, same)| !same) {
-            Some((version, _)) if db.is_shared() => Err(KeySecretError::Other(version)),
-            Some((version, _)) => {
+        match other {
+            None => Ok(()),
+            Some(version) if db.is_shared() => Err(KeySecretError::Other(version)),
+            Some(version) => {
                 tracing::warn!(
                     version,
                     "the key secret is not the one that this database was used with before: a clientId that was issued then works, but cannot be given again"
                 );
                 Ok(())
             }
-            None => Ok(()),
         }
     }
 
@@ -188,6 +195,48 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
 
     use super::*;
+    use crate::db::testing::TestDatabase;
+
+    fn secret(versions: &[(i64, u8)]) -> KeySecret {
+        KeySecret { versions: versions.iter().map(|(version, byte)| (*version, [*byte; 32])).collect() }
+    }
+
+    #[tokio::test]
+    async fn nodes_share_every_version_of_the_secret_or_do_not_start() {
+        let database = TestDatabase::new().await;
+        let db = crate::db::run_writes_only(&database.config).await.unwrap();
+        let agree = async |secret: KeySecret| match secret.agree_with_other_nodes(&db).await {
+            Ok(()) => None,
+            Err(KeySecretError::Other(version)) => Some(version),
+            Err(other) => panic!("{other}"),
+        };
+        for _ in 0..2 {
+            assert_eq!(agree(secret(&[(1, 10)])).await, None);
+        }
+        assert_eq!(agree(secret(&[(1, 11)])).await, Some(1), "another secret for the same database");
+        // One is added, and who does not have it yet still starts.
+        assert_eq!(agree(secret(&[(1, 10), (2, 20)])).await, None);
+        assert_eq!(agree(secret(&[(1, 10)])).await, None);
+        assert_eq!(agree(secret(&[(2, 20)])).await, None, "an old version may be given up");
+        assert_eq!(agree(secret(&[(1, 10), (2, 21)])).await, Some(2));
+        // A secret that is refused does not refuse others by what else is in it.
+        assert_eq!(agree(secret(&[(0, 9), (2, 21), (3, 66)])).await, Some(2));
+        assert_eq!(agree(secret(&[(0, 8), (1, 10), (2, 20), (3, 30)])).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_the_database_notes_of_a_secret_is_not_the_secret() {
+        let database = TestDatabase::new().await;
+        let db = crate::db::run_writes_only(&database.config).await.unwrap();
+        secret(&[(1, 10)]).agree_with_other_nodes(&db).await.unwrap();
+        let noted: Vec<u8> =
+            query_scalar("SELECT digest FROM key_secret_versions").fetch_one(db.reader()).await.unwrap();
+        assert!(noted.len() == 32 && noted != [10; 32]);
+        // Nor anything that a key is derived from or compared with.
+        let (id, _, key) = secret(&[(1, 10)]).issue();
+        assert_ne!(noted, key.hash().as_bytes());
+        assert!(secret(&[(1, 10)]).again(id, 1) == Some(key));
+    }
 
     #[test]
     fn the_file_is_made_once_and_gives_the_same_keys() {

@@ -131,7 +131,7 @@ CREATE TABLE idempotency_keys (
     fingerprint  BYTEA  NOT NULL CHECK (length(fingerprint) = 32),
     request      TEXT COLLATE "C" NOT NULL UNIQUE,
     node         TEXT COLLATE "C" NOT NULL,
-    state        TEXT   NOT NULL CHECK (state IN ('running', 'charged')),
+    state        TEXT   NOT NULL CHECK (state IN ('running', 'charged', 'interrupted')),
     status       BIGINT,
     headers      TEXT,
     body         BYTEA,

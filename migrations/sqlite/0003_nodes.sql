@@ -28,7 +28,7 @@ CREATE TABLE idempotency_keys (
     fingerprint  BLOB    NOT NULL CHECK (length(fingerprint) = 32), -- SHA-256 of query and body
     request      TEXT    NOT NULL UNIQUE,
     node         TEXT    NOT NULL,
-    state        TEXT    NOT NULL CHECK (state IN ('running', 'charged')),
+    state        TEXT    NOT NULL CHECK (state IN ('running', 'charged', 'interrupted')),
     status       INTEGER,
     headers      TEXT,                                             -- JSON: [[name, value], …]
     body         BLOB,                                             -- NULL: too large to be kept

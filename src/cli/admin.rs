@@ -97,6 +97,8 @@ enum CommandError {
     Database { database: String, error: DbError },
     #[error(transparent)]
     Location(#[from] LocationError),
+    #[error("{0}")]
+    InUse(String),
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: std::io::Error },
     #[error("the password could not be read: {0}")]
@@ -117,7 +119,7 @@ impl CommandError {
             | Self::File { .. }
             | Self::NotText
             | Self::Ask(_) => USAGE,
-            Self::User(_) | Self::Database { .. } | Self::Read(_) | Self::Differ => FAILED,
+            Self::User(_) | Self::InUse(_) | Self::Database { .. } | Self::Read(_) | Self::Differ => FAILED,
         }
     }
 }
@@ -175,9 +177,13 @@ async fn execute(command: AdminCommand) -> Result<String, CommandError> {
 async fn open(database: &DatabaseConfig) -> Result<Connection, CommandError> {
     let failed = |error| CommandError::Database { database: database.shown(), error };
     let mut connection = db::connect(database).await.map_err(failed)?;
-    match database {
-        DatabaseConfig::Sqlite(_) => db::migrate(&mut connection, database).await.map(drop),
-        DatabaseConfig::Postgres(_) => db::require_current(&mut connection).await,
+    match (db::require_current(&mut connection).await, database) {
+        // Before the server's first start, or after an update: only while no server runs on the file.
+        (Err(DbError::SchemaTooOld { .. }), DatabaseConfig::Sqlite(path)) => {
+            let _lock = crate::app::own(path).map_err(|error| CommandError::InUse(error.to_string()))?;
+            db::migrate(&mut connection, database).await.map(drop)
+        }
+        (checked, _) => checked,
     }
     .map_err(failed)?;
     Ok(connection)

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::database::DatabaseLocation;
 use crate::config::DatabaseConfig;
-use crate::db::{self, DbError, Migrated, SCHEMA_VERSION};
+use crate::db::{self, Migrated, SCHEMA_VERSION};
 
 /// Bring the tables of a database up to date.
 #[derive(Debug, clap::Args)]
@@ -47,15 +47,13 @@ pub async fn run(args: MigrateArgs) -> ExitCode {
     }
 }
 
-async fn migrate(database: &DatabaseConfig) -> Result<Migrated, DbError> {
+async fn migrate(database: &DatabaseConfig) -> Result<Migrated, Box<dyn std::error::Error>> {
     // A server that runs on the file must not have its tables changed under it.
     let _lock = match database {
-        DatabaseConfig::Sqlite(path) => {
-            Some(crate::app::own(path).map_err(|error| DbError::Backup(error.to_string()))?)
-        }
+        DatabaseConfig::Sqlite(path) => Some(crate::app::own(path)?),
         DatabaseConfig::Postgres(_) => None,
     };
-    let mut connection = db::connect(database).await?;
+    let mut connection = db::connect_for_migration(database).await?;
     let migrated = db::migrate(&mut connection, database).await?;
     connection.close().await?;
     Ok(migrated)

@@ -63,6 +63,21 @@ impl DatabaseConfig {
         }
     }
 
+    /// The same with this password, if it is a server's address without one. Not from the process's environment alone: `.env`
+    /// counts, too.
+    #[must_use]
+    pub(super) fn with_password(self, password: Option<&str>) -> Self {
+        match (self, password.filter(|password| !password.is_empty())) {
+            (Self::Postgres(url), Some(password)) if !holds_password(url.expose()) => {
+                let escaped =
+                    percent_encoding::utf8_percent_encode(password, percent_encoding::NON_ALPHANUMERIC);
+                let separator = if url.expose().contains('?') { '&' } else { '?' };
+                Self::Postgres(Secret::new(format!("{}{separator}password={escaped}", url.expose())))
+            }
+            (other, _) => other,
+        }
+    }
+
     /// Whether an address holds a password, which has no place where people read it.
     #[must_use]
     pub fn holds_password(text: &str) -> bool {
@@ -128,7 +143,8 @@ pub(super) fn read(
 
 fn warn_of_plain_text(url: &Secret, report: &mut Report) {
     let Ok(url) = PgConnectOptions::from_str(url.expose()) else { return };
-    let host = url.get_host();
+    // An IPv6 address stands in brackets.
+    let host = url.get_host().trim_start_matches('[').trim_end_matches(']');
     let local = host.starts_with('/')
         || host == "localhost"
         || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback());

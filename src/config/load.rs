@@ -111,9 +111,14 @@ pub fn load_database(source: &LoadSource) -> Result<DatabaseConfig, ConfigProble
     let data_dir = root.text("data_dir", &mut report).map(PathBuf::from);
     let database = database::read(&root, data_dir.as_ref(), &mut report);
     match database {
-        Some(database) if report.problems.is_empty() => Ok(database),
+        Some(database) if report.problems.is_empty() => Ok(database.with_password(password(&env))),
         _ => Err(ConfigProblems(report.problems)),
     }
+}
+
+/// The password of a database whose address holds none.
+fn password(env: &BTreeMap<String, String>) -> Option<&str> {
+    env.get("PGPASSWORD").map(String::as_str)
 }
 
 /// `--config`, then the environment's, then the one in the working directory.
@@ -151,6 +156,7 @@ fn loaded(
     let mut loaded = finish(table, SecretSources { env, dir: file_dir }, false, report)?;
     let key_secret = env.get("PREPAID402_KEY_SECRET").filter(|secret| !secret.trim().is_empty());
     loaded.config.key_secret = key_secret.cloned().map(Secret::new);
+    loaded.config.database = loaded.config.database.with_password(password(env));
     Ok(loaded)
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::keys::{ARRAYS, SETTINGS, variable_of};
 use super::*;
 
+mod database;
 mod money;
 mod sources;
 mod values;

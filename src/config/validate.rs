@@ -175,7 +175,7 @@ fn limits(section: &Section<'_>, report: &mut Report) -> Option<LimitsConfig> {
 fn idempotency(section: &Section<'_>, report: &mut Report) -> Option<IdempotencyConfig> {
     let keep = section.duration("keep", millis(60_000)..=millis(7 * 24 * 3_600_000), report);
     let max_body_bytes = section.integer("max_body_bytes", 0..=16 << 20, report);
-    let max_answer_bytes = section.integer("max_answer_bytes", 0..=16 << 20, report);
+    let max_answer_bytes = section.integer("max_answer_bytes", 0..=1 << 20, report);
     Some(IdempotencyConfig {
         keep: keep?,
         max_body_bytes: max_body_bytes?.into(),

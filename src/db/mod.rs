@@ -14,19 +14,24 @@ mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use sqlx::Connection as _;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
-pub(crate) use self::query::sql_with_now;
 pub use self::query::{
     Bind, Connection, On, Query, QueryScalar, Read, Readers, Row, Sql, query, query_scalar,
 };
+pub(crate) use self::query::{lost, postgres_now, sql_with_now, sqlite_now};
 pub use self::schema::{Migrated, SCHEMA_VERSION, migrate, require_current};
 use crate::config::DatabaseConfig;
 
 /// Writes waiting for their connection; more make their callers wait.
 const QUEUE: usize = 256;
+/// A write on a server that does not answer in this time is given up.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +52,7 @@ pub enum DbError {
     },
     /// `prepaid402 migrate` is due.
     #[error(
-        "the database has schema {found}, and this program needs {SCHEMA_VERSION}: run `prepaid402 migrate` with the same configuration"
+        "{}: run `prepaid402 migrate` with the same configuration", too_old(*.found)
     )]
     SchemaTooOld {
         /// What the database has; 0 is none.
@@ -62,9 +67,19 @@ pub enum DbError {
     /// The server does not answer in time.
     #[error("the database server did not answer within {0} seconds")]
     Unreachable(u64),
+    /// A write was given up because the server said nothing.
+    #[error("the database server did not answer; whether the change was made is not known")]
+    Lost,
     /// The writing task has ended; the process is shutting down.
     #[error("the database is closed")]
     Closed,
+}
+
+fn too_old(found: i64) -> String {
+    match found {
+        0 => "the database has no tables of prepaid402 yet".to_owned(),
+        found => format!("the database has schema {found}, and this program needs {SCHEMA_VERSION}"),
+    }
 }
 
 /// The reading connections and the queue of the writing one. Cheap to clone.
@@ -92,6 +107,8 @@ pub(crate) struct WriterSide {
     pub(crate) connection: Connection,
     /// Other writes, where they share the writer's connection.
     pub(crate) writes: Option<mpsc::Receiver<WriteJob>>,
+    /// Otherwise the task that runs them; it ends with the last sender, or by a fault.
+    pub(crate) other_writes: Option<JoinHandle<()>>,
 }
 
 /// Opens a single connection with the settings of the server, for commands that run beside it.
@@ -105,6 +122,19 @@ pub async fn connect(database: &DatabaseConfig) -> Result<Connection, DbError> {
     }
 }
 
+/// Opens a single connection for [`migrate`].
+///
+/// # Errors
+/// [`DbError`] when the database cannot be opened or refuses a setting.
+pub async fn connect_for_migration(database: &DatabaseConfig) -> Result<Connection, DbError> {
+    match database {
+        DatabaseConfig::Sqlite(_) => connect(database).await,
+        DatabaseConfig::Postgres(url) => {
+            Ok(Connection::Postgres(postgres::connect_for_migration(url).await?))
+        }
+    }
+}
+
 /// Opens a single connection that cannot write, to an existing database.
 ///
 /// # Errors
@@ -112,11 +142,7 @@ pub async fn connect(database: &DatabaseConfig) -> Result<Connection, DbError> {
 pub async fn connect_read_only(database: &DatabaseConfig) -> Result<Connection, DbError> {
     match database {
         DatabaseConfig::Sqlite(path) => Ok(Connection::Sqlite(sqlite::connect_read_only(path).await?)),
-        DatabaseConfig::Postgres(url) => {
-            let mut connection = Connection::Postgres(postgres::connect(url).await?);
-            query("SET default_transaction_read_only = on").execute(&mut connection).await?;
-            Ok(connection)
-        }
+        DatabaseConfig::Postgres(url) => Ok(Connection::Postgres(postgres::connect_read_only(url).await?)),
     }
 }
 
@@ -132,14 +158,16 @@ pub(crate) async fn open(database: &DatabaseConfig) -> Result<(Db, WriterSide), 
         DatabaseConfig::Sqlite(path) => {
             migrate(&mut connection, database).await?;
             let readers = Readers::Sqlite(sqlite::readers(path).await?);
-            Ok((Db { readers, writes: sender }, WriterSide { connection, writes: Some(receiver) }))
+            let side = WriterSide { connection, writes: Some(receiver), other_writes: None };
+            Ok((Db { readers, writes: sender }, side))
         }
         DatabaseConfig::Postgres(url) => {
             schema::require_current(&mut connection).await?;
             let readers = Readers::Postgres(postgres::readers(url).await?);
             let writing = connect(database).await?;
-            tokio::spawn(serve_writes(writing, database.clone(), receiver));
-            Ok((Db { readers, writes: sender }, WriterSide { connection, writes: None }))
+            let other_writes = tokio::spawn(serve_writes(writing, database.clone(), receiver));
+            let side = WriterSide { connection, writes: None, other_writes: Some(other_writes) };
+            Ok((Db { readers, writes: sender }, side))
         }
     }
 }
@@ -151,8 +179,11 @@ async fn serve_writes(
     mut writes: mpsc::Receiver<WriteJob>,
 ) {
     while let Some(write) = writes.recv().await {
-        if write(&mut connection).await == WriteEnd::Failed {
-            connection.mend(&database, false).await;
+        // The server ends what hangs; this is for a network that says nothing. The connection is thrown away then.
+        match tokio::time::timeout(WRITE_TIMEOUT, write(&mut connection)).await {
+            Ok(WriteEnd::Fine) => {}
+            Ok(WriteEnd::Failed) => connection.mend(&database, false).await,
+            Err(_) => connection.mend(&database, true).await,
         }
     }
     let _ = connection.close().await;
@@ -192,7 +223,7 @@ impl Db {
             })
         });
         self.writes.send(job).await.map_err(|_| DbError::Closed)?;
-        Ok(result.await.map_err(|_| DbError::Closed)??)
+        Ok(result.await.map_err(|_| DbError::Lost)??)
     }
 }
 
@@ -255,14 +286,16 @@ impl Connection {
     }
 
     /// After a failure: a connection that does not end its transaction, or of which nobody knows what it is doing
-    /// (`is_lost`), is opened anew.
+    /// (`is_lost`), is given up and opened anew. Until that works, every statement on it fails.
     pub(crate) async fn mend(&mut self, database: &DatabaseConfig, is_lost: bool) {
-        if !is_lost {
+        if !is_lost && !matches!(self, Self::Lost) {
             let ended = tokio::time::timeout(postgres::CONNECT_TIMEOUT, self.rollback()).await;
             if matches!(ended, Ok(Ok(()))) {
                 return;
             }
         }
+        // Given up first: half a transaction on it must never be continued.
+        *self = Self::Lost;
         match connect(database).await {
             Ok(connection) => {
                 tracing::warn!("a writing connection is opened anew after a failure");
@@ -280,6 +313,7 @@ impl Connection {
         match self {
             Self::Sqlite(connection) => connection.close().await,
             Self::Postgres(connection) => connection.close().await,
+            Self::Lost => Ok(()),
         }
     }
 }

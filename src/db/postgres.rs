@@ -25,12 +25,35 @@ fn options(url: &Secret) -> Result<PgConnectOptions, sqlx::Error> {
     let options = PgConnectOptions::from_str(url.expose())?
         .application_name("prepaid402")
         .options([
-            ("statement_timeout", "10s"),
-            ("lock_timeout", "5s"),
+            ("statement_timeout", "5s"),
+            ("lock_timeout", "3s"),
             ("idle_in_transaction_session_timeout", "10s"),
         ])
         .disable_statement_logging();
     Ok(options)
+}
+
+/// A connection that only reads, without the server's limits: an audit takes its time, and may look at a standby.
+pub(super) async fn connect_read_only(url: &Secret) -> Result<PgConnection, DbError> {
+    let options = PgConnectOptions::from_str(url.expose())?
+        .application_name("prepaid402 (reading)")
+        .options([("default_transaction_read_only", "on")])
+        .disable_statement_logging();
+    in_time(async move { PgConnection::connect_with(&options).await }).await
+}
+
+/// A connection for migrations, which may take longer than anything that a node waits for.
+pub(super) async fn connect_for_migration(url: &Secret) -> Result<PgConnection, DbError> {
+    let options = PgConnectOptions::from_str(url.expose())?
+        .application_name("prepaid402 (migration)")
+        .options([("lock_timeout", "30s")])
+        .disable_statement_logging();
+    in_time(async move {
+        let mut connection = PgConnection::connect_with(&options).await?;
+        check_settings(&mut connection).await?;
+        Ok::<_, DbError>(connection)
+    })
+    .await
 }
 
 async fn in_time<T, E: Into<DbError>>(work: impl Future<Output = Result<T, E>>) -> Result<T, DbError> {

@@ -3,7 +3,9 @@
 //! Two pools with shared texts, rather than `sqlx::Any`: the ledger's bulk statements need each database's own types, and a
 //! connection must serve both kinds of statement.
 
+use std::future::Future;
 use std::marker::PhantomData;
+use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnection, PgPool, PgRow, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnection, SqlitePool, SqliteRow};
@@ -24,17 +26,28 @@ impl Sql {
     }
 }
 
-/// A statement that asks for the moment: `now` stands for Unix microseconds as the database's own clock tells them, since
-/// what several nodes compare must not depend on theirs.
+/// Unix microseconds as SQLite's clock tells them, in a statement's text.
+macro_rules! sqlite_now {
+    () => {
+        "CAST(unixepoch('subsec') * 1000000 AS INTEGER)"
+    };
+}
+/// The same on PostgreSQL: the server's clock, since what several nodes compare must not depend on theirs.
+macro_rules! postgres_now {
+    () => {
+        "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+    };
+}
+/// A statement that asks for the moment: `now` stands for Unix microseconds as the database's own clock tells them.
 macro_rules! sql_with_now {
     ($first:literal $(, now, $rest:literal)+ $(,)?) => {
         $crate::db::Sql::each(
-            concat!($first, $("CAST(unixepoch('subsec') * 1000000 AS INTEGER)", $rest),+),
-            concat!($first, $("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint", $rest),+),
+            concat!($first, $($crate::db::sqlite_now!(), $rest),+),
+            concat!($first, $($crate::db::postgres_now!(), $rest),+),
         )
     };
 }
-pub(crate) use sql_with_now;
+pub(crate) use {postgres_now, sql_with_now, sqlite_now};
 
 impl From<&'static str> for Sql {
     fn from(text: &'static str) -> Self {
@@ -49,6 +62,9 @@ pub enum Connection {
     Sqlite(SqliteConnection),
     /// The server.
     Postgres(PgConnection),
+    /// Given up, and not opened anew yet: every statement fails. What the old one was in the middle of must not be continued
+    /// by accident.
+    Lost,
 }
 
 /// Connections that only read, one statement at a time. Cheap to clone.
@@ -158,11 +174,26 @@ macro_rules! run {
                 Ok($collect_pg)
             }
             On::Readers(Readers::Postgres(pool)) => {
-                let $found_pg = sqlx::query_with($query.sql.postgres, postgres).$method(pool).await?;
+                let reading = sqlx::query_with($query.sql.postgres, postgres).$method(pool);
+                let $found_pg = in_time(reading).await?;
                 Ok($collect_pg)
             }
+            On::Connection(Connection::Lost) => Err(lost()),
         }
     }};
+}
+
+/// The server ends statements that hang; this is for a network that says nothing. A single statement leaves nothing behind.
+const READ_TIMEOUT: Duration = Duration::from_secs(8);
+
+async fn in_time<T>(reading: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let silent = || std::io::Error::new(std::io::ErrorKind::TimedOut, "the database server does not answer");
+    tokio::time::timeout(READ_TIMEOUT, reading).await.unwrap_or_else(|_| Err(sqlx::Error::Io(silent())))
+}
+
+/// What every statement on a lost connection answers.
+pub(crate) fn lost() -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::NotConnected, "the database connection was lost"))
 }
 
 impl Query {

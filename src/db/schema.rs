@@ -33,6 +33,9 @@ pub struct Migrated {
     pub backup: Option<PathBuf>,
 }
 
+/// Where PostgreSQL's versions are noted: an application that has the paywall inside may have migrations of its own.
+const POSTGRES_VERSIONS: &str = "prepaid402_migrations";
+
 fn migrator(sources: &[(i64, &'static str, &'static str)]) -> Migrator {
     let migration = |&(version, name, sql): &(i64, &'static str, &'static str)| {
         let sql = AssertSqlSafe(sql).into_sql_str();
@@ -45,14 +48,17 @@ fn migrator(sources: &[(i64, &'static str, &'static str)]) -> Migrator {
 async fn version(connection: &mut Connection) -> Result<i64, sqlx::Error> {
     let exists = query_scalar::<bool>(Sql::each(
         "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = '_sqlx_migrations')",
-        "SELECT to_regclass('_sqlx_migrations') IS NOT NULL",
+        "SELECT to_regclass('prepaid402_migrations') IS NOT NULL",
     ));
     if !exists.fetch_one(&mut *connection).await? {
         return Ok(0);
     }
-    query_scalar("SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations WHERE success")
-        .fetch_one(connection)
-        .await
+    query_scalar(Sql::each(
+        "SELECT COALESCE(MAX(version), 0) FROM _sqlx_migrations WHERE success",
+        "SELECT COALESCE(MAX(version), 0) FROM prepaid402_migrations WHERE success",
+    ))
+    .fetch_one(connection)
+    .await
 }
 
 /// Refuses a schema that is not this program's.
@@ -83,7 +89,14 @@ pub async fn migrate(connection: &mut Connection, database: &DatabaseConfig) -> 
     }
     match connection {
         Connection::Sqlite(connection) => migrator(&SQLITE).run(connection).await?,
-        Connection::Postgres(connection) => migrator(&POSTGRES).run(connection).await?,
+        Connection::Postgres(connection) => {
+            let mut migrator = migrator(&POSTGRES);
+            migrator.dangerous_set_table_name(POSTGRES_VERSIONS);
+            // Not every engine that speaks PostgreSQL has advisory locks; two at once collide in the table of versions.
+            migrator.set_locking(false);
+            migrator.run(connection).await?;
+        }
+        Connection::Lost => return Err(DbError::Closed),
     }
     Ok(Migrated { from, backup })
 }
@@ -111,3 +124,6 @@ async fn back_up(connection: &mut Connection, path: &Path, from: i64) -> Result<
     tracing::info!(copy = %copy.display(), "the database was copied before its schema is changed");
     Ok(copy)
 }
+
+#[cfg(test)]
+mod tests;

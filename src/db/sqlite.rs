@@ -35,6 +35,7 @@ pub(super) async fn connect(path: &Path) -> Result<SqliteConnection, DbError> {
     Ok(connection)
 }
 
+/// Whatever journal the file has: a backup copy is made without WAL, and a reader cannot change that.
 pub(super) async fn connect_read_only(path: &Path) -> Result<SqliteConnection, DbError> {
     Ok(options(path).read_only(true).connect().await?)
 }

@@ -2,12 +2,16 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use bytes::{Bytes, BytesMut};
 
 use crate::http::gateway_body::Delivery;
+
+/// Longest reading of an answer that is to be stored.
+const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// The body, after what was read of it already.
 pub(super) struct WatchedBody {
@@ -105,9 +109,11 @@ fn is_short(size: BodySize, bytes: u64) -> bool {
 
 impl Drop for WatchedBody {
     fn drop(&mut self) {
-        // The server does not ask for the end of a body of a known length. Whoever has hung up before stays charged, so both
-        // are the same here; only a broken body is given back.
-        self.finished();
+        // The server does not ask for the end of a body of a known length. One that was not handed over whole ends here too:
+        // a caller who has hung up stays charged; what the process itself cuts stays noted.
+        if matches!(self.size, BodySize::Sized(size) if self.sent >= size) {
+            self.finished();
+        }
     }
 }
 
@@ -143,13 +149,21 @@ impl ReadBody {
             return Ok(read);
         }
         let mut bytes = BytesMut::new();
+        let deadline = tokio::time::Instant::now() + MAX_TIME;
         loop {
-            let next = std::future::poll_fn(|context| Pin::new(&mut read.rest).poll_next(context)).await;
+            let next = std::future::poll_fn(|context| Pin::new(&mut read.rest).poll_next(context));
+            // What takes longer is passed on as it comes.
+            let Ok(next) = tokio::time::timeout_at(deadline, next).await else { break };
             match next {
                 // HEAD may announce a length that does not come.
                 None if is_short(read.size, bytes.len() as u64) && !is_head => return Err(EndedEarly.into()),
                 None => {
                     read.is_whole = true;
+                    // Not asked again: some bodies panic when they are polled after their end.
+                    read.rest = BoxBody::new(());
+                    if !is_head {
+                        read.size = BodySize::Sized(bytes.len() as u64);
+                    }
                     break;
                 }
                 Some(piece) => bytes.extend_from_slice(&piece?),

@@ -1,18 +1,19 @@
 //! The actix face of the paywall: the same steps as the gateway's, with a handler where the upstream would be.
 //!
-//! Money work runs in tasks that a caller who hangs up cannot cancel; the handler itself runs where actix runs it, and is
-//! dropped with its connection, which lets the funds go.
+//! Money work runs in tasks that a caller who hangs up cannot cancel, and so does the handler, on the worker that took the
+//! request: what was done is charged.
 
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
-use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, VARY};
+use actix_web::error::ErrorInternalServerError;
+use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, VARY};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{Error, HttpMessage as _, HttpResponse, ResponseError, web};
 
@@ -20,22 +21,23 @@ use super::Inner;
 use super::body::{ReadBody, WatchedBody};
 use super::paid::Paid;
 use crate::domain::{Micros, RequestId};
-use crate::http::gateway::{IDEMPOTENCY_KEY, read_credential, replay};
+use crate::http::gateway::{IDEMPOTENCY_KEY, read_credential, replay, variants};
 use crate::http::gateway_body::Delivery;
 use crate::http::metrics::Outcome;
 use crate::http::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
 use crate::http::problem::{self, Problem};
 use crate::http::{finish, preflight};
-use crate::paywall::offer::Sale;
+use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
-    Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage, Wallet,
+    Admitted, Answered, Captured, CardCharge, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage,
+    Wallet,
 };
 use crate::protocol::stripe402::{PaymentResponse, encode};
+use crate::proxy::headers::CACHING;
 use crate::proxy::upload;
 
 /// Headers of an answer that belong to one connection or one caller, and are not stored with it.
-const NOT_STORED: [&str; 9] = [
-    "cache-control",
+const NOT_STORED: [&str; 8] = [
     "connection",
     "content-length",
     "date",
@@ -53,17 +55,20 @@ pub struct Price {
     price: Micros,
     description: Option<Arc<str>>,
     mime_type: Option<Arc<str>>,
+    /// The answer to whoever presents nothing; made at the first such request.
+    challenge: Arc<OnceLock<Challenge>>,
 }
 
 impl Price {
     pub(super) fn new(inner: Arc<Inner>, price: Micros) -> Self {
-        Self { inner, price, description: None, mime_type: None }
+        Self { inner, price, description: None, mime_type: None, challenge: Arc::default() }
     }
 
     /// What is sold, for people and agents, in the offer.
     #[must_use]
     pub fn description(mut self, description: &str) -> Self {
         self.description = Some(description.into());
+        self.challenge = Arc::default();
         self
     }
 
@@ -71,6 +76,7 @@ impl Price {
     #[must_use]
     pub fn mime_type(mut self, mime_type: &str) -> Self {
         self.mime_type = Some(mime_type.into());
+        self.challenge = Arc::default();
         self
     }
 
@@ -122,7 +128,7 @@ where
         let (price, service) = (Rc::clone(&self.price), Rc::clone(&self.service));
         Box::pin(async move {
             let (id, begun) = (RequestId::new(), Instant::now());
-            let (answered, outcome) = price.sell(&*service, request, id).await;
+            let (answered, outcome) = Rc::clone(&price).sell(service, request, id).await;
             let mut answered = answered?;
             let metrics = &price.inner.parts.metrics;
             metrics.answered(outcome, answered.response().status().as_u16(), begun.elapsed());
@@ -132,30 +138,25 @@ where
     }
 }
 
-/// A request that may be served.
-struct Open {
-    opened: Opened,
-    route: i64,
-    price_list: i64,
-}
-
+/// What entries name a route and its price by.
+type Numbers = (i64, i64);
 type Sold = (Result<ServiceResponse<BoxBody>, Error>, Outcome);
 
 impl Price {
-    async fn sell<S, B>(&self, service: &S, mut request: ServiceRequest, id: RequestId) -> Sold
+    async fn sell<S, B>(self: Rc<Self>, service: Rc<S>, mut request: ServiceRequest, id: RequestId) -> Sold
     where
-        S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error>,
+        S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
         B: MessageBody + 'static,
     {
         if *request.method() == Method::OPTIONS {
             let answer = preflight(request.request());
             return (Ok(request.into_response(answer)), Outcome::Preflight);
         }
-        let open = match self.open(&mut request, id).await {
-            Ok(open) => open,
+        let (opened, numbers) = match self.open(&mut request, id).await {
+            Ok(opened) => opened,
             Err((answer, outcome)) => return (Ok(request.into_response(answer)), outcome),
         };
-        let wallet = match &open.opened {
+        let wallet = match &opened {
             Opened::Admitted(admitted) => &admitted.wallet,
             Opened::Again(payer) => &payer.wallet,
             Opened::Replayed(replayed) => {
@@ -163,16 +164,22 @@ impl Price {
                 return (Ok(request.into_response(answer)), Outcome::Repeated);
             }
         };
-        request.extensions_mut().insert(self.paid(wallet, id, matches!(open.opened, Opened::Again(_))));
-        let answered = service.call(request).await.map(ServiceResponse::map_into_boxed_body);
-        match open.opened {
-            Opened::Admitted(admitted) => {
-                self.settle(*admitted, answered, id, open.route, open.price_list).await
+        request.extensions_mut().insert(self.paid(wallet, id, matches!(opened, Opened::Again(_))));
+        // In a task of its own: a caller who hangs up once the work has begun does not get it for nothing.
+        let work = actix_web::rt::spawn(async move {
+            let answered = service.call(request).await.map(ServiceResponse::map_into_boxed_body);
+            match opened {
+                Opened::Admitted(admitted) => self.settle(*admitted, answered, id, numbers).await,
+                Opened::Again(payer) => (self.again(answered, &payer), Outcome::Repeated),
+                // Answered above.
+                Opened::Replayed(_) => (answered, Outcome::Repeated),
             }
-            Opened::Again(payer) => (self.again(answered, &payer), Outcome::Repeated),
-            // Answered above.
-            Opened::Replayed(_) => (answered, Outcome::Repeated),
-        }
+        });
+        work.await.unwrap_or_else(|error| {
+            // The handler has panicked; what was set aside for it is let go.
+            tracing::error!(%error, request.id = %id, "a handler that is sold ended unexpectedly; nothing is charged");
+            (Err(ErrorInternalServerError("the handler ended unexpectedly")), Outcome::UpstreamFailed)
+        })
     }
 
     fn paid(&self, wallet: &Wallet, request: RequestId, is_repeat: bool) -> Paid {
@@ -190,12 +197,16 @@ impl Price {
         &self,
         request: &mut ServiceRequest,
         id: RequestId,
-    ) -> Result<Open, (HttpResponse, Outcome)> {
+    ) -> Result<(Opened, Numbers), (HttpResponse, Outcome)> {
         let path = request.path().to_owned();
         let refuse = |refused: &Refused| self.refuse(&path, refused, id);
         let credential = match read_credential(request.request()) {
             Ok(Some(credential)) => credential,
-            Ok(None) => return Err((refuse(&Refused::challenge()), Outcome::Challenged)),
+            Ok(None) => {
+                let offers = &self.inner.parts.offers;
+                let challenge = self.challenge.get_or_init(|| offers.challenge(self.sale("")));
+                return Err((payment_answer::challenge(challenge, &path, id), Outcome::Challenged));
+            }
             Err(error) => return Err((refuse(&Refused::because(error.into())), Outcome::PaymentRefused)),
         };
         let parts = &self.inner.parts;
@@ -203,13 +214,14 @@ impl Price {
             // The books are being closed: the handler must not work for a charge that cannot be made any more.
             return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
         }
-        let Ok(permit) = Arc::clone(&parts.permits).try_acquire_owned() else {
-            return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
-        };
+        // Before the permit: whoever sends a body slowly must not keep others out.
         let repeat = self.repeat_key(request, &path).await.map_err(|unfit| match unfit {
             Unfit::Refusal(refusal) => (refuse(&Refused::because(refusal)), Outcome::PaymentRefused),
             Unfit::Problem(problem) => (problem::plain(problem, id), Outcome::Refused),
         })?;
+        let Ok(permit) = Arc::clone(&parts.permits).try_acquire_owned() else {
+            return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
+        };
         let route = format!(
             "{} {}",
             request.method(),
@@ -219,18 +231,21 @@ impl Price {
         let purchase = Purchase { request: id, price: self.price, credential, is_safe, repeat };
         let (inner, price) = (Arc::clone(&self.inner), self.price);
         let work = parts.tasks.spawn(async move {
-            let numbers = inner.numbers(&route, price).await;
-            let (route, price_list) = numbers.map_err(|error| {
-                tracing::error!(%error, "a route could not be given its number");
-                Refused::because(Refusal::Busy)
-            })?;
             let opened = inner.parts.paywall.open(&purchase).await?;
+            // Only for those who pay: names come from outside, and each is written down for good.
+            let numbers = match &opened {
+                Opened::Admitted(_) => inner.numbers(&route, price).await.map_err(|error| {
+                    tracing::error!(%error, "a route could not be given its number");
+                    Refused::because(Refusal::Busy)
+                })?,
+                Opened::Again(_) | Opened::Replayed(_) => Numbers::default(),
+            };
             // The handler runs in the server's own limits.
             drop(permit);
-            Ok(Open { opened, route, price_list })
+            Ok((opened, numbers))
         });
         match work.await {
-            Ok(Ok(open)) => Ok(open),
+            Ok(Ok(opened)) => Ok(opened),
             Ok(Err(refused)) => Err((refuse(&refused), Outcome::PaymentRefused)),
             Err(error) => {
                 tracing::error!(%error, request.id = %id, "a paid request ended unexpectedly");
@@ -248,13 +263,24 @@ impl Price {
         if keys.next().is_some() {
             return Err(Unfit::Refusal(Refusal::InvalidIdempotencyKey("Send it once.")));
         }
+        // These bodies are held in memory, for whoever sends a payment header that looks like one.
+        let Ok(_place) = self.inner.parts.keyed_bodies.try_acquire() else {
+            return Err(Unfit::Refusal(Refusal::Busy));
+        };
         let payload =
             request.extract::<web::Payload>().await.map_err(|_| Unfit::Problem(Problem::BodyBroken))?;
         let max_bytes = self.inner.idempotency.max_body_bytes.min(self.inner.limits.max_body_bytes);
         let body = upload::read_whole(payload, max_bytes, self.inner.limits.body_timeout).await;
         let body = body.map_err(|fault| Unfit::Problem(fault.into()))?;
         let (method, query) = (request.method().as_str(), request.uri().query());
-        let key = RepeatKey::new(key.to_str().unwrap_or_default(), method, path, query, &body);
+        let key = RepeatKey::new(
+            key.to_str().unwrap_or_default(),
+            method,
+            path,
+            query,
+            &variants(request.headers()),
+            &body,
+        );
         let key = key.map_err(|why| Unfit::Refusal(Refusal::InvalidIdempotencyKey(why)))?;
         request.set_payload(Payload::from(body));
         Ok(Some(key))
@@ -266,21 +292,19 @@ impl Price {
         admitted: Admitted,
         answered: Result<ServiceResponse<BoxBody>, Error>,
         id: RequestId,
-        route: i64,
-        price_list: i64,
+        (route, price_list): Numbers,
     ) -> Sold {
         let answered = match answered {
             Ok(answered) => answered,
             Err(error) => {
                 let note = self.let_go(admitted, error.as_response_error().status_code()).await;
-                let note = header_value(encode(&note));
                 return (Err(WithNote { error, note }.into()), Outcome::NotCharged);
             }
         };
         let status = answered.status();
         if !self.inner.charged_statuses.contains(status.as_u16()) {
             let note = self.let_go(admitted, status).await;
-            return (Ok(with_note(answered, &note, false)), Outcome::NotCharged);
+            return (Ok(with_note(answered, &note)), Outcome::NotCharged);
         }
         let (request, response) = answered.into_parts();
         let (response, body) = response.into_parts();
@@ -295,10 +319,10 @@ impl Price {
             Ok(body) => body,
             Err(error) => {
                 tracing::warn!(%error, request.id = %id, "a handler's answer broke off before it was charged");
-                let note = self.let_go(admitted, StatusCode::BAD_GATEWAY).await;
+                let note = self.interrupted(admitted).await;
                 let answer = problem::plain(Problem::UpstreamFailed, id);
                 let answered = ServiceResponse::new(request, answer);
-                return (Ok(with_note(answered, &note, false)), Outcome::UpstreamFailed);
+                return (Ok(with_note(answered, &note)), Outcome::UpstreamFailed);
             }
         };
         let kept = admitted.is_kept().then(|| Answered {
@@ -312,7 +336,7 @@ impl Price {
                 let receipt = payment_answer::receipt(&captured);
                 let response = response.set_body(BoxBody::new(WatchedBody::new(body, is_head, delivery)));
                 let answered = ServiceResponse::new(request, response);
-                (Ok(with_note(answered, &receipt, true)), Outcome::Paid)
+                (Ok(with_note(answered, &receipt)), Outcome::Paid)
             }
             Err(refused) => {
                 let answer = self.refuse(request.path(), &refused, id);
@@ -359,10 +383,10 @@ impl Price {
         match answered {
             Ok(answered) => {
                 let note = note(answered.status());
-                Ok(with_note(answered, &note, note.success))
+                Ok(with_note(answered, &note))
             }
             Err(error) => {
-                let note = header_value(encode(&note(error.as_response_error().status_code())));
+                let note = note(error.as_response_error().status_code());
                 Err(WithNote { error, note }.into())
             }
         }
@@ -370,11 +394,26 @@ impl Price {
 
     async fn let_go(&self, admitted: Admitted, status: StatusCode) -> PaymentResponse {
         let (wallet, charged) = (admitted.wallet.clone(), admitted.charged.clone());
-        // A caller who hangs up now must not leave a hold behind: dropping lets go in the background.
         admitted.let_go().await;
-        let state = self.inner.parts.ledger.state(wallet.record.client).await.ok().flatten();
         let message = format!("The answer {} is not charged.", status.as_u16());
-        payment_answer::not_charged(&wallet, state.as_ref(), charged.as_ref(), "not_charged", &message)
+        self.not_charged(&wallet, charged.as_ref(), &message).await
+    }
+
+    /// The handler has worked, and its answer cannot be delivered.
+    async fn interrupted(&self, admitted: Admitted) -> PaymentResponse {
+        let (wallet, charged) = (admitted.wallet.clone(), admitted.charged.clone());
+        admitted.interrupted().await;
+        self.not_charged(&wallet, charged.as_ref(), "The answer broke off. Nothing is charged for it.").await
+    }
+
+    async fn not_charged(
+        &self,
+        wallet: &Wallet,
+        charged: Option<&CardCharge>,
+        message: &str,
+    ) -> PaymentResponse {
+        let state = self.inner.parts.ledger.state(wallet.record.client).await.ok().flatten();
+        payment_answer::not_charged(wallet, state.as_ref(), charged, "not_charged", message)
     }
 }
 
@@ -387,7 +426,7 @@ enum Unfit {
 fn stored_headers(headers: &HeaderMap) -> Vec<(String, String)> {
     headers
         .iter()
-        .filter(|(name, _)| !NOT_STORED.contains(&name.as_str()))
+        .filter(|(name, _)| !NOT_STORED.contains(&name.as_str()) && !CACHING.contains(&name.as_str()))
         .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
         .chain([
             ("cache-control".to_owned(), "private, no-store".to_owned()),
@@ -396,18 +435,18 @@ fn stored_headers(headers: &HeaderMap) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Adds what became of the payment. An answer that was sold belongs to one caller and to no cache.
-fn with_note(
-    mut answered: ServiceResponse<BoxBody>,
-    note: &PaymentResponse,
-    is_sold: bool,
-) -> ServiceResponse<BoxBody> {
-    let headers = answered.headers_mut();
-    headers.insert(PAYMENT_RESPONSE_NAME, header_value(encode(note)));
-    if is_sold {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-        headers.append(VARY, HeaderValue::from_static("payment"));
+/// Adds what became of the payment. It names the caller's wallet, so the answer belongs to one caller and to no cache.
+fn note_in(headers: &mut HeaderMap, note: &PaymentResponse) {
+    for name in CACHING {
+        headers.remove(name);
     }
+    headers.insert(PAYMENT_RESPONSE_NAME, header_value(encode(note)));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
+    headers.append(VARY, HeaderValue::from_static("payment"));
+}
+
+fn with_note(mut answered: ServiceResponse<BoxBody>, note: &PaymentResponse) -> ServiceResponse<BoxBody> {
+    note_in(answered.headers_mut(), note);
     answered
 }
 
@@ -415,7 +454,7 @@ fn with_note(
 #[derive(Debug)]
 struct WithNote {
     error: Error,
-    note: HeaderValue,
+    note: PaymentResponse,
 }
 
 impl std::fmt::Display for WithNote {
@@ -431,8 +470,7 @@ impl ResponseError for WithNote {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = self.error.error_response();
-        let name: HeaderName = PAYMENT_RESPONSE_NAME;
-        response.headers_mut().insert(name, self.note.clone());
+        note_in(response.headers_mut(), &self.note);
         response
     }
 }

@@ -136,7 +136,13 @@ impl Embedded {
         let admin = listen(config.admin_listen)?;
         let key_secret = config.key_secret.as_ref().map(Secret::expose);
         let engine = Engine::start(&config, key_secret).await?;
-        let (admin_address, server) = admin_server(admin, &config, &engine.parts)?;
+        let (admin_address, server) = match admin_server(admin, &config, &engine.parts) {
+            Ok(started) => started,
+            Err(error) => {
+                engine.stop().await;
+                return Err(error.into());
+            }
+        };
         let running = Running { admin: server.handle(), server: tokio::spawn(server), engine };
         Ok(Self(Arc::new(Inner {
             parts: running.engine.parts.clone(),

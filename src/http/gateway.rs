@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -29,7 +29,7 @@ use super::reversals::Reversals;
 use crate::config::{IdempotencyConfig, IpNetwork, LimitsConfig, RouteCharge};
 use crate::domain::{Micros, RequestId};
 use crate::money_work::MoneyWork;
-use crate::paywall::offer::{Offers, Sale};
+use crate::paywall::offer::{Challenge, Offers, Sale};
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, RepeatKey, Replayed, Usage,
 };
@@ -59,6 +59,8 @@ pub struct Gateway {
     pub(crate) upstream: Upstream,
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
+    /// What each route answers to whoever presents nothing, by the routes' position in the configuration.
+    pub(crate) challenges: Vec<Challenge>,
     pub(crate) reversals: Reversals,
     pub(crate) tasks: MoneyWork,
     pub(crate) limits: LimitsConfig,
@@ -66,6 +68,8 @@ pub struct Gateway {
     pub(crate) trusted_proxies: Vec<IpNetwork>,
     pub(crate) public_url: String,
     pub(crate) permits: Arc<Semaphore>,
+    /// Bodies of requests with an `Idempotency-Key` that are being read.
+    pub(crate) keyed_bodies: Arc<Semaphore>,
     pub(crate) closing: Arc<AtomicBool>,
     pub(crate) metrics: Arc<Metrics>,
     /// Every answer says so.
@@ -226,20 +230,24 @@ impl Gateway {
         let credential = match read_credential(request) {
             Ok(Some(credential)) => credential,
             Ok(None) => {
-                let refused = Refused::challenge();
-                return (refuse(&refused), Outcome::Challenged);
+                let answer = match self.challenges.get(route.index) {
+                    Some(challenge) => payment_answer::challenge(challenge, path.as_str(), id),
+                    None => refuse(&Refused::challenge()),
+                };
+                return (answer, Outcome::Challenged);
             }
             Err(error) => return (refuse(&Refused::because(error.into())), Outcome::PaymentRefused),
         };
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-            return (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy);
-        };
+        // Before the permit: whoever sends a body slowly must not keep others out.
         let (payload, repeat) = match self.repeat_key(request, payload, path, route).await {
             Ok(read) => read,
             Err(Unfit::Refusal(refusal)) => {
                 return (refuse(&Refused::because(refusal)), Outcome::PaymentRefused);
             }
             Err(Unfit::Problem(problem)) => return (problem::plain(problem, id), Outcome::Refused),
+        };
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            return (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy);
         };
         let (call, report) = match self.upstream_call(request, payload, path, route, Some(price), id) {
             Ok(prepared) => prepared,
@@ -304,6 +312,10 @@ impl Gateway {
         }
         let of_route = route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes);
         let max_bytes = of_route.min(self.idempotency.max_body_bytes);
+        // These bodies are held in memory, for whoever sends a payment header that looks like one.
+        let Ok(_place) = self.keyed_bodies.try_acquire() else {
+            return Err(Unfit::Refusal(Refusal::Busy));
+        };
         let body = upload::read_whole(payload, max_bytes, self.limits.body_timeout).await;
         let body = body.map_err(|fault| Unfit::Problem(fault.into()))?;
         let key = RepeatKey::new(
@@ -311,6 +323,7 @@ impl Gateway {
             request.method().as_str(),
             path.as_str(),
             request.uri().query(),
+            &variants(request.headers()),
             &body,
         );
         let key = key.map_err(|why| Unfit::Refusal(Refusal::InvalidIdempotencyKey(why)))?;
@@ -380,13 +393,14 @@ impl Gateway {
             Ok(response) => {
                 let message =
                     format!("The API answered {}, which is not charged.", response.status().as_u16());
-                let note = self.let_go(admitted, "not_charged", &message).await;
+                let note = self.let_go(admitted, false, "not_charged", &message).await;
                 return PaidOutcome::NotCharged(response.into(), note);
             }
             Err(error) => fault_or(charge.report, error),
         };
         let message = payment_answer::with_card_charge(problem.answer().message, admitted.charged.as_ref());
-        let note = self.let_go(admitted, problem.answer().code, &message).await;
+        let may_be_done = problem != Problem::UpstreamUnreachable;
+        let note = self.let_go(admitted, may_be_done, problem.answer().code, &message).await;
         PaidOutcome::Failed(problem, note)
     }
 
@@ -448,10 +462,21 @@ impl Gateway {
         }
     }
 
-    /// Lets the funds go before the balance is told, so that the caller can spend it again at once.
-    async fn let_go(&self, admitted: Admitted, code: &str, message: &str) -> PaymentResponse {
+    /// Lets the funds go before the balance is told, so that the caller can spend it again at once. `may_be_done`: the upstream
+    /// may have worked, although no answer of it can be delivered.
+    async fn let_go(
+        &self,
+        admitted: Admitted,
+        may_be_done: bool,
+        code: &str,
+        message: &str,
+    ) -> PaymentResponse {
         let (wallet, charged) = (admitted.wallet.clone(), admitted.charged.clone());
-        admitted.let_go().await;
+        if may_be_done {
+            admitted.interrupted().await;
+        } else {
+            admitted.let_go().await;
+        }
         let state = self.paywall.ledger().state(wallet.record.client).await.ok().flatten();
         payment_answer::not_charged(&wallet, state.as_ref(), charged.as_ref(), code, message)
     }
@@ -609,6 +634,15 @@ impl From<UploadFault> for Problem {
             UploadFault::Broken => Self::BodyBroken,
         }
     }
+}
+
+/// Headers that choose what is answered, so that a part of an answer, or "not modified", is not repeated to whoever asks for
+/// the whole.
+pub(crate) fn variants(headers: &HeaderMap) -> Vec<u8> {
+    const NAMES: [&str; 6] =
+        ["range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"];
+    let values = NAMES.iter().flat_map(|name| headers.get_all(*name).map(move |value| (name, value)));
+    values.flat_map(|(name, value)| [name.as_bytes(), b":", value.as_bytes(), b"\n"].concat()).collect()
 }
 
 /// An answer that was charged before, as it was kept.

@@ -6,6 +6,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use tokio::time::Instant;
+
+/// Longest reading of an answer that is to be stored, apart from the last piece.
+const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// What was read.
 #[derive(Debug)]
@@ -40,7 +44,12 @@ pub(crate) async fn read(
         return Read::Beginning(Bytes::new());
     }
     let mut bytes = BytesMut::with_capacity(length.unwrap_or(0));
+    let deadline = Instant::now() + MAX_TIME;
     loop {
+        // What takes longer is passed on as it comes.
+        if Instant::now() >= deadline {
+            return Read::Beginning(bytes.freeze());
+        }
         match tokio::time::timeout(idle_timeout, body.frame()).await {
             Ok(None) => return Read::Whole(bytes.freeze()),
             Ok(Some(Ok(frame))) => {

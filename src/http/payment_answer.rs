@@ -1,16 +1,18 @@
 //! Answers about payment: the 402 with its offer, and the `payment-response` that goes with every answer once a wallet is
 //! known.
 
-use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, VARY};
+use actix_web::{HttpResponse, HttpResponseBuilder};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::problem;
 use crate::config::StatusSet;
 use crate::domain::{Micros, RequestId};
 use crate::ledger::ClientState;
-use crate::paywall::offer::{Offers, Sale};
+use crate::paywall::offer::{Challenge, Offers, Sale};
 use crate::paywall::{Captured, CardCharge, Refusal, Refused, Repayer, Wallet};
 use crate::protocol::stripe402::{
     PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRequired, PaymentResponse, encode,
@@ -23,6 +25,23 @@ const PAYMENT_REQUIRED_NAME: HeaderName = HeaderName::from_static(PAYMENT_REQUIR
 /// Base64 is always a header value.
 pub(crate) fn header_value(encoded: String) -> HeaderValue {
     HeaderValue::from_str(&encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// The answer to a request that presents nothing. The same as [`refused`] writes for [`Refused::challenge`].
+pub(crate) fn challenge(challenge: &Challenge, path: &str, request: RequestId) -> HttpResponse {
+    let offer = challenge.json(path, &request.to_string());
+    let header = header_value(STANDARD.encode(&offer));
+    payment_required(header).body(offer)
+}
+
+fn payment_required(offer: HeaderValue) -> HttpResponseBuilder {
+    let mut builder = HttpResponse::build(StatusCode::PAYMENT_REQUIRED);
+    builder
+        .insert_header((CONTENT_TYPE, "application/json"))
+        .insert_header((CACHE_CONTROL, "no-store"))
+        .insert_header((VARY, "payment"))
+        .insert_header((PAYMENT_REQUIRED_NAME, offer));
+    builder
 }
 
 /// The receipt of a request that was charged.
@@ -118,12 +137,7 @@ pub(crate) fn refused(
         } else {
             attempt_body(&offer, outcome.as_ref(), &message)
         };
-        HttpResponse::build(StatusCode::PAYMENT_REQUIRED)
-            .insert_header((CONTENT_TYPE, "application/json"))
-            .insert_header((CACHE_CONTROL, "no-store"))
-            .insert_header((VARY, "payment"))
-            .insert_header((PAYMENT_REQUIRED_NAME, header_value(encode(&offer))))
-            .body(body)
+        payment_required(header_value(encode(&offer))).body(body)
     } else {
         problem::response(answer, Some(&message), request, extra(refused))
     };
@@ -166,7 +180,7 @@ fn extra(refused: &Refused) -> Map<String, Value> {
         Refusal::TopUpPending(id) => {
             extra.insert("topUpId".into(), json!(id.to_string()));
         }
-        Refusal::CaptureFailed | Refusal::CaptureUnknown => {
+        Refusal::CaptureFailed | Refusal::CaptureUnknown | Refusal::CaptureUnknownKept => {
             extra.insert("upstreamExecuted".into(), json!(true));
         }
         Refusal::IdempotencyAnswerLost => {

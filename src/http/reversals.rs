@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::domain::RequestId;
-use crate::ledger::{ClientId, EntryId, Ledger};
+use crate::ledger::{ClientId, EntryId, Ledger, LedgerError};
 use crate::money_work::MoneyWork;
 
 /// Reversals for one client in an hour. Beyond it something is odd, and a person should look.
 const MAX_AN_HOUR: u32 = 100;
 const HOUR: Duration = Duration::from_secs(3600);
+/// Between two tries while the database is away.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Clients remembered at once.
 const MAX_CLIENTS: usize = 10_000;
 
@@ -58,15 +60,12 @@ impl Reversals {
         }
         let ledger = self.ledger.clone();
         self.tasks.spawn(async move {
-            match ledger.give_back(request, client).await {
-                Ok(_) => {
-                    ledger.delivered(entry);
-                    tracing::info!(request.id = %request, "a cut answer was given back");
-                }
-                Err(error) => {
-                    tracing::error!(%error, request.id = %request, "a cut answer could not be given back yet");
-                }
+            while let Err(LedgerError::Unavailable(error)) = ledger.give_back(request, client).await {
+                tracing::error!(error, request.id = %request, "a cut answer could not be given back yet");
+                tokio::time::sleep(AGAIN).await;
             }
+            ledger.delivered(entry);
+            tracing::info!(request.id = %request, "a cut answer was given back");
         });
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! ```text
 //! claim ─► running ─► charged (status, headers and body stored in the transaction of the capture)
-//!             └► let go: it was not charged, so the key is free again
+//!             ├► let go: nothing was done, so the key is free again
+//!             └► interrupted: not charged, but something may have been done that must not be done twice
 //! ```
 //! The row is found by hashes that only the payer can present, so nobody is told what somebody else was answered. It expires,
 //! but not while its request runs on a node that lives.
 
 use bytes::Bytes;
 
-use crate::db::sql_with_now;
-use crate::db::{Connection, Db, DbError, Row, Sql, query};
+use crate::db::{Connection, Db, DbError, Row, Sql, postgres_now, query, sql_with_now, sqlite_now};
 use crate::domain::{RequestId, SecretHash};
 
 /// An answer that was charged, as it is kept.
@@ -46,11 +46,12 @@ pub struct KeyRow {
 pub enum KeyState {
     /// On a node that lives.
     Running,
-    /// On a node that ended before it was charged, or before that was known.
-    Abandoned {
-        /// A capture of it is in the books and has not been given back.
-        is_charged: bool,
-    },
+    /// On a node that does not live any more: somebody else may take the key over.
+    Orphaned,
+    /// Not charged, but the upstream may have worked.
+    Interrupted,
+    /// Charged, and not known yet whether the answer was delivered: the charge may still be given back.
+    Delivering,
     /// Charged; the answer is here.
     Kept {
         /// The status.
@@ -86,18 +87,36 @@ const STORE: &str = "\
 UPDATE idempotency_keys SET state = 'charged', status = $3, headers = $4, body = $5
 WHERE scope = $1 AND request = $2 AND state = 'running'";
 
-const FIND: Sql = sql_with_now!(
-    "SELECT k.scope, k.fingerprint, k.request, k.state, k.status, k.headers, k.body, k.repeats, \
-     EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = k.node AND n.lease_until > ",
-    now,
-    ") AS lives, \
-     EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'usage:' || k.request) AS is_captured, \
-     EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'reversal:' || k.request) AS is_reversed \
-     FROM idempotency_keys AS k WHERE k.scope = $1 AND NOT (k.expires_at <= ",
-    now,
-    " AND NOT (k.state = 'running' AND EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = k.node AND n.lease_until > ",
-    now,
-    ")))"
+/// A key's row, and what else decides. A capture is noted as long as its answer may not have been delivered.
+macro_rules! find {
+    ($now:expr, $noted:literal) => {
+        concat!(
+            "SELECT k.scope, k.fingerprint, k.request, k.state, k.status, k.headers, k.body, k.repeats, \
+             EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = k.node AND n.lease_until > ",
+            $now,
+            ") AS lives, \
+             EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'reversal:' || k.request) AS is_reversed, ",
+            $noted,
+            " AS is_noted FROM idempotency_keys AS k WHERE k.scope = $1 AND NOT (k.expires_at <= ",
+            $now,
+            " AND NOT (k.state = 'running' AND EXISTS \
+             (SELECT 1 FROM nodes AS n WHERE n.id = k.node AND n.lease_until > ",
+            $now,
+            ")))"
+        )
+    };
+}
+const FIND: Sql = Sql::each(
+    find!(
+        sqlite_now!(),
+        "EXISTS (SELECT 1 FROM undelivered AS u, json_each(u.entries) AS noted JOIN entries AS e ON e.id = noted.value \
+         WHERE u.node = k.node AND e.source = 'usage:' || k.request)"
+    ),
+    find!(
+        postgres_now!(),
+        "EXISTS (SELECT 1 FROM undelivered AS u JOIN entries AS e ON e.source = 'usage:' || k.request \
+         WHERE u.node = k.node AND u.entries::jsonb @> to_jsonb(e.id))"
+    ),
 );
 
 const CLAIM: Sql = sql_with_now!(
@@ -117,7 +136,23 @@ const FREE_EXPIRED: Sql = sql_with_now!(
     "))"
 );
 const LET_GO: &str = "DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2 AND state = 'running'";
-const FREE: &str = "DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2";
+const INTERRUPT: &str = "UPDATE idempotency_keys SET state = 'interrupted' WHERE scope = $1 AND request = $2 AND state = 'running'";
+/// Only while the node that has it is dead: if it comes back, its answer can then not be stored, and so not be charged.
+const TAKE_OVER: Sql = sql_with_now!(
+    "DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2 AND state = 'running' \
+     AND NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = idempotency_keys.node AND n.lease_until > ",
+    now,
+    ")"
+);
+const INTERRUPT_ORPHAN: Sql = sql_with_now!(
+    "UPDATE idempotency_keys SET state = 'interrupted' WHERE scope = $1 AND request = $2 AND state = 'running' \
+     AND NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = idempotency_keys.node AND n.lease_until > ",
+    now,
+    ")"
+);
+const FREE_GIVEN_BACK: &str = "\
+DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2 AND state = 'charged' \
+AND EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'reversal:' || idempotency_keys.request)";
 const REPEAT: &str = "\
 UPDATE idempotency_keys SET repeats = repeats + 1 WHERE scope = $1 AND request = $2 AND state = 'charged' AND repeats < $3";
 const DELETE_EXPIRED: Sql = sql_with_now!(
@@ -149,18 +184,20 @@ fn key_row(row: &Row) -> Result<KeyRow, sqlx::Error> {
         SecretHash::from_slice(row.try_get(column)?).ok_or_else(malformed)
     };
     let lives: bool = row.try_get("lives")?;
-    let (is_captured, is_reversed): (bool, bool) = (row.try_get("is_captured")?, row.try_get("is_reversed")?);
-    let is_running = row.try_get::<&str, _>(3)? == "running";
-    let state = match (is_running, row.try_get::<Option<Vec<u8>>, _>(6)?) {
-        (true, _) if lives => KeyState::Running,
-        (true, _) => KeyState::Abandoned { is_charged: is_captured && !is_reversed },
-        (false, _) if is_reversed => KeyState::GivenBack,
-        (false, Some(body)) => KeyState::Kept {
+    let (is_reversed, is_noted): (bool, bool) = (row.try_get("is_reversed")?, row.try_get("is_noted")?);
+    let body = row.try_get::<Option<Vec<u8>>, _>(6)?;
+    let state = match (row.try_get::<&str, _>(3)?, body) {
+        ("running", _) if lives => KeyState::Running,
+        ("running", _) => KeyState::Orphaned,
+        ("interrupted", _) => KeyState::Interrupted,
+        (_, _) if is_reversed => KeyState::GivenBack,
+        (_, None) if is_noted => KeyState::Delivering,
+        (_, Some(body)) => KeyState::Kept {
             status: u16::try_from(row.try_get::<i64, _>(4)?).map_err(|_| malformed())?,
             headers: serde_json::from_str(row.try_get(5)?).map_err(|_| malformed())?,
             body: body.into(),
         },
-        (false, None) => KeyState::TooLarge { repeats: row.try_get(7)? },
+        (_, None) => KeyState::TooLarge { repeats: row.try_get(7)? },
     };
     Ok(KeyRow {
         scope: hash(0)?,
@@ -214,15 +251,41 @@ pub async fn let_go(db: &Db, scope: SecretHash, request: RequestId) -> Result<()
     change(db, LET_GO, scope, request).await.map(drop)
 }
 
-/// Frees a key whatever its request came to, as long as it is still that request's. `false`: it is not any more.
+/// Notes that a request was not charged although the upstream may have worked: it must not be done again under its key.
+///
+/// # Errors
+/// When the database cannot be written to; the key then stays taken until its node has ended or it expires.
+pub async fn interrupt(db: &Db, scope: SecretHash, request: RequestId) -> Result<(), DbError> {
+    change(db, INTERRUPT, scope, request).await.map(drop)
+}
+
+/// Frees the key of a request that a dead node ran. `false`: the node lives, or somebody else was faster.
 ///
 /// # Errors
 /// When the database cannot be written to.
-pub async fn free(db: &Db, scope: SecretHash, request: RequestId) -> Result<bool, DbError> {
-    change(db, FREE, scope, request).await.map(|changed| changed == 1)
+pub async fn take_over(db: &Db, scope: SecretHash, request: RequestId) -> Result<bool, DbError> {
+    change(db, TAKE_OVER, scope, request).await.map(|changed| changed == 1)
 }
 
-async fn change(db: &Db, sql: &'static str, scope: SecretHash, request: RequestId) -> Result<u64, DbError> {
+/// Notes for good that a request that a dead node ran may have been done. `false`: the node lives, or somebody else was
+/// faster.
+///
+/// # Errors
+/// When the database cannot be written to.
+pub async fn interrupt_orphan(db: &Db, scope: SecretHash, request: RequestId) -> Result<bool, DbError> {
+    change(db, INTERRUPT_ORPHAN, scope, request).await.map(|changed| changed == 1)
+}
+
+/// Frees the key of a request whose charge was given back. `false`: somebody else was faster.
+///
+/// # Errors
+/// When the database cannot be written to.
+pub async fn free_given_back(db: &Db, scope: SecretHash, request: RequestId) -> Result<bool, DbError> {
+    change(db, FREE_GIVEN_BACK, scope, request).await.map(|changed| changed == 1)
+}
+
+async fn change(db: &Db, sql: impl Into<Sql>, scope: SecretHash, request: RequestId) -> Result<u64, DbError> {
+    let sql = sql.into();
     db.write(move |connection| {
         Box::pin(async move {
             query(sql).bind(scope.as_bytes().to_vec()).bind(request.to_string()).execute(connection).await
@@ -262,3 +325,6 @@ pub async fn count_repeat(
 pub async fn delete_expired(db: &Db) -> Result<u64, DbError> {
     db.write(|connection| Box::pin(async move { query(DELETE_EXPIRED).execute(connection).await })).await
 }
+
+#[cfg(test)]
+mod tests;

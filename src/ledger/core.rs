@@ -498,6 +498,9 @@ impl Batch {
 
     fn release(&mut self, release: &Release) -> Result<Outcome, Refusal> {
         let held = self.legs_of(&release.hold);
+        if held.iter().any(|leg| leg.credit != Account::Holds) {
+            return Err(Refusal::NoHold);
+        }
         let total = held
             .iter()
             .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))

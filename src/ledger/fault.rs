@@ -17,6 +17,16 @@ impl Fault {
         Self::OfOneCommand(sqlx::Error::Protocol(what.to_owned()))
     }
 
+    /// Whether the connection cannot be used any more although it answers: the server takes no writes since a failover.
+    pub(super) fn is_demoted(&self) -> bool {
+        let (Self::OfOneCommand(error) | Self::Again(error) | Self::Away(error)) = self;
+        // read_only_sql_transaction
+        error
+            .as_database_error()
+            .and_then(sqlx::error::DatabaseError::code)
+            .is_some_and(|code| code == "25006")
+    }
+
     pub(super) fn into_error(self) -> sqlx::Error {
         match self {
             Self::OfOneCommand(error) | Self::Again(error) | Self::Away(error) => error,

@@ -1,5 +1,7 @@
 //! Who a client key or a card token belongs to. Only hashes are compared.
 
+use std::time::{Duration, Instant};
+
 use quick_cache::sync::Cache;
 
 use super::core::ClientId;
@@ -8,6 +10,8 @@ use crate::domain::{KeyId, SecretHash, TopUpId};
 
 /// Keys kept in memory.
 const KEPT: usize = 65_536;
+/// How long a remembered key is believed when other nodes may have revoked it.
+const TRUSTED_FOR: Duration = Duration::from_secs(5);
 
 /// What a client key may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,11 +71,11 @@ pub enum KeyLookup {
     Unknown,
 }
 
-/// Looks keys and card tokens up. Found keys are remembered; this process is the only one that changes them.
+/// Looks keys and card tokens up. Found keys are remembered; where other nodes may revoke them, not for long.
 #[derive(Debug)]
 pub struct Keys {
     reader: Readers,
-    known: Cache<SecretHash, KeyRecord>,
+    known: Cache<SecretHash, (KeyRecord, Instant)>,
 }
 
 const BY_HASH: &str = "\
@@ -111,7 +115,9 @@ impl Keys {
     /// # Errors
     /// When the database cannot be read.
     pub async fn look_up(&self, hash: SecretHash) -> Result<KeyLookup, sqlx::Error> {
-        if let Some(known) = self.known.get(&hash) {
+        if let Some((known, since)) = self.known.get(&hash)
+            && (matches!(self.reader, Readers::Sqlite(_)) || since.elapsed() < TRUSTED_FOR)
+        {
             return Ok(KeyLookup::Known(known));
         }
         if let Some(found) = self.look_up_issued(hash).await? {
@@ -134,10 +140,13 @@ impl Keys {
         };
         Ok(Some(match record(&row)? {
             Some(key) => {
-                self.known.insert(hash, key.clone());
+                self.known.insert(hash, (key.clone(), Instant::now()));
                 KeyLookup::Known(key)
             }
-            None => KeyLookup::Revoked,
+            None => {
+                self.known.remove(&hash);
+                KeyLookup::Revoked
+            }
         }))
     }
 

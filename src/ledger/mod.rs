@@ -51,11 +51,13 @@ pub use self::reservations::{NotReserved, Reservation, Reservations};
 use self::writer::{Deliveries, Job, Writer};
 pub use self::writer::{Posted, WriterCounts};
 use crate::config::DatabaseConfig;
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, query_scalar};
 use crate::domain::{Micros, RequestId};
 
 /// Commands waiting for the writer; more make their callers wait.
 const QUEUE: usize = 4096;
+/// Between two tries while the database is away.
+const RETRY_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Why a command has no outcome, or a bad one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,6 +96,16 @@ impl Ledger {
         node: &str,
         max_running_per_client: u32,
     ) -> Result<(Self, Db, tokio::task::JoinHandle<()>), DbError> {
+        Self::open_with_patience(database, node, max_running_per_client, writer::PATIENCE).await
+    }
+
+    /// The same; `patience` is how long commands wait for a shared database that has gone away.
+    async fn open_with_patience(
+        database: &DatabaseConfig,
+        node: &str,
+        max_running_per_client: u32,
+        patience: std::time::Duration,
+    ) -> Result<(Self, Db, tokio::task::JoinHandle<()>), DbError> {
         let (db, side) = crate::db::open(database).await?;
         let reservations = Reservations::new(max_running_per_client);
         let deliveries = Arc::new(Deliveries::default());
@@ -102,6 +114,7 @@ impl Ledger {
             side.connection,
             database.clone(),
             node.to_owned(),
+            patience,
             Arc::clone(&reservations),
             Arc::clone(&deliveries),
             Arc::clone(&counts),
@@ -109,7 +122,7 @@ impl Ledger {
         .await?;
         let (jobs, receiver) = mpsc::channel(QUEUE);
         let closing = CancellationToken::new();
-        let task = tokio::spawn(writer.run(receiver, side.writes, closing.clone()));
+        let task = tokio::spawn(writer.run(receiver, side.writes, side.other_writes, closing.clone()));
         let node = Arc::new(Node::new(node.to_owned()));
         let ledger = Self { jobs, db: db.clone(), reservations, deliveries, counts, node, closing };
         ledger.keep_alive().await?;
@@ -212,6 +225,10 @@ impl Ledger {
         request: RequestId,
         reservation: Reservation,
     ) -> Result<(Posted, Reservation), LedgerError> {
+        if !self.node.is_fresh() {
+            // Others may be finishing what this node runs; it must renew its lease first.
+            return Err(LedgerError::Unavailable("this node's lease is not certain".to_owned()));
+        }
         let (answer, outcome) = oneshot::channel();
         let (client, amount) = (reservation.client(), reservation.amount());
         let hold = Hold { client, source: hold_source_of(&request), amount };
@@ -266,10 +283,29 @@ impl Ledger {
 
     /// Waits until it is certain that a request whose capture has an unknown outcome is not charged: what the writer does
     /// about it is only asked for again here.
-    pub async fn settle(&self, request: RequestId) {
-        while let Err(LedgerError::Unavailable(_)) = self.reverse(request).await {
-            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    pub async fn settle(&self, request: RequestId, client: ClientId) {
+        while let Err(LedgerError::Unavailable(_)) = self.give_back(request, client).await {
+            tokio::time::sleep(RETRY_EVERY).await;
         }
+    }
+
+    /// Waits until it is certain whether a request is charged, and changes nothing about that. A hold of it that has not been
+    /// captured is released.
+    pub async fn make_certain(&self, request: RequestId, client: ClientId) {
+        // Under the client's lock, which an unknown commit holds until it has ended one way or the other.
+        while let Err(LedgerError::Unavailable(error)) = self.release(request, client).await {
+            tracing::warn!(error, request.id = %request, "the outcome of a request is not certain yet");
+            tokio::time::sleep(RETRY_EVERY).await;
+        }
+    }
+
+    /// Whether a request is charged, given back or not.
+    ///
+    /// # Errors
+    /// [`DbError`].
+    pub async fn is_charged(&self, request: RequestId) -> Result<bool, DbError> {
+        const IS_CHARGED: &str = "SELECT EXISTS (SELECT 1 FROM entries WHERE source = $1)";
+        Ok(query_scalar(IS_CHARGED).bind(usage_source(request)).fetch_one(self.db.reader()).await?)
     }
 
     async fn reverse_captured(&self, reverse: Reverse) -> Result<Posted, LedgerError> {

@@ -5,13 +5,15 @@
 //! errs for the client; it can then deliver nothing that is not paid, because the ledger decides. After an outage of the
 //! database every lease has run out, so nobody calls another dead before all had time to come back.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::Ledger;
-use super::core::{Release, Reverse};
-use super::storage;
-use crate::db::{Db, DbError, Sql, query, query_scalar, sql_with_now};
+use futures_util::future::join_all;
+
+use super::core::{ClientId, Release, Reverse};
+use super::{Ledger, LedgerError, Posted, storage};
+use crate::db::{Db, DbError, Sql, now_micros, query, query_scalar, sql_with_now};
 
 /// A node that has not been heard of for this long is dead.
 pub const LEASE: Duration = Duration::from_secs(15);
@@ -26,6 +28,8 @@ pub(super) struct Node {
     pub(super) id: String,
     /// Since when the lease has been held without a gap.
     since: Mutex<Option<Instant>>,
+    /// When it was renewed last, in Unix microseconds.
+    renewed: AtomicI64,
 }
 
 const RENEW: Sql = sql_with_now!(
@@ -52,7 +56,8 @@ const CLAIM: Sql = sql_with_now!(
     now,
     ""
 );
-const FORGET_ROW: &str = "DELETE FROM undelivered WHERE node = $1 AND EXISTS \
+/// The version that was read, and no later one: that would note captures that nobody has given back.
+const FORGET_ROW: &str = "DELETE FROM undelivered WHERE node = $1 AND entries = $3 AND EXISTS \
      (SELECT 1 FROM nodes WHERE id = $1 AND lease_until = $2)";
 const FORGET_NODE: &str = "DELETE FROM nodes WHERE id = $1 AND lease_until = $2";
 
@@ -62,33 +67,47 @@ fn micros(time: Duration) -> i64 {
 
 impl Node {
     pub(super) fn new(id: String) -> Self {
-        Self { id, since: Mutex::new(None) }
+        Self { id, since: Mutex::new(None), renewed: AtomicI64::new(0) }
     }
 
-    /// Renews the lease.
+    /// Renews the lease. Where there is one node at a time, once is enough.
+    ///
+    /// Not through the queue of the other writes, which one slow statement can hold up: a lease that is lost for that would
+    /// cost clients and seller. It is one statement of its own, which cancelling leaves whole or undone.
     pub(super) async fn renew(&self, db: &Db) -> Result<(), DbError> {
-        let lease = if db.is_shared() { micros(LEASE) } else { FOREVER };
-        let id = self.id.clone();
-        let held = db
-            .write(move |connection| {
+        if !db.is_shared() {
+            if self.since.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+                return Ok(());
+            }
+            let id = self.id.clone();
+            db.write(move |connection| {
                 Box::pin(async move {
-                    let held =
-                        query_scalar::<bool>(LEASE_HOLDS).bind(&id).fetch_one(&mut *connection).await?;
-                    query(RENEW)
-                        .bind(&id)
-                        .bind(crate::db::now_micros())
-                        .bind(lease)
-                        .execute(connection)
-                        .await?;
-                    Ok(held)
+                    query(RENEW).bind(id).bind(now_micros()).bind(FOREVER).execute(connection).await
                 })
             })
             .await?;
+            self.has_renewed(false);
+            return Ok(());
+        }
+        let held = query_scalar::<bool>(LEASE_HOLDS).bind(&self.id).fetch_one(db.reader()).await?;
+        let renewing = query(RENEW).bind(&self.id).bind(now_micros()).bind(micros(LEASE));
+        renewing.execute(db.reader()).await?;
+        self.has_renewed(held);
+        Ok(())
+    }
+
+    fn has_renewed(&self, held: bool) {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         if !held || since.is_none() {
             *since = Some(Instant::now());
         }
-        Ok(())
+        self.renewed.store(now_micros(), Ordering::Relaxed);
+    }
+
+    /// Whether this process has renewed its lease lately, by the wall clock, which goes on while a machine sleeps. Otherwise
+    /// others may be finishing what it runs.
+    pub(super) fn is_fresh(&self) -> bool {
+        now_micros().saturating_sub(self.renewed.load(Ordering::Relaxed)) < micros(LEASE)
     }
 
     /// Whether every node that lives has had the time to renew its lease since this one came, or came back.
@@ -98,17 +117,53 @@ impl Node {
     }
 }
 
+/// What a dead node left.
+struct Left {
+    /// Its lease, which has run out.
+    lease: i64,
+    /// Its row of captures without an answer, as it was read.
+    entries: Option<String>,
+    captures: Vec<(String, Option<ClientId>)>,
+    holds: Vec<(String, ClientId)>,
+}
+
+/// How many were not done before. `None`: one could not be done.
+fn fresh(done: &[Result<Posted, LedgerError>]) -> Option<u64> {
+    let counted = done.iter().map(|done| match done {
+        Ok(posted) => Some(u64::from(!posted.repeated)),
+        // It was done already, or there is nothing to do.
+        Err(LedgerError::Refused(_)) => Some(0),
+        Err(_) => None,
+    });
+    counted.sum()
+}
+
 impl Ledger {
     /// Renews this node's lease, and finishes what dead nodes left. Answers how many it has finished.
     ///
     /// # Errors
     /// When the database cannot be used; the next step tries again.
     pub async fn keep_alive(&self) -> Result<usize, DbError> {
-        self.node.renew(&self.db).await?;
-        if self.db.is_shared() { self.sweep().await } else { Ok(0) }
+        self.renew_lease().await?;
+        self.sweep().await
     }
 
-    async fn sweep(&self) -> Result<usize, DbError> {
+    /// Renews this node's lease.
+    ///
+    /// # Errors
+    /// When the database cannot be used; the next step tries again.
+    pub async fn renew_lease(&self) -> Result<(), DbError> {
+        self.node.renew(&self.db).await
+    }
+
+    /// Finishes what dead nodes left, and answers how many. It may take longer than a lease.
+    ///
+    /// # Errors
+    /// When the database cannot be used; the next step tries again.
+    pub async fn sweep(&self) -> Result<usize, DbError> {
+        if !self.db.is_shared() {
+            return Ok(0);
+        }
         let lapsed = self.node.may_call_others_dead();
         let dead: Vec<String> = query_scalar(DEAD).bind(lapsed).fetch_all(self.db.reader()).await?;
         let mut swept = 0usize;
@@ -120,61 +175,55 @@ impl Ledger {
         Ok(swept)
     }
 
-    /// Idempotent, so that a sweeper who dies in the middle is followed by another.
-    async fn sweep_node(&self, node: &str) -> Result<bool, DbError> {
-        let id = node.to_owned();
-        let lease: Option<i64> = self
-            .db
+    /// Takes a dead node's affairs for a while, and reads what it left: one transaction, so that a node that comes back at this
+    /// moment does so before or after.
+    async fn claim(&self, node: String) -> Result<Option<Left>, DbError> {
+        self.db
             .write(move |connection| {
                 Box::pin(async move {
-                    query(NOTE_DEAD).bind(&id).execute(&mut *connection).await?;
-                    let claimed =
-                        query(CLAIM).bind(&id).bind(micros(LEASE)).execute(&mut *connection).await?;
-                    if claimed == 0 {
+                    query(NOTE_DEAD).bind(&node).execute(&mut *connection).await?;
+                    let claim = query(CLAIM).bind(&node).bind(micros(LEASE));
+                    if claim.execute(&mut *connection).await? == 0 {
                         return Ok(None);
                     }
-                    query_scalar("SELECT lease_until FROM nodes WHERE id = $1")
-                        .bind(&id)
-                        .fetch_optional(connection)
-                        .await
+                    let lease = query_scalar("SELECT lease_until FROM nodes WHERE id = $1");
+                    let entries = query_scalar("SELECT entries FROM undelivered WHERE node = $1");
+                    Ok(Some(Left {
+                        lease: lease.bind(&node).fetch_one(&mut *connection).await?,
+                        entries: entries.bind(&node).fetch_optional(&mut *connection).await?,
+                        captures: storage::undelivered(&mut *connection, Some(&node)).await?,
+                        holds: storage::open_holds(connection, Some(&node)).await?,
+                    }))
                 })
             })
-            .await?;
-        let Some(lease) = lease else {
+            .await
+    }
+
+    /// Idempotent, so that a sweeper who dies in the middle is followed by another.
+    async fn sweep_node(&self, node: &str) -> Result<bool, DbError> {
+        let Some(left) = self.claim(node.to_owned()).await? else {
             return Ok(false);
         };
-        let id = node.to_owned();
-        let (captures, holds) = self
-            .db
-            .write(move |connection| {
-                Box::pin(async move {
-                    let captures = storage::undelivered(connection, Some(&id)).await?;
-                    let holds = storage::open_holds(connection, Some(&id)).await?;
-                    Ok((captures, holds))
-                })
-            })
-            .await?;
-        let (mut given_back, mut released) = (0u64, 0u64);
-        for (capture, client) in captures {
-            match self.reverse_captured(Reverse { capture, client }).await {
-                Ok(posted) => given_back = given_back.saturating_add(u64::from(!posted.repeated)),
-                Err(super::LedgerError::Refused(_)) => {}
-                Err(_) => return Ok(false),
-            }
-        }
-        for (request, client) in holds {
-            match self.release_held(Release { client, hold: super::hold_source_of(&request) }).await {
-                Ok(posted) => released = released.saturating_add(u64::from(!posted.repeated)),
-                Err(super::LedgerError::Refused(_)) => {}
-                Err(_) => return Ok(false),
-            }
-        }
+        // All at once: the writer takes them in batches.
+        let given_back = left.captures.into_iter().map(|(capture, client)| {
+            let reverse = Reverse { capture, client };
+            self.reverse_captured(reverse)
+        });
+        let released = left.holds.into_iter().map(|(request, client)| {
+            let release = Release { client, hold: super::hold_source_of(&request) };
+            self.release_held(release)
+        });
+        let (given_back, released) = tokio::join!(join_all(given_back), join_all(released));
+        let (Some(given_back), Some(released)) = (fresh(&given_back), fresh(&released)) else {
+            return Ok(false);
+        };
+        let (lease, entries) = (left.lease, left.entries);
         let id = node.to_owned();
         // Only while it has not come back: its lease is still the one that had run out.
         self.db
             .write(move |connection| {
                 Box::pin(async move {
-                    query(FORGET_ROW).bind(&id).bind(lease).execute(&mut *connection).await?;
+                    query(FORGET_ROW).bind(&id).bind(lease).bind(entries).execute(&mut *connection).await?;
                     query(FORGET_NODE).bind(&id).bind(lease).execute(connection).await
                 })
             })
@@ -189,3 +238,6 @@ impl Ledger {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

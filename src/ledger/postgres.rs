@@ -6,9 +6,13 @@ use super::core::{ClientId, ClientState, Entry, EntryId};
 use super::storage::{HoldRow, Written, entry_columns, state_columns};
 use crate::db::Row;
 
-/// In the order of their ids, so that two nodes never wait for each other crosswise.
-const LOCK_CLIENTS: &str =
-    concat!("SELECT ", state_columns!(), " FROM clients AS c WHERE c.id = ANY($1) ORDER BY c.id FOR UPDATE");
+/// In the order of their ids, so that the batches of two nodes do not wait for each other crosswise. `NO KEY`: rows that only
+/// refer to a client may be made meanwhile.
+const LOCK_CLIENTS: &str = concat!(
+    "SELECT ",
+    state_columns!(),
+    " FROM clients AS c WHERE c.id = ANY($1) ORDER BY c.id FOR NO KEY UPDATE"
+);
 
 /// Taken while the clients are locked: one client's ids ascend in the order of commits, whichever nodes they come from.
 const ENTRY_IDS: &str = "SELECT nextval('entry_ids') FROM generate_series(1, $1)";

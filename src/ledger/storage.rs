@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::account::Account;
 use super::core::{ClientId, ClientState, Entry, EntryId, MAX_LEGS, leg_source};
 use super::{postgres, sqlite};
-use crate::db::{Connection, Readers, Row, query, query_scalar};
+use crate::db::{Connection, Readers, Row, lost, query, query_scalar};
 use crate::domain::{Currency, Micros};
 
 /// The columns of a client's state, in the order that [`client_state`] reads them.
@@ -113,6 +113,7 @@ pub(super) async fn lock_clients(
         // The whole file is locked already.
         Connection::Sqlite(connection) => sqlite::load_clients(connection, ids).await?,
         Connection::Postgres(connection) => postgres::lock_clients(connection, ids).await?,
+        Connection::Lost => return Err(lost()),
     };
     rows.iter().map(client_state).collect()
 }
@@ -130,6 +131,7 @@ pub(super) async fn load_recorded(
     let rows = match connection {
         Connection::Sqlite(connection) => sqlite::load_recorded(connection, &legs).await?,
         Connection::Postgres(connection) => postgres::load_recorded(connection, &legs).await?,
+        Connection::Lost => return Err(lost()),
     };
     rows.iter().map(|row| entry(row).map(|entry| (entry.source.clone(), entry))).collect()
 }
@@ -144,6 +146,7 @@ pub(super) async fn append(
     match connection {
         Connection::Sqlite(connection) => sqlite::append(connection, at, entries, clients).await,
         Connection::Postgres(connection) => postgres::append(connection, at, entries, clients).await,
+        Connection::Lost => Err(lost()),
     }
 }
 
@@ -160,6 +163,7 @@ pub(super) async fn insert_holds(
     match connection {
         Connection::Sqlite(connection) => sqlite::insert_holds(connection, node, at, holds).await,
         Connection::Postgres(connection) => postgres::insert_holds(connection, node, at, holds).await,
+        Connection::Lost => Err(lost()),
     }
 }
 
@@ -174,6 +178,7 @@ pub(super) async fn delete_holds(
     match connection {
         Connection::Sqlite(connection) => sqlite::delete_holds(connection, requests).await,
         Connection::Postgres(connection) => postgres::delete_holds(connection, requests).await,
+        Connection::Lost => Err(lost()),
     }
 }
 
@@ -204,6 +209,7 @@ pub(super) async fn undelivered(
         let found = match &mut *connection {
             Connection::Sqlite(connection) => sqlite::captures(connection, &ids).await?,
             Connection::Postgres(connection) => postgres::captures(connection, &ids).await?,
+            Connection::Lost => return Err(lost()),
         };
         for row in &found {
             captures.push((row.try_get(0)?, row.try_get(1)?));
@@ -232,6 +238,7 @@ pub(super) async fn entry_ids(
 ) -> Result<Option<Vec<EntryId>>, sqlx::Error> {
     match connection {
         Connection::Sqlite(_) => Ok(None),
+        Connection::Lost => Err(lost()),
         Connection::Postgres(connection) => {
             postgres::entry_ids(connection, i64::try_from(count).unwrap_or(i64::MAX)).await.map(Some)
         }

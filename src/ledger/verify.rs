@@ -102,6 +102,8 @@ struct Gathered {
     reversals: Vec<Reversal>,
     /// Requests that hold something: whose, and how much.
     holds: HashMap<String, (i64, i64)>,
+    /// Requests whose hold ended with somebody else.
+    foreign_holds: Vec<String>,
     routes: HashSet<i64>,
     price_lists: HashSet<i64>,
     trial: HashMap<(String, i64), i128>,
@@ -129,7 +131,7 @@ pub async fn verify(
     // Several nodes take ids from a sequence, which leaves gaps where a transaction was rolled back.
     let next_id = match connection {
         Connection::Sqlite(_) => Some(1),
-        Connection::Postgres(_) => None,
+        Connection::Postgres(_) | Connection::Lost => None,
     };
     let mut gathered = Gathered {
         next_id,
@@ -173,7 +175,11 @@ pub async fn verify(
 async fn check_database(connection: &mut Connection, report: &mut Verification) -> Result<(), sqlx::Error> {
     let guarded = match connection {
         Connection::Sqlite(_) => check_file(connection, report).await?,
-        Connection::Postgres(_) => has_postgres_guard(connection).await?,
+        Connection::Postgres(_) => {
+            check_references(connection, report).await?;
+            has_postgres_guard(connection).await?
+        }
+        Connection::Lost => false,
     };
     if !guarded {
         report.find("the triggers that keep entries append-only are missing or others".to_owned());
@@ -195,6 +201,43 @@ async fn check_file(connection: &mut Connection, report: &mut Verification) -> R
         query_scalar("SELECT sql FROM sqlite_master WHERE type = 'trigger'").fetch_all(connection).await?;
     let triggers: Vec<String> = triggers.iter().map(|sql| single_spaced(sql)).collect();
     Ok(SQLITE_TRIGGERS.iter().all(|wanted| triggers.iter().any(|sql| sql == wanted)))
+}
+
+/// References between rows on PostgreSQL, which has no statement for it: a restore or a superuser can pass its foreign keys by.
+/// Those of entries are looked at with each entry.
+async fn check_references(connection: &mut Connection, report: &mut Verification) -> Result<(), sqlx::Error> {
+    const REFERENCES: [(&str, &str, &str); 4] = [
+        (
+            "client_keys",
+            "clients",
+            "SELECT COUNT(*) FROM client_keys AS r WHERE NOT EXISTS (SELECT 1 FROM clients AS c WHERE c.id = r.client)",
+        ),
+        (
+            "payment_method_bindings",
+            "clients",
+            "SELECT COUNT(*) FROM payment_method_bindings AS r \
+             WHERE NOT EXISTS (SELECT 1 FROM clients AS c WHERE c.id = r.client)",
+        ),
+        (
+            "payment_method_bindings",
+            "client_keys",
+            "SELECT COUNT(*) FROM payment_method_bindings AS r \
+             WHERE NOT EXISTS (SELECT 1 FROM client_keys AS k WHERE k.id = r.key)",
+        ),
+        (
+            "top_ups",
+            "clients",
+            "SELECT COUNT(*) FROM top_ups AS r \
+             WHERE client IS NOT NULL AND NOT EXISTS (SELECT 1 FROM clients AS c WHERE c.id = r.client)",
+        ),
+    ];
+    for (table, parent, orphans) in REFERENCES {
+        let orphans: i64 = query_scalar(orphans).fetch_one(&mut *connection).await?;
+        for _ in 0..orphans {
+            report.find(format!("a row of {table} refers to a row of {parent} that is not there"));
+        }
+    }
+    Ok(())
 }
 
 fn single_spaced(text: &str) -> String {
@@ -318,7 +361,10 @@ fn note_source(
     if debit == Account::Holds || credit == Account::Holds {
         let request = plain.split_once(':').map_or(plain, |(_, request)| request);
         let change = if credit == Account::Holds { amount } else { amount.saturating_neg() };
-        let (_, held) = gathered.holds.entry(request.to_owned()).or_insert((client, 0));
+        let (holder, held) = gathered.holds.entry(request.to_owned()).or_insert((client, 0));
+        if *holder != client {
+            gathered.foreign_holds.push(request.to_owned());
+        }
         *held = held.saturating_add(change);
         if *held == 0 {
             gathered.holds.remove(request);
@@ -450,6 +496,9 @@ async fn check_holds(
         if gathered.holds.remove(&request) != Some(stored) {
             report.find(format!("hold {request}: its row is not what the books hold for it"));
         }
+    }
+    for request in &gathered.foreign_holds {
+        report.find(format!("hold {request}: it was taken from one client and ended with another"));
     }
     for request in gathered.holds.keys() {
         report.find(format!("hold {request}: the books hold something for it, but it has no row"));

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::answers::{self, StoredAnswer};
@@ -33,11 +34,11 @@ const KEPT_CLIENTS: usize = 131_072;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// How long callers wait for a shared database that has gone away, or for other nodes, before the outcome is called unknown.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// Between two tries meanwhile.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A batch on a server that does not answer in this time is given up, with its connection.
-const BATCH_TIMEOUT: Duration = Duration::from_secs(15);
+const BATCH_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// A command and who waits for its outcome.
 #[derive(Debug)]
@@ -125,6 +126,8 @@ pub(super) struct Writer {
     /// To open the connection anew when it has become unusable.
     database: DatabaseConfig,
     node: String,
+    /// [`PATIENCE`].
+    patience: Duration,
     reservations: Arc<Reservations>,
     deliveries: Arc<Deliveries>,
     counts: Arc<WriterCounts>,
@@ -162,6 +165,7 @@ impl Writer {
         connection: Connection,
         database: DatabaseConfig,
         node: String,
+        patience: Duration,
         reservations: Arc<Reservations>,
         deliveries: Arc<Deliveries>,
         counts: Arc<WriterCounts>,
@@ -170,6 +174,7 @@ impl Writer {
             connection,
             database,
             node,
+            patience,
             reservations,
             deliveries,
             counts,
@@ -236,12 +241,15 @@ impl Writer {
         mut self,
         mut jobs: mpsc::Receiver<Job>,
         writes: Option<mpsc::Receiver<WriteJob>>,
+        other_writes: Option<JoinHandle<()>>,
         closing: CancellationToken,
     ) {
         let mut waiting = Vec::with_capacity(MAX_BATCH);
         let mut is_closing = false;
         let (mut jobs_open, mut writes_open) = (true, writes.is_some());
         let mut writes = writes.unwrap_or_else(|| mpsc::channel(1).1);
+        let watched = other_writes.is_some();
+        let mut other_writes = other_writes.unwrap_or_else(|| tokio::spawn(std::future::pending()));
         while jobs_open || writes_open {
             tokio::select! {
                 taken = jobs.recv_many(&mut waiting, MAX_BATCH), if jobs_open => {
@@ -258,6 +266,11 @@ impl Writer {
                     None => writes_open = false,
                 },
                 () = tokio::time::sleep(IDLE), if self.is_behind() => self.catch_up().await,
+                _ = &mut other_writes, if watched && !is_closing => {
+                    // Nothing of it ends it but a fault; without it there is no lease.
+                    tracing::error!("the task of the other writes has ended");
+                    return;
+                }
                 // What was given before is still taken out.
                 () = closing.cancelled(), if !is_closing => {
                     is_closing = true;
@@ -267,9 +280,9 @@ impl Writer {
             }
         }
         while self.is_behind() {
-            let before = (self.undelivered.len(), self.leaving.len());
+            let before = self.left_to_do();
             self.catch_up().await;
-            if before == (self.undelivered.len(), self.leaving.len()) {
+            if before == self.left_to_do() {
                 break;
             }
         }
@@ -295,20 +308,36 @@ impl Writer {
             || !self.doubtful.is_empty()
     }
 
-    /// Rewrites the undelivered row while nothing else does, and works off doubtful captures.
+    /// Changes whenever catching up gets on.
+    fn left_to_do(&self) -> (usize, usize, usize, bool) {
+        (self.undelivered.len(), self.leaving.len(), self.doubtful.len(), self.row_is_stale)
+    }
+
+    /// Works off doubtful captures, and rewrites the undelivered row while nothing else does: only after them, because the row
+    /// still notes them.
     async fn catch_up(&mut self) {
+        self.settle_doubts().await;
+        if !self.doubtful.is_empty() {
+            return;
+        }
         self.note_deliveries();
         if self.row_is_stale {
             let row = self.undelivered_row(&[]);
-            match storage::write_undelivered(&mut self.connection, &self.node, &row).await {
-                Ok(()) => self.row_is_stale = false,
-                Err(error) => {
+            let writing = storage::write_undelivered(&mut self.connection, &self.node, &row);
+            match tokio::time::timeout(BATCH_TIMEOUT, writing).await {
+                Ok(Ok(())) => self.row_is_stale = false,
+                Ok(Err(error)) => {
                     tracing::error!(%error, "the row of undelivered captures could not be written");
                     self.mend(false).await;
                 }
+                Err(_) => {
+                    tracing::error!(
+                        "the database did not answer when the row of undelivered captures was written"
+                    );
+                    self.mend(true).await;
+                }
             }
         }
-        self.settle_doubts().await;
     }
 
     fn note_deliveries(&mut self) {
@@ -326,8 +355,8 @@ impl Writer {
     }
 
     async fn settle_doubts(&mut self) {
-        // The first failure may only say that the connection is gone; it has been opened anew then.
-        let mut tries_again = self.is_shared();
+        // After an outage the first try finds the connection cut, and the second has a new one.
+        let mut may_try_again = self.is_shared();
         while let Some(capture) = self.doubtful.last().cloned() {
             match self.settle_doubt(&capture).await {
                 Ok(committed) => {
@@ -343,7 +372,7 @@ impl Writer {
                     tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled; a person must look");
                     self.doubtful.pop();
                 }
-                Err(Fault::Again(_) | Fault::Away(_)) if tries_again => tries_again = false,
+                Err(Fault::Away(_)) if may_try_again => may_try_again = false,
                 Err(Fault::Again(error) | Fault::Away(error)) => {
                     tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled yet");
                     return;
@@ -415,7 +444,7 @@ impl Writer {
         loop {
             match self.commit_jobs(jobs, repeated).await {
                 Err(Fault::Again(error) | Fault::Away(error))
-                    if self.is_shared() && begun.elapsed() < PATIENCE =>
+                    if self.is_shared() && begun.elapsed() < self.patience =>
                 {
                     tracing::warn!(%error, commands = jobs.len(), "a batch did not commit for certain; it is looked up and tried again");
                     self.counts.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -491,9 +520,12 @@ impl Writer {
         tracing::error!(%error, "a ledger command could not be committed");
         let unknown = || LedgerError::Unavailable(error.to_string());
         match job {
-            Job::Capture { capture, answer, .. } => {
-                let client = Some(capture.client);
-                self.doubtful.push(Reverse { capture: capture.source, client });
+            Job::Capture { capture, store, answer, .. } => {
+                // An answer that is kept whole is charged if it is stored, and can be fetched; whoever asked finds out.
+                if is_noted(store.as_ref()) {
+                    let client = Some(capture.client);
+                    self.doubtful.push(Reverse { capture: capture.source, client });
+                }
                 let _ = answer.send(Err(unknown()));
             }
             Job::TopUp { answer, .. } => {
@@ -533,7 +565,7 @@ impl Writer {
         match work {
             Ok(Ok(committed)) => Ok(committed),
             Ok(Err(fault)) => {
-                self.mend(false).await;
+                self.mend(fault.is_demoted()).await;
                 Err(fault)
             }
             Err(_) => {

@@ -5,14 +5,9 @@
 //! request that only reads, that costs the upstream some work; one that changes something must not be done unpaid, so it
 //! takes a hold before the upstream is called.
 
-use std::time::Duration;
-
 use crate::domain::RequestId;
-use crate::ledger::{ClientId, Ledger, LedgerError, Reservation};
+use crate::ledger::{ClientId, Ledger, Reservation};
 use crate::money_work::MoneyWork;
-
-/// Between two tries to release a hold while the database is away.
-const RELEASE_EVERY: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]
@@ -46,7 +41,7 @@ impl HoldGuard {
 
     /// Releases the hold now.
     pub(super) async fn release(mut self) {
-        release_until_certain(&self.ledger, self.request, self.client).await;
+        self.ledger.make_certain(self.request, self.client).await;
         // Not before: if this is dropped in the middle, it goes on in the background.
         self.is_open = false;
     }
@@ -54,25 +49,10 @@ impl HoldGuard {
 
 impl Drop for HoldGuard {
     fn drop(&mut self) {
+        // A hold that is neither settled nor released would keep the client's credit until this node ends.
         if self.is_open {
             let (ledger, request, client) = (self.ledger.clone(), self.request, self.client);
-            self.tasks.spawn(async move { release_until_certain(&ledger, request, client).await });
-        }
-    }
-}
-
-/// A hold that is neither settled nor released would keep the client's credit until this node ends.
-async fn release_until_certain(ledger: &Ledger, request: RequestId, client: ClientId) {
-    loop {
-        match ledger.release(request, client).await {
-            // Refused: it was never taken, or a capture has ended it.
-            Ok(_) | Err(LedgerError::Refused(_)) => return,
-            // The process ends; another node releases it.
-            Err(LedgerError::Closed) => return,
-            Err(LedgerError::Unavailable(error)) => {
-                tracing::warn!(error, request.id = %request, "a hold cannot be released yet");
-                tokio::time::sleep(RELEASE_EVERY).await;
-            }
+            self.tasks.spawn(async move { ledger.make_certain(request, client).await });
         }
     }
 }

@@ -33,8 +33,8 @@ use crate::domain::{ClientKey, Micros, RequestId, TopUpId};
 use crate::ledger::answers::{self, KeyState, NewKey};
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{
-    Capture, ClientState, Ledger, LedgerError, NotReserved, Posted, Reservation, ReserveError, StoredAnswer,
-    usage_source,
+    Capture, ClientId, ClientState, Ledger, LedgerError, NotReserved, Posted, Reservation, ReserveError,
+    StoredAnswer, usage_source,
 };
 use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
@@ -176,19 +176,30 @@ impl Admitted {
         self.claim.is_some()
     }
 
-    /// Lets everything go: nothing is charged for the request. When this has ended, the credit can be spent again.
+    /// Lets everything go: nothing is charged for the request, and nothing was done for it that must not be done again. When
+    /// this has ended, the credit can be spent again.
     pub async fn let_go(self) {
-        let Self { funds, claim, .. } = self;
-        match funds {
+        if let Some(claim) = self.end().await {
+            claim.let_go().await;
+        }
+    }
+
+    /// The same, when the upstream may have done its work and gave no answer that could be delivered.
+    pub async fn interrupted(self) {
+        if let Some(claim) = self.end().await {
+            claim.interrupted().await;
+        }
+    }
+
+    async fn end(self) -> Option<Claim> {
+        match self.funds {
             Funds::Reserved(reservation) => drop(reservation),
             Funds::Held(running, hold) => {
                 hold.release().await;
                 drop(running);
             }
         }
-        if let Some(claim) = claim {
-            claim.let_go().await;
-        }
+        self.claim
     }
 }
 
@@ -269,6 +280,9 @@ impl Paywall {
         }
         for _ in 0..ROUNDS {
             let wallet = self.recognise(&purchase.credential).await?;
+            if let Some(wallet) = wallet.as_ref().filter(|wallet| !wallet.record.scope.may_spend()) {
+                return Err(Refused { wallet: Some(wallet.clone()), ..Refused::new(Refusal::Scope) });
+            }
             if let Some(key) = &purchase.repeat {
                 if let Some(opened) = self.repeated(purchase, key, wallet.as_ref()).await? {
                     return Ok(opened);
@@ -297,7 +311,8 @@ impl Paywall {
             }
         }
         // Every round met another charge of the same payer, or another node that spent the same credit.
-        Err(Refused::new(Refusal::TopUpInProgress))
+        let pays = purchase.credential.payment_method.is_some();
+        Err(Refused::new(if pays { Refusal::TopUpInProgress } else { Refusal::ReservationsInFlight }))
     }
 
     /// Takes the key of a request and, where that is needed, turns its reservation into a hold. `None`: somebody else was
@@ -365,11 +380,15 @@ impl Paywall {
         };
         let new =
             NewKey { scope, fingerprint: key.fingerprint(), request: purchase.request, keep: self.keep_keys };
+        let (request, is_safe) = (purchase.request, purchase.is_safe);
+        let ours = || Claim::new(self.db.clone(), self.tasks.clone(), scope, request, is_safe);
         match answers::claim(&self.db, self.ledger.node().to_owned(), new).await {
-            Ok(true) => Ok(Some(Claim::new(self.db.clone(), self.tasks.clone(), scope, purchase.request))),
+            Ok(true) => Ok(Some(ours())),
             Ok(false) => Ok(None),
             Err(error) => {
-                tracing::error!(%error, "an idempotency key could not be claimed");
+                tracing::error!(%error, "an idempotency key could not be claimed for certain");
+                // It may be ours all the same: dropping this frees it.
+                drop(ours());
                 Err(Refusal::Busy)
             }
         }
@@ -406,9 +425,7 @@ impl Paywall {
             wallet.map_or(Err(refused(Refusal::Busy)), |wallet| Ok(Repayer { wallet: wallet.clone(), state }))
         };
         match row.state {
-            KeyState::Running | KeyState::Abandoned { is_charged: true } => {
-                Err(refused(Refusal::IdempotencyInFlight))
-            }
+            KeyState::Running | KeyState::Delivering => Err(refused(Refusal::IdempotencyInFlight)),
             KeyState::Kept { status, headers, body } => {
                 let payer = repayer()?;
                 Ok(Some(Opened::Replayed(Box::new(Replayed { status, headers, body, payer }))))
@@ -424,14 +441,28 @@ impl Paywall {
                 }
             }
             KeyState::TooLarge { .. } => Err(refused(Refusal::IdempotencyAnswerLost)),
-            // Nothing is charged for it, and doing it once more changes nothing: as if it had never been.
-            KeyState::Abandoned { is_charged: false } | KeyState::GivenBack if purchase.is_safe => {
-                answers::free(&self.db, row.scope, row.request).await.map_err(away)?;
-                Ok(None)
+            KeyState::Interrupted => Err(refused(Refusal::IdempotencyOutcomeUnknown)),
+            // Nothing is charged for it, and doing it once more changes nothing: as if it had never been. Whoever is not
+            // the one to free the key looks again later.
+            KeyState::Orphaned if purchase.is_safe => {
+                let ours = answers::take_over(&self.db, row.scope, row.request).await.map_err(away)?;
+                if ours { Ok(None) } else { Err(refused(Refusal::IdempotencyInFlight)) }
             }
-            KeyState::Abandoned { is_charged: false } | KeyState::GivenBack => {
-                Err(refused(Refusal::IdempotencyOutcomeUnknown))
+            KeyState::GivenBack if purchase.is_safe => {
+                let ours = answers::free_given_back(&self.db, row.scope, row.request).await.map_err(away)?;
+                if ours { Ok(None) } else { Err(refused(Refusal::IdempotencyInFlight)) }
             }
+            KeyState::Orphaned => {
+                // Its node can then not charge it any more, should it come back.
+                let noted =
+                    answers::interrupt_orphan(&self.db, row.scope, row.request).await.map_err(away)?;
+                Err(refused(if noted {
+                    Refusal::IdempotencyOutcomeUnknown
+                } else {
+                    Refusal::IdempotencyInFlight
+                }))
+            }
+            KeyState::GivenBack => Err(refused(Refusal::IdempotencyOutcomeUnknown)),
         }
     }
 
@@ -624,6 +655,7 @@ impl Paywall {
             }),
             _ => None,
         };
+        let is_kept = store.as_ref().is_some_and(|store| store.body.is_some());
         let capture = Capture {
             client: wallet.record.client,
             source: usage_source(usage.request),
@@ -644,23 +676,52 @@ impl Paywall {
                 Ok(Captured { posted, wallet, charged, price })
             }
             Err(error) => {
-                let refusal = match &error {
-                    LedgerError::Refused(_) => Refusal::CaptureFailed,
-                    LedgerError::Unavailable(_) | LedgerError::Closed => Refusal::CaptureUnknown,
+                let refusal = match (&error, is_kept) {
+                    (LedgerError::Refused(_), _) => Refusal::CaptureFailed,
+                    (LedgerError::Unavailable(_) | LedgerError::Closed, true) => Refusal::CaptureUnknownKept,
+                    (LedgerError::Unavailable(_) | LedgerError::Closed, false) => Refusal::CaptureUnknown,
                 };
                 tracing::error!(%error, request.id = %usage.request, "a request was not captured, so it is not delivered");
-                // Dropping the guards releases the hold and frees the key; that waits until the outcome is certain.
-                if refusal == Refusal::CaptureUnknown {
-                    let ledger = self.ledger.clone();
-                    let guards = (hold, claim);
-                    self.tasks.spawn(async move {
-                        ledger.settle(usage.request).await;
-                        drop(guards);
-                    });
+                let end =
+                    self.clone().end_uncaptured(usage.request, wallet.record.client, hold, claim, is_kept);
+                match refusal {
+                    Refusal::CaptureFailed => end.await,
+                    // Not before the outcome is certain, which may take long.
+                    _ => drop(self.tasks.spawn(end)),
                 }
                 let state = self.ledger.state(wallet.record.client).await.ok().flatten();
                 Err(Refused { wallet: Some(wallet), state, charged, ..Refused::new(refusal) })
             }
+        }
+    }
+
+    /// What is left of a request that the upstream has worked for and that was not captured for certain.
+    async fn end_uncaptured(
+        self,
+        request: RequestId,
+        client: ClientId,
+        hold: Option<HoldGuard>,
+        claim: Option<Claim>,
+        is_kept: bool,
+    ) {
+        let mut is_charged = false;
+        if is_kept {
+            // The charge stands if it and the answer are stored, because the answer can then be fetched.
+            self.ledger.make_certain(request, client).await;
+            while let Err(error) = self.ledger.is_charged(request).await.map(|found| is_charged = found) {
+                tracing::warn!(%error, request.id = %request, "it cannot be looked up yet whether a request was charged");
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        } else {
+            self.ledger.settle(request, client).await;
+        }
+        if let Some(hold) = hold {
+            hold.release().await;
+        }
+        match claim {
+            Some(claim) if is_charged => claim.keep(),
+            Some(claim) => claim.interrupted().await,
+            None => {}
         }
     }
 

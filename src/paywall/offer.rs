@@ -70,6 +70,20 @@ impl Offers {
         }
     }
 
+    /// The offer of a request that presents nothing, ready to be sent but for its path and number: what most callers get first
+    /// must cost next to nothing.
+    ///
+    /// # Panics
+    /// Never: an offer names its path, and its request after that.
+    #[must_use]
+    pub fn challenge(&self, sale: Sale<'_>) -> Challenge {
+        let offer = self.write(Sale { path: PATH, ..sale }, &Refusal::PaymentRequired, None, ID);
+        let json = serde_json::to_string(&offer).expect("an offer is representable as JSON");
+        let (before, rest) = json.split_once(PATH).expect("an offer names its path");
+        let (between, after) = rest.split_once(ID).expect("an offer names its request after its path");
+        Challenge { parts: [before, between, after].map(str::to_owned) }
+    }
+
     /// Packs from the minimum up; the first equals it.
     fn options(&self, minimum: Micros) -> Vec<TopUpOption> {
         let packs = &self.top_ups.limits().options;
@@ -86,5 +100,27 @@ impl Offers {
         std::iter::once(first)
             .chain(larger.map(|pack| option(pack.amount, pack.bonus, pack.label.clone())))
             .collect()
+    }
+}
+
+/// Stand for the path and the request's number; no setting can hold them, because settings have no control characters.
+const PATH: &str = "\u{7f}path\u{7f}";
+const ID: &str = "\u{7f}id\u{7f}";
+
+/// See [`Offers::challenge`].
+#[derive(Debug, Clone)]
+pub struct Challenge {
+    parts: [String; 3],
+}
+
+impl Challenge {
+    /// The offer as JSON, for one request. `path` and `request_id` as in [`Offers::write`].
+    #[must_use]
+    pub fn json(&self, path: &str, request_id: &str) -> String {
+        let [before, between, after] = &self.parts;
+        let quoted = serde_json::to_string(path).unwrap_or_default();
+        // Both have quotes around them: the parts, and the path as JSON.
+        let escaped = quoted.get(1..quoted.len().saturating_sub(1)).unwrap_or_default();
+        [before, escaped, between, request_id, after].concat()
     }
 }

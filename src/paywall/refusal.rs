@@ -38,6 +38,8 @@ pub enum Refusal {
     CaptureFailed,
     /// The upstream answered, but whether the charge for it is in the books is not known.
     CaptureUnknown,
+    /// The same, when the answer is stored with the charge: repeating the request finds out.
+    CaptureUnknownKept,
     /// The card token leads to another client than the presented clientId.
     PaymentMethodOfOtherClient,
     /// The card token has caused too many charges today.
@@ -227,6 +229,14 @@ impl Refusal {
                 Agent,
                 Some(5),
                 "The API did its work, but its charge could not be confirmed. Nothing was delivered, and nothing stays charged for it. Repeating the request makes the API work again.",
+            ),
+            Self::CaptureUnknownKept => row(
+                503,
+                "capture_unknown",
+                true,
+                Agent,
+                Some(5),
+                "The API did its work, but whether its charge is in the books is not known yet. Nothing was delivered. Repeat the request with the same Idempotency-Key: it is charged once at most, and if it was charged, you get its answer.",
             ),
             Self::PaymentMethodOfOtherClient => row(
                 409,

@@ -5,7 +5,9 @@
 //! again without a charge, a few times, and of one that changes something the caller is told what happened. A request that
 //! was not charged frees its key. Terms as in the IETF draft "The Idempotency-Key HTTP Header Field".
 
-use crate::db::Db;
+use std::time::Duration;
+
+use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, PaymentMethodId, RequestId, SecretHash};
 use crate::ledger::ClientId;
 use crate::ledger::answers;
@@ -14,6 +16,9 @@ use crate::protocol::stripe402::Credential;
 
 /// How often an answer that was not kept is fetched from the upstream again without a charge.
 pub(super) const MAX_REPEATS: i64 = 3;
+
+/// Between two tries to free a key while the database is away.
+const FREE_EVERY: Duration = Duration::from_secs(1);
 
 /// The key of one request, and what it stands for.
 #[derive(Clone)]
@@ -34,7 +39,8 @@ impl std::fmt::Debug for RepeatKey {
 }
 
 impl RepeatKey {
-    /// `key` is the header's value; `path` is the one that was priced.
+    /// `key` is the header's value; `path` is the one that was priced. `variants` are headers that choose between
+    /// representations, such as `Range`: another choice is another request.
     ///
     /// # Errors
     /// A sentence when the header's value cannot be a key.
@@ -43,6 +49,7 @@ impl RepeatKey {
         method: &str,
         path: &str,
         query: Option<&str>,
+        variants: &[u8],
         body: &[u8],
     ) -> Result<Self, &'static str> {
         if !(1..=255).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -52,7 +59,7 @@ impl RepeatKey {
             key: key.to_owned(),
             method: method.to_owned(),
             path: path.to_owned(),
-            fingerprint: SecretHash::of_parts(&[query.unwrap_or_default().as_bytes(), body]),
+            fingerprint: SecretHash::of_parts(&[query.unwrap_or_default().as_bytes(), variants, body]),
         })
     }
 
@@ -95,12 +102,20 @@ pub(super) struct Claim {
     tasks: MoneyWork,
     pub(super) scope: SecretHash,
     request: RequestId,
+    /// What was perhaps done may be done again.
+    is_safe: bool,
     is_open: bool,
 }
 
 impl Claim {
-    pub(super) fn new(db: Db, tasks: MoneyWork, scope: SecretHash, request: RequestId) -> Self {
-        Self { db, tasks, scope, request, is_open: true }
+    pub(super) fn new(
+        db: Db,
+        tasks: MoneyWork,
+        scope: SecretHash,
+        request: RequestId,
+        is_safe: bool,
+    ) -> Self {
+        Self { db, tasks, scope, request, is_safe, is_open: true }
     }
 
     /// The answer was stored with the charge, or nobody knows whether it was: the row stays.
@@ -110,7 +125,13 @@ impl Claim {
 
     /// Frees the key now.
     pub(super) async fn let_go(mut self) {
-        let_go(&self.db, self.scope, self.request).await;
+        end(&self.db, self.scope, self.request, false).await;
+        self.is_open = false;
+    }
+
+    /// The upstream may have worked, and nothing is charged: what changes something must not be done again under this key.
+    pub(super) async fn interrupted(mut self) {
+        end(&self.db, self.scope, self.request, !self.is_safe).await;
         self.is_open = false;
     }
 }
@@ -119,13 +140,24 @@ impl Drop for Claim {
     fn drop(&mut self) {
         if self.is_open {
             let (db, scope, request) = (self.db.clone(), self.scope, self.request);
-            self.tasks.spawn(async move { let_go(&db, scope, request).await });
+            self.tasks.spawn(async move { end(&db, scope, request, false).await });
         }
     }
 }
 
-async fn let_go(db: &Db, scope: SecretHash, request: RequestId) {
-    if let Err(error) = answers::let_go(db, scope, request).await {
-        tracing::warn!(%error, request.id = %request, "an idempotency key could not be freed; it is free when this node ends");
+/// A key that is not freed would be "in flight" until this node ends.
+async fn end(db: &Db, scope: SecretHash, request: RequestId, stays: bool) {
+    loop {
+        let ended = match stays {
+            true => answers::interrupt(db, scope, request).await,
+            false => answers::let_go(db, scope, request).await,
+        };
+        match ended {
+            Ok(()) | Err(DbError::Closed) => return,
+            Err(error) => {
+                tracing::warn!(%error, request.id = %request, "an idempotency key cannot be freed yet");
+                tokio::time::sleep(FREE_EVERY).await;
+            }
+        }
     }
 }

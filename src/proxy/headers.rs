@@ -138,7 +138,7 @@ const NOT_FOR_CALLER: [&str; 18] = [
 const NOT_FOR_CALLER_PREFIXES: [&str; 3] = ["access-control-", "x-prepaid402-", "x-stripe402-"];
 
 /// Would let a cache keep a paid answer, or contradict `no-store`.
-const CACHING: [&str; 6] =
+pub(crate) const CACHING: [&str; 6] =
     ["age", "cache-control", "expires", "pragma", "surrogate-control", "x-accel-expires"];
 
 /// The headers of the request to the upstream: the caller's, without those that are not the caller's to send, then ours, then

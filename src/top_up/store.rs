@@ -125,7 +125,6 @@ const INSERT: &str = "\
 INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, amount, bonus, state, request_key,
                      created_at, updated_at, node)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'created', $10, $11, $11, $12)";
-const TAKE_BACK: &str = "DELETE FROM top_ups WHERE id = $1 AND state = 'created'";
 const IS_BOUND: &str = "\
 SELECT EXISTS (SELECT 1 FROM payment_method_bindings AS b JOIN client_keys AS k ON k.id = b.key
                WHERE b.hash = $1 AND b.revoked_at IS NULL AND k.revoked_at IS NULL)";
@@ -179,17 +178,18 @@ pub(super) fn is_unique_violation(error: &DbError) -> bool {
     matches!(error, DbError::Sql(sqlx::Error::Database(database)) if database.is_unique_violation())
 }
 
-/// Makes the row, unless an attempt that was recorded meanwhile has made it needless: `false`. The row and the look are one
-/// transaction, so that no payer is charged again for what has just been credited. A unique violation means that the payer
-/// has an open attempt.
+/// Makes the row, unless an attempt that was recorded meanwhile has made it needless: `false`. A unique violation means that
+/// the payer has an open attempt.
 ///
-/// The row comes first: on PostgreSQL the unique indexes make it wait for another node that records an attempt of this payer
-/// at this moment, and the look, a statement after it, sees what that has credited. The other way round, both would miss it.
+/// The row comes first and the look second, in one transaction: from the row on, no other attempt of this payer can begin, on
+/// whichever node, and one that was recorded before is visible. The other way round, an attempt that another node records
+/// between look and row would be overlooked, and the payer charged twice.
 pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
     db.write(move |connection| {
         Box::pin(async move {
+            let id = new.id.to_string();
             query(INSERT)
-                .bind(new.id.to_string())
+                .bind(&id)
                 .bind(new.client)
                 .bind(new.key.to_string())
                 .bind(new.key_secret)
@@ -213,7 +213,7 @@ pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
                 _ => false,
             };
             if needless {
-                query(TAKE_BACK).bind(new.id.to_string()).execute(connection).await?;
+                query("DELETE FROM top_ups WHERE id = $1").bind(&id).execute(connection).await?;
             }
             Ok(!needless)
         })

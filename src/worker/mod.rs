@@ -27,16 +27,30 @@ pub async fn reconcile(top_ups: TopUps, mut stop: watch::Receiver<bool>) {
     }
 }
 
-/// Renews this node's lease, finishes what dead nodes left, and removes expired `Idempotency-Key`s, every [`RENEW_EVERY`].
-/// Runs until it is aborted, because the lease is needed to the end.
-pub async fn keep_alive(ledger: Ledger, db: Db) {
+/// Renews this node's lease every [`RENEW_EVERY`]. Runs until it is aborted, because the lease is needed to the end.
+pub async fn renew(ledger: Ledger) {
     loop {
-        match ledger.keep_alive().await {
+        if let Err(error) = ledger.renew_lease().await {
+            tracing::error!(%error, "this node's lease could not be renewed");
+        }
+        tokio::time::sleep(RENEW_EVERY).await;
+    }
+}
+
+/// Expired `Idempotency-Key`s are removed with every so many sweeps.
+const SWEEPS_TO_TIDY: u32 = 10;
+
+/// Finishes what dead nodes left, and removes expired `Idempotency-Key`s. Apart from [`renew`], because it may take long.
+pub async fn sweep(ledger: Ledger, db: Db) {
+    for sweep in (0..SWEEPS_TO_TIDY).cycle() {
+        match ledger.sweep().await {
             Ok(0) => {}
             Ok(ended) => tracing::info!(nodes.ended = ended, "what dead nodes left is finished"),
-            Err(error) => tracing::error!(%error, "this node's lease could not be renewed"),
+            Err(error) => tracing::error!(%error, "what dead nodes left could not be looked at"),
         }
-        if let Err(error) = answers::delete_expired(&db).await {
+        if sweep == 0
+            && let Err(error) = answers::delete_expired(&db).await
+        {
             tracing::error!(%error, "expired idempotency keys could not be removed");
         }
         tokio::time::sleep(RENEW_EVERY).await;

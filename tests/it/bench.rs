@@ -68,7 +68,8 @@ fn assert_measured(server: &Value) {
 async fn assert_books_agree(home: &Path, sandbox: &SandboxProgram) -> Value {
     let verified = run(home, &["verify", "--data-dir", "data", "--json"]).await;
     assert_eq!(verified.code, 0, "{verified:?}");
-    let mut ours = recorded_charges(&home.join("data/prepaid402.db")).await;
+    let mut ours =
+        recorded_charges(&prepaid402::config::DatabaseConfig::from(home.join("data/prepaid402.db"))).await;
     let books = sandbox.books().await;
     let succeeded = intents(&books).into_iter().filter(|intent| intent["status"] == "succeeded");
     let mut stripes: Vec<_> = succeeded

@@ -11,10 +11,10 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::test::{self, TestRequest};
 use actix_web::{App, web};
 use futures_util::future::LocalBoxFuture;
-use sqlx::sqlite::SqliteConnection;
 
 use super::{AdminState, Clock, users};
-use crate::db::{self, Db};
+use crate::db::testing::{TestDatabase, both};
+use crate::db::{self, Connection, Db, query, query_scalar};
 
 const NAME: &str = "alice";
 const PASSWORD: &str = "violet kettle orbit";
@@ -22,9 +22,9 @@ const MINUTE: i64 = 60_000_000;
 
 /// A database, a clock that stands still until it is moved, and one user.
 struct Office {
-    _directory: tempfile::TempDir,
+    _database: TestDatabase,
     db: Db,
-    writer: SqliteConnection,
+    writer: Connection,
     now: Arc<AtomicI64>,
 }
 
@@ -53,12 +53,11 @@ impl Answer {
 
 impl Office {
     async fn new() -> Self {
-        let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("test.db");
-        let db = db::run_writes_only(&path).await.expect("a database");
-        let mut writer = db::connect(&path).await.expect("a connection");
+        let database = TestDatabase::new().await;
+        let db = db::run_writes_only(&database.config).await.expect("a database");
+        let mut writer = database.connect().await;
         users::create_user(&mut writer, NAME, PASSWORD).await.expect("a user");
-        Self { _directory: directory, db, writer, now: Arc::new(AtomicI64::new(db::now_micros())) }
+        Self { _database: database, db, writer, now: Arc::new(AtomicI64::new(db::now_micros())) }
     }
 
     fn state(&self, sandbox: bool, https: bool) -> web::Data<AdminState> {
@@ -74,10 +73,7 @@ impl Office {
     }
 
     async fn sessions(&mut self) -> i64 {
-        sqlx::query_scalar("SELECT COUNT(*) FROM admin_sessions")
-            .fetch_one(&mut self.writer)
-            .await
-            .expect("counts")
+        query_scalar("SELECT COUNT(*) FROM admin_sessions").fetch_one(&mut self.writer).await.expect("counts")
     }
 }
 

@@ -63,6 +63,20 @@ fn reverse(capture: &str) -> Command {
     Command::Reverse(Reverse { capture: capture.to_owned(), client: None })
 }
 
+fn hold(request: &str, amount: i64) -> Hold {
+    Hold { client: 1, source: format!("hold:{request}"), amount: m(amount) }
+}
+
+/// A capture that ends the hold of the same request.
+fn settle(request: &str, price: i64) -> Capture {
+    let Command::Capture(capture) = capture(request, price) else { unreachable!() };
+    Capture { held: true, ..capture }
+}
+
+fn release(request: &str) -> Release {
+    Release { client: 1, hold: format!("hold:{request}") }
+}
+
 /// Paid, bonus and debt of client 1.
 fn balances(batch: &Batch) -> (i64, i64, i64) {
     let state = batch.clients[&1];
@@ -93,7 +107,9 @@ fn refuses(batch: &mut Batch, command: &Command, because: Refusal) {
     assert_eq!(known, batch.posted);
 }
 
-use Account::{ClientBonus, ClientDebt, ClientPaid, Promotion, RefundPending, Revenue, StripeClearing};
+use Account::{
+    ClientBonus, ClientDebt, ClientPaid, Holds, Promotion, RefundPending, Revenue, StripeClearing,
+};
 
 #[test]
 fn a_capture_takes_paid_credit_first_then_bonus() {
@@ -399,4 +415,244 @@ fn spendable_is_nothing_in_debt_and_never_overflows() {
     assert_eq!(wallet(3, 4, 1).spendable(), Micros::ZERO);
     assert_eq!(ClientState { frozen: true, ..wallet(3, 4, 0) }.spendable(), Micros::ZERO);
     assert_eq!(wallet(Micros::MAX.get(), 1, 0).credit(), Micros::MAX);
+}
+
+#[test]
+fn a_hold_takes_paid_credit_first_then_bonus() {
+    for (before, amount, after, expected) in [
+        ((100, 50), 60, (40, 50), vec![(ClientPaid, Holds, 60)]),
+        ((100, 50), 100, (0, 50), vec![(ClientPaid, Holds, 100)]),
+        ((100, 50), 101, (0, 49), vec![(ClientPaid, Holds, 100), (ClientBonus, Holds, 1)]),
+        ((100, 50), 150, (0, 0), vec![(ClientPaid, Holds, 100), (ClientBonus, Holds, 50)]),
+        ((0, 50), 50, (0, 0), vec![(ClientBonus, Holds, 50)]),
+    ] {
+        let mut batch = batch(wallet(before.0, before.1, 0));
+        posted(&batch.apply(&Command::Hold(hold("a", amount))));
+        assert_eq!(balances(&batch), (after.0, after.1, 0));
+        assert_eq!(moves(&batch), expected);
+        // It is no use yet.
+        assert_eq!((batch.entries[0].route, batch.entries[0].upstream_status), (None, None));
+    }
+    for (state, amount, because) in [
+        (wallet(100, 50, 0), 151, Refusal::InsufficientCredits),
+        (wallet(100, 50, 1), 1, Refusal::ClientFrozen),
+        (ClientState { frozen: true, ..wallet(100, 0, 0) }, 1, Refusal::ClientFrozen),
+        (wallet(100, 0, 0), 0, Refusal::OutOfRange),
+    ] {
+        refuses(&mut batch(state), &Command::Hold(hold("a", amount)), because);
+    }
+    let of_nobody = Hold { client: 9, ..hold("a", 1) };
+    refuses(&mut batch(wallet(1, 0, 0)), &Command::Hold(of_nobody), Refusal::UnknownClient);
+}
+
+#[test]
+fn a_hold_that_is_settled_becomes_revenue_and_nothing_else_moves() {
+    for across_batches in [false, true] {
+        let mut batch = batch(wallet(100, 50, 0));
+        posted(&batch.apply(&Command::Hold(hold("a", 120))));
+        // What comes in between is not touched by it.
+        posted(&batch.apply(&Command::TopUp(top_up("t", 1000, 0))));
+        if across_batches {
+            batch = next_batch(batch);
+        }
+        let before = (batch.entries.len(), balances(&batch));
+        assert_eq!(before.1, (1000, 30, 0));
+        posted(&batch.apply(&Command::Capture(settle("a", 120))));
+        assert_eq!(balances(&batch), before.1);
+        assert_eq!(moves(&batch)[before.0..], [(Holds, Revenue, 100), (Holds, Revenue, 20)]);
+        for entry in &batch.entries[before.0..] {
+            assert_eq!((entry.route, entry.price_list, entry.upstream_status), (Some(5), Some(6), Some(201)));
+            assert_eq!((entry.paid_after, entry.bonus_after), (m(1000), m(30)));
+        }
+    }
+}
+
+#[test]
+fn a_release_gives_back_to_where_the_hold_had_taken_it_from() {
+    for across_batches in [false, true] {
+        let mut batch = batch(wallet(30, 50, 0));
+        posted(&batch.apply(&Command::Hold(hold("a", 45))));
+        // Debt that came up meanwhile is not repaid by it, and freezes nothing of it.
+        posted(&batch.apply(&Command::Clawback(clawback("c", 40))));
+        assert_eq!(balances(&batch), (0, 0, 5));
+        if across_batches {
+            batch = next_batch(batch);
+        }
+        let before = batch.entries.len();
+        posted(&batch.apply(&Command::Release(release("a"))));
+        assert_eq!(balances(&batch), (30, 15, 5));
+        assert_eq!(moves(&batch)[before..], [(Holds, ClientPaid, 30), (Holds, ClientBonus, 15)]);
+        assert_eq!(batch.entries[before].source, "release:a");
+        assert_eq!(batch.entries[before + 1].source, "release:a/2");
+    }
+}
+
+#[test]
+fn a_hold_ends_once() {
+    for across_batches in [false, true] {
+        for settled in [false, true] {
+            let (settle, release) = (Command::Capture(settle("a", 120)), Command::Release(release("a")));
+            let (end, other) = if settled { (settle, release) } else { (release, settle) };
+            let mut batch = batch(wallet(100, 50, 0));
+            let held = posted(&batch.apply(&Command::Hold(hold("a", 120)))).0;
+            let ended = posted(&batch.apply(&end)).0;
+            let (after, entries) = (balances(&batch), batch.next_entry());
+            if across_batches {
+                batch = next_batch(batch);
+            }
+            refuses(&mut batch, &other, Refusal::NoHold);
+            // What was done is answered again, as often as it is asked.
+            for _ in 0..2 {
+                assert_eq!(posted(&batch.apply(&end)), (ended, true));
+                assert_eq!(posted(&batch.apply(&Command::Hold(hold("a", 120)))), (held, true));
+            }
+            assert_eq!((balances(&batch), batch.next_entry()), (after, entries));
+        }
+    }
+}
+
+#[test]
+fn what_was_never_held_is_neither_settled_nor_released() {
+    let mut batch = batch(wallet(100, 50, 0));
+    posted(&batch.apply(&capture("used", 1)));
+    posted(&batch.apply(&Command::TopUp(top_up("t", 5, 5))));
+    posted(&batch.apply(&Command::Hold(hold("other", 5))));
+    refuses(&mut batch, &Command::Capture(settle("a", 1)), Refusal::NoHold);
+    for source in ["hold:a", "usage:used", "topup:t", "hold:", "hold:other/2", "", "a"] {
+        let release = Release { client: 1, hold: source.to_owned() };
+        refuses(&mut batch, &Command::Release(release), Refusal::NoHold);
+    }
+}
+
+#[test]
+fn a_hold_is_settled_for_its_own_client_and_amount_alone() {
+    for across_batches in [false, true] {
+        let mut batch = batch(wallet(100, 50, 0));
+        batch.clients.insert(2, wallet(1000, 0, 0));
+        posted(&batch.apply(&Command::Hold(hold("a", 120))));
+        if across_batches {
+            batch = next_batch(batch);
+        }
+        for other in [
+            Command::Capture(settle("a", 119)),
+            Command::Capture(settle("a", 121)),
+            Command::Capture(settle("a", 100)),
+            Command::Capture(settle("a", 20)),
+            Command::Capture(Capture { client: 2, ..settle("a", 120) }),
+            Command::Capture(Capture { client: 77, ..settle("a", 120) }),
+            Command::Release(Release { client: 2, ..release("a") }),
+            Command::Hold(hold("a", 119)),
+            Command::Hold(Hold { client: 2, ..hold("a", 120) }),
+        ] {
+            refuses(&mut batch, &other, Refusal::SourceConflict);
+        }
+        posted(&batch.apply(&Command::Capture(settle("a", 120))));
+        refuses(&mut batch, &Command::Capture(settle("a", 119)), Refusal::SourceConflict);
+        assert_eq!(balances(&batch), (0, 30, 0));
+    }
+}
+
+#[test]
+fn what_a_frozen_client_holds_is_still_settled_and_released() {
+    let mut batch = batch(wallet(100, 0, 0));
+    for request in ["a", "b", "c"] {
+        posted(&batch.apply(&Command::Hold(hold(request, 10))));
+    }
+    batch.clients.get_mut(&1).unwrap().frozen = true;
+    posted(&batch.apply(&Command::Capture(settle("a", 10))));
+    posted(&batch.apply(&Command::Release(release("b"))));
+    refuses(&mut batch, &Command::Hold(hold("d", 1)), Refusal::ClientFrozen);
+    // In debt as well.
+    batch.clients.get_mut(&1).unwrap().frozen = false;
+    posted(&batch.apply(&Command::Clawback(clawback("x", 100))));
+    refuses(&mut batch, &Command::Hold(hold("d", 1)), Refusal::ClientFrozen);
+    posted(&batch.apply(&Command::Capture(settle("c", 10))));
+    assert_eq!(balances(&batch), (0, 0, 20));
+}
+
+#[test]
+fn the_reversal_of_a_settled_hold_gives_back_to_paid_and_bonus_as_they_were() {
+    for across_batches in [false, true] {
+        // In the order of the hold's legs, and when there is but one of the two.
+        for (paid, bonus, back) in [
+            (30, 50, vec![(Revenue, ClientPaid, 30), (Revenue, ClientBonus, 15)]),
+            (100, 50, vec![(Revenue, ClientPaid, 45)]),
+            (0, 50, vec![(Revenue, ClientBonus, 45)]),
+        ] {
+            let mut batch = batch(wallet(paid, bonus, 0));
+            posted(&batch.apply(&Command::Hold(hold("a", 45))));
+            posted(&batch.apply(&Command::TopUp(top_up("t", 1000, 0))));
+            posted(&batch.apply(&Command::Capture(settle("a", 45))));
+            if across_batches {
+                batch = next_batch(batch);
+            }
+            let before = batch.entries.len();
+            let first = posted(&batch.apply(&reverse("usage:a"))).0;
+            assert_eq!(balances(&batch), (paid + 1000, bonus, 0));
+            assert_eq!(moves(&batch)[before..], back);
+            assert_eq!(posted(&batch.apply(&reverse("usage:a"))), (first, true));
+            // The hold has ended all the same.
+            refuses(&mut batch, &Command::Release(release("a")), Refusal::NoHold);
+            assert_eq!(batch.entries[before].source, "reversal:a");
+        }
+    }
+}
+
+#[test]
+fn a_hold_itself_cannot_be_reversed() {
+    let mut batch = batch(wallet(100, 0, 0));
+    posted(&batch.apply(&Command::Hold(hold("a", 10))));
+    refuses(&mut batch, &reverse("hold:a"), Refusal::NothingToReverse);
+    refuses(&mut batch, &reverse("usage:a"), Refusal::NothingToReverse);
+    posted(&batch.apply(&Command::Release(release("a"))));
+    refuses(&mut batch, &reverse("release:a"), Refusal::NothingToReverse);
+}
+
+#[test]
+fn a_release_that_does_not_fit_any_more_changes_nothing() {
+    let mut batch = batch(wallet(30, 10, 0));
+    posted(&batch.apply(&Command::Hold(hold("a", 40))));
+    posted(&batch.apply(&Command::TopUp(top_up("t", 5, Micros::MAX.get()))));
+    refuses(&mut batch, &Command::Release(release("a")), Refusal::OutOfRange);
+}
+
+/// The shell takes ids from a sequence beforehand. Too few must not leave half a command in the books.
+#[test]
+fn a_batch_that_runs_out_of_ids_refuses_and_changes_nothing() {
+    let mut batch = Batch::with_ids(vec![7, 9, 40]);
+    batch.clients.insert(1, wallet(100, 50, 0));
+    assert_eq!(posted(&batch.apply(&capture("a", 110))), (7, false));
+    assert_eq!(batch.next_entry(), Some(40));
+    // It would need two, and there is one.
+    let two = Batch { clients: HashMap::from([(1, wallet(5, 50, 0))]), ..Batch::with_ids(vec![3]) };
+    refuses(&mut { two }, &capture("b", 10), Refusal::OutOfRange);
+    assert_eq!(posted(&batch.apply(&Command::Hold(hold("b", 10)))), (40, false));
+    assert_eq!(batch.next_entry(), None);
+    for command in [capture("c", 1), reverse("usage:a"), Command::Capture(settle("b", 10))] {
+        refuses(&mut batch, &command, Refusal::OutOfRange);
+    }
+    // What adds nothing needs none.
+    assert_eq!(posted(&batch.apply(&capture("a", 110))), (7, true));
+    let chain: Vec<_> = batch.entries.iter().map(|entry| (entry.id, entry.previous)).collect();
+    assert_eq!(chain, [(7, None), (9, Some(7)), (40, Some(9))]);
+    assert_eq!(batch.clients[&1].last_entry, Some(40));
+}
+
+/// The shell looks up what commands recall, and takes as many ids as they may need.
+#[test]
+fn commands_recall_every_source_that_decides_them() {
+    for (command, repeated, expected) in [
+        (capture("a", 1), false, vec![]),
+        (capture("a", 1), true, vec!["usage:a"]),
+        (Command::Capture(settle("a", 1)), false, vec!["usage:a", "release:a", "hold:a"]),
+        (Command::Capture(settle("a", 1)), true, vec!["usage:a", "release:a", "hold:a"]),
+        (Command::Hold(hold("a", 1)), false, vec![]),
+        (Command::Hold(hold("a", 1)), true, vec!["hold:a"]),
+        (Command::Release(release("a")), false, vec!["hold:a", "release:a", "usage:a"]),
+        (reverse("usage:a"), false, vec!["usage:a", "reversal:a", "hold:a"]),
+        (Command::TopUp(top_up("a", 1, 0)), false, vec!["topup:a"]),
+        (Command::Clawback(clawback("a", 1)), false, vec!["refund:a"]),
+    ] {
+        assert_eq!(command.recalls(repeated), expected, "{command:?}");
+    }
 }

@@ -1,22 +1,22 @@
-//! A ledger on a real database file in a directory of its own.
+//! A ledger on a real database of its own: a SQLite file, or a PostgreSQL database when the tests run on that.
 
-use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use sqlx::AssertSqlSafe;
-use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::super::verify::{Verification, verify};
 use super::super::*;
-use crate::db::{self, now_micros};
+use crate::db::testing::TestDatabase;
+use crate::db::{self, Connection, now_micros};
+use crate::domain::ids::random_bytes;
 use crate::domain::{KeyId, SecretHash, TopUpId};
 
 /// Running requests of one client; no test but those about it reaches this.
 const RUNNING: u32 = 10_000;
 
 pub(in crate::ledger) struct Books {
-    directory: TempDir,
+    pub(in crate::ledger) database: TestDatabase,
     pub(in crate::ledger) ledger: Ledger,
     pub(in crate::ledger) db: Db,
     pub(in crate::ledger) task: JoinHandle<()>,
@@ -48,36 +48,77 @@ pub(in crate::ledger) fn charge_of(top_up: TopUpId) -> SucceededCharge {
     }
 }
 
+/// What keeps the database from answering, until it is taken away again.
+pub(in crate::ledger) enum Lock {
+    /// Another process that has locked the file.
+    File(Connection),
+    /// The server lets nobody in.
+    Server,
+}
+
+/// Stands in for the foreign keys that entries have on SQLite only: a command with a route that does not exist is guilty.
+const ROUTES_EXIST: &str = "\
+    CREATE FUNCTION no_such_route() RETURNS trigger LANGUAGE plpgsql AS \
+    $$ BEGIN RAISE EXCEPTION 'there is no route %', NEW.route; END $$; \
+    CREATE TRIGGER routes_exist BEFORE INSERT ON entries FOR EACH ROW WHEN (NEW.route >= 999) \
+    EXECUTE FUNCTION no_such_route();";
+
 impl Books {
     pub(in crate::ledger) async fn open() -> Self {
-        let books = Self::open_in(tempfile::tempdir().unwrap(), "node").await;
+        let books = Self::open_in(TestDatabase::new().await, "node").await;
+        books.furnish().await;
         books
-            .run("INSERT INTO routes VALUES (1, 'GET /'); INSERT INTO price_lists VALUES (1, 'd', '{}', 1)")
+    }
+
+    /// The same with a writer that waits for a database that has gone away for a moment only.
+    pub(in crate::ledger) async fn open_impatient() -> Self {
+        Self::open_patient(TestDatabase::new().await, Duration::from_millis(300)).await
+    }
+
+    /// The same with a database of the test's own, and a writer that waits so long for one that has gone away.
+    pub(in crate::ledger) async fn open_patient(database: TestDatabase, patience: Duration) -> Self {
+        let books = Self::open_with(database, "node", patience).await;
+        books.furnish().await;
+        books
+    }
+
+    async fn furnish(&self) {
+        self.run("INSERT INTO routes VALUES (1, 'GET /'); INSERT INTO price_lists VALUES (1, 'd', '{}', 1)")
             .await;
-        books
+        if self.is_postgres() {
+            self.run(ROUTES_EXIST).await;
+        }
     }
 
-    async fn open_in(directory: TempDir, node: &str) -> Self {
-        let (ledger, db, task) = Ledger::open(&Self::file(&directory), node, RUNNING).await.unwrap();
-        Self { directory, ledger, db, task }
+    pub(in crate::ledger) async fn open_in(database: TestDatabase, node: &str) -> Self {
+        Self::open_with(database, node, writer::PATIENCE).await
     }
 
-    fn file(directory: &TempDir) -> PathBuf {
-        directory.path().join("ledger.db")
+    /// On PostgreSQL a node's name is made anew at every start, and so it is here.
+    async fn open_with(database: TestDatabase, node: &str, patience: Duration) -> Self {
+        static STARTS: AtomicU32 = AtomicU32::new(0);
+        let node = if database.is_postgres() {
+            format!("{node}-{}", STARTS.fetch_add(1, Ordering::Relaxed))
+        } else {
+            node.to_owned()
+        };
+        let (ledger, db, task) =
+            Ledger::open_with_patience(&database.config, &node, RUNNING, patience).await.unwrap();
+        Self { database, ledger, db, task }
     }
 
-    pub(in crate::ledger) fn path(&self) -> PathBuf {
-        Self::file(&self.directory)
+    pub(in crate::ledger) fn is_postgres(&self) -> bool {
+        self.database.is_postgres()
     }
 
     /// Ends as the program does: the last handle goes, the writer writes what it still has to.
-    pub(in crate::ledger) async fn close(self) -> TempDir {
-        let Self { directory, ledger, db, task } = self;
+    pub(in crate::ledger) async fn close(self) -> TestDatabase {
+        let Self { database, ledger, db, task } = self;
         drop(ledger);
         db.reader().close().await;
         drop(db);
         task.await.unwrap();
-        directory
+        database
     }
 
     pub(in crate::ledger) async fn reopen(self) -> Self {
@@ -88,25 +129,37 @@ impl Books {
         Self::open_in(self.close().await, node).await
     }
 
-    /// Ends as a killed process does: the writer does not get to say anything more.
-    pub(in crate::ledger) async fn kill_and_reopen(self) -> Self {
+    /// Another node on the same PostgreSQL database.
+    pub(in crate::ledger) async fn another_node(&self) -> Self {
+        Self::open_in(self.database.share(), "other").await
+    }
+
+    /// Ends as a killed process does: the writer does not get to say anything more, and its lease still runs.
+    pub(in crate::ledger) async fn kill_silently(self) -> TestDatabase {
         self.task.abort();
-        let Self { directory, ledger, db, task } = self;
+        let Self { database, ledger, db, task } = self;
         assert!(task.await.unwrap_err().is_cancelled());
         db.reader().close().await;
         drop((ledger, db));
-        Self::open_in(directory, "node").await
+        database
+    }
+
+    /// The same; on PostgreSQL the lease runs out at once.
+    pub(in crate::ledger) async fn kill(self) -> TestDatabase {
+        let database = self.kill_silently().await;
+        let mut connection = database.connect().await;
+        connection.run("UPDATE nodes SET lease_until = 0".to_owned()).await.unwrap();
+        connection.close().await.unwrap();
+        database
+    }
+
+    pub(in crate::ledger) async fn kill_and_reopen(self) -> Self {
+        Self::open_in(self.kill().await, "node").await
     }
 
     pub(in crate::ledger) async fn try_run(&self, sql: impl Into<String>) -> Result<(), DbError> {
         let sql = sql.into();
-        self.db
-            .write(move |connection: &mut SqliteConnection| {
-                Box::pin(
-                    async move { sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection).await.map(|_| ()) },
-                )
-            })
-            .await
+        self.db.write(move |connection| Box::pin(connection.run(sql))).await
     }
 
     pub(in crate::ledger) async fn run(&self, sql: impl Into<String>) {
@@ -116,10 +169,9 @@ impl Books {
     /// The single value that a question has for an answer.
     pub(in crate::ledger) async fn ask<T>(&self, sql: impl Into<String>) -> T
     where
-        T: for<'r> sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite> + Send + Unpin,
-        (T,): for<'r> sqlx::FromRow<'r, SqliteRow>,
+        T: for<'r> db::Read<'r>,
     {
-        sqlx::query_scalar(AssertSqlSafe(sql.into())).fetch_one(self.db.reader()).await.unwrap()
+        self.db.reader().ask(sql.into()).await
     }
 
     pub(in crate::ledger) async fn entries(&self) -> i64 {
@@ -142,10 +194,11 @@ impl Books {
             ),
             None => ("NULL".to_owned(), key.to_string()),
         };
+        let hash = self.database.bytes(&random_bytes::<32>());
         self.run(format!(
             "INSERT INTO top_ups (id, client, key, key_hash, key_secret, currency, amount, bonus, state, payment_intent, \
              created_at, updated_at) \
-             VALUES ('{id}', {client}, '{key}', randomblob(32), 1, '{currency}', {amount}, {bonus}, 'confirming', 'pi_{id}', {at}, {at})"
+             VALUES ('{id}', {client}, '{key}', {hash}, 1, '{currency}', {amount}, {bonus}, 'confirming', 'pi_{id}', {at}, {at})"
         ))
         .await;
         id
@@ -179,14 +232,16 @@ impl Books {
     /// Paid, bonus and debt, which the memory and the database must agree on.
     pub(in crate::ledger) async fn balances(&self, client: ClientId) -> (i64, i64, i64) {
         let known = self.ledger.state(client).await.unwrap().unwrap();
-        let stored = sqlite::load_client(self.db.reader(), client).await.unwrap().unwrap();
+        let stored = storage::load_client(self.db.reader(), client).await.unwrap().unwrap();
         assert_eq!(known, stored, "client {client}: in memory and stored");
         (stored.paid.get(), stored.bonus.get(), stored.debt.get())
     }
 
     pub(in crate::ledger) async fn verified(&self) -> Verification {
-        let mut connection = db::connect_read_only(&self.path()).await.unwrap();
-        verify(&mut connection, |_| {}).await.unwrap()
+        let mut connection = db::connect_read_only(&self.database.config).await.unwrap();
+        let report = verify(&mut connection, |_| {}).await.unwrap();
+        connection.close().await.unwrap();
+        report
     }
 
     pub(in crate::ledger) async fn assert_clean(&self) {
@@ -194,24 +249,79 @@ impl Books {
         assert!(report.is_clean(), "{:#?}", report.findings);
     }
 
-    /// Another process keeps the database locked; the writer does not wait for it.
-    pub(in crate::ledger) async fn lock(&self) -> SqliteConnection {
+    /// The database cannot be used: another process keeps the file locked, and the writer does not wait for it; or the
+    /// server has cut every connection and lets nobody in, for longer than an impatient writer waits.
+    pub(in crate::ledger) async fn lock(&self) -> Lock {
+        if self.is_postgres() {
+            self.database.take_away().await;
+            return Lock::Server;
+        }
         self.run("PRAGMA busy_timeout = 0").await;
-        let mut other = db::connect(&self.path()).await.unwrap();
-        sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
-        other
+        let mut other = self.database.connect().await;
+        other.begin().await.unwrap();
+        Lock::File(other)
     }
 
     /// Dropping the connection would end the lock some time later.
-    pub(in crate::ledger) async fn unlock(&self, other: SqliteConnection) {
-        sqlx::Connection::close(other).await.unwrap();
+    pub(in crate::ledger) async fn unlock(&self, lock: Lock) {
+        match lock {
+            Lock::File(other) => other.close().await.unwrap(),
+            Lock::Server => {
+                self.database.give_back().await;
+                // The connection for other writes learns that it was cut when it is used; the writer's own is not touched.
+                while self.try_run("SELECT 1").await.is_err() {}
+            }
+        }
     }
 
+    /// Somebody else has taken the id that the writer's next entry would get.
+    pub(in crate::ledger) async fn take_the_next_id(&self) {
+        let next = self.database.each("MAX(id) + 1 FROM entries", "last_value + 1 FROM entry_ids");
+        let (id, from) = next.split_once(" FROM ").unwrap();
+        self.run(format!(
+            "INSERT INTO entries (id, at, source, debit, credit, amount, currency) \
+             SELECT {id}, 1, 'fee:1', 6, 5, 3, 'usd' FROM {from}"
+        ))
+        .await;
+    }
+
+    /// The file can get no larger; the server says so of its own (53100, disk_full).
+    pub(in crate::ledger) async fn fill_the_disk(&self) {
+        if self.is_postgres() {
+            self.run(
+                "CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS \
+                 $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$; \
+                 CREATE TRIGGER disk_is_full BEFORE INSERT ON entries FOR EACH STATEMENT EXECUTE FUNCTION no_space()",
+            )
+            .await;
+        } else {
+            let pages: i64 = self.ask("PRAGMA page_count").await;
+            self.run(format!("PRAGMA max_page_count = {pages}")).await;
+        }
+    }
+
+    /// Ends [`Self::fill_the_disk`].
+    pub(in crate::ledger) async fn empty_the_disk(&self) {
+        self.run(
+            self.database.each("PRAGMA max_page_count = 100000", "DROP TRIGGER disk_is_full ON entries"),
+        )
+        .await;
+    }
+
+    /// Captures that were given back because the node that made them ended.
     pub(in crate::ledger) fn reversed_at_start(&self) -> u64 {
-        self.ledger.counts().reversed_at_start.load(std::sync::atomic::Ordering::Relaxed)
+        let counts = self.ledger.counts();
+        let count = if self.is_postgres() { &counts.reversed_for_others } else { &counts.reversed_at_start };
+        count.load(Ordering::Relaxed)
     }
 
     pub(in crate::ledger) fn replays(&self) -> u64 {
-        self.ledger.counts().replays.load(std::sync::atomic::Ordering::Relaxed)
+        self.ledger.counts().replays.load(Ordering::Relaxed)
+    }
+
+    /// The captures that the database notes as undelivered.
+    pub(in crate::ledger) async fn undelivered(&self) -> Vec<EntryId> {
+        let row: String = self.ask("SELECT COALESCE(MAX(entries), '[]') FROM undelivered").await;
+        serde_json::from_str(&row).unwrap()
     }
 }

@@ -1,21 +1,18 @@
 //! Each kind of damage, done to a copy of the same books, is found and named; undamaged books are clean.
 #![allow(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "tests")]
 
-use std::path::{Path, PathBuf};
-
-use sqlx::AssertSqlSafe;
-use tempfile::TempDir;
-
 use super::super::core::{Batch, Clawback, Command, TopUp};
-use super::super::sqlite;
 use super::super::tests::books::{Books, m};
+use super::super::{sqlite, storage};
 use super::*;
-use crate::db;
+use crate::db::Connection;
+use crate::db::testing::TestDatabase;
 use crate::domain::Currency;
 
-/// Entries of the books below, by id:
+/// Entries of the books below. `#4` in a test is the id of the fourth, `#14` the one after the last; on SQLite that is the
+/// number itself.
 ///
-/// | id | client | what |
+/// | number | client | what |
 /// |---|---|---|
 /// | 1, 2 | 1 | top-up of 1000 and its bonus of 200 |
 /// | 3 | 2 | top-up of 300 |
@@ -27,8 +24,19 @@ use crate::domain::Currency;
 /// | 12 | 2 | a top-up of 50, all for the debt |
 /// | 13 | 1 | usage of 50 |
 struct Original {
-    directory: TempDir,
-    path: PathBuf,
+    database: TestDatabase,
+    ids: Vec<i64>,
+}
+
+impl Original {
+    /// Puts ids in the places of numbers.
+    fn named(&self, text: &str) -> String {
+        // From behind, so that `#1` is not taken for the beginning of `#13`.
+        let numbers = (1..=self.ids.len()).rev();
+        numbers.fold(text.to_owned(), |text, number| {
+            text.replace(&format!("#{number}"), &self.ids[number - 1].to_string())
+        })
+    }
 }
 
 async fn original() -> Original {
@@ -42,13 +50,17 @@ async fn original() -> Original {
     books.charged(None, "usd", 5, 0).await;
     books.charged(None, "usd", 6, 0).await;
     books.run("UPDATE top_ups SET state = 'failed' WHERE amount = 6").await;
-    let path = books.path();
-    let directory = books.close().await;
+    let database = books.close().await;
 
     // Clawbacks have no command of the running server yet; the core and the statements are the same.
-    let mut connection = db::connect(&path).await.unwrap();
-    let mut batch = Batch::starting_at(sqlite::next_entry(&mut connection).await.unwrap());
-    batch.clients.extend(sqlite::load_clients(&mut connection, &[second]).await.unwrap());
+    let mut connection = database.connect().await;
+    connection.begin().await.unwrap();
+    let clients = storage::lock_clients(&mut connection, &[second]).await.unwrap();
+    let mut batch = match (storage::entry_ids(&mut connection, 6).await.unwrap(), &mut connection) {
+        (None, Connection::Sqlite(file)) => Batch::starting_at(sqlite::next_entry(file).await.unwrap()),
+        (ids, _) => Batch::with_ids(ids.unwrap()),
+    };
+    batch.clients.extend(clients);
     batch.apply(&Command::Clawback(Clawback {
         client: second,
         source: "refund:1".to_owned(),
@@ -62,71 +74,110 @@ async fn original() -> Original {
         bonus: m(0),
         currency: Currency::USD,
     }));
-    sqlite::insert_entries(&mut connection, 1, &batch.entries).await.unwrap();
-    sqlite::update_clients(&mut connection, batch.clients.clone().into_iter()).await.unwrap();
+    let states: Vec<_> = batch.clients.clone().into_iter().collect();
+    storage::append(&mut connection, 1, &batch.entries, &states).await.unwrap();
+    connection.commit().await.unwrap();
+    let hash = database.bytes(&[0; 32]);
     run(
         &mut connection,
-        "INSERT INTO top_ups (id, client, key, key_hash, key_secret, currency, amount, bonus, state, payment_intent, \
-         created_at, updated_at) VALUES ('later', 2, 'k', zeroblob(32), 1, 'usd', 50, 0, 'succeeded', 'pi_later', 1, 1)",
+        format!(
+            "INSERT INTO top_ups (id, client, key, key_hash, key_secret, currency, amount, bonus, state, payment_intent, \
+             created_at, updated_at) VALUES ('later', {second}, 'k', {hash}, 1, 'usd', 50, 0, 'succeeded', 'pi_later', 1, 1)"
+        ),
     )
     .await;
-    drop(connection);
+    connection.close().await.unwrap();
 
-    let (ledger, db, task) = super::super::Ledger::open(&path, "node", 10).await.unwrap();
-    let request = crate::domain::RequestId::new();
-    let reservation = ledger.reserve(first, m(50)).await.unwrap();
-    let capture = super::super::tests::books::capture(first, request, 50);
-    let posted = ledger.capture(capture, reservation).await.unwrap();
-    ledger.delivered(posted.entry);
-    drop(ledger);
-    db.reader().close().await;
-    drop(db);
-    task.await.unwrap();
-    Original { directory, path }
+    let books = Books::open_in(database, "node").await;
+    books.serve(first, 50).await;
+    let database = books.close().await;
+    let mut connection = database.connect().await;
+    let mut ids: Vec<i64> =
+        query_scalar("SELECT id FROM entries ORDER BY id").fetch_all(&mut connection).await.unwrap();
+    ids.push(ids[ids.len() - 1] + 1);
+    assert_eq!((first, second, ids.len()), (1, 2, 14));
+    connection.close().await.unwrap();
+    Original { database, ids }
 }
 
-async fn run(connection: &mut SqliteConnection, sql: &str) {
-    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.unwrap();
+async fn run(connection: &mut Connection, sql: impl Into<String>) {
+    connection.run(sql.into()).await.unwrap();
 }
 
-const NEVER_UPDATED: &str = "CREATE TRIGGER entries_are_never_updated BEFORE UPDATE ON entries \
-    BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;";
-const NEVER_DELETED: &str = "CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON entries \
-    BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END;";
-
-/// Damages a copy as somebody with the file could, and puts everything that guards it back.
-async fn damaged(original: &Original, name: &str, sql: &str) -> PathBuf {
-    let path = original.directory.path().join(format!("{}.db", name.replace([' ', ','], "_")));
-    std::fs::copy(&original.path, &path).unwrap();
-    let mut connection = db::connect(&path).await.unwrap();
-    let before = "PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON; \
-        DROP TRIGGER entries_are_never_updated; DROP TRIGGER entries_are_never_deleted;";
+/// Damages a copy as somebody with the file, or a superuser, could, and puts everything that guards it back.
+async fn damaged(original: &Original, sql: &str) -> TestDatabase {
+    let copy = original.database.copy().await;
+    let mut connection = copy.connect().await;
+    let (before, after) = match &connection {
+        Connection::Sqlite(_) => (
+            "PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON; \
+             DROP TRIGGER entries_are_never_updated; DROP TRIGGER entries_are_never_deleted"
+                .to_owned(),
+            SQLITE_TRIGGERS.join("; "),
+        ),
+        Connection::Postgres(_) => (
+            // In this mode neither triggers nor foreign keys are looked at.
+            "SET session_replication_role = replica; ALTER TABLE entries DROP CONSTRAINT entries_amount_check; \
+             ALTER TABLE clients DROP CONSTRAINT clients_paid_check"
+                .to_owned(),
+            "SET session_replication_role = DEFAULT".to_owned(),
+        ),
+        Connection::Lost => unreachable!("it has just been opened"),
+    };
     run(&mut connection, before).await;
-    run(&mut connection, sql).await;
-    run(&mut connection, NEVER_UPDATED).await;
-    run(&mut connection, NEVER_DELETED).await;
-    sqlx::Connection::close(connection).await.unwrap();
-    path
+    run(&mut connection, original.named(sql)).await;
+    run(&mut connection, after).await;
+    connection.close().await.unwrap();
+    copy
 }
 
-/// What `verify` says, after making sure that it left the file alone.
-async fn verified(path: &Path) -> Verification {
-    let before = std::fs::read(path).unwrap();
+/// Everything that is in the database, as one text.
+async fn contents(database: &TestDatabase) -> Vec<u8> {
+    if let crate::config::DatabaseConfig::Sqlite(path) = &database.config {
+        return std::fs::read(path).unwrap();
+    }
+    let mut connection = database.connect().await;
+    let tables: Vec<String> = query_scalar(
+        "SELECT table_name::text FROM information_schema.tables WHERE table_schema = 'public' ORDER BY 1",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .unwrap();
+    let mut all = String::new();
+    let Connection::Postgres(server) = &mut connection else { unreachable!() };
+    for table in tables {
+        // With the transaction that wrote each row.
+        let rows = format!(
+            "SELECT COALESCE(string_agg(t.xmin::text || t::text, ',' ORDER BY t::text), '') FROM {table} AS t"
+        );
+        all += &sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(rows))
+            .fetch_one(server.as_mut())
+            .await
+            .unwrap();
+    }
+    connection.close().await.unwrap();
+    all.into_bytes()
+}
+
+/// What `verify` says, after making sure that it left the database alone.
+async fn verified(database: &TestDatabase) -> Verification {
+    let before = contents(database).await;
     // A connection that could write: not writing is up to `verify`.
-    let mut connection = db::connect(path).await.unwrap();
-    let changes: i64 = sqlx::query_scalar("SELECT total_changes()").fetch_one(&mut connection).await.unwrap();
+    let mut connection = database.connect().await;
     let report = verify(&mut connection, |_| {}).await.unwrap();
-    let after: i64 = sqlx::query_scalar("SELECT total_changes()").fetch_one(&mut connection).await.unwrap();
-    assert_eq!(changes, after);
-    sqlx::Connection::close(connection).await.unwrap();
-    assert!(before == std::fs::read(path).unwrap(), "verify changed the file");
+    if let Connection::Sqlite(file) = &mut connection {
+        let changes: i64 = sqlx::query_scalar("SELECT total_changes()").fetch_one(file).await.unwrap();
+        assert_eq!(changes, 0);
+    }
+    connection.close().await.unwrap();
+    assert!(before == contents(database).await, "verify changed the database");
     report
 }
 
 #[tokio::test]
 async fn clean_books_are_clean_and_counted() {
     let original = original().await;
-    let report = verified(&original.path).await;
+    let report = verified(&original.database).await;
     assert!(report.is_clean(), "{:#?}", report.findings);
     assert_eq!((report.entries, report.clients, report.top_ups, report.open_top_ups), (13, 2, 5, 1));
     let sum_of = |account| {
@@ -154,79 +205,79 @@ async fn an_empty_database_is_clean() {
 
 /// Name, what is done, and what the finding says.
 const DAMAGES: &[(&str, &str, &str)] = &[
-    ("amount raised", "UPDATE entries SET amount = 601 WHERE id = 4", "entry 4: its balances"),
-    ("amount lowered", "UPDATE entries SET amount = 1 WHERE id = 7", "entry 7: its balances"),
-    ("amount zero", "UPDATE entries SET amount = 0 WHERE id = 7", "entry 7: its amount"),
-    ("amount negative", "UPDATE entries SET amount = -10 WHERE id = 7", "entry 7: its amount"),
-    ("paid_after", "UPDATE entries SET paid_after = paid_after + 1 WHERE id = 4", "entry 4: its balances"),
-    ("bonus_after", "UPDATE entries SET bonus_after = 0 WHERE id = 4", "entry 4: its balances"),
-    ("debt_after", "UPDATE entries SET debt_after = 109 WHERE id = 11", "entry 11: its balances"),
-    ("balances unknown", "UPDATE entries SET paid_after = NULL WHERE id = 13", "entry 13: its balances"),
-    ("sequence", "UPDATE entries SET sequence = 9 WHERE id = 9", "entry 9: its balances or its number"),
+    ("amount raised", "UPDATE entries SET amount = 601 WHERE id = #4", "entry #4: its balances"),
+    ("amount lowered", "UPDATE entries SET amount = 1 WHERE id = #7", "entry #7: its balances"),
+    ("amount zero", "UPDATE entries SET amount = 0 WHERE id = #7", "entry #7: its amount"),
+    ("amount negative", "UPDATE entries SET amount = -10 WHERE id = #7", "entry #7: its amount"),
+    ("paid_after", "UPDATE entries SET paid_after = paid_after + 1 WHERE id = #4", "entry #4: its balances"),
+    ("bonus_after", "UPDATE entries SET bonus_after = 0 WHERE id = #4", "entry #4: its balances"),
+    ("debt_after", "UPDATE entries SET debt_after = 109 WHERE id = #11", "entry #11: its balances"),
+    ("balances unknown", "UPDATE entries SET paid_after = NULL WHERE id = #13", "entry #13: its balances"),
+    ("sequence", "UPDATE entries SET sequence = 9 WHERE id = #9", "entry #9: its balances or its number"),
     (
         "sequence unknown",
-        "UPDATE entries SET sequence = NULL WHERE id = 3",
-        "entry 3: its balances or its number",
+        "UPDATE entries SET sequence = NULL WHERE id = #3",
+        "entry #3: its balances or its number",
     ),
     ("client paid", "UPDATE clients SET paid = paid + 1 WHERE id = 1", "client 1: its balances"),
     ("client bonus", "UPDATE clients SET bonus = 0 WHERE id = 1", "client 1: its balances"),
     ("client debt forgiven", "UPDATE clients SET debt = 0 WHERE id = 2", "client 2: its balances"),
     ("client sequence", "UPDATE clients SET sequence = 3 WHERE id = 2", "client 2: its balances"),
-    ("client last entry", "UPDATE clients SET last_entry = 9 WHERE id = 1", "client 1: its balances"),
+    ("client last entry", "UPDATE clients SET last_entry = #9 WHERE id = 1", "client 1: its balances"),
     ("client balance below zero", "UPDATE clients SET paid = -1 WHERE id = 2", "client 2: its balances"),
     (
         "clients swapped",
         "UPDATE clients SET id = 0 WHERE id = 1; UPDATE clients SET id = 1 WHERE id = 2; UPDATE clients SET id = 2 WHERE id = 0",
         "client 2: its balances",
     ),
-    ("first entry gone", "DELETE FROM entries WHERE id = 1", "entry 2: entry 1 is missing"),
-    ("middle entry gone", "DELETE FROM entries WHERE id = 7", "entry 8: entry 7 is missing"),
-    ("last entry gone", "DELETE FROM entries WHERE id = 13", "client 1: its balances"),
+    ("first entry gone", "DELETE FROM entries WHERE id = #1", "entry #2: entry #1 is missing"),
+    ("middle entry gone", "DELETE FROM entries WHERE id = #7", "entry #8: entry #7 is missing"),
+    ("last entry gone", "DELETE FROM entries WHERE id = #13", "client 1: its balances"),
     ("all entries gone", "DELETE FROM entries", "client 2: its balances"),
     (
         "entries cut out and patched over",
-        "DELETE FROM entries WHERE id = 4; UPDATE entries SET previous = 2 WHERE id = 5",
-        "entry 5: entry 4 is missing",
+        "DELETE FROM entries WHERE id = #4; UPDATE entries SET previous = #2 WHERE id = #5",
+        "entry #5: entry #4 is missing",
     ),
     (
         "previous swapped",
-        "UPDATE entries SET previous = 9 - previous WHERE id IN (5, 6)",
-        "entry 5: the chain",
+        "UPDATE entries SET previous = #4 + #5 - previous WHERE id IN (#5, #6)",
+        "entry #5: the chain",
     ),
-    ("previous gone", "UPDATE entries SET previous = NULL WHERE id = 13", "entry 13: the chain"),
-    ("previous of another client", "UPDATE entries SET previous = 6 WHERE id = 7", "entry 7: the chain"),
-    ("client of an entry", "UPDATE entries SET client = 2 WHERE id = 4", "entry 4: the chain"),
-    ("nobody's entry", "UPDATE entries SET client = NULL WHERE id = 4", "entry 5: the chain"),
-    ("nobody's last entry", "UPDATE entries SET client = NULL WHERE id = 13", "client 1: its balances"),
-    ("currency of an entry", "UPDATE entries SET currency = 'eur' WHERE id = 4", "entry 4: its currency"),
-    ("currency of a client", "UPDATE clients SET currency = 'eur' WHERE id = 2", "entry 3: its currency"),
+    ("previous gone", "UPDATE entries SET previous = NULL WHERE id = #13", "entry #13: the chain"),
+    ("previous of another client", "UPDATE entries SET previous = #6 WHERE id = #7", "entry #7: the chain"),
+    ("client of an entry", "UPDATE entries SET client = 2 WHERE id = #4", "entry #4: the chain"),
+    ("nobody's entry", "UPDATE entries SET client = NULL WHERE id = #4", "entry #5: the chain"),
+    ("nobody's last entry", "UPDATE entries SET client = NULL WHERE id = #13", "client 1: its balances"),
+    ("currency of an entry", "UPDATE entries SET currency = 'eur' WHERE id = #4", "entry #4: its currency"),
+    ("currency of a client", "UPDATE clients SET currency = 'eur' WHERE id = 2", "entry #3: its currency"),
     (
         "usage twice under another source",
-        "INSERT INTO entries SELECT 14, at, 'usage:copy', debit, credit, amount, currency, client, sequence, previous, \
-         paid_after, bonus_after, debt_after, route, price_list, upstream_status FROM entries WHERE id = 13",
-        "entry 14: the chain",
+        "INSERT INTO entries SELECT #14, at, 'usage:copy', debit, credit, amount, currency, client, sequence, previous, \
+         paid_after, bonus_after, debt_after, route, price_list, upstream_status FROM entries WHERE id = #13",
+        "entry #14: the chain",
     ),
     (
         "credit to the wrong side",
-        "UPDATE entries SET debit = credit, credit = debit WHERE id = 7",
-        "entry 7: its balances",
+        "UPDATE entries SET debit = credit, credit = debit WHERE id = #7",
+        "entry #7: its balances",
     ),
     (
         "account that does not exist",
-        "UPDATE entries SET credit = 99 WHERE id = 4",
-        "entry 4: it names an account",
+        "UPDATE entries SET credit = 99 WHERE id = #4",
+        "entry #4: it names an account",
     ),
     (
         "same account",
-        "UPDATE entries SET credit = debit WHERE id = 4",
-        "entry 4: it debits and credits the same",
+        "UPDATE entries SET credit = debit WHERE id = #4",
+        "entry #4: it debits and credits the same",
     ),
-    ("usage that is no revenue", "UPDATE entries SET credit = 12 WHERE id = 13", "entry 13: its accounts"),
-    ("top-up out of nothing", "UPDATE entries SET debit = 10 WHERE id = 3", "entry 3: its accounts"),
-    ("bonus as paid by Stripe", "UPDATE entries SET debit = 5 WHERE id = 2", "entry 2: its accounts"),
+    ("usage that is no revenue", "UPDATE entries SET credit = 12 WHERE id = #13", "entry #13: its accounts"),
+    ("top-up out of nothing", "UPDATE entries SET debit = 10 WHERE id = #3", "entry #3: its accounts"),
+    ("bonus as paid by Stripe", "UPDATE entries SET debit = 5 WHERE id = #2", "entry #2: its accounts"),
     (
         "reversal of another kind",
-        "UPDATE entries SET debit = 9 WHERE id = 8",
+        "UPDATE entries SET debit = 9 WHERE id = #8",
         "its reversal gives back something else",
     ),
     (
@@ -267,35 +318,35 @@ const DAMAGES: &[(&str, &str, &str)] = &[
     (
         "top-up without entries",
         "INSERT INTO top_ups SELECT 'never', client, key, key_hash, key_secret, pm_hash, fingerprint, request_key, currency, \
-         amount, bonus, state, failure, stripe_customer, 'pi_never', 1, 1 FROM top_ups WHERE id = 'later'",
+         amount, bonus, state, failure, stripe_customer, 'pi_never', 1, 1, NULL FROM top_ups WHERE id = 'later'",
         "top-up never: it succeeded, but is not in the books",
     ),
     (
         "top-up under another source",
-        "UPDATE entries SET source = 'topup:x' WHERE id = 12",
+        "UPDATE entries SET source = 'topup:x' WHERE id = #12",
         "top-up x: it is in the books",
     ),
     (
         "reversal of less",
-        "UPDATE entries SET amount = 399, paid_after = 399 WHERE id = 8; UPDATE entries SET paid_after = 399 WHERE id = 9; \
-         UPDATE entries SET paid_after = 349 WHERE id = 13; UPDATE clients SET paid = 349 WHERE id = 1",
+        "UPDATE entries SET amount = 399, paid_after = 399 WHERE id = #8; UPDATE entries SET paid_after = 399 WHERE id = #9; \
+         UPDATE entries SET paid_after = 349 WHERE id = #13; UPDATE clients SET paid = 349 WHERE id = 1",
         "its reversal gives back something else",
     ),
     (
         "reversal of a half",
-        "UPDATE entries SET id = 14 WHERE id = 13; DELETE FROM entries WHERE id = 9; \
-         INSERT INTO entries SELECT 9, 1, 'fee:1', 6, 5, 1, 'usd', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL; \
-         INSERT INTO entries SELECT 13, 1, 'fee:2', 6, 5, 1, 'usd', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL; \
-         UPDATE entries SET previous = 8, sequence = 7, bonus_after = 100 WHERE id = 14; \
-         UPDATE clients SET bonus = 100, sequence = 7, last_entry = 14 WHERE id = 1",
+        "UPDATE entries SET id = #14 WHERE id = #13; DELETE FROM entries WHERE id = #9; \
+         INSERT INTO entries SELECT #9, 1, 'fee:1', 6, 5, 1, 'usd', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL; \
+         INSERT INTO entries SELECT #13, 1, 'fee:2', 6, 5, 1, 'usd', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL; \
+         UPDATE entries SET previous = #8, sequence = 7, bonus_after = 100 WHERE id = #14; \
+         UPDATE clients SET bonus = 100, sequence = 7, last_entry = #14 WHERE id = 1",
         "its reversal gives back something else",
     ),
     (
         "reversal without capture",
-        "UPDATE entries SET source = 'reversal:none' WHERE id = 9",
+        "UPDATE entries SET source = 'reversal:none' WHERE id = #9",
         "usage:none: its reversal gives back something else",
     ),
-    ("client row gone", "DELETE FROM clients WHERE id = 2", "entry 3: its currency"),
+    ("client row gone", "DELETE FROM clients WHERE id = 2", "entry #3: its currency"),
     (
         "client row gone, references",
         "DELETE FROM clients WHERE id = 2",
@@ -303,6 +354,32 @@ const DAMAGES: &[(&str, &str, &str)] = &[
     ),
     ("route gone", "DELETE FROM routes", "a row of entries refers to a row of routes"),
     ("key of nobody", "UPDATE client_keys SET client = 77 WHERE client = 1", "a row of client_keys refers"),
+    (
+        "binding of nobody",
+        "UPDATE payment_method_bindings SET client = 77 WHERE client = 1",
+        "a row of payment_method_bindings refers to a row of clients",
+    ),
+    (
+        "binding to no key",
+        "UPDATE payment_method_bindings SET key = 'k' WHERE client = 1",
+        "a row of payment_method_bindings refers to a row of client_keys",
+    ),
+    ("top-up of nobody", "UPDATE top_ups SET client = 77 WHERE id = 'later'", "a row of top_ups refers"),
+    ("entry names no route", "UPDATE entries SET route = 77 WHERE id = #4", "entry #4: it names a route"),
+    (
+        "entry names no price list",
+        "UPDATE entries SET price_list = 0 WHERE id = #4",
+        "entry #4: it names a route",
+    ),
+];
+
+/// What is found on PostgreSQL instead: ids have gaps there, and entries refer to others without foreign keys.
+const ON_POSTGRES: &[(&str, &str)] = &[
+    ("first entry gone", "entry #2: the chain"),
+    ("middle entry gone", "entry #10: the chain"),
+    ("entries cut out and patched over", "entry #5: its balances"),
+    ("client row gone, references", "a row of client_keys refers to a row of clients"),
+    ("route gone", "entry #4: it names a route"),
 ];
 
 #[tokio::test]
@@ -310,8 +387,10 @@ async fn every_damage_is_found_and_named() {
     let original = original().await;
     let mut missed = Vec::new();
     for (name, sql, says) in DAMAGES {
-        let report = verified(&damaged(&original, name, sql).await).await;
-        if !report.findings.iter().any(|finding| finding.contains(says)) {
+        let instead = ON_POSTGRES.iter().find(|(of, _)| of == name && original.database.is_postgres());
+        let says = original.named(instead.map_or(says, |(_, says)| says));
+        let report = verified(&damaged(&original, sql).await).await;
+        if !report.findings.iter().any(|finding| finding.contains(&says)) {
             missed.push(format!("{name}: {:#?}", report.findings));
         }
         assert_eq!(report.is_clean(), report.findings.is_empty());
@@ -319,22 +398,53 @@ async fn every_damage_is_found_and_named() {
     assert!(missed.is_empty(), "{}", missed.join("\n"));
 }
 
+/// What somebody could do to the triggers of SQLite.
+const SQLITE_TRIGGER_DAMAGES: &[&str] = &[
+    "DROP TRIGGER entries_are_never_updated",
+    "DROP TRIGGER entries_are_never_deleted",
+    "DROP TRIGGER entries_are_never_updated; CREATE TRIGGER entries_are_never_updated BEFORE UPDATE ON entries BEGIN SELECT 1; END",
+    "DROP TRIGGER entries_are_never_deleted; CREATE TRIGGER other BEFORE INSERT ON entries BEGIN SELECT 1; END",
+    "DROP TRIGGER entries_are_never_deleted; CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON entries \
+     WHEN OLD.id = 1 BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END",
+];
+
+/// The same for the trigger of PostgreSQL, and for its function.
+const POSTGRES_TRIGGER_DAMAGES: &[&str] = &[
+    "DROP TRIGGER entries_are_never_changed ON entries",
+    "DROP FUNCTION entries_are_append_only() CASCADE",
+    "ALTER TABLE entries DISABLE TRIGGER entries_are_never_changed",
+    "ALTER TABLE entries DISABLE TRIGGER ALL",
+    "ALTER TABLE entries ENABLE REPLICA TRIGGER entries_are_never_changed",
+    "ALTER TRIGGER entries_are_never_changed ON entries RENAME TO other",
+    // Without one of the three events.
+    "CREATE OR REPLACE TRIGGER entries_are_never_changed BEFORE UPDATE OR DELETE ON entries \
+     FOR EACH STATEMENT EXECUTE FUNCTION entries_are_append_only()",
+    "CREATE OR REPLACE TRIGGER entries_are_never_changed BEFORE DELETE OR TRUNCATE ON entries \
+     FOR EACH STATEMENT EXECUTE FUNCTION entries_are_append_only()",
+    // For one column only, or never.
+    "CREATE OR REPLACE TRIGGER entries_are_never_changed BEFORE UPDATE OF at OR DELETE OR TRUNCATE ON entries \
+     FOR EACH STATEMENT EXECUTE FUNCTION entries_are_append_only()",
+    "CREATE OR REPLACE TRIGGER entries_are_never_changed BEFORE UPDATE OR DELETE OR TRUNCATE ON entries \
+     FOR EACH STATEMENT WHEN (false) EXECUTE FUNCTION entries_are_append_only()",
+    // A function of the same name that lets everything pass, in this schema or in another.
+    "CREATE OR REPLACE FUNCTION entries_are_append_only() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+    "CREATE SCHEMA elsewhere; CREATE FUNCTION elsewhere.entries_are_append_only() RETURNS trigger LANGUAGE plpgsql AS \
+     $$ BEGIN RETURN NULL; END $$; \
+     CREATE OR REPLACE TRIGGER entries_are_never_changed BEFORE UPDATE OR DELETE OR TRUNCATE ON entries \
+     FOR EACH STATEMENT EXECUTE FUNCTION elsewhere.entries_are_append_only()",
+];
+
 #[tokio::test]
 async fn missing_and_toothless_triggers_are_found() {
     let original = original().await;
-    for sql in [
-        "DROP TRIGGER entries_are_never_updated",
-        "DROP TRIGGER entries_are_never_deleted",
-        "DROP TRIGGER entries_are_never_updated; CREATE TRIGGER entries_are_never_updated BEFORE UPDATE ON entries BEGIN SELECT 1; END",
-        "DROP TRIGGER entries_are_never_deleted; CREATE TRIGGER other BEFORE INSERT ON entries BEGIN SELECT 1; END",
-        "DROP TRIGGER entries_are_never_deleted; CREATE TRIGGER entries_are_never_deleted BEFORE DELETE ON entries \
-         WHEN OLD.id = 1 BEGIN SELECT RAISE(ABORT, 'ledger entries are append-only'); END",
-    ] {
-        let path = damaged(&original, "triggers", "SELECT 1").await;
-        let mut connection = db::connect(&path).await.unwrap();
-        run(&mut connection, sql).await;
-        sqlx::Connection::close(connection).await.unwrap();
-        let report = verified(&path).await;
+    let damages =
+        if original.database.is_postgres() { POSTGRES_TRIGGER_DAMAGES } else { SQLITE_TRIGGER_DAMAGES };
+    for sql in damages {
+        let database = original.database.copy().await;
+        let mut connection = database.connect().await;
+        run(&mut connection, *sql).await;
+        connection.close().await.unwrap();
+        let report = verified(&database).await;
         assert!(
             report.findings.iter().any(|finding| finding.contains("triggers")),
             "{sql}: {:?}",
@@ -347,9 +457,10 @@ async fn missing_and_toothless_triggers_are_found() {
 #[tokio::test]
 async fn only_so_many_findings_are_kept_but_all_are_counted() {
     let original = original().await;
-    let many = "WITH RECURSIVE n(i) AS (SELECT 14 UNION ALL SELECT i + 1 FROM n WHERE i < 313) \
-        INSERT INTO entries (id, at, source, debit, credit, amount, currency) SELECT i, 1, 'x:' || i, 99, 5, 1, 'usd' FROM n";
-    let report = verified(&damaged(&original, "many", many).await).await;
+    let many = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 299) \
+        INSERT INTO entries (id, at, source, debit, credit, amount, currency) \
+        SELECT #14 + i, 1, 'x:' || i, 99, 5, 1, 'usd' FROM n";
+    let report = verified(&damaged(&original, many).await).await;
     assert_eq!((report.found, report.findings.len()), (300, MAX_FINDINGS));
 }
 

@@ -39,7 +39,7 @@ async fn the_right_password_opens_every_page() {
     }
     // The database does not hold what the cookie holds.
     let token = cookie.split_once('=').expect("a cookie").1;
-    let stored: Vec<u8> = sqlx::query_scalar("SELECT hash FROM admin_sessions")
+    let stored: Vec<u8> = query_scalar("SELECT hash FROM admin_sessions")
         .fetch_one(&mut office.writer)
         .await
         .expect("a session");
@@ -201,10 +201,11 @@ async fn a_new_password_and_a_removal_end_sessions() {
 #[actix_web::test]
 async fn a_login_that_overlaps_a_new_password_begins_no_session() {
     let mut office = Office::new().await;
-    let (id, old): (i64, String) = sqlx::query_as("SELECT id, password_hash FROM admin_users")
+    let user = query("SELECT id, password_hash FROM admin_users")
         .fetch_one(&mut office.writer)
         .await
         .expect("a user");
+    let (id, old): (i64, String) = (user.try_get(0).expect("an id"), user.try_get(1).expect("a hash"));
     users::set_password(&mut office.writer, NAME, "another long password").await.expect("set");
     let begun = super::super::sessions::begin(&office.db, id, old, None, 1).await.expect("answers");
     assert!(begun.is_none());

@@ -18,7 +18,7 @@ const CORPUS: [&str; 8] = [
 ];
 
 async fn run(office: &mut Office, sql: &'static str, texts: &[&str]) {
-    let mut query = sqlx::query(sql);
+    let mut query = query(both(sql));
     for text in texts {
         query = query.bind((*text).to_owned());
     }
@@ -163,7 +163,7 @@ async fn lists_are_paged_to_their_end() {
         &mut office,
         "INSERT INTO clients (id, public_id, currency, paid, bonus, debt, sequence, last_entry, status, created_at) \
          WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 120) \
-         SELECT i, printf('client-%03d', i), 'usd', 0, 0, 0, 0, CASE i WHEN 1 THEN 120 END, 'active', i FROM n",
+         SELECT i, 'client-' || substr(CAST(1000 + i AS TEXT), 2), 'usd', 0, 0, 0, 0, CASE i WHEN 1 THEN 120 END, 'active', i FROM n",
         &[],
     )
     .await;
@@ -171,16 +171,16 @@ async fn lists_are_paged_to_their_end() {
         &mut office,
         "INSERT INTO entries (id, at, source, debit, credit, amount, currency, client, previous) \
          WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 120) \
-         SELECT i, i, printf('usage:%03d', i), 1, 8, 1, 'usd', 1, NULLIF(i - 1, 0) FROM n",
+         SELECT i, i, 'usage:' || substr(CAST(1000 + i AS TEXT), 2), 1, 8, 1, 'usd', 1, NULLIF(i - 1, 0) FROM n",
         &[],
     )
     .await;
     for number in 0..120_i64 {
         let id = TopUpId::new().to_string();
-        sqlx::query(
+        query(both(
             "INSERT INTO top_ups (id, key, key_hash, key_secret, currency, amount, bonus, state, created_at, updated_at) \
              VALUES ($1, 'k', zeroblob(32), 1, 'usd', 1, 0, 'failed', $2, $2)",
-        )
+        ))
         .bind(id)
         .bind(number)
         .execute(&mut office.writer)

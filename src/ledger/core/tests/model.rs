@@ -69,18 +69,30 @@ impl Model {
 
     fn expect(&mut self, command: &Command) -> Expected {
         let source = command.source();
+        if let Command::Release(r) = command
+            && self.done.get(&r.hold).is_some_and(|done| !matches!(done.command, Command::Hold(_)))
+        {
+            return Expected::Refused(Refusal::NoHold);
+        }
+        if let Command::Reverse(r) = command
+            && !matches!(self.done.get(&r.capture), Some(Done { command: Command::Capture(_), .. }))
+        {
+            return Expected::Refused(Refusal::NothingToReverse);
+        }
         if let Some(done) = self.done.get(&source) {
             let same = same_content(&done.command, command);
             return if same { Expected::Repeated } else { Expected::Refused(Refusal::SourceConflict) };
+        }
+        if let Some(ended) = self.ends_a_hold(command) {
+            return ended;
         }
         let client = match command {
             Command::Capture(c) => c.client,
             Command::TopUp(t) => t.client,
             Command::Clawback(c) => c.client,
-            Command::Reverse(r) => match self.done.get(&r.capture) {
-                Some(Done { command: Command::Capture(_), client, .. }) => *client,
-                _ => return Expected::Refused(Refusal::NothingToReverse),
-            },
+            Command::Hold(h) => h.client,
+            Command::Release(r) => r.client,
+            Command::Reverse(r) => self.done[&r.capture].client,
         };
         let Some(before) = self.wallets.get(&client).copied() else {
             return Expected::Refused(Refusal::UnknownClient);
@@ -100,16 +112,49 @@ impl Model {
         }
     }
 
+    /// What becomes of a command that needs a hold, unless that is a matter of balances. `None`: it is.
+    fn ends_a_hold(&mut self, command: &Command) -> Option<Expected> {
+        let (client, hold, amount) = match command {
+            Command::Capture(c) if c.held => (c.client, c.source.replace("usage", "hold"), Some(c.price)),
+            Command::Release(r) => (r.client, r.hold.clone(), None),
+            _ => return None,
+        };
+        let number = hold.split_once(':').map_or("", |(_, number)| number);
+        let over = ["usage", "release"].iter().any(|end| self.done.contains_key(&format!("{end}:{number}")));
+        let Some(Done { command: Command::Hold(held), paid, bonus, .. }) = self.done.get(&hold).cloned()
+        else {
+            return Some(Expected::Refused(Refusal::NoHold));
+        };
+        if over {
+            return Some(Expected::Refused(Refusal::NoHold));
+        }
+        if held.client != client || amount.is_some_and(|amount| amount != held.amount) {
+            return Some(Expected::Refused(Refusal::SourceConflict));
+        }
+        if matches!(command, Command::Release(_)) {
+            return None;
+        }
+        // The wallet has paid already, whatever has become of it since; what was taken from where is still the hold's.
+        self.done.insert(command.source(), Done { command: command.clone(), client, paid, bonus });
+        Some(Expected::Added)
+    }
+
     fn after(&self, command: &Command, client: ClientId, before: Wallet) -> Result<Wallet, Refusal> {
         let mut after = before;
         match command {
-            Command::Capture(_) if client == 4 || before.debt > 0 => return Err(Refusal::ClientFrozen),
-            Command::Capture(c) if c.price.get() > before.paid + before.bonus => {
-                return Err(Refusal::InsufficientCredits);
+            Command::Capture(Capture { price: amount, .. }) | Command::Hold(Hold { amount, .. }) => {
+                if client == 4 || before.debt > 0 {
+                    return Err(Refusal::ClientFrozen);
+                }
+                if amount.get() > before.paid + before.bonus {
+                    return Err(Refusal::InsufficientCredits);
+                }
+                after.paid = (before.paid - amount.get()).max(0);
+                after.bonus -= (amount.get() - before.paid).max(0);
             }
-            Command::Capture(c) => {
-                after.paid = (before.paid - c.price.get()).max(0);
-                after.bonus -= (c.price.get() - before.paid).max(0);
+            Command::Release(r) => {
+                after.paid += self.done[&r.hold].paid;
+                after.bonus += self.done[&r.hold].bonus;
             }
             Command::TopUp(t) if t.currency != Self::currency_of(client) => {
                 return Err(Refusal::CurrencyMismatch);
@@ -137,6 +182,38 @@ impl Model {
     }
 }
 
+impl Model {
+    /// Debits minus credits of every account outside the wallets, from what was done.
+    fn other_accounts(&self) -> HashMap<(&'static str, Account), i128> {
+        let mut sums: HashMap<(&'static str, Account), i128> = HashMap::new();
+        for done in self.done.values() {
+            let currency = if done.client == 3 { "eur" } else { "usd" };
+            let mut add = |account, amount: i128| *sums.entry((currency, account)).or_default() += amount;
+            let of = |source: &String| match &self.done[source].command {
+                Command::Capture(c) => i128::from(c.price.get()),
+                Command::Hold(h) => i128::from(h.amount.get()),
+                other => panic!("{other:?}"),
+            };
+            match &done.command {
+                Command::Capture(c) => {
+                    add(Account::Revenue, -i128::from(c.price.get()));
+                    add(Account::Holds, if c.held { i128::from(c.price.get()) } else { 0 });
+                }
+                Command::Hold(h) => add(Account::Holds, -i128::from(h.amount.get())),
+                Command::Release(r) => add(Account::Holds, of(&r.hold)),
+                Command::Reverse(r) => add(Account::Revenue, of(&r.capture)),
+                Command::TopUp(t) => {
+                    add(Account::StripeClearing, i128::from(t.amount.get()));
+                    add(Account::Promotion, i128::from(t.bonus.get()));
+                }
+                Command::Clawback(c) => add(c.to, -i128::from(c.amount.get())),
+            }
+        }
+        sums.retain(|_, sum| *sum != 0);
+        sums
+    }
+}
+
 // ---- the books under test -----------------------------------------------------------------------------------------
 
 /// What the shell would keep in the database.
@@ -157,10 +234,20 @@ impl Books {
         (books, model)
     }
 
-    fn begin(&self) -> Batch {
+    /// As the shell does: of what is recorded, a batch knows what its commands recall, and nothing else.
+    fn begin(&self, steps: &[Step]) -> Batch {
         let mut batch = Batch::starting_at(self.entries.last().map_or(1, |entry| entry.id + 1));
         batch.clients = self.clients.clone();
-        batch.recorded = self.entries.iter().map(|entry| (entry.source.clone(), entry.clone())).collect();
+        let commands = steps.iter().map_while(|step| match step {
+            Step::Do(command) => Some(command),
+            Step::NextBatch => None,
+        });
+        let recalled: HashSet<String> = commands
+            .flat_map(|command| command.recalls(true))
+            .flat_map(|source| (0..MAX_LEGS).map(move |leg| leg_source(&source, leg)))
+            .collect();
+        let recorded = self.entries.iter().filter(|entry| recalled.contains(&entry.source));
+        batch.recorded = recorded.map(|entry| (entry.source.clone(), entry.clone())).collect();
         batch
     }
 
@@ -220,6 +307,12 @@ impl Books {
                 assert_eq!(trial.get(&(currency.code(), account)).copied().unwrap_or(0), sign * owed);
             }
         }
+        trial.retain(|(_, account), sum| {
+            let of_a_wallet =
+                matches!(account, Account::ClientPaid | Account::ClientBonus | Account::ClientDebt);
+            !of_a_wallet && *sum != 0
+        });
+        assert_eq!(trial, model.other_accounts());
         for (id, state) in &self.clients {
             let (wallet, sequence, last) = told.get(id).copied().unwrap_or_default();
             assert_eq!((state.sequence, state.last_entry), (sequence, last));
@@ -235,12 +328,12 @@ type Seen = BTreeMap<String, u32>;
 /// Plays the steps and compares after each; counts what happened.
 fn play(steps: &[Step], seen: &mut Seen) {
     let (mut books, mut model) = Books::open();
-    let mut batch = books.begin();
-    for step in steps {
+    let mut batch = books.begin(steps);
+    for (index, step) in steps.iter().enumerate() {
         let Step::Do(command) = step else {
             books.commit(batch);
             books.check(&model);
-            batch = books.begin();
+            batch = books.begin(&steps[index + 1..]);
             continue;
         };
         let entries = batch.entries.len();
@@ -259,6 +352,7 @@ fn play(steps: &[Step], seen: &mut Seen) {
                 let wanted = if *repeated { Expected::Repeated } else { Expected::Added };
                 assert_eq!(expected, wanted, "{command:?}");
                 assert_eq!(added > 0, !repeated);
+                assert!(added <= command.max_legs());
                 assert_eq!(*state, batch.clients[client]);
                 assert!(*repeated || batch.entries[entries].id == *entry);
                 match (repeated, in_books) {
@@ -269,12 +363,24 @@ fn play(steps: &[Step], seen: &mut Seen) {
             }
         };
         let kind = match command {
+            Command::Capture(c) if c.held => "settle",
             Command::Capture(_) => "capture",
+            Command::Hold(_) => "hold",
+            Command::Release(_) => "release",
             Command::TopUp(_) => "top-up",
             Command::Reverse(_) => "reverse",
             Command::Clawback(_) => "clawback",
         };
         *seen.entry(format!("{kind}: {what}")).or_default() += 1;
+        let settled =
+            |entry: &Entry| entry.source == command.source() && command.source().starts_with("reversal");
+        let of_a_hold = match command {
+            Command::Reverse(r) => batch.find(&r.capture).is_some_and(|entry| entry.debit == Account::Holds),
+            _ => false,
+        };
+        if of_a_hold && batch.entries[entries..].iter().any(settled) {
+            *seen.entry("reverse: of a settled hold".to_owned()).or_default() += 1;
+        }
         let now = model.wallets.values().map(|wallet| i128::from(wallet.debt)).sum::<i128>();
         let moved = if now > debt { "debt made" } else { "debt repaid" };
         *seen.entry(moved.to_owned()).or_default() += u32::from(now != debt);
@@ -333,23 +439,84 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         };
         Command::Reverse(Reverse { capture: format!("{of}:{n}"), client: None })
     });
+    // Settling and releasing hit a hold when they name the same number; settling when the amount fits, too.
+    let held = 35..80u8;
+    let hold = (clients(), held.clone(), prop_oneof![1 => amount.clone(), 3 => few_amounts()])
+        .prop_map(|(client, n, amount)| Command::Hold(Hold { client, source: format!("hold:{n}"), amount }));
+    let settle = (clients(), held.clone(), few_amounts()).prop_map(|(client, n, price)| {
+        Command::Capture(Capture {
+            client,
+            source: format!("usage:{n}"),
+            price,
+            route: 1,
+            price_list: 1,
+            upstream_status: 200,
+            held: true,
+        })
+    });
+    let release = (clients(), held, 0..20u8).prop_map(|(client, n, odd)| {
+        let of = match odd {
+            0 => "usage",
+            1 => "release",
+            _ => "hold",
+        };
+        Command::Release(Release { client, hold: format!("{of}:{n}") })
+    });
     let clawback = (clients(), number, amount, any::<bool>()).prop_map(|(client, n, amount, dispute)| {
         let to = if dispute { Account::Dispute } else { Account::RefundPending };
         Command::Clawback(Clawback { client, source: format!("refund:{n}"), amount, to })
     });
-    let command = prop_oneof![8 => capture, 5 => top_up, 3 => reverse, 2 => clawback].boxed();
+    let command = prop_oneof![
+        8 => capture, 6 => top_up, 3 => reverse, 2 => clawback, 5 => hold, 1 => settle, 1 => release
+    ]
+    .boxed();
     let step = prop_oneof![9 => command.prop_map(Step::Do), 1 => Just(Step::NextBatch)];
-    // A command that was just sent is sent again now and then, as a caller who got no answer would.
-    vec((step, 0..8u8), 1..200).prop_map(|steps| {
+    // A command that was just sent is sent again now and then, as a caller who got no answer would; and what was just held or
+    // captured is settled, released or given back.
+    vec((step, 0..8u8, 0..24u8), 1..160).prop_map(|steps| {
         let mut played: Vec<Step> = Vec::with_capacity(steps.len());
-        for (step, again) in steps {
-            let back = played.len().checked_sub(usize::from(again) + 1);
-            let repeat = back.and_then(|index| played.get(index)).cloned().filter(|_| again < 2);
+        for (step, again, follow) in steps {
+            let before = |by: usize| played.len().checked_sub(by).and_then(|index| played.get(index));
+            let repeat = before(usize::from(again) + 1).cloned().filter(|_| again < 2);
+            let next = before(usize::from(follow / 4) + 1).and_then(|step| follow_up(step, follow % 4));
             played.push(step);
             played.extend(repeat);
+            played.extend(next);
         }
         played
     })
+}
+
+/// What may come after a hold or a capture.
+fn follow_up(step: &Step, which: u8) -> Option<Step> {
+    let number = |source: &str| source.split_once(':').map(|(_, number)| number.to_owned());
+    let command = match (step, which) {
+        (Step::Do(Command::Hold(hold)), 0 | 1) => Command::Capture(Capture {
+            client: hold.client,
+            source: format!("usage:{}", number(&hold.source)?),
+            price: hold.amount,
+            route: 1,
+            price_list: 1,
+            upstream_status: 200,
+            held: true,
+        }),
+        (Step::Do(Command::Hold(hold)), 2) => {
+            Command::Release(Release { client: hold.client, hold: hold.source.clone() })
+        }
+        (Step::Do(Command::Capture(capture)), which) if which == 0 || (which > 1 && capture.client == 2) => {
+            Command::Reverse(Reverse { capture: capture.source.clone(), client: None })
+        }
+        // Whoever lives at the end of the range and is filled up again cannot be given back what was spent before.
+        (Step::Do(Command::Capture(capture)), 1) if capture.client == 2 => Command::TopUp(TopUp {
+            client: 2,
+            source: format!("topup:{}", number(&capture.source)?),
+            amount: capture.price,
+            bonus: Micros::ZERO,
+            currency: Currency::USD,
+        }),
+        _ => return None,
+    };
+    Some(Step::Do(command))
 }
 
 proptest! {
@@ -364,7 +531,7 @@ fn the_random_commands_reach_every_case() {
     let mut runner = TestRunner::deterministic();
     let mut seen = Seen::new();
     let mut played = 0;
-    for _ in 0..600 {
+    for _ in 0..800 {
         let steps = steps().new_tree(&mut runner).unwrap().current();
         played += steps.len();
         play(&steps, &mut seen);
@@ -403,6 +570,28 @@ fn the_random_commands_reach_every_case() {
         "clawback: OutOfRange",
         "clawback: repeated, in one batch",
         "clawback: repeated, from the books",
+        "hold: 1 entries",
+        "hold: 2 entries",
+        "hold: InsufficientCredits",
+        "hold: ClientFrozen",
+        "hold: UnknownClient",
+        "hold: SourceConflict",
+        "hold: OutOfRange",
+        "hold: repeated, in one batch",
+        "hold: repeated, from the books",
+        "settle: 1 entries",
+        "settle: 2 entries",
+        "settle: NoHold",
+        "settle: SourceConflict",
+        "settle: repeated, in one batch",
+        "settle: repeated, from the books",
+        "release: 1 entries",
+        "release: 2 entries",
+        "release: NoHold",
+        "release: SourceConflict",
+        "release: repeated, in one batch",
+        "release: repeated, from the books",
+        "reverse: of a settled hold",
         "debt made",
         "debt repaid",
     ] {

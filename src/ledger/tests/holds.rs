@@ -1,0 +1,315 @@
+//! Credit that is held durably for a running request: its row is there exactly between the hold and its end.
+
+use super::*;
+use crate::ledger::verify::Verification;
+
+/// A settled hold is a capture like any other.
+fn settling(client: ClientId, request: RequestId, price: i64) -> Capture {
+    Capture { held: true, ..capture(client, request, price) }
+}
+
+impl Books {
+    /// Reserves and holds. What comes back is the place among the client's running requests.
+    async fn hold(&self, client: ClientId, amount: i64) -> (RequestId, Reservation) {
+        let request = RequestId::new();
+        let reservation = self.ledger.reserve(client, m(amount)).await.unwrap();
+        let (posted, running) = self.ledger.hold(request, reservation).await.unwrap();
+        assert!(!posted.repeated && posted.client == client);
+        (request, running)
+    }
+
+    /// Requests that have a row, with what it says.
+    async fn held(&self) -> i64 {
+        self.ask("SELECT COUNT(*) FROM holds").await
+    }
+}
+
+#[tokio::test]
+async fn a_hold_is_settled_by_its_capture() {
+    let books = Books::open().await;
+    let client = books.client(100, 50).await;
+    let (request, running) = books.hold(client, 120).await;
+    assert_eq!(books.balances(client).await, (0, 30, 0));
+    // The amount is in the hold now, and no longer set aside in memory on top of it.
+    assert_eq!((running.amount(), books.ledger.total_reserved()), (Micros::ZERO, Micros::ZERO));
+    let row = format!(
+        "SELECT COUNT(*) FROM holds WHERE request = '{request}' AND client = {client} AND amount = 120"
+    );
+    assert_eq!((books.ask::<i64>(row).await, books.held().await), (1, 1));
+    let report = books.verified().await;
+    assert_eq!((report.found, report.open_holds), (0, 1), "{:?}", report.findings);
+
+    let posted = books.ledger.capture(settling(client, request, 120), running).await.unwrap();
+    assert_eq!(books.undelivered().await, [posted.entry]);
+    books.ledger.delivered(posted.entry);
+    assert_eq!(books.balances(client).await, (0, 30, 0));
+    assert_eq!(books.held().await, 0);
+    let late = books.ledger.release(request, client).await.unwrap_err();
+    assert_eq!(late, LedgerError::Refused(Refusal::NoHold));
+    books.assert_clean().await;
+    // A cut answer gives back what the hold had taken, from where it had taken it.
+    books.ledger.reverse(request).await.unwrap();
+    assert_eq!(books.balances(client).await, (100, 50, 0));
+    books.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_hold_is_released_once() {
+    let books = Books::open().await;
+    let client = books.client(100, 50).await;
+    let (request, running) = books.hold(client, 120).await;
+    let released = books.ledger.release(request, client).await.unwrap();
+    assert!(!released.repeated);
+    assert_eq!((books.balances(client).await, books.held().await), ((100, 50, 0), 0));
+    let again = books.ledger.release(request, client).await.unwrap();
+    assert_eq!((again.entry, again.repeated), (released.entry, true));
+    // The capture of a hold that has ended is refused, and nobody is charged.
+    let late = books.ledger.capture(settling(client, request, 120), running).await.unwrap_err();
+    assert_eq!(late, LedgerError::Refused(Refusal::NoHold));
+    assert_eq!((books.balances(client).await, books.held().await), ((100, 50, 0), 0));
+    assert_eq!((books.undelivered().await, books.ledger.total_reserved()), (vec![], Micros::ZERO));
+    books.assert_clean().await;
+}
+
+#[tokio::test]
+async fn what_is_held_cannot_be_spent_twice() {
+    let books = Books::open().await;
+    let client = books.client(100, 0).await;
+    let (first, running) = books.hold(client, 80).await;
+    assert!(matches!(
+        books.ledger.reserve(client, m(30)).await,
+        Err(ReserveError::NotReserved(NotReserved::Insufficient(_)))
+    ));
+    books.serve(client, 20).await;
+    books.ledger.release(first, client).await.unwrap();
+    drop(running);
+    let nobody = books.ledger.release(RequestId::new(), client).await.unwrap_err();
+    assert_eq!(nobody, LedgerError::Refused(Refusal::NoHold));
+    books.serve(client, 80).await;
+    assert_eq!(books.balances(client).await, (0, 0, 0));
+    books.assert_clean().await;
+}
+
+#[tokio::test]
+async fn hold_and_end_in_one_batch_leave_no_row() {
+    let books = Books::open().await;
+    let client = books.client(100, 50).await;
+    let request = RequestId::new();
+    let reservation = books.ledger.reserve(client, m(120)).await.unwrap();
+    let (held, released) =
+        tokio::join!(books.ledger.hold(request, reservation), books.ledger.release(request, client));
+    assert!(!held.unwrap().0.repeated && !released.unwrap().repeated);
+    assert_eq!((books.balances(client).await, books.held().await), ((100, 50, 0), 0));
+    assert_eq!(books.replays(), 0);
+    books.assert_clean().await;
+}
+
+/// A request whose hold was not answered because the database was away: it is not charged, and its release finds out whether
+/// there is something to give back.
+#[tokio::test]
+async fn a_hold_of_unknown_outcome_is_released() {
+    let books = Books::open_impatient().await;
+    let client = books.client(100, 50).await;
+    assert_eq!(books.balances(client).await, (100, 50, 0));
+    let request = RequestId::new();
+    let reservation = books.ledger.reserve(client, m(120)).await.unwrap();
+    let lock = books.lock().await;
+    let unknown = books.ledger.hold(request, reservation).await.unwrap_err();
+    assert!(matches!(unknown, LedgerError::Unavailable(_)));
+    assert_eq!(books.ledger.total_reserved(), Micros::ZERO);
+    let not_yet = books.ledger.release(request, client).await.unwrap_err();
+    assert!(matches!(not_yet, LedgerError::Unavailable(_)));
+    books.unlock(lock).await;
+    // It never got there.
+    let released = books.ledger.release(request, client).await.unwrap_err();
+    assert_eq!(released, LedgerError::Refused(Refusal::NoHold));
+    assert_eq!(books.held().await, 0);
+    books.assert_clean().await;
+}
+
+/// As after a commit that was reported as failed: the hold is in the books, and neither the writer nor the memory knows.
+#[tokio::test]
+async fn a_hold_that_took_place_unnoticed_is_found_and_released() {
+    let books = Books::open().await;
+    let client = books.client(100, 0).await;
+    assert_eq!(books.balances(client).await, (100, 0, 0));
+    let request = RequestId::new();
+    let next = books.database.each("2", "nextval('entry_ids')");
+    books
+        .run(format!(
+            "INSERT INTO entries (id, at, source, debit, credit, amount, currency, client, sequence, previous, paid_after, \
+             bonus_after, debt_after) \
+             SELECT {next}, 1, 'hold:{request}', 1, {}, 60, 'usd', {client}, 2, last_entry, 40, 0, 0 FROM clients WHERE id = {client}; \
+             UPDATE clients SET paid = 40, sequence = 2, last_entry = (SELECT MAX(id) FROM entries) WHERE id = {client}; \
+             INSERT INTO holds (request, client, amount, node, created_at) VALUES ('{request}', {client}, 60, 'n', 1)",
+            account::Account::Holds.number()
+        ))
+        .await;
+    // A guilty neighbour makes SQLite's writer forget what it believed.
+    books.replay_something().await;
+    let released = books.ledger.release(request, client).await.unwrap();
+    assert!(!released.repeated);
+    assert_eq!((books.balances(client).await, books.held().await), ((100, 0, 0), 0));
+    books.assert_clean().await;
+}
+
+impl Books {
+    async fn replay_something(&self) {
+        let other = self.client(100, 0).await;
+        let guilty = Capture { route: 999, ..capture(other, RequestId::new(), 10) };
+        let reservation = self.ledger.reserve(other, m(10)).await.unwrap();
+        self.ledger.capture(guilty, reservation).await.unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn the_hold_of_a_guilty_neighbour_is_taken_once() {
+    let books = Books::open().await;
+    let client = books.client(1_000, 0).await;
+    let (first, running) = books.hold(client, 50).await;
+    let (new, ended) = (RequestId::new(), books.hold(client, 30).await);
+    let reservation = books.ledger.reserve(client, m(70)).await.unwrap();
+    let guilty = Capture { route: 999, ..capture(client, RequestId::new(), 10) };
+    let guilty_reservation = books.ledger.reserve(client, m(10)).await.unwrap();
+    let (held, settled, released, failed) = tokio::join!(
+        books.ledger.hold(new, reservation),
+        books.ledger.capture(settling(client, first, 50), running),
+        books.ledger.release(ended.0, client),
+        books.ledger.capture(guilty, guilty_reservation),
+    );
+    assert!(!held.unwrap().0.repeated && !settled.unwrap().repeated && !released.unwrap().repeated);
+    assert!(matches!(failed, Err(LedgerError::Unavailable(_))));
+    assert_eq!(books.replays(), 1);
+    assert_eq!((books.held().await, books.balances(client).await), (1, (880, 0, 0)));
+    books.assert_clean().await;
+}
+
+/// What a node leaves when it ends is released by the next, once.
+#[tokio::test]
+async fn holds_of_a_node_that_has_ended_are_released_at_the_next_start() {
+    for killed in [false, true] {
+        let books = Books::open().await;
+        let client = books.client(100, 50).await;
+        let (settled, running) = books.hold(client, 20).await;
+        let posted = books.ledger.capture(settling(client, settled, 20), running).await.unwrap();
+        books.ledger.delivered(posted.entry);
+        let (_, forgotten) = books.hold(client, 110).await;
+        drop(forgotten);
+        assert_eq!((books.balances(client).await, books.held().await), ((0, 20, 0), 1));
+        // The row of undelivered captures is rewritten by one more commit.
+        books.serve(client, 5).await;
+        books.serve(client, 5).await;
+        let mut books = if killed { books.kill_and_reopen().await } else { books.reopen().await };
+        assert_eq!(books.held().await, 0);
+        // Whoever is killed gives back the last two as well.
+        assert_eq!(books.balances(client).await, (80, if killed { 50 } else { 40 }, 0));
+        for _ in 0..2 {
+            let entries = books.entries().await;
+            books = books.reopen().await;
+            assert_eq!((books.entries().await, books.held().await), (entries, 0));
+        }
+        books.assert_clean().await;
+    }
+}
+
+/// A capture whose row of the hold is missing must not be charged: somebody has changed the table behind our back.
+#[tokio::test]
+async fn a_hold_without_its_row_is_not_settled() {
+    let books = Books::open().await;
+    let client = books.client(100, 0).await;
+    let (request, running) = books.hold(client, 60).await;
+    books.run("DELETE FROM holds").await;
+    let refused = books.ledger.capture(settling(client, request, 60), running).await.unwrap_err();
+    assert!(matches!(refused, LedgerError::Unavailable(_)));
+    assert_eq!(books.balances(client).await, (40, 0, 0));
+    assert_eq!(books.undelivered().await, [] as [EntryId; 0]);
+    let report = books.verified().await;
+    assert_eq!((report.found, books.entries().await), (1, 2), "{:?}", report.findings);
+}
+
+#[tokio::test]
+async fn verify_finds_holds_that_are_missing_surplus_or_of_another_amount() {
+    let books = Books::open().await;
+    let client = books.client(1_000, 0).await;
+    let other = books.client(1_000, 0).await;
+    let (request, _running) = books.hold(client, 60).await;
+    let says = |report: &Verification, what: &str| {
+        assert_eq!(report.found, 1, "{:?}", report.findings);
+        assert!(report.findings[0].contains(what), "{:?}", report.findings);
+    };
+    let row = format!("hold {request}: its row is not what the books hold for it");
+    for (damage, repair) in [
+        ("amount = 61".to_owned(), "amount = 60".to_owned()),
+        (format!("client = {other}"), format!("client = {client}")),
+    ] {
+        books.run(format!("UPDATE holds SET {damage}")).await;
+        says(&books.verified().await, &row);
+        books.run(format!("UPDATE holds SET {repair}")).await;
+    }
+    let insert = |request: &str| {
+        format!(
+            "INSERT INTO holds (request, client, amount, node, created_at) VALUES ('{request}', {client}, 60, 'n', 1)"
+        )
+    };
+    books.run(insert("surplus")).await;
+    says(&books.verified().await, "hold surplus: its row is not what the books hold for it");
+    books.run("DELETE FROM holds WHERE request = 'surplus'").await;
+    books.assert_clean().await;
+    books.run("DELETE FROM holds").await;
+    says(
+        &books.verified().await,
+        &format!("hold {request}: the books hold something for it, but it has no row"),
+    );
+    books.run(insert(&request.to_string())).await;
+    books.assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_holds_at_once_leave_every_client_with_what_it_did_not_use() {
+    let books = Arc::new(Books::open().await);
+    let clients = [books.client(5_000, 500).await, books.client(300, 900).await];
+    let spent = Arc::new(AtomicI64::new(0));
+    let tasks = (0..60).map(|n: i64| {
+        let (books, spent) = (Arc::clone(&books), Arc::clone(&spent));
+        tokio::spawn(async move {
+            let client = clients[usize::try_from(n % 2).unwrap()];
+            let amount = 1 + n % 13;
+            let (request, running) = books.hold(client, amount).await;
+            match n % 3 {
+                0 => drop(books.ledger.release(request, client).await.unwrap()),
+                1 => {
+                    let both = tokio::join!(
+                        books.ledger.capture(settling(client, request, amount), running),
+                        books.ledger.release(request, client)
+                    );
+                    // One of the two came first, and the other is told so.
+                    match both {
+                        (Ok(posted), Err(LedgerError::Refused(Refusal::NoHold))) => {
+                            books.ledger.delivered(posted.entry);
+                            spent.fetch_add(amount, Ordering::SeqCst);
+                        }
+                        (Err(LedgerError::Refused(Refusal::NoHold)), Ok(_)) => {}
+                        other => panic!("{other:?}"),
+                    }
+                }
+                _ => {
+                    let posted =
+                        books.ledger.capture(settling(client, request, amount), running).await.unwrap();
+                    books.ledger.delivered(posted.entry);
+                    spent.fetch_add(amount, Ordering::SeqCst);
+                }
+            }
+        })
+    });
+    for done in join_all(tasks).await {
+        done.unwrap();
+    }
+    let mut left = 0;
+    for client in clients {
+        let (paid, bonus, _) = books.balances(client).await;
+        left += paid + bonus;
+    }
+    assert_eq!(left, 6_700 - spent.load(Ordering::SeqCst));
+    assert_eq!((books.held().await, books.ledger.total_reserved()), (0, Micros::ZERO));
+    books.assert_clean().await;
+}
