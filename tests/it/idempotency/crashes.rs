@@ -190,3 +190,31 @@ async fn killed_in_a_first_payment_the_card_is_charged_once_and_the_post_done_at
     println!("{outcomes:#?}");
     world.assert_books_agree().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_right_after_an_answer_that_is_kept_it_stays_charged_and_is_repeated() {
+    let mut dice = Dice::printed("killed after the answer");
+    let world = World::new().await;
+    let seat = Seat::new(&world, &mut dice);
+    for (n, method) in ["POST", "GET"].into_iter().enumerate() {
+        let process = seat.start().await;
+        let client = wallet_of(&world, &process.url, PACK).await;
+        let ask = Ask::new(method, "/up/x", &Pay::client(&client), "kept");
+        let first = ask.try_at(&world.client, &process.url).await.unwrap();
+        served(&first);
+        process.kill().await;
+        buried(&world).await;
+        let process = seat.start().await;
+        finished(&world).await;
+        replayed(&settled(&world, &process, &ask).await, &first);
+        assert_eq!(
+            balance_at(&world, &process.url, &client).await,
+            PACK - PRICE,
+            "{method}: it stays charged"
+        );
+        assert_eq!((hits(&world, "kept"), standing(&world).await), (n + 1, i64::try_from(n).unwrap() + 1));
+        process.terminate().await;
+        assert!(process.wait().await.success());
+    }
+    world.assert_books_agree().await;
+}
