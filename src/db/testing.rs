@@ -1,6 +1,7 @@
 //! Databases for the library's own tests: SQLite, or PostgreSQL when the tests run on it.
 
 #[path = "../../tests/it/support/postgres.rs"]
+#[allow(unreachable_pub, dead_code, reason = "shared with the integration tests")]
 pub(crate) mod postgres;
 
 use std::fmt::Write as _;
@@ -14,7 +15,7 @@ use crate::config::{DatabaseConfig, Secret};
 
 /// A database that goes with its folder.
 pub(crate) struct TestDatabase {
-    pub(crate) folder: TempDir,
+    _folder: TempDir,
     pub(crate) config: DatabaseConfig,
 }
 
@@ -35,13 +36,13 @@ impl TestDatabase {
             None => DatabaseConfig::Sqlite(folder.path().join("test.db")),
             Some(server) => DatabaseConfig::Postgres(Secret::new(postgres::new_database(&server).await)),
         };
-        Self { folder, config }
+        Self { _folder: folder, config }
     }
 
     /// The same database once more, for another node.
     pub(crate) fn share(&self) -> Self {
         assert!(self.is_postgres(), "a file has one node at a time");
-        Self { folder: tempfile::tempdir().unwrap(), config: self.config.clone() }
+        Self { _folder: tempfile::tempdir().unwrap(), config: self.config.clone() }
     }
 
     /// A copy of it as it is now. Nobody may be connected to it.
@@ -61,7 +62,7 @@ impl TestDatabase {
                 DatabaseConfig::Postgres(Secret::new(url.expose().replace(&from, &to)))
             }
         };
-        Self { folder, config }
+        Self { _folder: folder, config }
     }
 
     pub(crate) async fn connect(&self) -> Connection {

@@ -365,10 +365,13 @@ impl Price {
             };
             Ok((captured, delivery))
         });
-        work.await.unwrap_or_else(|error| {
-            tracing::error!(%error, request.id = %usage.request, "a capture ended unexpectedly; nothing is delivered");
-            Err(Refused::because(Refusal::CaptureUnknown))
-        })
+        match work.await {
+            Ok(captured) => captured,
+            Err(error) => {
+                tracing::error!(%error, request.id = %usage.request, "a capture ended unexpectedly; nothing is delivered");
+                Err(Refused::because(Refusal::CaptureUnknown))
+            }
+        }
     }
 
     /// Charges nothing: that was done before.

@@ -2,8 +2,7 @@
 //!
 //! Wrap a resource with its price, and its handlers are called only for requests whose price is set aside. What they answer is
 //! charged before its first byte goes out; an answer of 4xx or 5xx is not charged. A handler may take [`Paid`] to learn who
-//! pays. When a caller hangs up while the handler runs, actix lets it finish, and its answer is charged; of a connection that
-//! was reset, the handler is dropped, and nothing is charged.
+//! pays. A handler that has begun is never broken off: when its caller hangs up meanwhile, its answer is charged all the same.
 //!
 //! Settings are those of `prepaid402.toml` and the environment, without `[upstream]` and `[[routes]]`. The admin pages, health
 //! checks and metrics listen on `admin_listen`.

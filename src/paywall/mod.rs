@@ -421,17 +421,16 @@ impl Paywall {
             return Err(refused(Refusal::IdempotencyMismatch));
         }
         // A charge has made a wallet of its payer; one that is not found now will be in a moment.
-        let repayer = || {
-            wallet.map_or(Err(refused(Refusal::Busy)), |wallet| Ok(Repayer { wallet: wallet.clone(), state }))
-        };
+        let repayer = wallet.map(|wallet| Repayer { wallet: wallet.clone(), state });
+        let repayer = repayer.ok_or_else(|| Box::new(refused(Refusal::Busy)));
         match row.state {
             KeyState::Running | KeyState::Delivering => Err(refused(Refusal::IdempotencyInFlight)),
             KeyState::Kept { status, headers, body } => {
-                let payer = repayer()?;
+                let payer = repayer.map_err(|refused| *refused)?;
                 Ok(Some(Opened::Replayed(Box::new(Replayed { status, headers, body, payer }))))
             }
             KeyState::TooLarge { .. } if purchase.is_safe => {
-                let payer = repayer()?;
+                let payer = repayer.map_err(|refused| *refused)?;
                 let counted =
                     answers::count_repeat(&self.db, row.scope, row.request, repeats::MAX_REPEATS).await;
                 if counted.map_err(away)? {

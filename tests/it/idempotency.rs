@@ -10,6 +10,8 @@ mod nodes;
 mod repeats;
 mod sizes;
 
+use std::time::Duration;
+
 use crate::support::http::{Answer, Broken, Client};
 use crate::support::raw::eventually;
 use crate::support::{Gateway, Pay, World, number, rows};
@@ -73,6 +75,17 @@ impl Ask {
         headers.extend(self.key.as_deref().map(|key| ("idempotency-key", key)));
         let body = (!self.body.is_empty()).then_some(("application/json", self.body.as_slice()));
         client.try_send(self.method, &format!("{url}{}", self.path), &headers, body).await
+    }
+
+    /// Sends it until it is known whether the first answer was delivered: until then, a charge may still be given back.
+    async fn decided_at(&self, gateway: &Gateway<'_>) -> Answer {
+        loop {
+            let answer = self.at(gateway).await;
+            if answer.code() != "idempotency_in_flight" {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     async fn at(&self, gateway: &Gateway<'_>) -> Answer {

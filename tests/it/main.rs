@@ -3,6 +3,7 @@
 
 mod support;
 
+mod again_on_postgres;
 mod bench;
 mod billing;
 mod cli;
@@ -12,7 +13,6 @@ mod get;
 mod idempotency;
 mod node_client;
 mod nodes;
-mod on_postgres;
 mod pages;
 mod paid_request;
 mod parallel;

@@ -459,14 +459,13 @@ impl OnTheWire {
     }
 
     /// Several spend at once when the wire is cut, and it stays so until everybody has an answer.
-    async fn outage(&mut self, towards: Towards, bytes: usize) -> usize {
+    async fn outage(&mut self, after: Option<(Towards, usize)>) -> usize {
         let pay = Pay::client(&self.wallet);
-        self.proxy.arm_outage(towards, bytes);
+        self.proxy.arm_outage(after);
         let asked =
             (0..8).map(async |_| get(&self.nodes.world.client, &self.process, "/api/joke", &pay).await);
         let answers = join_all(asked).await;
-        let happened = self.proxy.repair();
-        assert!(happened, "{bytes} bytes are less than eight exchanges");
+        assert!(self.proxy.repair(), "eight exchanges are long enough for {after:?}");
         for answer in &answers {
             self.note("spend in an outage", answer);
             self.balance -= if answer.status == 200 { 100 } else { 0 };
@@ -514,16 +513,21 @@ async fn a_wire_to_the_database_that_is_cut_at_any_byte_neither_loses_nor_double
             }
             // Longer than anybody waits: whoever was asked meanwhile cannot know, and pays nothing.
             if !orders {
-                for _ in 0..repeats(4, 1) {
+                for n in 0..repeats(4, 1) {
                     let bytes = usize::try_from(length + dice.below(length)).unwrap();
-                    unknown += wire.outage(towards, bytes).await;
+                    let by_bytes = (towards == Towards::Server) == (n % 2 == 0);
+                    unknown += wire.outage(by_bytes.then_some((towards, bytes))).await;
                     wire.balance_is_right().await;
                     wire.spend().await;
                 }
             }
         }
     }
-    println!("{unknown} answers say that nobody knows whether they were charged; they were given back");
+    let given_back = number(&wire.nodes.world.database, REVERSALS).await;
+    assert!(given_back > 0, "the outages must hide commits");
+    println!(
+        "{unknown} answers say that nobody knows whether they were charged; {given_back} had been, and were given back"
+    );
     assert!(unknown > 0, "the outages must hit captures");
     println!("{cuts} cuts, {late} after the end, in {:?}: {:?}", begun.elapsed(), wire.outcomes);
     assert!(cuts >= 3 * late, "most cuts hit the exchange");

@@ -23,7 +23,6 @@ fn new_key(scope: &str, request: RequestId) -> NewKey {
 fn answer(scope: &str, request: RequestId, body: Option<&'static str>) -> StoredAnswer {
     StoredAnswer {
         scope: hash(scope),
-        client_scope: Some(hash(&format!("client {scope}"))),
         request,
         status: 201,
         headers: vec![
@@ -40,7 +39,7 @@ impl Books {
     }
 
     async fn state(&self, scope: &str) -> Option<KeyState> {
-        find(&self.db, hash(scope), None).await.unwrap().map(|row| row.state)
+        find(&self.db, hash(scope)).await.unwrap().map(|row| row.state)
     }
 
     /// Captures and stores in one transaction.
@@ -60,14 +59,18 @@ async fn a_key_belongs_to_one_request_until_that_lets_it_go() {
     assert!(!books.claim("k", second).await);
     assert!(!books.claim("k", first).await, "not even for the same request");
     assert!(books.claim("other", second).await, "another key is another");
-    let row = find(&books.db, hash("k"), None).await.unwrap().unwrap();
+    let row = find(&books.db, hash("k")).await.unwrap().unwrap();
     assert_eq!(
         (row.scope, row.fingerprint, row.request, row.state),
         (hash("k"), hash("body"), first, KeyState::Running)
     );
     // By whoever has it, and nobody else.
     let_go(&books.db, hash("k"), second).await.unwrap();
-    assert!(!free(&books.db, hash("k"), second).await.unwrap());
+    interrupt(&books.db, hash("k"), second).await.unwrap();
+    // Nor is it taken from one who lives, or given back before it was charged.
+    assert!(!take_over(&books.db, hash("k"), first).await.unwrap());
+    assert!(!interrupt_orphan(&books.db, hash("k"), first).await.unwrap());
+    assert!(!free_given_back(&books.db, hash("k"), first).await.unwrap());
     assert_eq!(books.state("k").await, Some(KeyState::Running));
     let_go(&books.db, hash("k"), first).await.unwrap();
     assert_eq!(books.state("k").await, None);
@@ -100,12 +103,7 @@ async fn an_answer_is_kept_with_its_capture_and_found_again() {
         body: Bytes::from_static(b"bought"),
     };
     assert_eq!(books.state("k").await, Some(kept.clone()));
-    // Also for the client that a card token paid for, whatever that presents as itself.
-    for (scope, client_scope) in [("nobody", Some("client k")), ("client k", None), ("k", Some("nobody"))] {
-        let row = find(&books.db, hash(scope), client_scope.map(hash)).await.unwrap();
-        assert_eq!(row.map(|row| row.state), Some(kept.clone()), "{scope} {client_scope:?}");
-    }
-    assert!(find(&books.db, hash("x"), Some(hash("y"))).await.unwrap().is_none());
+    assert!(find(&books.db, hash("x")).await.unwrap().is_none());
     // It can be fetched again, so it is not given back when its node ends.
     assert!(books.undelivered().await.is_empty());
     assert!(!books.claim("k", RequestId::new()).await);
@@ -113,10 +111,34 @@ async fn an_answer_is_kept_with_its_capture_and_found_again() {
     assert_eq!(books.state("k").await, Some(kept.clone()), "what was charged is not let go");
     let books = books.kill_and_reopen().await;
     assert_eq!((books.reversed_at_start(), books.balances(client).await), (0, (970, 0, 0)));
+    for changed in [
+        take_over(&books.db, hash("k"), request).await,
+        interrupt_orphan(&books.db, hash("k"), request).await,
+        free_given_back(&books.db, hash("k"), request).await,
+    ] {
+        assert!(!changed.unwrap());
+    }
     assert_eq!(books.state("k").await, Some(kept));
-    assert!(free(&books.db, hash("k"), request).await.unwrap());
-    assert_eq!(books.state("k").await, None);
     books.assert_clean().await;
+}
+
+#[tokio::test]
+async fn what_may_have_been_done_keeps_its_key() {
+    let books = Books::open().await;
+    let client = books.client(100, 0).await;
+    let request = RequestId::new();
+    assert!(books.claim("k", request).await);
+    interrupt(&books.db, hash("k"), request).await.unwrap();
+    assert_eq!(books.state("k").await, Some(KeyState::Interrupted));
+    // By nobody any more: the one who had it neither frees it nor charges under it.
+    let_go(&books.db, hash("k"), request).await.unwrap();
+    assert!(!take_over(&books.db, hash("k"), request).await.unwrap());
+    assert!(!books.claim("k", RequestId::new()).await);
+    let late = books.keep(client, 30, answer("k", request, Some("late"))).await;
+    assert!(matches!(late, Err(LedgerError::Unavailable(_))), "{late:?}");
+    let books = books.kill_and_reopen().await;
+    assert_eq!(books.state("k").await, Some(KeyState::Interrupted));
+    assert_eq!(books.balances(client).await, (100, 0, 0));
 }
 
 #[tokio::test]
@@ -127,8 +149,11 @@ async fn an_answer_that_is_too_large_is_fetched_again_a_few_times() {
     assert!(books.claim("k", request).await);
     assert!(!count_repeat(&books.db, hash("k"), request, 2).await.unwrap(), "it is still running");
     let posted = books.keep(client, 30, answer("k", request, None)).await.unwrap();
-    assert_eq!(books.state("k").await, Some(KeyState::TooLarge { repeats: 0 }));
     assert_eq!(books.undelivered().await, [posted.entry], "it cannot be fetched from here");
+    assert_eq!(books.state("k").await, Some(KeyState::Delivering), "it may still be given back");
+    books.ledger.delivered(posted.entry);
+    books.charge(client, 1).await.unwrap(); // writes down who is undelivered
+    assert_eq!(books.state("k").await, Some(KeyState::TooLarge { repeats: 0 }));
     for repeats in 1..=2 {
         assert!(count_repeat(&books.db, hash("k"), request, 2).await.unwrap());
         assert_eq!(books.state("k").await, Some(KeyState::TooLarge { repeats }));
@@ -137,6 +162,10 @@ async fn an_answer_that_is_too_large_is_fetched_again_a_few_times() {
     assert!(!count_repeat(&books.db, hash("k"), RequestId::new(), 9).await.unwrap());
     books.ledger.reverse(request).await.unwrap();
     assert_eq!(books.state("k").await, Some(KeyState::GivenBack));
+    assert!(!free_given_back(&books.db, hash("k"), RequestId::new()).await.unwrap());
+    assert!(free_given_back(&books.db, hash("k"), request).await.unwrap());
+    assert!(!free_given_back(&books.db, hash("k"), request).await.unwrap());
+    assert_eq!(books.state("k").await, None);
 }
 
 #[tokio::test]
@@ -174,8 +203,8 @@ async fn a_key_that_another_request_has_taken_over_refuses_the_capture() {
     let client = books.client(100, 0).await;
     let (late, new, bystander) = (RequestId::new(), RequestId::new(), RequestId::new());
     assert!(books.claim("k", late).await && books.claim("mine", bystander).await);
-    // Its node seemed to be dead, and somebody has freed the key and uses it.
-    assert!(free(&books.db, hash("k"), late).await.unwrap());
+    // Its node seemed to be dead, and somebody has taken the key over and uses it.
+    books.run("DELETE FROM idempotency_keys WHERE request = '".to_owned() + &late.to_string() + "'").await;
     assert!(books.claim("k", new).await);
     let both = tokio::join!(
         books.keep(client, 30, answer("k", late, Some("late"))),
@@ -213,31 +242,33 @@ async fn a_repeated_capture_leaves_the_answer_as_it_was() {
 }
 
 #[tokio::test]
-async fn what_a_node_that_ended_was_doing_is_abandoned() {
+async fn what_a_node_that_ended_was_doing_can_be_taken_over_once() {
     let books = Books::open().await;
     let client = books.client(100, 0).await;
-    let (running, charged, reversed) = (RequestId::new(), RequestId::new(), RequestId::new());
-    for (scope, request) in [("running", running), ("charged", charged), ("reversed", reversed)] {
-        assert!(books.claim(scope, request).await);
-    }
-    // Charged, but the answer was never stored with it: nobody does that, but nobody may be charged twice for it.
-    for request in [charged, reversed] {
-        let reservation = books.ledger.reserve(client, m(10)).await.unwrap();
-        let posted = books.ledger.capture(capture(client, request, 10), reservation).await.unwrap();
-        books.ledger.delivered(posted.entry);
-    }
-    books.ledger.reverse(reversed).await.unwrap();
-    for scope in ["running", "charged"] {
-        assert_eq!(books.state(scope).await, Some(KeyState::Running));
-    }
+    let (retried, broken_off) = (RequestId::new(), RequestId::new());
+    assert!(books.claim("retried", retried).await && books.claim("broken off", broken_off).await);
     let books = books.reopen_as("second").await;
-    for (scope, is_charged) in [("running", false), ("charged", true), ("reversed", false)] {
-        assert_eq!(books.state(scope).await, Some(KeyState::Abandoned { is_charged }), "{scope}");
+    for scope in ["retried", "broken off"] {
+        assert_eq!(books.state(scope).await, Some(KeyState::Orphaned), "{scope}");
+        assert!(!books.claim(scope, RequestId::new()).await, "only whoever takes it over gets it");
+        assert!(!take_over(&books.db, hash(scope), RequestId::new()).await.unwrap());
+        assert!(!interrupt_orphan(&books.db, hash(scope), RequestId::new()).await.unwrap());
     }
-    assert!(!books.claim("running", RequestId::new()).await, "only whoever frees it gets it");
-    assert!(free(&books.db, hash("running"), running).await.unwrap());
-    assert!(!free(&books.db, hash("running"), running).await.unwrap());
-    assert!(books.claim("running", RequestId::new()).await);
+    assert!(take_over(&books.db, hash("retried"), retried).await.unwrap());
+    assert!(!take_over(&books.db, hash("retried"), retried).await.unwrap());
+    let new = RequestId::new();
+    assert!(books.claim("retried", new).await);
+    assert!(interrupt_orphan(&books.db, hash("broken off"), broken_off).await.unwrap());
+    assert!(!interrupt_orphan(&books.db, hash("broken off"), broken_off).await.unwrap());
+    assert_eq!(books.state("broken off").await, Some(KeyState::Interrupted));
+    // Whoever only slept is too late.
+    for (scope, request) in [("retried", retried), ("broken off", broken_off)] {
+        let late = books.keep(client, 30, answer(scope, request, Some("late"))).await;
+        assert!(matches!(late, Err(LedgerError::Unavailable(_))), "{late:?}");
+    }
+    books.keep(client, 30, answer("retried", new, Some("new"))).await.unwrap();
+    assert_eq!(books.balances(client).await, (70, 0, 0));
+    books.assert_clean().await;
 }
 
 #[tokio::test]
@@ -254,7 +285,7 @@ async fn keys_expire_and_are_swept_in_portions() {
     // Whoever comes before the sweep finds it free.
     let second = RequestId::new();
     assert!(books.claim("k", second).await);
-    assert_eq!(find(&books.db, hash("k"), None).await.unwrap().unwrap().request, second);
+    assert_eq!(find(&books.db, hash("k")).await.unwrap().unwrap().request, second);
     let expired = NewKey { keep: -1, ..new_key("gone", RequestId::new()) };
     assert!(claim(&books.db, "node".to_owned(), expired.clone()).await.unwrap());
     assert_eq!(books.state("gone").await, None);

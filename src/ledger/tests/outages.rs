@@ -280,6 +280,52 @@ async fn a_commit_whose_answer_was_lost_is_found_again_or_given_back() {
     lose(Loss::AnswerLost, Duration::ZERO).await;
 }
 
+/// A commit took place and nobody heard of it; what the database notes of it stays until the doubt is settled, so that it is
+/// given back also when this node dies in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_doubtful_capture_stays_noted_until_it_is_settled() {
+    if is_about_postgres() {
+        return;
+    }
+    let database = TestDatabase::new().await;
+    let (wire, behind) = Wire::to(&database).await;
+    let books = Arc::new(Books::open_patient(behind, Duration::ZERO).await);
+    let client = books.client(100, 0).await;
+    // Delivered since the last commit, so that the row of undelivered captures is due to be rewritten.
+    books.serve(client, 1).await;
+    // The COMMIT of a price of 30 waits for a table that another session has.
+    books
+        .run(
+            "CREATE TABLE gate (n BIGINT); \
+             CREATE FUNCTION wait_at_the_gate() RETURNS trigger LANGUAGE plpgsql AS \
+             $$ BEGIN LOCK TABLE gate IN SHARE MODE; RETURN NULL; END $$; \
+             CREATE CONSTRAINT TRIGGER gate AFTER INSERT ON entries DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW WHEN (NEW.amount = 30 AND NEW.credit = 8) EXECUTE FUNCTION wait_at_the_gate()",
+        )
+        .await;
+    let mut gate = database.connect().await;
+    gate.begin().await.unwrap();
+    gate.run("LOCK TABLE gate IN EXCLUSIVE MODE".to_owned()).await.unwrap();
+    let charging = Arc::clone(&books);
+    let charged = tokio::spawn(async move { charging.charge(client, 30).await });
+    database.until_waiting(1).await;
+    wire.cut();
+    gate.commit().await.unwrap();
+    assert!(matches!(charged.await.unwrap(), Err(LedgerError::Unavailable(_))));
+    let mut lock = row_lock(&books, client).await;
+    assert_eq!(books.entries().await, 3, "it took place");
+    // The writer cannot settle it yet, and gets no further.
+    database.until_waiting(1).await;
+    assert_eq!(books.undelivered().await.len(), 2);
+    let books = Arc::try_unwrap(books).ok().unwrap();
+    books.kill().await;
+    lock.rollback().await.unwrap();
+    let books = Books::open_in(database, "next").await;
+    // The delivered one, too: the last commit of a killed node may not have heard of it.
+    assert_eq!((books.reversed_at_start(), books.balances(client).await), (2, (100, 0, 0)));
+    books.assert_clean().await;
+}
+
 /// Another session that has a client's row.
 async fn row_lock(books: &Books, client: ClientId) -> Connection {
     let mut other = books.database.connect().await;

@@ -17,12 +17,19 @@ pub enum Towards {
     Gateway,
 }
 
+/// When the wire is cut.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// After so many bytes more in one direction, over all connections.
+    Bytes(Towards, usize),
+    /// When the server says that it has committed: the gateway does not hear it.
+    Commit,
+}
+
 /// What is to happen.
 #[derive(Debug, Clone, Copy)]
 struct Cut {
-    towards: Towards,
-    /// Bytes that still pass that way, over all connections.
-    left: usize,
+    moment: Moment,
     /// Whether the other connections are cut too.
     all: bool,
     /// Whether it stays so until [`CutProxy::repair`].
@@ -78,12 +85,15 @@ impl CutProxy {
     /// After exactly so many bytes more in one direction, the connection that the last of them went over is cut at both
     /// ends, or every connection is. New ones are carried as before.
     pub fn arm(&self, towards: Towards, bytes: usize, all: bool) {
-        *self.wires.armed.lock().unwrap() = Some(Cut { towards, left: bytes, all, stays: false });
+        let cut = Cut { moment: Moment::Bytes(towards, bytes), all, stays: false };
+        *self.wires.armed.lock().unwrap() = Some(cut);
     }
 
-    /// The same for every connection, and nothing gets through any more.
-    pub fn arm_outage(&self, towards: Towards, bytes: usize) {
-        *self.wires.armed.lock().unwrap() = Some(Cut { towards, left: bytes, all: true, stays: true });
+    /// The same for every connection, and nothing gets through any more. Without a number of bytes: after the next COMMIT
+    /// has been carried out, and before the gateway hears of it.
+    pub fn arm_outage(&self, after: Option<(Towards, usize)>) {
+        let moment = after.map_or(Moment::Commit, |(towards, bytes)| Moment::Bytes(towards, bytes));
+        *self.wires.armed.lock().unwrap() = Some(Cut { moment, all: true, stays: true });
     }
 
     /// Ends an outage. `false`: there was none.
@@ -99,20 +109,23 @@ impl CutProxy {
 }
 
 impl Wires {
-    /// How many of so many bytes pass, and whether the wire is cut after them.
-    fn admit(&self, towards: Towards, bytes: usize) -> (usize, Option<Cut>) {
+    /// How many of these bytes pass, and whether the wire is cut after them.
+    fn admit(&self, towards: Towards, bytes: &[u8]) -> (usize, Option<Cut>) {
         let mut armed = self.armed.lock().unwrap();
-        let cut = match armed.as_mut() {
-            Some(cut) if cut.towards == towards && cut.left <= bytes => armed.take(),
-            Some(cut) if cut.towards == towards => {
-                cut.left -= bytes;
+        let passes = match armed.as_mut().map(|cut| &mut cut.moment) {
+            Some(Moment::Bytes(way, left)) if *way == towards && *left <= bytes.len() => Some(*left),
+            Some(Moment::Bytes(way, left)) if *way == towards => {
+                *left -= bytes.len();
                 None
+            }
+            Some(Moment::Commit) if towards == Towards::Gateway => {
+                bytes.windows(7).any(|word| word == b"COMMIT\0").then_some(0)
             }
             _ => None,
         };
-        let admitted = cut.map_or(bytes, |cut| cut.left);
+        let admitted = passes.unwrap_or(bytes.len());
         self.passed[towards as usize].fetch_add(admitted as u64, Ordering::Relaxed);
-        (admitted, cut)
+        (admitted, passes.and_then(|_| armed.take()))
     }
 
     async fn carry(self: Arc<Self>, mut gateway: TcpStream, mut server: TcpStream) {
@@ -127,7 +140,7 @@ impl Wires {
             if bytes.is_empty() {
                 break;
             }
-            let (admitted, cut) = self.admit(towards, bytes.len());
+            let (admitted, cut) = self.admit(towards, bytes);
             if to.write_all(&bytes[..admitted]).await.is_err() {
                 break;
             }

@@ -56,6 +56,22 @@ impl Client {
         headers: &[(&str, &str)],
         body: Option<(&str, &[u8])>,
     ) -> Result<Answer, Broken> {
+        let answer = self.send_once(method, url, headers, body).await?;
+        // A connection that was opened in advance and had no request for five seconds is closed with this. When a request is
+        // on its way at that moment it was not heard, and is repeated: RFC 9110, section 15.5.9.
+        if answer.status == 408 && answer.body.is_empty() {
+            return self.send_once(method, url, headers, body).await;
+        }
+        Ok(answer)
+    }
+
+    async fn send_once(
+        &self,
+        method: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Option<(&str, &[u8])>,
+    ) -> Result<Answer, Broken> {
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in headers {
             request = request.header(*name, *value);

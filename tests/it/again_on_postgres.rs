@@ -1,4 +1,4 @@
-//! Whatever is true of money on SQLite is true on PostgreSQL.
+//! Whatever is true of money on SQLite is true on PostgreSQL. The name puts this first: it takes longest, beside the others.
 
 use crate::support::postgres::run_again_on_postgres;
 
