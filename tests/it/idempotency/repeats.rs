@@ -156,7 +156,8 @@ async fn ten_first_payments_with_one_fresh_card_and_one_key_are_one_charge_of_ea
     let world = World::new().await;
     let gateway = world.gateway().await;
     for round in 1..=8 {
-        let (card, key) = (world.tokenise(dice.pick(&GOOD_CARDS)).await, format!("first-{round}"));
+        let plastic = *dice.pick(&GOOD_CARDS);
+        let (card, key) = (world.tokenise(plastic).await, format!("first-{round}"));
         let ask = Ask::post("/up/x", &Pay::card(&card), &key);
         let asked: Vec<_> = (0..10).map(|_| ask.sent(&gateway)).collect();
         for answer in asked {
