@@ -34,7 +34,7 @@ async fn a_request_is_repeated_at_another_node() {
     let ask = Ask::get("/up/bytes/70000", &Pay::client(&client), "large");
     served(&ask.at(&here).await);
     for gateway in [&there, &here, &there] {
-        assert_eq!(ask.at(gateway).await.status, 200);
+        assert_eq!(ask.decided_at(gateway).await.status, 200);
     }
     for gateway in [&there, &here] {
         refused(&ask.at(gateway).await, 409, "idempotency_answer_lost");
