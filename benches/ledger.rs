@@ -1,15 +1,24 @@
 //! Durable deductions a second: the ledger's group commit beside one commit per request, in the same run.
 //!
-//! `cargo bench --bench ledger [-- SECONDS [DIRECTORY]]`. Every deduction is answered only after its fsync (WAL,
-//! synchronous=FULL). 1,000 accounts; callers wait for their answer before they ask again. Compare the ratios: absolute
-//! figures depend on the disk.
+//! `cargo bench --bench ledger [-- SECONDS [DIRECTORY]]`. Every deduction is answered only after its fsync (SQLite: WAL,
+//! synchronous=FULL; PostgreSQL: fsync and synchronous_commit are on). 1,000 accounts; callers wait for their answer before
+//! they ask again. Compare the ratios: absolute figures depend on the disk.
+//!
+//! PostgreSQL is measured when its programs are there (then on a server of its own, on the same disk), or on the server that
+//! `PREPAID402_BENCH_POSTGRES` names by a URL without a database's name.
 #![allow(clippy::float_arithmetic, reason = "rates are printed, money is not computed here")]
+
+#[path = "../tests/it/support/postgres.rs"]
+#[allow(unreachable_pub, dead_code, reason = "shared with the integration tests")]
+mod postgres;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use prepaid402::config::{DatabaseConfig, Secret};
+use prepaid402::db::{Connection, query};
 use prepaid402::domain::{ClientPublicId, Micros, RequestId};
 use prepaid402::ledger::{Capture, Ledger, usage_source};
 use sqlx::Connection as _;
@@ -27,33 +36,57 @@ fn main() {
 
 async fn run(duration: Duration, directory: &Path) {
     println!("{ACCOUNTS} accounts, {duration:?} a row, database in {}", directory.display());
-    println!("{:<28} {:>8} {:>14} {:>10} {:>10}", "strategy", "callers", "deductions/s", "p50", "p99");
+    println!("{:<34} {:>8} {:>14} {:>10} {:>10}", "strategy", "callers", "deductions/s", "p50", "p99");
     let mut baseline = 0.0;
     for callers in [1, 64, 512] {
-        let rate = group_commit(duration, directory, callers).await;
+        let (_folder, database) = file(directory).await;
+        let rate = group_commit("group commit, SQLite", &database, duration, callers).await;
         if callers == 512 {
             baseline = rate;
         }
     }
     let single = one_commit_per_request(duration, directory, 64).await;
     println!("group commit at 512 callers is {:.0} times one commit per request", baseline / single.max(1.0));
+
+    let named = std::env::var("PREPAID402_BENCH_POSTGRES").ok();
+    let own = if named.is_some() { None } else { postgres::Cluster::start() };
+    let Some(server) = named.or_else(|| own.as_ref().map(postgres::Cluster::url)) else { return };
+    for callers in [1, 64, 512] {
+        let url = postgres::new_database(server.trim_end_matches('/')).await;
+        let database = DatabaseConfig::Postgres(Secret::new(url));
+        furnish(&database).await;
+        group_commit("group commit, PostgreSQL", &database, duration, callers).await;
+    }
+    for nodes in [2] {
+        let url = postgres::new_database(server.trim_end_matches('/')).await;
+        let database = DatabaseConfig::Postgres(Secret::new(url));
+        furnish(&database).await;
+        let name = format!("group commit, PostgreSQL, {nodes} nodes");
+        let both = (0..nodes).map(|_| group_commit(&name, &database, duration, 256));
+        let together: f64 = futures_util::future::join_all(both).await.into_iter().sum();
+        println!("{name:<34} {:>8} {together:>14.0}", 256 * nodes);
+    }
 }
 
-async fn prepare(directory: &Path) -> (tempfile::TempDir, PathBuf) {
+/// A new file with the accounts.
+async fn file(directory: &Path) -> (tempfile::TempDir, DatabaseConfig) {
     let folder = tempfile::tempdir_in(directory).expect("a folder for the database");
-    let path = folder.path().join("bench.db");
-    let mut connection = prepaid402::db::connect(&path).await.expect("a database");
-    prepaid402::db::migrate(&mut connection).await.expect("a schema");
-    sqlx::query("INSERT INTO routes (id, name) VALUES (1, 'GET /')")
-        .execute(&mut connection)
-        .await
-        .expect("route");
-    sqlx::query("INSERT INTO price_lists (id, digest, prices, created_at) VALUES (1, 'x', '{}', 0)")
+    let database = DatabaseConfig::Sqlite(folder.path().join("bench.db"));
+    furnish(&database).await;
+    (folder, database)
+}
+
+/// The schema and the accounts.
+async fn furnish(database: &DatabaseConfig) {
+    let mut connection = prepaid402::db::connect(database).await.expect("a database");
+    prepaid402::db::migrate(&mut connection, database).await.expect("a schema");
+    query("INSERT INTO routes (id, name) VALUES (1, 'GET /')").execute(&mut connection).await.expect("route");
+    query("INSERT INTO price_lists (id, digest, prices, created_at) VALUES (1, 'x', '{}', 0)")
         .execute(&mut connection)
         .await
         .expect("price list");
     for id in 1..=ACCOUNTS {
-        sqlx::query(
+        query(
             "INSERT INTO clients (id, public_id, currency, paid, bonus, debt, sequence, status, created_at) \
              VALUES ($1, $2, 'usd', 1000000000000, 0, 0, 0, 'active', 0)",
         )
@@ -64,12 +97,12 @@ async fn prepare(directory: &Path) -> (tempfile::TempDir, PathBuf) {
         .expect("account");
     }
     connection.close().await.expect("closed");
-    (folder, path)
 }
 
-async fn group_commit(duration: Duration, directory: &Path, callers: i64) -> f64 {
-    let (_folder, path) = prepare(directory).await;
-    let (ledger, db, writer) = Ledger::open(&path, "bench", u32::MAX).await.expect("the ledger opens");
+async fn group_commit(name: &str, database: &DatabaseConfig, duration: Duration, callers: i64) -> f64 {
+    static NODES: AtomicU64 = AtomicU64::new(0);
+    let node = format!("bench-{}", NODES.fetch_add(1, Ordering::Relaxed));
+    let (ledger, db, writer) = Ledger::open(database, &node, u32::MAX).await.expect("the ledger opens");
     let stop = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
@@ -109,16 +142,18 @@ async fn group_commit(duration: Duration, directory: &Path, callers: i64) -> f64
     for task in tasks {
         latencies.extend(task.await.expect("a caller"));
     }
-    let rate = report("group commit (the ledger)", callers, done.load(Ordering::Relaxed), started, latencies);
+    let rate = report(name, callers, done.load(Ordering::Relaxed), started, latencies);
     drop((ledger, db));
     writer.await.expect("the writer ends");
     rate
 }
 
 async fn one_commit_per_request(duration: Duration, directory: &Path, callers: i64) -> f64 {
-    let (_folder, path) = prepare(directory).await;
-    let connection =
-        Arc::new(tokio::sync::Mutex::new(prepaid402::db::connect(&path).await.expect("connected")));
+    let (_folder, database) = file(directory).await;
+    let Connection::Sqlite(connection) = prepaid402::db::connect(&database).await.expect("connected") else {
+        unreachable!("it is a file")
+    };
+    let connection = Arc::new(tokio::sync::Mutex::new(connection));
     let stop = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
@@ -161,7 +196,7 @@ async fn one_commit_per_request(duration: Duration, directory: &Path, callers: i
     for task in tasks {
         latencies.extend(task.await.expect("a caller"));
     }
-    report("one commit per request", callers, done.load(Ordering::Relaxed), started, latencies)
+    report("one commit per request, SQLite", callers, done.load(Ordering::Relaxed), started, latencies)
 }
 
 fn report(name: &str, callers: i64, done: u64, started: Instant, mut latencies: Vec<Duration>) -> f64 {
@@ -169,6 +204,6 @@ fn report(name: &str, callers: i64, done: u64, started: Instant, mut latencies: 
     let at = |percent: usize| latencies.get(latencies.len() * percent / 100).copied().unwrap_or_default();
     #[allow(clippy::cast_precision_loss, reason = "printed")]
     let rate = done as f64 / started.elapsed().as_secs_f64();
-    println!("{name:<28} {callers:>8} {rate:>14.0} {:>10.1?} {:>10.1?}", at(50), at(99));
+    println!("{name:<34} {callers:>8} {rate:>14.0} {:>10.1?} {:>10.1?}", at(50), at(99));
     rate
 }
