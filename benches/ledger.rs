@@ -1,21 +1,27 @@
 //! Durable deductions a second: the ledger's group commit beside one commit per request, in the same run.
 //!
-//! `cargo bench --bench ledger [-- SECONDS [DIRECTORY]]`. Every deduction is answered only after its fsync (WAL,
-//! synchronous=FULL). 1,000 accounts; callers wait for their answer before they ask again. Compare the ratios: absolute
-//! figures depend on the disk.
+//! `cargo bench --bench ledger [-- SECONDS [DIRECTORY]]`. Every deduction is answered only after its fsync (SQLite: WAL,
+//! synchronous=FULL; PostgreSQL: fsync and synchronous_commit are on). 1,000 accounts; callers wait for their answer before
+//! they ask again. Compare the ratios: absolute figures depend on the disk.
 //!
-//! With `PREPAID402_BENCH_POSTGRES=postgres://…/DATABASE`, an empty database, the same is done there after SQLite.
+//! PostgreSQL is measured when its programs are there (then on a server of its own, on the same disk), or on the server that
+//! `PREPAID402_BENCH_POSTGRES` names by a URL without a database's name.
 #![allow(clippy::float_arithmetic, reason = "rates are printed, money is not computed here")]
+
+#[path = "../tests/it/support/postgres.rs"]
+#[allow(unreachable_pub, dead_code, reason = "shared with the integration tests")]
+mod postgres;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use prepaid402::config::DatabaseConfig;
-use prepaid402::db::{self, Connection, Sql, query, query_scalar};
+use prepaid402::config::{DatabaseConfig, Secret};
+use prepaid402::db::{Connection, query};
 use prepaid402::domain::{ClientPublicId, Micros, RequestId};
 use prepaid402::ledger::{Capture, Ledger, usage_source};
+use sqlx::Connection as _;
 
 const ACCOUNTS: i64 = 1_000;
 const PRICE: i64 = 500;
@@ -30,43 +36,55 @@ fn main() {
 
 async fn run(duration: Duration, directory: &Path) {
     println!("{ACCOUNTS} accounts, {duration:?} a row, database in {}", directory.display());
-    println!("{:<32} {:>8} {:>14} {:>10} {:>10}", "strategy", "callers", "deductions/s", "p50", "p99");
-    let folder = tempfile::tempdir_in(directory).expect("a folder for the database");
-    compare("SQLite", &DatabaseConfig::Sqlite(folder.path().join("bench.db")), duration).await;
-    match std::env::var("PREPAID402_BENCH_POSTGRES") {
-        Ok(url) => {
-            let database = DatabaseConfig::parse(&url).expect("PREPAID402_BENCH_POSTGRES is a URL");
-            compare("PostgreSQL", &database, duration).await;
-        }
-        Err(_) => println!("PostgreSQL is left out: PREPAID402_BENCH_POSTGRES names no empty database"),
-    }
-}
-
-async fn compare(name: &str, database: &DatabaseConfig, duration: Duration) {
-    prepare(database).await;
-    let mut grouped = 0.0;
+    println!("{:<34} {:>8} {:>14} {:>10} {:>10}", "strategy", "callers", "deductions/s", "p50", "p99");
+    let mut baseline = 0.0;
     for callers in [1, 64, 512] {
-        grouped = group_commit(name, database, duration, callers).await;
+        let (_folder, database) = file(directory).await;
+        let rate = group_commit("group commit, SQLite", &database, duration, callers).await;
+        if callers == 512 {
+            baseline = rate;
+        }
     }
-    let single = one_commit_per_request(name, database, duration, 64).await;
-    println!(
-        "{name}: group commit at 512 callers is {:.0} times one commit per request",
-        grouped / single.max(1.0)
-    );
+    let single = one_commit_per_request(duration, directory, 64).await;
+    println!("group commit at 512 callers is {:.0} times one commit per request", baseline / single.max(1.0));
+
+    let named = std::env::var("PREPAID402_BENCH_POSTGRES").ok();
+    let own = if named.is_some() { None } else { postgres::Cluster::start() };
+    let Some(server) = named.or_else(|| own.as_ref().map(postgres::Cluster::url)) else { return };
+    for callers in [1, 64, 512] {
+        let url = postgres::new_database(server.trim_end_matches('/')).await;
+        let database = DatabaseConfig::Postgres(Secret::new(url));
+        furnish(&database).await;
+        group_commit("group commit, PostgreSQL", &database, duration, callers).await;
+    }
+    for nodes in [2] {
+        let url = postgres::new_database(server.trim_end_matches('/')).await;
+        let database = DatabaseConfig::Postgres(Secret::new(url));
+        furnish(&database).await;
+        let name = format!("group commit, PostgreSQL, {nodes} nodes");
+        let both = (0..nodes).map(|_| group_commit(&name, &database, duration, 256));
+        let together: f64 = futures_util::future::join_all(both).await.into_iter().sum();
+        println!("{name:<34} {:>8} {together:>14.0}", 256 * nodes);
+    }
 }
 
-async fn prepare(database: &DatabaseConfig) {
-    let mut connection = db::connect_for_migration(database).await.expect("a database");
-    db::migrate(&mut connection, database).await.expect("a schema");
-    let found: i64 =
-        query_scalar("SELECT COUNT(*) FROM clients").fetch_one(&mut connection).await.expect("a count");
-    assert_eq!(found, 0, "the database must be empty");
-    for row in [
-        "INSERT INTO routes (id, name) VALUES (1, 'GET /')",
-        "INSERT INTO price_lists (id, digest, prices, created_at) VALUES (1, 'x', '{}', 0)",
-    ] {
-        query(row).execute(&mut connection).await.expect("a name");
-    }
+/// A new file with the accounts.
+async fn file(directory: &Path) -> (tempfile::TempDir, DatabaseConfig) {
+    let folder = tempfile::tempdir_in(directory).expect("a folder for the database");
+    let database = DatabaseConfig::Sqlite(folder.path().join("bench.db"));
+    furnish(&database).await;
+    (folder, database)
+}
+
+/// The schema and the accounts.
+async fn furnish(database: &DatabaseConfig) {
+    let mut connection = prepaid402::db::connect(database).await.expect("a database");
+    prepaid402::db::migrate(&mut connection, database).await.expect("a schema");
+    query("INSERT INTO routes (id, name) VALUES (1, 'GET /')").execute(&mut connection).await.expect("route");
+    query("INSERT INTO price_lists (id, digest, prices, created_at) VALUES (1, 'x', '{}', 0)")
+        .execute(&mut connection)
+        .await
+        .expect("price list");
     for id in 1..=ACCOUNTS {
         query(
             "INSERT INTO clients (id, public_id, currency, paid, bonus, debt, sequence, status, created_at) \
@@ -82,7 +100,8 @@ async fn prepare(database: &DatabaseConfig) {
 }
 
 async fn group_commit(name: &str, database: &DatabaseConfig, duration: Duration, callers: i64) -> f64 {
-    let node = RequestId::new().to_string();
+    static NODES: AtomicU64 = AtomicU64::new(0);
+    let node = format!("bench-{}", NODES.fetch_add(1, Ordering::Relaxed));
     let (ledger, db, writer) = Ledger::open(database, &node, u32::MAX).await.expect("the ledger opens");
     let stop = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicU64::new(0));
@@ -123,40 +142,47 @@ async fn group_commit(name: &str, database: &DatabaseConfig, duration: Duration,
     for task in tasks {
         latencies.extend(task.await.expect("a caller"));
     }
-    let rate =
-        report(&format!("{name}: group commit"), callers, done.load(Ordering::Relaxed), started, latencies);
+    let rate = report(name, callers, done.load(Ordering::Relaxed), started, latencies);
     drop((ledger, db));
     writer.await.expect("the writer ends");
     rate
 }
 
-/// SQLite has one writer; on PostgreSQL every caller has a connection of its own.
-async fn one_commit_per_request(
-    name: &str,
-    database: &DatabaseConfig,
-    duration: Duration,
-    callers: i64,
-) -> f64 {
-    let count = if matches!(database, DatabaseConfig::Sqlite(_)) { 1 } else { callers };
-    let mut connections = Vec::new();
-    for _ in 0..count {
-        let connection = db::connect(database).await.expect("connected");
-        connections.push(Arc::new(tokio::sync::Mutex::new(connection)));
-    }
+async fn one_commit_per_request(duration: Duration, directory: &Path, callers: i64) -> f64 {
+    let (_folder, database) = file(directory).await;
+    let Connection::Sqlite(connection) = prepaid402::db::connect(&database).await.expect("connected") else {
+        unreachable!("it is a file")
+    };
+    let connection = Arc::new(tokio::sync::Mutex::new(connection));
     let stop = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
     let tasks: Vec<_> = (0..callers)
         .map(|caller| {
-            let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
-            let connection = connections.iter().cycle().nth(usize::try_from(caller).unwrap_or(0));
-            let connection = Arc::clone(connection.expect("a connection"));
+            let (connection, stop, done) = (Arc::clone(&connection), Arc::clone(&stop), Arc::clone(&done));
             tokio::spawn(async move {
                 let mut latencies = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
                     let begun = Instant::now();
                     let mut connection = connection.lock().await;
-                    deduct(&mut connection, caller % ACCOUNTS + 1).await;
+                    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.expect("begun");
+                    sqlx::query("UPDATE clients SET paid = paid - $2 WHERE id = $1 AND paid >= $2")
+                        .bind(caller % ACCOUNTS + 1)
+                        .bind(PRICE)
+                        .execute(&mut *transaction)
+                        .await
+                        .expect("updated");
+                    sqlx::query(
+                        "INSERT INTO entries (at, source, debit, credit, amount, currency, client) \
+                         VALUES (0, $1, 1, 8, $2, 'usd', $3)",
+                    )
+                    .bind(usage_source(RequestId::new()))
+                    .bind(PRICE)
+                    .bind(caller % ACCOUNTS + 1)
+                    .execute(&mut *transaction)
+                    .await
+                    .expect("inserted");
+                    transaction.commit().await.expect("committed");
                     latencies.push(begun.elapsed());
                     done.fetch_add(1, Ordering::Relaxed);
                 }
@@ -170,36 +196,7 @@ async fn one_commit_per_request(
     for task in tasks {
         latencies.extend(task.await.expect("a caller"));
     }
-    report(
-        &format!("{name}: one commit per request"),
-        callers,
-        done.load(Ordering::Relaxed),
-        started,
-        latencies,
-    )
-}
-
-async fn deduct(connection: &mut Connection, client: i64) {
-    query(Sql::each("BEGIN IMMEDIATE", "BEGIN")).execute(&mut *connection).await.expect("begun");
-    query("UPDATE clients SET paid = paid - $2 WHERE id = $1 AND paid >= $2")
-        .bind(client)
-        .bind(PRICE)
-        .execute(&mut *connection)
-        .await
-        .expect("updated");
-    query(Sql::each(
-        "INSERT INTO entries (at, source, debit, credit, amount, currency, client) \
-         VALUES (0, $1, 1, 8, $2, 'usd', $3)",
-        "INSERT INTO entries (id, at, source, debit, credit, amount, currency, client) \
-         VALUES (nextval('entry_ids'), 0, $1, 1, 8, $2, 'usd', $3)",
-    ))
-    .bind(usage_source(RequestId::new()))
-    .bind(PRICE)
-    .bind(client)
-    .execute(&mut *connection)
-    .await
-    .expect("inserted");
-    query("COMMIT").execute(connection).await.expect("committed");
+    report("one commit per request, SQLite", callers, done.load(Ordering::Relaxed), started, latencies)
 }
 
 fn report(name: &str, callers: i64, done: u64, started: Instant, mut latencies: Vec<Duration>) -> f64 {
@@ -207,6 +204,6 @@ fn report(name: &str, callers: i64, done: u64, started: Instant, mut latencies: 
     let at = |percent: usize| latencies.get(latencies.len() * percent / 100).copied().unwrap_or_default();
     #[allow(clippy::cast_precision_loss, reason = "printed")]
     let rate = done as f64 / started.elapsed().as_secs_f64();
-    println!("{name:<32} {callers:>8} {rate:>14.0} {:>10.1?} {:>10.1?}", at(50), at(99));
+    println!("{name:<34} {callers:>8} {rate:>14.0} {:>10.1?} {:>10.1?}", at(50), at(99));
     rate
 }

@@ -107,15 +107,25 @@ impl TestDatabase {
     pub(crate) async fn until_waiting(&self, connections: i64) {
         let mut connection = self.connect().await;
         let waiting = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        while super::query_scalar::<i64>(waiting).fetch_one(&mut connection).await.unwrap() < connections {
-            tokio::task::yield_now().await;
-        }
+        until(async || {
+            super::query_scalar::<i64>(waiting).fetch_one(&mut connection).await.unwrap() >= connections
+        })
+        .await;
         connection.close().await.unwrap();
     }
 
     /// Ends [`Self::take_away`].
     pub(crate) async fn give_back(&self) {
         on_server(format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.name())).await;
+    }
+}
+
+/// Waits until something is so, which must be within a minute.
+pub(crate) async fn until(mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "it never came to that");
+        tokio::task::yield_now().await;
     }
 }
 

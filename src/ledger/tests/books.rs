@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::super::verify::{Verification, verify};
 use super::super::*;
-use crate::db::testing::TestDatabase;
+use crate::db::testing::{TestDatabase, until};
 use crate::db::{self, Connection, now_micros};
 use crate::domain::ids::random_bytes;
 use crate::domain::{KeyId, SecretHash, TopUpId};
@@ -269,7 +269,7 @@ impl Books {
             Lock::Server => {
                 self.database.give_back().await;
                 // The connection for other writes learns that it was cut when it is used; the writer's own is not touched.
-                while self.try_run("SELECT 1").await.is_err() {}
+                until(async || self.try_run("SELECT 1").await.is_ok()).await;
             }
         }
     }

@@ -124,6 +124,8 @@ async fn both_nodes_record_the_same_charge_and_it_is_credited_once() {
         }
         let keys = format!("SELECT COUNT(*) FROM client_keys WHERE client = {client}");
         assert_eq!(nodes[0].ask::<i64>(keys).await, 1);
+        // Whoever comes second waits for the row, and need not find out by a failure.
+        assert_eq!(nodes[0].replays() + nodes[1].replays(), 0);
     }
     nodes[0].assert_clean().await;
 }
@@ -155,6 +157,36 @@ async fn one_card_token_that_pays_on_both_nodes_leads_to_one_client() {
         assert_eq!(bindings, round + 1);
     }
     nodes[0].assert_clean().await;
+}
+
+/// A batch that has one client's row and wants a second, which somebody has who wants the first: the server ends ours after a
+/// second, and it is tried again.
+#[tokio::test]
+async fn a_deadlock_is_tried_again() {
+    if is_about_postgres() {
+        return;
+    }
+    let books = Books::open().await;
+    let (first, second) = (books.client(100, 0).await, books.client(100, 0).await);
+    assert_eq!(books.balances(first).await, (100, 0, 0));
+    // The customer's id is kept by the first top-up that has one: that row is taken before the others.
+    books.run(format!("UPDATE clients SET stripe_customer = NULL WHERE id = {second}")).await;
+    let top_up = books.charged(Some(second), "usd", 50, 0).await;
+    let mut other = books.database.connect().await;
+    let locked = |client: ClientId| format!("SELECT 1 FROM clients WHERE id = {client} FOR UPDATE");
+    other.begin().await.unwrap();
+    other.run(locked(first)).await.unwrap();
+    let crossing = async {
+        books.database.until_waiting(1).await;
+        other.run(locked(second)).await.unwrap();
+        other.commit().await.unwrap();
+    };
+    let (captured, recorded, ()) =
+        tokio::join!(books.charge(first, 30), books.ledger.record_top_up(charge_of(top_up), None), crossing);
+    assert!(!captured.unwrap().1.repeated && !recorded.unwrap().0.repeated);
+    assert_eq!((books.replays(), books.ledger.counts().retries.load(Ordering::Relaxed)), (0, 1));
+    assert_eq!((books.balances(first).await, books.balances(second).await), ((70, 0, 0), (150, 0, 0)));
+    books.assert_clean().await;
 }
 
 /// Batches of both nodes that touch the same clients in opposite order, and top-ups that write the clients' rows before the
