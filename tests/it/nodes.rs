@@ -69,6 +69,10 @@ fn seat(world: &World, name: &str, dice: &mut Dice) -> Seat {
     let data = world.folder.path().join(name).display().to_string();
     seat.environment.insert("PREPAID402_DATA_DIR".into(), data);
     seat.environment.insert("PREPAID402_KEY_SECRET".into(), KEY_SECRET.into());
+    // No upstream hangs here: whatever is slow, it is the machine.
+    for name in ["RESPONSE_TIMEOUT", "IDLE_TIMEOUT"] {
+        seat.environment.insert(format!("PREPAID402_UPSTREAM__{name}"), "60s".into());
+    }
     seat
 }
 
