@@ -73,6 +73,9 @@ pub async fn require_current(connection: &mut Connection) -> Result<(), DbError>
     }
 }
 
+const MIGRATION_TRIES: u32 = 5;
+const MIGRATION_PAUSE: std::time::Duration = std::time::Duration::from_millis(300);
+
 /// Brings the schema up to date; a SQLite file that holds something is copied first. Refuses a schema newer than this
 /// program.
 ///
@@ -92,9 +95,17 @@ pub async fn migrate(connection: &mut Connection, database: &DatabaseConfig) -> 
         Connection::Postgres(connection) => {
             let mut migrator = migrator(&POSTGRES);
             migrator.dangerous_set_table_name(POSTGRES_VERSIONS);
-            // Not every engine that speaks PostgreSQL has advisory locks; two at once collide in the table of versions.
+            // Not every engine that speaks PostgreSQL has advisory locks. Of two at once, one collides with the other in the
+            // catalogue or in the table of versions, and finds the work done when it looks again.
             migrator.set_locking(false);
-            migrator.run(connection).await?;
+            let mut tries = 0u32;
+            while let Err(error) = migrator.run(&mut *connection).await {
+                tries = tries.saturating_add(1);
+                if tries == MIGRATION_TRIES {
+                    return Err(error.into());
+                }
+                tokio::time::sleep(MIGRATION_PAUSE).await;
+            }
         }
         Connection::Lost => return Err(DbError::Closed),
     }

@@ -230,7 +230,7 @@ impl Price {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         let purchase = Purchase { request: id, price: self.price, credential, is_safe, repeat };
         let (inner, price) = (Arc::clone(&self.inner), self.price);
-        let work = parts.tasks.spawn(async move {
+        let work = parts.tasks.run(async move {
             let opened = inner.parts.paywall.open(&purchase).await?;
             // Only for those who pay: names come from outside, and each is written down for good.
             let numbers = match &opened {
@@ -353,7 +353,7 @@ impl Price {
         kept: Option<Answered>,
     ) -> Result<(Captured, Delivery), Refused> {
         let inner = Arc::clone(&self.inner);
-        let work = self.inner.parts.tasks.spawn(async move {
+        let work = self.inner.parts.tasks.run(async move {
             let captured = inner.parts.paywall.capture(admitted, usage, kept).await?;
             let delivery = Delivery {
                 reversals: inner.parts.reversals.clone(),

@@ -248,7 +248,7 @@ impl Writer {
         let mut is_closing = false;
         let (mut jobs_open, mut writes_open) = (true, writes.is_some());
         let mut writes = writes.unwrap_or_else(|| mpsc::channel(1).1);
-        let watched = other_writes.is_some();
+        let mut watched = other_writes.is_some();
         let mut other_writes = other_writes.unwrap_or_else(|| tokio::spawn(std::future::pending()));
         while jobs_open || writes_open {
             tokio::select! {
@@ -266,10 +266,14 @@ impl Writer {
                     None => writes_open = false,
                 },
                 () = tokio::time::sleep(IDLE), if self.is_behind() => self.catch_up().await,
-                _ = &mut other_writes, if watched && !is_closing => {
-                    // Nothing of it ends it but a fault; without it there is no lease.
-                    tracing::error!("the task of the other writes has ended");
-                    return;
+                ended = &mut other_writes, if watched && !is_closing => {
+                    // In order when nobody can ask it for anything any more.
+                    watched = false;
+                    if let Err(error) = ended {
+                        // Without it there is no lease.
+                        tracing::error!(%error, "the task of the other writes has ended");
+                        return;
+                    }
                 }
                 // What was given before is still taken out.
                 () = closing.cancelled(), if !is_closing => {

@@ -115,8 +115,9 @@ async fn a_schema_of_a_newer_program_is_left_alone() {
     let hash = database.bytes(&[0; 48]);
     connection
         .run(format!(
-            "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+            "INSERT INTO {} (version, description, success, checksum, execution_time) \
              VALUES (99, 'later', {}, {hash}, 1)",
+            database.each("_sqlx_migrations", "prepaid402_migrations"),
             database.each("1", "true")
         ))
         .await

@@ -152,7 +152,9 @@ async fn an_answer_that_is_too_large_is_fetched_again_a_few_times() {
     assert_eq!(books.undelivered().await, [posted.entry], "it cannot be fetched from here");
     assert_eq!(books.state("k").await, Some(KeyState::Delivering), "it may still be given back");
     books.ledger.delivered(posted.entry);
-    books.charge(client, 1).await.unwrap(); // writes down who is undelivered
+    for _ in 0..2 {
+        books.charge(client, 1).await.unwrap(); // writes down who is undelivered, one commit late
+    }
     assert_eq!(books.state("k").await, Some(KeyState::TooLarge { repeats: 0 }));
     for repeats in 1..=2 {
         assert!(count_repeat(&books.db, hash("k"), request, 2).await.unwrap());
@@ -287,8 +289,13 @@ async fn keys_expire_and_are_swept_in_portions() {
     assert!(books.claim("k", second).await);
     assert_eq!(find(&books.db, hash("k")).await.unwrap().unwrap().request, second);
     let expired = NewKey { keep: -1, ..new_key("gone", RequestId::new()) };
-    assert!(claim(&books.db, "node".to_owned(), expired.clone()).await.unwrap());
+    assert!(claim(&books.db, "dead".to_owned(), expired).await.unwrap());
     assert_eq!(books.state("gone").await, None);
+    // What still runs does not expire, and is not swept.
+    let running = NewKey { keep: -1, ..new_key("late", RequestId::new()) };
+    assert!(claim(&books.db, books.ledger.node().to_owned(), running).await.unwrap());
+    assert_eq!(books.state("late").await, Some(KeyState::Running));
+    assert!(!books.claim("late", RequestId::new()).await);
     // As many as there may be at once, and then some.
     let bytes = books.database.each("randomblob(32)", "sha256(i::text::bytea)");
     books
@@ -301,7 +308,7 @@ async fn keys_expire_and_are_swept_in_portions() {
     assert_eq!(delete_expired(&books.db).await.unwrap(), 1_000);
     assert_eq!(delete_expired(&books.db).await.unwrap(), 101);
     assert_eq!(delete_expired(&books.db).await.unwrap(), 0);
-    for scope in ["k", "lives"] {
+    for scope in ["k", "lives", "late"] {
         assert_eq!(books.state(scope).await, Some(KeyState::Running));
     }
 }
