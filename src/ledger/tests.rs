@@ -348,7 +348,8 @@ async fn entries_are_append_only_and_columns_are_checked() {
             "TRUNCATE entries".to_owned(),
             "TRUNCATE entries, clients CASCADE".to_owned(),
             "INSERT INTO entries SELECT * FROM entries ON CONFLICT (id) DO UPDATE SET amount = 7".to_owned(),
-            "MERGE INTO entries AS e USING (SELECT 1 AS id) AS v ON e.id = v.id WHEN MATCHED THEN DELETE".to_owned(),
+            "MERGE INTO entries AS e USING (SELECT 1 AS id) AS v ON e.id = v.id WHEN MATCHED THEN DELETE"
+                .to_owned(),
         ]);
     } else {
         all_bad.extend([

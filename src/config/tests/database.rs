@@ -89,13 +89,17 @@ fn a_password_stands_in_the_environment_and_is_shown_nowhere() {
         let said = format!("{} {config:?} {:?} {:?}", config.shown(), loaded.config, loaded.warnings);
         assert!(!said.contains("hidden"), "{said}");
     }
-    for url in ["postgres://u:hidden@h", "postgres://u:hidden@h:x/d", "postgres:u:hidden@h/d", "sqlite:x?hidden"] {
+    for url in
+        ["postgres://u:hidden@h", "postgres://u:hidden@h:x/d", "postgres:u:hidden@h/d", "sqlite:x?hidden"]
+    {
         let refused = DatabaseConfig::parse(url).unwrap_err();
         assert!(!refused.contains("hidden"), "{refused}");
         let problems = load_with("", &[("PREPAID402_DATABASE_URL", url)]).unwrap_err();
         assert!(!problems.to_string().contains("hidden"), "{problems}");
     }
-    for url in ["postgres://u@h/d", "postgres://h:5432/d", "postgres://u@h/d?application_name=a:b@c", "sqlite:a:b@c"] {
+    for url in
+        ["postgres://u@h/d", "postgres://h:5432/d", "postgres://u@h/d?application_name=a:b@c", "sqlite:a:b@c"]
+    {
         assert!(!DatabaseConfig::holds_password(url), "{url}");
     }
 }

@@ -33,7 +33,8 @@ async fn old_file() -> (TestDatabase, PathBuf) {
 
 /// Everything in the books, as one text.
 async fn books(connection: &mut Connection) -> String {
-    let rows = query("SELECT id, source, amount, paid_after FROM entries ORDER BY id").fetch_all(connection).await;
+    let rows =
+        query("SELECT id, source, amount, paid_after FROM entries ORDER BY id").fetch_all(connection).await;
     let mut all = String::new();
     for row in rows.unwrap() {
         let (id, source): (i64, String) = (row.try_get(0).unwrap(), row.try_get(1).unwrap());
@@ -160,10 +161,7 @@ async fn two_nodes_that_migrate_at_once_both_succeed() {
     for _ in 0..5 {
         let database = TestDatabase::empty().await;
         let (mut one, mut other) = (database.connect().await, database.connect().await);
-        let both = tokio::join!(
-            migrate(&mut one, &database.config),
-            migrate(&mut other, &database.config)
-        );
+        let both = tokio::join!(migrate(&mut one, &database.config), migrate(&mut other, &database.config));
         both.0.unwrap();
         both.1.unwrap();
         require_current(&mut one).await.unwrap();

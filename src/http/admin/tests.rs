@@ -73,10 +73,7 @@ impl Office {
     }
 
     async fn sessions(&mut self) -> i64 {
-        query_scalar("SELECT COUNT(*) FROM admin_sessions")
-            .fetch_one(&mut self.writer)
-            .await
-            .expect("counts")
+        query_scalar("SELECT COUNT(*) FROM admin_sessions").fetch_one(&mut self.writer).await.expect("counts")
     }
 }
 

@@ -26,7 +26,10 @@ fn answer(scope: &str, request: RequestId, body: Option<&'static str>) -> Stored
         client_scope: Some(hash(&format!("client {scope}"))),
         request,
         status: 201,
-        headers: vec![("content-type".to_owned(), "text/plain".to_owned()), ("x-a".to_owned(), "é\"\\".to_owned())],
+        headers: vec![
+            ("content-type".to_owned(), "text/plain".to_owned()),
+            ("x-a".to_owned(), "é\"\\".to_owned()),
+        ],
         body: body.map(|body| Bytes::from_static(body.as_bytes())),
     }
 }
@@ -58,7 +61,10 @@ async fn a_key_belongs_to_one_request_until_that_lets_it_go() {
     assert!(!books.claim("k", first).await, "not even for the same request");
     assert!(books.claim("other", second).await, "another key is another");
     let row = find(&books.db, hash("k"), None).await.unwrap().unwrap();
-    assert_eq!((row.scope, row.fingerprint, row.request, row.state), (hash("k"), hash("body"), first, KeyState::Running));
+    assert_eq!(
+        (row.scope, row.fingerprint, row.request, row.state),
+        (hash("k"), hash("body"), first, KeyState::Running)
+    );
     // By whoever has it, and nobody else.
     let_go(&books.db, hash("k"), second).await.unwrap();
     assert!(!free(&books.db, hash("k"), second).await.unwrap());
@@ -183,7 +189,10 @@ async fn a_key_that_another_request_has_taken_over_refuses_the_capture() {
     books.keep(client, 30, answer("k", new, Some("new"))).await.unwrap();
     assert!(matches!(books.state("k").await, Some(KeyState::Kept { body, .. }) if body == "new"));
     // A key that is gone altogether refuses as well, and one that has been charged already.
-    assert!(matches!(books.keep(client, 1, answer("gone", late, None)).await, Err(LedgerError::Unavailable(_))));
+    assert!(matches!(
+        books.keep(client, 1, answer("gone", late, None)).await,
+        Err(LedgerError::Unavailable(_))
+    ));
     let again = StoredAnswer { request: RequestId::new(), ..answer("k", new, None) };
     assert!(matches!(books.keep(client, 1, again).await, Err(LedgerError::Unavailable(_))));
     assert_eq!(books.balances(client).await, (65, 0, 0));

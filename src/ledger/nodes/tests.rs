@@ -55,7 +55,8 @@ async fn a_node_has_a_row_while_it_runs_and_its_lease_is_renewed() {
     assert!(second > first && books.nodes().await == 1);
     // By the database's clock, which is this machine's here.
     let left = second - crate::db::now_micros();
-    let (least, most) = if books.is_postgres() { (10, 16) } else { (FOREVER / 2_000_000, FOREVER / 1_000_000) };
+    let (least, most) =
+        if books.is_postgres() { (10, 16) } else { (FOREVER / 2_000_000, FOREVER / 1_000_000) };
     assert!((least * 1_000_000..=most * 1_000_000 * 2).contains(&left), "{left}");
 }
 
@@ -247,7 +248,11 @@ async fn a_node_that_comes_back_keeps_its_rows() {
     lock.rollback().await.unwrap();
     sweep.await.unwrap();
 
-    assert_eq!(sweeper.balances(client).await, (100, 0, 0), "what it left was given back: it errs for the client");
+    assert_eq!(
+        sweeper.balances(client).await,
+        (100, 0, 0),
+        "what it left was given back: it errs for the client"
+    );
     let alive = format!("SELECT lease_until > 1 FROM nodes WHERE id = '{node}'");
     assert!(sweeper.ask::<bool>(alive).await);
     let (mut left, holds) = sweeper.left_by(&node).await;

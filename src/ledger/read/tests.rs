@@ -229,8 +229,10 @@ async fn searches_use_indexes() {
         let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
         let Readers::Sqlite(pool) = books.pool() else { panic!("it is a file") };
         let rows = sqlx::query(explain).fetch_all(pool).await.expect("a plan");
-        let plan: String =
-            rows.iter().map(|row| sqlx::Row::try_get::<String, _>(row, "detail").expect("text") + "\n").collect();
+        let plan: String = rows
+            .iter()
+            .map(|row| sqlx::Row::try_get::<String, _>(row, "detail").expect("text") + "\n")
+            .collect();
         assert!(plan.contains(required), "{sql}\n{plan}");
         // Large tables are searched; what is scanned is the chain, a bounded arm, or the unfinished few.
         for table in ["clients", "client_keys", "entries", "e", "routes", "r"] {

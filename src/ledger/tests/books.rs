@@ -83,10 +83,8 @@ impl Books {
     }
 
     async fn furnish(&self) {
-        self.run(
-            "INSERT INTO routes VALUES (1, 'GET /'); INSERT INTO price_lists VALUES (1, 'd', '{}', 1)",
-        )
-        .await;
+        self.run("INSERT INTO routes VALUES (1, 'GET /'); INSERT INTO price_lists VALUES (1, 'd', '{}', 1)")
+            .await;
         if self.is_postgres() {
             self.run(ROUTES_EXIST).await;
         }
@@ -304,14 +302,16 @@ impl Books {
 
     /// Ends [`Self::fill_the_disk`].
     pub(in crate::ledger) async fn empty_the_disk(&self) {
-        self.run(self.database.each("PRAGMA max_page_count = 100000", "DROP TRIGGER disk_is_full ON entries")).await;
+        self.run(
+            self.database.each("PRAGMA max_page_count = 100000", "DROP TRIGGER disk_is_full ON entries"),
+        )
+        .await;
     }
 
     /// Captures that were given back because the node that made them ended.
     pub(in crate::ledger) fn reversed_at_start(&self) -> u64 {
         let counts = self.ledger.counts();
-        let count =
-            if self.is_postgres() { &counts.reversed_for_others } else { &counts.reversed_at_start };
+        let count = if self.is_postgres() { &counts.reversed_for_others } else { &counts.reversed_at_start };
         count.load(Ordering::Relaxed)
     }
 

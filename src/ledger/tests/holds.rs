@@ -32,7 +32,9 @@ async fn a_hold_is_settled_by_its_capture() {
     assert_eq!(books.balances(client).await, (0, 30, 0));
     // The amount is in the hold now, and no longer set aside in memory on top of it.
     assert_eq!((running.amount(), books.ledger.total_reserved()), (Micros::ZERO, Micros::ZERO));
-    let row = format!("SELECT COUNT(*) FROM holds WHERE request = '{request}' AND client = {client} AND amount = 120");
+    let row = format!(
+        "SELECT COUNT(*) FROM holds WHERE request = '{request}' AND client = {client} AND amount = 120"
+    );
     assert_eq!((books.ask::<i64>(row).await, books.held().await), (1, 1));
     let report = books.verified().await;
     assert_eq!((report.found, report.open_holds), (0, 1), "{:?}", report.findings);
@@ -245,14 +247,19 @@ async fn verify_finds_holds_that_are_missing_surplus_or_of_another_amount() {
         books.run(format!("UPDATE holds SET {repair}")).await;
     }
     let insert = |request: &str| {
-        format!("INSERT INTO holds (request, client, amount, node, created_at) VALUES ('{request}', {client}, 60, 'n', 1)")
+        format!(
+            "INSERT INTO holds (request, client, amount, node, created_at) VALUES ('{request}', {client}, 60, 'n', 1)"
+        )
     };
     books.run(insert("surplus")).await;
     says(&books.verified().await, "hold surplus: its row is not what the books hold for it");
     books.run("DELETE FROM holds WHERE request = 'surplus'").await;
     books.assert_clean().await;
     books.run("DELETE FROM holds").await;
-    says(&books.verified().await, &format!("hold {request}: the books hold something for it, but it has no row"));
+    says(
+        &books.verified().await,
+        &format!("hold {request}: the books hold something for it, but it has no row"),
+    );
     books.run(insert(&request.to_string())).await;
     books.assert_clean().await;
 }

@@ -30,8 +30,7 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let wire = Self { cuts: Arc::default(), silent: Arc::default() };
-        let (server, cuts, silent) =
-            (server.to_owned(), Arc::clone(&wire.cuts), Arc::clone(&wire.silent));
+        let (server, cuts, silent) = (server.to_owned(), Arc::clone(&wire.cuts), Arc::clone(&wire.silent));
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let far = TcpStream::connect(&server).await.unwrap();
@@ -159,7 +158,8 @@ async fn count(connection: &mut Connection, of: &'static str) -> i64 {
 }
 
 const COMMITTED: &str = "SELECT COUNT(*) FROM entries WHERE source NOT LIKE '%/%'";
-const GIVEN_BACK: &str = "SELECT COUNT(*) FROM entries WHERE source LIKE 'reversal:%' AND source NOT LIKE '%/%'";
+const GIVEN_BACK: &str =
+    "SELECT COUNT(*) FROM entries WHERE source LIKE 'reversal:%' AND source NOT LIKE '%/%'";
 
 /// Loses the connections under load until enough commits took place whose answer was lost.
 async fn lose(loss: Loss, patience: Duration) {
@@ -196,12 +196,14 @@ async fn lose(loss: Loss, patience: Duration) {
         match loss {
             Loss::AnswerLost => wire.cut(),
             Loss::Terminated => {
-                query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                       WHERE datname = current_database() AND application_name = 'prepaid402' AND pid <> $1")
-                    .bind(own)
-                    .execute(&mut watching)
-                    .await
-                    .unwrap();
+                query(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND application_name = 'prepaid402' AND pid <> $1",
+                )
+                .bind(own)
+                .execute(&mut watching)
+                .await
+                .unwrap();
             }
         }
         // When answers are lost, commits must have taken place without anybody hearing of them: a patient writer finds them
@@ -230,7 +232,8 @@ async fn lose(loss: Loss, patience: Duration) {
     assert!(patience.is_zero() || retries > 10, "{retries}");
     let unknown = heard.iter().filter(|(_, told)| matches!(told.2, Heard::Unknown)).count();
     assert_eq!(unknown > 0, patience.is_zero(), "{unknown}");
-    let mut expected: std::collections::HashMap<ClientId, i64> = clients.iter().map(|id| (*id, 99_999_999)).collect();
+    let mut expected: std::collections::HashMap<ClientId, i64> =
+        clients.iter().map(|id| (*id, 99_999_999)).collect();
     for (client, (request, price, heard)) in heard {
         let row = query(
             "SELECT (SELECT COUNT(*) FROM entries WHERE source = $1), (SELECT COUNT(*) FROM entries WHERE source = $2), \
@@ -365,10 +368,8 @@ async fn a_row_that_is_never_let_go_is_an_unknown_outcome_that_charges_nobody() 
         let (client, top_up) = (books.client(100, 0).await, books.charged(None, "usd", 50, 0).await);
         assert_eq!(books.balances(client).await, (100, 0, 0));
         let lock = row_lock(&books, client).await;
-        let (captured, recorded) = tokio::join!(
-            books.charge(client, 30),
-            books.ledger.record_top_up(charge_of(top_up), None)
-        );
+        let (captured, recorded) =
+            tokio::join!(books.charge(client, 30), books.ledger.record_top_up(charge_of(top_up), None));
         assert!(matches!(captured, Err(LedgerError::Unavailable(_))));
         assert!(matches!(recorded, Err(LedgerError::Unavailable(_))), "it was in the same batch");
         assert_eq!(books.ledger.total_reserved(), Micros::ZERO);
@@ -412,7 +413,8 @@ async fn a_server_that_says_nothing_is_given_up_with_its_connection() {
     assert!(matches!(lost, Err(LedgerError::Unavailable(_))));
     // The next command has a new connection, and finds out what has become of the first.
     until(async || books.charge(client, 1).await.is_ok()).await;
-    let usage = format!("SELECT COUNT(*) FROM entries WHERE source IN ('usage:{request}', 'reversal:{request}')");
+    let usage =
+        format!("SELECT COUNT(*) FROM entries WHERE source IN ('usage:{request}', 'reversal:{request}')");
     let mut watching = database.connect().await;
     let Connection::Postgres(server) = &mut watching else { unreachable!() };
     let recorded: i64 =

@@ -140,9 +140,7 @@ async fn what_cannot_be_given_back_does_not_keep_the_ledger_closed() {
     books.ledger.reverse(request).await.unwrap();
     let first: i64 = books.ask("SELECT MIN(id) FROM entries").await;
     // A row as a crash between a reversal's commit and the next capture leaves it: already reversed, a top-up, no entry.
-    books
-        .run(format!("INSERT INTO undelivered VALUES ('old', '[{}, {first}, 77]')", posted.entry))
-        .await;
+    books.run(format!("INSERT INTO undelivered VALUES ('old', '[{}, {first}, 77]')", posted.entry)).await;
     // On PostgreSQL a node that has died, too.
     books.run("INSERT INTO nodes (id, started_at, lease_until, sweep_until) VALUES ('old', 1, 0, 0)").await;
     let books = books.reopen().await;

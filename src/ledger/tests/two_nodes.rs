@@ -181,11 +181,8 @@ async fn a_deadlock_is_tried_again() {
         other.run(locked(second)).await.unwrap();
         other.commit().await.unwrap();
     };
-    let (captured, recorded, ()) = tokio::join!(
-        books.charge(first, 30),
-        books.ledger.record_top_up(charge_of(top_up), None),
-        crossing
-    );
+    let (captured, recorded, ()) =
+        tokio::join!(books.charge(first, 30), books.ledger.record_top_up(charge_of(top_up), None), crossing);
     assert!(!captured.unwrap().1.repeated && !recorded.unwrap().0.repeated);
     assert_eq!((books.replays(), books.ledger.counts().retries.load(Ordering::Relaxed)), (0, 1));
     assert_eq!((books.balances(first).await, books.balances(second).await), ((70, 0, 0), (150, 0, 0)));

@@ -146,8 +146,13 @@ async fn contents(database: &TestDatabase) -> Vec<u8> {
     let Connection::Postgres(server) = &mut connection else { unreachable!() };
     for table in tables {
         // With the transaction that wrote each row.
-        let rows = format!("SELECT COALESCE(string_agg(t.xmin::text || t::text, ',' ORDER BY t::text), '') FROM {table} AS t");
-        all += &sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(rows)).fetch_one(server.as_mut()).await.unwrap();
+        let rows = format!(
+            "SELECT COALESCE(string_agg(t.xmin::text || t::text, ',' ORDER BY t::text), '') FROM {table} AS t"
+        );
+        all += &sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(rows))
+            .fetch_one(server.as_mut())
+            .await
+            .unwrap();
     }
     connection.close().await.unwrap();
     all.into_bytes()
@@ -360,7 +365,11 @@ const DAMAGES: &[(&str, &str, &str)] = &[
     ),
     ("top-up of nobody", "UPDATE top_ups SET client = 77 WHERE id = 'later'", "a row of top_ups refers"),
     ("entry names no route", "UPDATE entries SET route = 77 WHERE id = #4", "entry #4: it names a route"),
-    ("entry names no price list", "UPDATE entries SET price_list = 0 WHERE id = #4", "entry #4: it names a route"),
+    (
+        "entry names no price list",
+        "UPDATE entries SET price_list = 0 WHERE id = #4",
+        "entry #4: it names a route",
+    ),
 ];
 
 /// What is found on PostgreSQL instead: ids have gaps there, and entries refer to others without foreign keys.

@@ -121,7 +121,8 @@ impl Model {
         };
         let number = hold.split_once(':').map_or("", |(_, number)| number);
         let over = ["usage", "release"].iter().any(|end| self.done.contains_key(&format!("{end}:{number}")));
-        let Some(Done { command: Command::Hold(held), paid, bonus, .. }) = self.done.get(&hold).cloned() else {
+        let Some(Done { command: Command::Hold(held), paid, bonus, .. }) = self.done.get(&hold).cloned()
+        else {
             return Some(Expected::Refused(Refusal::NoHold));
         };
         if over {
@@ -371,7 +372,8 @@ fn play(steps: &[Step], seen: &mut Seen) {
             Command::Clawback(_) => "clawback",
         };
         *seen.entry(format!("{kind}: {what}")).or_default() += 1;
-        let settled = |entry: &Entry| entry.source == command.source() && command.source().starts_with("reversal");
+        let settled =
+            |entry: &Entry| entry.source == command.source() && command.source().starts_with("reversal");
         let of_a_hold = match command {
             Command::Reverse(r) => batch.find(&r.capture).is_some_and(|entry| entry.debit == Account::Holds),
             _ => false,
@@ -439,9 +441,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     });
     // Settling and releasing hit a hold when they name the same number; settling when the amount fits, too.
     let held = 35..80u8;
-    let hold = (clients(), held.clone(), prop_oneof![1 => amount.clone(), 3 => few_amounts()]).prop_map(
-        |(client, n, amount)| Command::Hold(Hold { client, source: format!("hold:{n}"), amount }),
-    );
+    let hold = (clients(), held.clone(), prop_oneof![1 => amount.clone(), 3 => few_amounts()])
+        .prop_map(|(client, n, amount)| Command::Hold(Hold { client, source: format!("hold:{n}"), amount }));
     let settle = (clients(), held.clone(), few_amounts()).prop_map(|(client, n, price)| {
         Command::Capture(Capture {
             client,
