@@ -197,6 +197,10 @@ impl Engine {
             running.abort();
             let _ = running.await;
         }
+        let readers = self.parts.db.reader();
+        if tokio::time::timeout(Duration::from_secs(5), readers.close()).await.is_err() {
+            tracing::warn!("something is still being read; a copy of the database needs its -wal file, too");
+        }
         self.parts.ledger.close();
         if tokio::time::timeout(Duration::from_secs(10), self.writer).await.is_err() {
             tracing::warn!("the ledger's writer did not end in time; nothing is lost");

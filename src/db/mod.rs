@@ -318,6 +318,17 @@ impl Connection {
     }
 }
 
+impl Readers {
+    /// Waits for what is being read, and closes. On SQLite this comes before the writer's end: the last connection puts
+    /// everything into the one file, and one that only reads cannot.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite(pool) => pool.close().await,
+            Self::Postgres(pool) => pool.close().await,
+        }
+    }
+}
+
 /// Runs writes until every sender is gone; for programs without a ledger writer, and tests.
 #[doc(hidden)]
 pub async fn run_writes_only(database: &DatabaseConfig) -> Result<Db, DbError> {

@@ -188,13 +188,6 @@ impl Readers {
         };
         row.try_get(0).unwrap()
     }
-
-    pub(crate) async fn close(&self) {
-        match self {
-            Self::Sqlite(pool) => pool.close().await,
-            Self::Postgres(pool) => pool.close().await,
-        }
-    }
 }
 
 /// Everything that the tests say about money and its database on SQLite holds on PostgreSQL, too, and the tests about several

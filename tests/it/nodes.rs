@@ -787,7 +787,7 @@ async fn a_database_that_does_not_fit_is_refused_with_what_to_do() {
     early.start().await.kill().await;
 
     // A newer program has been there.
-    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+    let newer = "INSERT INTO prepaid402_migrations (version, description, success, checksum, execution_time) \
                  VALUES (999, 'from the future', TRUE, '', 0)";
     change(&world.database, newer, &[]).await;
     let said = refusal_of(&early).await;
