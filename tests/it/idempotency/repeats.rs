@@ -478,7 +478,7 @@ async fn a_card_and_the_client_it_leads_to_are_one_payer_while_the_request_runs_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_does_not_expire_while_its_request_runs() {
-    let slow = "\n[[routes]]\nmethods = [\"POST\"]\npath = \"/up/wait\"\nprice = \"0.05\"\nresponse_timeout = \"30s\"\n";
+    let slow = "\n[[routes]]\nmethods = [\"POST\"]\npath = \"/up/wait\"\nprice = \"0.05\"\nresponse_timeout = \"120s\"\n";
     let world = World::with("", &format!("{}{slow}", crate::support::ROUTES)).await;
     let gateway = world.gateway().await;
     let client = wallet(&gateway).await;
