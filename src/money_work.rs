@@ -47,7 +47,7 @@ impl MoneyWork {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        Running { work: Some(Box::pin(work)), counted: self.tracker.token(), place: self.clone() }
+        Running { work: Some(Box::pin(work)), _counted: self.tracker.token(), place: self.clone() }
     }
 
     /// Waits for all work to end. `false`: some was still running when the time was over.
@@ -67,9 +67,8 @@ where
 {
     /// `None`: it has ended.
     work: Option<Pin<Box<F>>>,
-    /// Dropped after the task that goes on has been counted.
-    #[allow(dead_code, reason = "it counts by being there")]
-    counted: TaskTrackerToken,
+    /// Counts by being there, until after the task that goes on has been counted.
+    _counted: TaskTrackerToken,
     place: MoneyWork,
 }
 

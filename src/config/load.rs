@@ -34,16 +34,7 @@ pub struct Loaded {
 /// # Errors
 /// Every problem at once, each with the key's path and what to write instead.
 pub fn load(source: &LoadSource) -> Result<Loaded, ConfigProblems> {
-    let mut report = Report::default();
-    let env = environment(&mut report);
-    let path = configuration_file(source, &env);
-    let text = path.as_deref().and_then(|path| read_file(path, &mut report));
-    if path.is_some() && text.is_none() {
-        // Without the file everything else would look missing: that is the one problem to tell.
-        return Err(ConfigProblems(report.problems));
-    }
-    let result = load_from(text.as_deref(), folder_of(path.as_deref()), &env);
-    with_earlier(report, result)
+    load_with(source, load_from)
 }
 
 /// Reads the same for an application that has the paywall inside: without routes or an upstream, which it does not need. What
@@ -52,14 +43,24 @@ pub fn load(source: &LoadSource) -> Result<Loaded, ConfigProblems> {
 /// # Errors
 /// Every problem at once, each with the key's path and what to write instead.
 pub fn load_embedded(source: &LoadSource) -> Result<Loaded, ConfigProblems> {
+    load_with(source, embedded_from)
+}
+
+/// Finds the texts, and gives them to what makes settings of them.
+fn load_with(
+    source: &LoadSource,
+    from: impl FnOnce(Option<&str>, &Path, &BTreeMap<String, String>) -> Result<Loaded, ConfigProblems>,
+) -> Result<Loaded, ConfigProblems> {
     let mut report = Report::default();
     let env = environment(&mut report);
     let path = configuration_file(source, &env);
     let text = path.as_deref().and_then(|path| read_file(path, &mut report));
     if path.is_some() && text.is_none() {
+        // Without the file everything else would look missing: that is the one problem to tell.
         return Err(ConfigProblems(report.problems));
     }
-    with_earlier(report, embedded_from(text.as_deref(), folder_of(path.as_deref()), &env))
+    let result = from(text.as_deref(), folder_of(path.as_deref()), &env);
+    with_earlier(report, result)
 }
 
 /// The same from given texts.

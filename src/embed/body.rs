@@ -2,16 +2,13 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use bytes::{Bytes, BytesMut};
 
 use crate::http::gateway_body::Delivery;
-
-/// Longest reading of an answer that is to be stored.
-const MAX_TIME: Duration = Duration::from_secs(10);
+use crate::http::kept_answer::{MAX_TIME, is_event_stream};
 
 /// The body, after what was read of it already.
 pub(super) struct WatchedBody {
@@ -143,9 +140,9 @@ impl ReadBody {
         max_bytes: usize,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let mut read = Self::unread(body);
-        let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let is_large = matches!(read.size, BodySize::Sized(size) if usize::try_from(size).unwrap_or(usize::MAX) > max_bytes);
-        if is_large || media_type.to_ascii_lowercase().starts_with("text/event-stream") {
+        if is_large || is_event_stream(media_type) {
             return Ok(read);
         }
         let mut bytes = BytesMut::new();

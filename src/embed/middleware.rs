@@ -21,20 +21,19 @@ use super::Inner;
 use super::body::{ReadBody, WatchedBody};
 use super::paid::Paid;
 use crate::domain::{Micros, RequestId};
-use crate::http::gateway::{IDEMPOTENCY_KEY, read_credential, replay, variants};
+use crate::http::gateway::{read_credential, replay};
 use crate::http::gateway_body::Delivery;
 use crate::http::metrics::Outcome;
-use crate::http::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
+use crate::http::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
 use crate::http::problem::{self, Problem};
+use crate::http::repeat_key::{self, Unfit};
 use crate::http::{finish, preflight};
 use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
-    Admitted, Answered, Captured, CardCharge, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage,
-    Wallet,
+    Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage, Wallet,
 };
 use crate::protocol::stripe402::{PaymentResponse, encode};
 use crate::proxy::headers::CACHING;
-use crate::proxy::upload;
 
 /// Headers of an answer that belong to one connection or one caller, and are not stored with it.
 const NOT_STORED: [&str; 8] = [
@@ -156,15 +155,12 @@ impl Price {
             Ok(opened) => opened,
             Err((answer, outcome)) => return (Ok(request.into_response(answer)), outcome),
         };
-        let wallet = match &opened {
-            Opened::Admitted(admitted) => &admitted.wallet,
-            Opened::Again(payer) => &payer.wallet,
-            Opened::Replayed(replayed) => {
-                let answer = replay(replayed, *request.method() == Method::HEAD);
-                return (Ok(request.into_response(answer)), Outcome::Repeated);
-            }
-        };
-        request.extensions_mut().insert(self.paid(wallet, id, matches!(opened, Opened::Again(_))));
+        if let Opened::Replayed(replayed) = &opened {
+            let answer = replay(replayed, *request.method() == Method::HEAD);
+            return (Ok(request.into_response(answer)), Outcome::Repeated);
+        }
+        let paid = self.paid(opened.wallet(), id, matches!(opened, Opened::Again(_)));
+        request.extensions_mut().insert(paid);
         // In a task of its own: a caller who hangs up once the work has begun does not get it for nothing.
         let work = actix_web::rt::spawn(async move {
             let answered = service.call(request).await.map(ServiceResponse::map_into_boxed_body);
@@ -234,7 +230,7 @@ impl Price {
             let opened = inner.parts.paywall.open(&purchase).await?;
             // Only for those who pay: names come from outside, and each is written down for good.
             let numbers = match &opened {
-                Opened::Admitted(_) => inner.numbers(&route, price).await.map_err(|error| {
+                Opened::Admitted(_) => inner.numbers(route, price).await.map_err(|error| {
                     tracing::error!(%error, "a route could not be given its number");
                     Refused::because(Refusal::Busy)
                 })?,
@@ -256,32 +252,17 @@ impl Price {
 
     /// The request's `Idempotency-Key`, for which its body is read whole, and put back for the handler.
     async fn repeat_key(&self, request: &mut ServiceRequest, path: &str) -> Result<Option<RepeatKey>, Unfit> {
-        let mut keys = request.headers().get_all(IDEMPOTENCY_KEY);
-        let Some(key) = keys.next().cloned() else {
+        let Some(key) = repeat_key::presented(request.headers())?.cloned() else {
             return Ok(None);
-        };
-        if keys.next().is_some() {
-            return Err(Unfit::Refusal(Refusal::InvalidIdempotencyKey("Send it once.")));
-        }
-        // These bodies are held in memory, for whoever sends a payment header that looks like one.
-        let Ok(_place) = self.inner.parts.keyed_bodies.try_acquire() else {
-            return Err(Unfit::Refusal(Refusal::Busy));
         };
         let payload =
             request.extract::<web::Payload>().await.map_err(|_| Unfit::Problem(Problem::BodyBroken))?;
-        let max_bytes = self.inner.idempotency.max_body_bytes.min(self.inner.limits.max_body_bytes);
-        let body = upload::read_whole(payload, max_bytes, self.inner.limits.body_timeout).await;
-        let body = body.map_err(|fault| Unfit::Problem(fault.into()))?;
-        let (method, query) = (request.method().as_str(), request.uri().query());
-        let key = RepeatKey::new(
-            key.to_str().unwrap_or_default(),
-            method,
-            path,
-            query,
-            &variants(request.headers()),
-            &body,
-        );
-        let key = key.map_err(|why| Unfit::Refusal(Refusal::InvalidIdempotencyKey(why)))?;
+        let (limits, idempotency) = (&self.inner.limits, &self.inner.idempotency);
+        let max_bytes = idempotency.max_body_bytes.min(limits.max_body_bytes);
+        let places = &self.inner.parts.keyed_bodies;
+        let (body, key) =
+            repeat_key::read(&key, request.request(), path, payload, max_bytes, limits.body_timeout, places)
+                .await?;
         request.set_payload(Payload::from(body));
         Ok(Some(key))
     }
@@ -355,14 +336,8 @@ impl Price {
         let inner = Arc::clone(&self.inner);
         let work = self.inner.parts.tasks.run(async move {
             let captured = inner.parts.paywall.capture(admitted, usage, kept).await?;
-            let delivery = Delivery {
-                reversals: inner.parts.reversals.clone(),
-                request: usage.request,
-                client: captured.posted.client,
-                entry: captured.posted.entry,
-                closing: Arc::clone(&inner.parts.closing),
-                done: false,
-            };
+            let (reversals, closing) = (&inner.parts.reversals, &inner.parts.closing);
+            let delivery = Delivery::new(reversals, closing, usage.request, &captured.posted);
             Ok((captured, delivery))
         });
         match work.await {
@@ -396,34 +371,17 @@ impl Price {
     }
 
     async fn let_go(&self, admitted: Admitted, status: StatusCode) -> PaymentResponse {
-        let (wallet, charged) = (admitted.wallet.clone(), admitted.charged.clone());
-        admitted.let_go().await;
+        let uncharged = self.inner.parts.paywall.let_go(admitted, false).await;
         let message = format!("The answer {} is not charged.", status.as_u16());
-        self.not_charged(&wallet, charged.as_ref(), &message).await
+        payment_answer::not_charged(&uncharged, NOT_CHARGED, &message)
     }
 
     /// The handler has worked, and its answer cannot be delivered.
     async fn interrupted(&self, admitted: Admitted) -> PaymentResponse {
-        let (wallet, charged) = (admitted.wallet.clone(), admitted.charged.clone());
-        admitted.interrupted().await;
-        self.not_charged(&wallet, charged.as_ref(), "The answer broke off. Nothing is charged for it.").await
+        let uncharged = self.inner.parts.paywall.let_go(admitted, true).await;
+        let message = "The answer broke off. Nothing is charged for it.";
+        payment_answer::not_charged(&uncharged, NOT_CHARGED, message)
     }
-
-    async fn not_charged(
-        &self,
-        wallet: &Wallet,
-        charged: Option<&CardCharge>,
-        message: &str,
-    ) -> PaymentResponse {
-        let state = self.inner.parts.ledger.state(wallet.record.client).await.ok().flatten();
-        payment_answer::not_charged(wallet, state.as_ref(), charged, "not_charged", message)
-    }
-}
-
-/// Why a request with an `Idempotency-Key` is not even opened.
-enum Unfit {
-    Refusal(Refusal),
-    Problem(Problem),
 }
 
 fn stored_headers(headers: &HeaderMap) -> Vec<(String, String)> {

@@ -196,8 +196,8 @@ impl Embedded {
 
 impl Inner {
     /// The numbers that entries name a route and its price by.
-    async fn numbers(&self, route: &str, price: Micros) -> Result<(i64, i64), DbError> {
-        let key = (route.to_owned(), price.get());
+    async fn numbers(&self, route: String, price: Micros) -> Result<(i64, i64), DbError> {
+        let key = (route, price.get());
         let known = self.numbers.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
         if let Some(known) = known {
             return Ok(known);

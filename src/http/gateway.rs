@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -23,8 +23,9 @@ use tokio_util::task::AbortOnDropHandle;
 use super::gateway_body::{Delivery, GatewayBody};
 use super::kept_answer::{self, Read};
 use super::metrics::{Metrics, Outcome};
-use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
+use super::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
+use super::repeat_key::{self, Unfit};
 use super::reversals::Reversals;
 use crate::config::{IdempotencyConfig, IpNetwork, LimitsConfig, RouteCharge};
 use crate::domain::{Micros, RequestId};
@@ -45,8 +46,6 @@ use crate::proxy::route_table::{CompiledRoute, Found, RouteTable};
 use crate::proxy::upload::{self, UploadBody, UploadFault, UploadReport};
 use crate::proxy::upstream::{Upstream, UpstreamCall, UpstreamError};
 
-/// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
-pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Stripe's word for the same thing, which clients know.
 const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
 
@@ -303,51 +302,28 @@ impl Gateway {
         path: &CanonicalPath,
         route: &CompiledRoute,
     ) -> Result<(Caller, Option<RepeatKey>), Unfit> {
-        let mut keys = request.headers().get_all(IDEMPOTENCY_KEY);
-        let Some(key) = keys.next() else {
+        let Some(key) = repeat_key::presented(request.headers())? else {
             return Ok((Caller::Stream(payload), None));
         };
-        if keys.next().is_some() {
-            return Err(Unfit::Refusal(Refusal::InvalidIdempotencyKey("Send it once.")));
-        }
         let of_route = route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes);
         let max_bytes = of_route.min(self.idempotency.max_body_bytes);
-        // These bodies are held in memory, for whoever sends a payment header that looks like one.
-        let Ok(_place) = self.keyed_bodies.try_acquire() else {
-            return Err(Unfit::Refusal(Refusal::Busy));
-        };
-        let body = upload::read_whole(payload, max_bytes, self.limits.body_timeout).await;
-        let body = body.map_err(|fault| Unfit::Problem(fault.into()))?;
-        let key = RepeatKey::new(
-            key.to_str().unwrap_or_default(),
-            request.method().as_str(),
-            path.as_str(),
-            request.uri().query(),
-            &variants(request.headers()),
-            &body,
-        );
-        let key = key.map_err(|why| Unfit::Refusal(Refusal::InvalidIdempotencyKey(why)))?;
+        let timeout = self.limits.body_timeout;
+        let (body, key) =
+            repeat_key::read(key, request, path.as_str(), payload, max_bytes, timeout, &self.keyed_bodies)
+                .await?;
         Ok((Caller::Whole(body), Some(key)))
     }
 
     /// The money task. Nothing in it can be cancelled by the caller.
     async fn open_call_capture(&self, mut paid: PaidRequest) -> PaidOutcome {
         let opened = match self.paywall.open(&paid.purchase).await {
+            Ok(Opened::Replayed(replayed)) => return PaidOutcome::Replayed(replayed),
             Ok(opened) => opened,
             Err(refused) => return PaidOutcome::Refused(refused),
         };
-        let wallet = match &opened {
-            Opened::Admitted(admitted) => &admitted.wallet,
-            Opened::Again(payer) => &payer.wallet,
-            Opened::Replayed(replayed) => &replayed.payer.wallet,
-        };
-        if let Ok(value) = wallet.record.client_public_id.parse() {
+        if let Ok(value) = opened.wallet().record.client_public_id.parse() {
             paid.call.headers.insert("x-prepaid402-client", value);
         }
-        let opened = match opened {
-            Opened::Replayed(replayed) => return PaidOutcome::Replayed(replayed),
-            opened => opened,
-        };
         let answered = self.upstream.send(paid.call).await;
         match opened {
             Opened::Admitted(admitted) => {
@@ -393,14 +369,16 @@ impl Gateway {
             Ok(response) => {
                 let message =
                     format!("The API answered {}, which is not charged.", response.status().as_u16());
-                let note = self.let_go(admitted, false, "not_charged", &message).await;
+                let uncharged = self.paywall.let_go(admitted, false).await;
+                let note = payment_answer::not_charged(&uncharged, NOT_CHARGED, &message);
                 return PaidOutcome::NotCharged(response.into(), note);
             }
             Err(error) => fault_or(charge.report, error),
         };
         let message = payment_answer::with_card_charge(problem.answer().message, admitted.charged.as_ref());
         let may_be_done = problem != Problem::UpstreamUnreachable;
-        let note = self.let_go(admitted, may_be_done, problem.answer().code, &message).await;
+        let uncharged = self.paywall.let_go(admitted, may_be_done).await;
+        let note = payment_answer::not_charged(&uncharged, problem.answer().code, &message);
         PaidOutcome::Failed(problem, note)
     }
 
@@ -448,37 +426,12 @@ impl Gateway {
         };
         match self.paywall.capture(admitted, usage, kept).await {
             Ok(captured) => {
-                let delivery = Delivery {
-                    reversals: self.reversals.clone(),
-                    request: charge.request,
-                    client: captured.posted.client,
-                    entry: captured.posted.entry,
-                    closing: Arc::clone(&self.closing),
-                    done: false,
-                };
+                let delivery =
+                    Delivery::new(&self.reversals, &self.closing, charge.request, &captured.posted);
                 PaidOutcome::Served(answer, Box::new(captured), delivery)
             }
             Err(refused) => PaidOutcome::Refused(refused),
         }
-    }
-
-    /// Lets the funds go before the balance is told, so that the caller can spend it again at once. `may_be_done`: the upstream
-    /// may have worked, although no answer of it can be delivered.
-    async fn let_go(
-        &self,
-        admitted: Admitted,
-        may_be_done: bool,
-        code: &str,
-        message: &str,
-    ) -> PaymentResponse {
-        let (wallet, charged) = (admitted.wallet.clone(), admitted.charged.clone());
-        if may_be_done {
-            admitted.interrupted().await;
-        } else {
-            admitted.let_go().await;
-        }
-        let state = self.paywall.ledger().state(wallet.record.client).await.ok().flatten();
-        payment_answer::not_charged(&wallet, state.as_ref(), charged.as_ref(), code, message)
     }
 
     fn upstream_call(
@@ -620,12 +573,6 @@ enum Caller {
     Whole(Bytes),
 }
 
-/// Why a request with an `Idempotency-Key` is not even opened.
-enum Unfit {
-    Refusal(Refusal),
-    Problem(Problem),
-}
-
 impl From<UploadFault> for Problem {
     fn from(fault: UploadFault) -> Self {
         match fault {
@@ -634,15 +581,6 @@ impl From<UploadFault> for Problem {
             UploadFault::Broken => Self::BodyBroken,
         }
     }
-}
-
-/// Headers that choose what is answered, so that a part of an answer, or "not modified", is not repeated to whoever asks for
-/// the whole.
-pub(crate) fn variants(headers: &HeaderMap) -> Vec<u8> {
-    const NAMES: [&str; 6] =
-        ["range", "if-match", "if-none-match", "if-modified-since", "if-unmodified-since", "if-range"];
-    let values = NAMES.iter().flat_map(|name| headers.get_all(*name).map(move |value| (name, value)));
-    values.flat_map(|(name, value)| [name.as_bytes(), b":", value.as_bytes(), b"\n"].concat()).collect()
 }
 
 /// An answer that was charged before, as it was kept.

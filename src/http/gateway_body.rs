@@ -14,22 +14,38 @@ use tokio::time::{Instant, Sleep};
 
 use super::reversals::Reversals;
 use crate::domain::RequestId;
-use crate::ledger::{ClientId, EntryId};
+use crate::ledger::{ClientId, EntryId, Posted};
 
 /// The part of a capture that ends with the delivery of its answer. Dropped without a word: the caller has gone, and stays
 /// charged.
 #[derive(Debug)]
 pub(crate) struct Delivery {
-    pub(crate) reversals: Reversals,
-    pub(crate) request: RequestId,
-    pub(crate) client: ClientId,
-    pub(crate) entry: EntryId,
+    reversals: Reversals,
+    request: RequestId,
+    client: ClientId,
+    entry: EntryId,
     /// The gateway itself is cutting connections: what is not delivered then stays noted, and is given back at restart.
-    pub(crate) closing: Arc<AtomicBool>,
-    pub(crate) done: bool,
+    closing: Arc<AtomicBool>,
+    done: bool,
 }
 
 impl Delivery {
+    pub(crate) fn new(
+        reversals: &Reversals,
+        closing: &Arc<AtomicBool>,
+        request: RequestId,
+        captured: &Posted,
+    ) -> Self {
+        Self {
+            reversals: reversals.clone(),
+            request,
+            client: captured.client,
+            entry: captured.entry,
+            closing: Arc::clone(closing),
+            done: false,
+        }
+    }
+
     pub(crate) fn finish(mut self) {
         self.done = true;
         self.reversals.ledger().delivered(self.entry);

@@ -9,7 +9,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 /// Longest reading of an answer that is to be stored, apart from the last piece.
-const MAX_TIME: Duration = Duration::from_secs(10);
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// What was read.
 #[derive(Debug)]
@@ -22,11 +22,9 @@ pub(crate) enum Read {
     Cut,
 }
 
-/// Whether the answer may be a stream without an end.
-fn is_event_stream(head: &hyper::HeaderMap) -> bool {
-    head.get(hyper::header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).is_some_and(|media_type| {
-        media_type.trim_start().to_ascii_lowercase().starts_with("text/event-stream")
-    })
+/// Whether an answer of this media type may be a stream without an end.
+pub(crate) fn is_event_stream(media_type: Option<&str>) -> bool {
+    media_type.is_some_and(|text| text.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
 }
 
 /// Reads up to `max_bytes`, and a piece more.
@@ -40,7 +38,8 @@ pub(crate) async fn read(
         .get(hyper::header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse::<usize>().ok());
-    if is_event_stream(head) || length.is_some_and(|length| length > max_bytes) {
+    let media_type = head.get(hyper::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if is_event_stream(media_type) || length.is_some_and(|length| length > max_bytes) {
         return Read::Beginning(Bytes::new());
     }
     let mut bytes = BytesMut::with_capacity(length.unwrap_or(0));

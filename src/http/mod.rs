@@ -8,10 +8,11 @@ pub mod billing;
 pub mod gateway;
 pub(crate) mod gateway_body;
 pub mod health;
-mod kept_answer;
+pub(crate) mod kept_answer;
 pub mod metrics;
 pub(crate) mod payment_answer;
 pub mod problem;
+pub(crate) mod repeat_key;
 mod reversals;
 
 use actix_web::http::header::{HeaderName, HeaderValue};

@@ -13,7 +13,7 @@ use crate::config::StatusSet;
 use crate::domain::{Micros, RequestId};
 use crate::ledger::ClientState;
 use crate::paywall::offer::{Challenge, Offers, Sale};
-use crate::paywall::{Captured, CardCharge, Refusal, Refused, Repayer, Wallet};
+use crate::paywall::{Captured, CardCharge, Refusal, Refused, Repayer, Uncharged, Wallet};
 use crate::protocol::stripe402::{
     PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRequired, PaymentResponse, encode,
 };
@@ -26,6 +26,9 @@ const PAYMENT_REQUIRED_NAME: HeaderName = HeaderName::from_static(PAYMENT_REQUIR
 pub(crate) fn header_value(encoded: String) -> HeaderValue {
     HeaderValue::from_str(&encoded).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
+
+/// The code of an answer of the API that costs nothing.
+pub(crate) const NOT_CHARGED: &str = "not_charged";
 
 /// The answer to a request that presents nothing. The same as [`refused`] writes for [`Refused::challenge`].
 pub(crate) fn challenge(challenge: &Challenge, path: &str, request: RequestId) -> HttpResponse {
@@ -70,19 +73,24 @@ pub(crate) fn fetched_again(payer: &Repayer, status: u16, charged_statuses: &Sta
         return replay(payer);
     }
     let message = format!("The API answered {status}, which is not charged; the first answer was.");
-    failed_replay(payer, "not_charged", &message)
+    failed_replay(payer, NOT_CHARGED, &message)
 }
 
 /// The note that the upstream has failed when the answer of a charged request was to be fetched once more.
 pub(crate) fn failed_replay(payer: &Repayer, code: &str, message: &str) -> PaymentResponse {
     PaymentResponse {
         idempotent_replay: Some(true),
-        ..not_charged(&payer.wallet, payer.state.as_ref(), None, code, message)
+        ..failure(&payer.wallet, payer.state.as_ref(), None, code, message)
     }
 }
 
+/// The note that a request was let go.
+pub(crate) fn not_charged(ended: &Uncharged, code: &str, message: &str) -> PaymentResponse {
+    failure(&ended.wallet, ended.state.as_ref(), ended.charged.as_ref(), code, message)
+}
+
 /// The note that a request was not charged, for a caller whose wallet is known.
-pub(crate) fn not_charged(
+fn failure(
     wallet: &Wallet,
     state: Option<&ClientState>,
     charged: Option<&CardCharge>,
@@ -164,7 +172,7 @@ pub(crate) fn with_card_charge(message: &str, charged: Option<&CardCharge>) -> S
 fn outcome_of(refused: &Refused, message: &str) -> Option<PaymentResponse> {
     let code = refused.refusal.answer().code;
     if let Some(wallet) = &refused.wallet {
-        return Some(not_charged(wallet, refused.state.as_ref(), refused.charged.as_ref(), code, message));
+        return Some(failure(wallet, refused.state.as_ref(), refused.charged.as_ref(), code, message));
     }
     refused.promised.as_ref().map(|key| PaymentResponse {
         client_id: key.expose().to_owned(),

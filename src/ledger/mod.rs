@@ -210,9 +210,7 @@ impl Ledger {
         reservation: Reservation,
         store: Option<StoredAnswer>,
     ) -> Result<Posted, LedgerError> {
-        let (answer, outcome) = oneshot::channel();
-        self.submit(Job::Capture { capture, reservation, store, answer }).await?;
-        outcome.await.map_err(|_| LedgerError::Closed)?
+        self.ask(|answer| Job::Capture { capture, reservation, store, answer }).await
     }
 
     /// Turns a reservation into a hold that every node sees, durably. What comes back is the reservation without its amount; it
@@ -229,11 +227,9 @@ impl Ledger {
             // Others may be finishing what this node runs; it must renew its lease first.
             return Err(LedgerError::Unavailable("this node's lease is not certain".to_owned()));
         }
-        let (answer, outcome) = oneshot::channel();
         let (client, amount) = (reservation.client(), reservation.amount());
         let hold = Hold { client, source: hold_source_of(&request), amount };
-        self.submit(Job::Hold { hold, reservation, answer }).await?;
-        outcome.await.map_err(|_| LedgerError::Closed)?
+        self.ask(|answer| Job::Hold { hold, reservation, answer }).await
     }
 
     /// Gives a held amount back, because its request was not charged. Idempotent; refused when there is no such hold, or it
@@ -246,9 +242,7 @@ impl Ledger {
     }
 
     async fn release_held(&self, release: Release) -> Result<Posted, LedgerError> {
-        let (answer, outcome) = oneshot::channel();
-        self.submit(Job::Release { release, answer }).await?;
-        outcome.await.map_err(|_| LedgerError::Closed)?
+        self.ask(|answer| Job::Release { release, answer }).await
     }
 
     /// Records a succeeded charge as credit, and sets `reserve` aside for the request that paid. Idempotent.
@@ -260,9 +254,7 @@ impl Ledger {
         charge: SucceededCharge,
         reserve: Option<Micros>,
     ) -> Result<(Posted, Option<Result<Reservation, NotReserved>>), LedgerError> {
-        let (answer, outcome) = oneshot::channel();
-        self.submit(Job::TopUp { charge, reserve, answer }).await?;
-        outcome.await.map_err(|_| LedgerError::Closed)?
+        self.ask(|answer| Job::TopUp { charge, reserve, answer }).await
     }
 
     /// Gives a captured request back. Idempotent.
@@ -309,13 +301,17 @@ impl Ledger {
     }
 
     async fn reverse_captured(&self, reverse: Reverse) -> Result<Posted, LedgerError> {
-        let (answer, outcome) = oneshot::channel();
-        self.submit(Job::Reverse { reverse, answer }).await?;
-        outcome.await.map_err(|_| LedgerError::Closed)?
+        self.ask(|answer| Job::Reverse { reverse, answer }).await
     }
 
-    async fn submit(&self, job: Job) -> Result<(), LedgerError> {
-        self.jobs.send(job).await.map_err(|_| LedgerError::Closed)
+    /// Gives the writer a command, and waits for its outcome.
+    async fn ask<T>(
+        &self,
+        job: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Job,
+    ) -> Result<T, LedgerError> {
+        let (answer, outcome) = oneshot::channel();
+        self.jobs.send(job(answer)).await.map_err(|_| LedgerError::Closed)?;
+        outcome.await.map_err(|_| LedgerError::Closed)?
     }
 
     /// The answer of a captured request has been handed over, or its caller has gone: it is not given back any more.

@@ -87,7 +87,7 @@ pub struct Posted {
     pub repeated: bool,
 }
 
-/// Captures whose answer has not been delivered yet. The writer stores them with every commit; delivery removes them.
+/// Captures whose answer has not been delivered yet. The writer stores them with every commit of captures; delivery removes them.
 #[derive(Debug, Default)]
 pub(super) struct Deliveries {
     finished: Mutex<Vec<EntryId>>,
@@ -586,7 +586,6 @@ impl Writer {
         repeated: bool,
     ) -> Result<Committed, Fault> {
         let at = now_micros();
-        let row_before = self.undelivered_row(&[]);
         self.connection.begin().await?;
         let commands = self.prepare(asked, at).await?;
         let mut batch = self.read(&commands, repeated).await?;
@@ -624,7 +623,7 @@ impl Writer {
         let captured = self.write_answers(&commands, &outcomes, stores).await?;
         let row_written = !captured.is_empty();
         if row_written {
-            let row: Vec<EntryId> = row_before.into_iter().chain(captured).collect();
+            let row = self.undelivered_row(&captured);
             storage::write_undelivered(&mut self.connection, &self.node, &row).await?;
         }
         self.connection.commit().await?;
@@ -789,9 +788,12 @@ impl Job {
     }
 
     fn client(&self) -> Option<ClientId> {
-        match self.asked() {
-            Asked::Command(command) => command.client(),
-            Asked::Charge(_) => None,
+        match self {
+            Self::Capture { capture, .. } => Some(capture.client),
+            Self::Hold { hold, .. } => Some(hold.client),
+            Self::Release { release, .. } => Some(release.client),
+            Self::Reverse { reverse, .. } => reverse.client,
+            Self::TopUp { .. } => None,
         }
     }
 }

@@ -93,12 +93,24 @@ pub struct Purchase {
 /// What becomes of a purchase before the upstream is called.
 #[derive(Debug)]
 pub enum Opened {
-    /// Its price is set aside: call the upstream, then [`Paywall::capture`] or [`Admitted::let_go`].
+    /// Its price is set aside: call the upstream, then [`Paywall::capture`] or [`Paywall::let_go`].
     Admitted(Box<Admitted>),
     /// It was charged before, and this is its answer.
     Replayed(Box<Replayed>),
     /// It was charged before, and its answer was not kept: call the upstream once more, and charge nothing.
     Again(Repayer),
+}
+
+impl Opened {
+    /// Who pays, or has paid.
+    #[must_use]
+    pub fn wallet(&self) -> &Wallet {
+        match self {
+            Self::Admitted(admitted) => &admitted.wallet,
+            Self::Replayed(replayed) => &replayed.payer.wallet,
+            Self::Again(payer) => &payer.wallet,
+        }
+    }
 }
 
 /// An answer that was charged before.
@@ -175,32 +187,17 @@ impl Admitted {
     pub fn is_kept(&self) -> bool {
         self.claim.is_some()
     }
+}
 
-    /// Lets everything go: nothing is charged for the request, and nothing was done for it that must not be done again. When
-    /// this has ended, the credit can be spent again.
-    pub async fn let_go(self) {
-        if let Some(claim) = self.end().await {
-            claim.let_go().await;
-        }
-    }
-
-    /// The same, when the upstream may have done its work and gave no answer that could be delivered.
-    pub async fn interrupted(self) {
-        if let Some(claim) = self.end().await {
-            claim.interrupted().await;
-        }
-    }
-
-    async fn end(self) -> Option<Claim> {
-        match self.funds {
-            Funds::Reserved(reservation) => drop(reservation),
-            Funds::Held(running, hold) => {
-                hold.release().await;
-                drop(running);
-            }
-        }
-        self.claim
-    }
+/// An admitted request that ended without a charge.
+#[derive(Debug)]
+pub struct Uncharged {
+    /// Who asked.
+    pub wallet: Wallet,
+    /// The balances that can be spent now, if they are known.
+    pub state: Option<ClientState>,
+    /// What was charged to a card all the same, and is credit now.
+    pub charged: Option<CardCharge>,
 }
 
 /// A client and the key that answers carry.
@@ -422,15 +419,14 @@ impl Paywall {
         }
         // A charge has made a wallet of its payer; one that is not found now will be in a moment.
         let repayer = wallet.map(|wallet| Repayer { wallet: wallet.clone(), state });
-        let repayer = repayer.ok_or_else(|| Box::new(refused(Refusal::Busy)));
         match row.state {
             KeyState::Running | KeyState::Delivering => Err(refused(Refusal::IdempotencyInFlight)),
             KeyState::Kept { status, headers, body } => {
-                let payer = repayer.map_err(|refused| *refused)?;
+                let Some(payer) = repayer else { return Err(refused(Refusal::Busy)) };
                 Ok(Some(Opened::Replayed(Box::new(Replayed { status, headers, body, payer }))))
             }
             KeyState::TooLarge { .. } if purchase.is_safe => {
-                let payer = repayer.map_err(|refused| *refused)?;
+                let Some(payer) = repayer else { return Err(refused(Refusal::Busy)) };
                 let counted =
                     answers::count_repeat(&self.db, row.scope, row.request, repeats::MAX_REPEATS).await;
                 if counted.map_err(away)? {
@@ -692,6 +688,26 @@ impl Paywall {
                 Err(Refused { wallet: Some(wallet), state, charged, ..Refused::new(refusal) })
             }
         }
+    }
+
+    /// Lets everything go before the balance is told, so that the caller can spend it again at once: nothing is charged.
+    /// `may_be_done`: the upstream may have done its work, although no answer of it can be delivered.
+    pub async fn let_go(&self, admitted: Admitted, may_be_done: bool) -> Uncharged {
+        let Admitted { funds, claim, wallet, charged, .. } = admitted;
+        match funds {
+            Funds::Reserved(reservation) => drop(reservation),
+            Funds::Held(running, hold) => {
+                hold.release().await;
+                drop(running);
+            }
+        }
+        match claim {
+            Some(claim) if may_be_done => claim.interrupted().await,
+            Some(claim) => claim.let_go().await,
+            None => {}
+        }
+        let state = self.ledger.state(wallet.record.client).await.ok().flatten();
+        Uncharged { wallet, state, charged }
     }
 
     /// What is left of a request that the upstream has worked for and that was not captured for certain.

@@ -1,9 +1,10 @@
 //! `Idempotency-Key` on paid requests: the same key from the same payer for the same method and path is charged once.
 //!
-//! The fingerprint covers query and body, so a key cannot be used for something else by mistake. What is repeated is the
+//! The fingerprint covers query, body and the headers that choose between representations, so a key cannot be used for something
+//! else by mistake. What is repeated is the
 //! answer that was charged, if it was small enough to be kept; otherwise a request that only reads is sent to the upstream
 //! again without a charge, a few times, and of one that changes something the caller is told what happened. A request that
-//! was not charged frees its key. Terms as in the IETF draft "The Idempotency-Key HTTP Header Field".
+//! was not charged frees its key, unless it changes something and may have been done. Terms as in the IETF draft "The Idempotency-Key HTTP Header Field".
 
 use std::time::Duration;
 

@@ -15,27 +15,12 @@ use tokio::time::sleep;
 
 use super::Problem;
 use super::target::{Asked, Base, drain, reason};
-use crate::agent::card::Card;
+use crate::agent::card::{Card, PAYING_TEST_NUMBERS};
 use crate::agent::http::{Http, Outgoing};
 use crate::agent::tokenise::StripeBase;
 use crate::domain::PaymentMethodId;
 use crate::protocol::stripe402::{PaymentPayload, PaymentResponse, VERSION, encode};
 
-/// Stripe's test cards that pay. Different numbers, because one card is charged for one payer at a time.
-const CARDS: [&str; 12] = [
-    "4242424242424242",
-    "4000056655665556",
-    "5555555555554444",
-    "2223003122003222",
-    "5200828282828210",
-    "5105105105105100",
-    "378282246310005",
-    "371449635398431",
-    "6011111111111117",
-    "6011000990139424",
-    "3566002020360505",
-    "6200000000000005",
-];
 /// Wallets that are bought at the same time.
 const AT_ONCE: usize = 4;
 /// Wallets that are bought before a phase at most, unless more were asked for.
@@ -102,6 +87,19 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Purse {
+    fn new(wallets: Vec<Wallet>, spares: Vec<Wallet>) -> Self {
+        Self {
+            slots: wallets.into_iter().map(|wallet| Mutex::new(Slot { wallet, asked: false })).collect(),
+            spares: Mutex::new(spares),
+            wanted: AtomicUsize::new(0),
+            ask: Notify::new(),
+            closed: AtomicBool::new(false),
+            replaced: AtomicU64::new(0),
+            bought_during: AtomicU64::new(0),
+            problem: Mutex::new(None),
+        }
+    }
+
     /// The next paid request, from this wallet or the next one that has credit.
     pub(super) fn take(&self, number: usize) -> Option<Bytes> {
         let count = self.slots.len();
@@ -224,27 +222,19 @@ impl Buyer {
             all.extend(self.buy_some(AT_ONCE.min(needed - all.len())).await?);
         }
         let spares = all.split_off(wallets);
-        let purse = Purse {
-            slots: all.into_iter().map(|wallet| Mutex::new(Slot { wallet, asked: false })).collect(),
-            spares: Mutex::new(spares),
-            wanted: AtomicUsize::new(0),
-            ask: Notify::new(),
-            closed: AtomicBool::new(false),
-            replaced: AtomicU64::new(0),
-            bought_during: AtomicU64::new(0),
-            problem: Mutex::new(None),
-        };
-        Ok((purse, status))
+        Ok((Purse::new(all, spares), status))
     }
 
     /// Buys so many at the same time, at most as many as there are cards.
     async fn buy_some(&self, count: usize) -> Result<Vec<Wallet>, Problem> {
-        let bought = join_all((0..count.min(CARDS.len())).map(|_| self.buy_one())).await;
+        let bought = join_all((0..count.min(PAYING_TEST_NUMBERS.len())).map(|_| self.buy_one())).await;
         bought.into_iter().map(|bought| bought.map(|(wallet, _)| wallet)).collect()
     }
 
     async fn buy_one(&self) -> Result<(Wallet, u16), Problem> {
-        let number = CARDS[self.cards_used.fetch_add(1, Ordering::Relaxed) % CARDS.len()];
+        // Different numbers, because one card is charged for one payer at a time.
+        let used = self.cards_used.fetch_add(1, Ordering::Relaxed);
+        let number = PAYING_TEST_NUMBERS[used % PAYING_TEST_NUMBERS.len()];
         let failed = |why: String| Problem::Failed(format!("no wallet could be bought: {why}"));
         let card = Card::from_command_line(number, "12/34", "123").map_err(|e| failed(e.to_string()))?;
         let key = &self.asked.offer.publishable_key;
@@ -365,19 +355,7 @@ mod tests {
 
     #[test]
     fn a_dry_wallet_gives_way_to_a_spare_and_then_to_the_others() {
-        let purse = Purse {
-            slots: ["a", "b"]
-                .map(|name| Mutex::new(Slot { wallet: wallet(name, 2), asked: false }))
-                .into_iter()
-                .collect(),
-            spares: Mutex::new(vec![wallet("c", 1)]),
-            wanted: AtomicUsize::new(0),
-            ask: Notify::new(),
-            closed: AtomicBool::new(false),
-            replaced: AtomicU64::new(0),
-            bought_during: AtomicU64::new(0),
-            problem: Mutex::new(None),
-        };
+        let purse = Purse::new(vec![wallet("a", 2), wallet("b", 2)], vec![wallet("c", 1)]);
         let taken: Vec<_> = std::iter::from_fn(|| purse.take(0)).collect();
         assert_eq!(taken, ["a", "a", "c", "b", "b"], "in this order, and no request without credit");
         assert_eq!(purse.spent().replaced, 1);

@@ -59,20 +59,7 @@ price = "0.05"
 "#;
 
 /// Cards that pay. Different numbers, because one card is charged for one payer at a time.
-pub const GOOD_CARDS: [&str; 12] = [
-    GOOD,
-    "4000056655665556",
-    "5555555555554444",
-    "2223003122003222",
-    "5200828282828210",
-    "5105105105105100",
-    "378282246310005",
-    "371449635398431",
-    "6011111111111117",
-    "6011000990139424",
-    "3566002020360505",
-    "6200000000000005",
-];
+pub use prepaid402::agent::card::PAYING_TEST_NUMBERS as GOOD_CARDS;
 
 /// Packs of most tests.
 pub const PACKS: &str = r#"
