@@ -100,7 +100,7 @@ async fn open_doors(
         tasks: parts.tasks.clone(),
         limits: config.limits.clone(),
         idempotency: config.idempotency.clone(),
-        trusted_proxies: config.trusted_proxies.clone(),
+        trusted_proxies: Arc::clone(&parts.trusted_proxies),
         public_url: config.public_url.clone(),
         permits: Arc::clone(&parts.permits),
         keyed_bodies: Arc::clone(&parts.keyed_bodies),

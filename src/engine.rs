@@ -12,7 +12,7 @@ use actix_web::web;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, DatabaseConfig};
+use crate::config::{Config, DatabaseConfig, IpNetwork};
 use crate::db::{Db, DbError, query_scalar};
 use crate::domain::{Currency, NodeId};
 use crate::http::Reversals;
@@ -95,6 +95,8 @@ pub(crate) struct Parts {
     /// Bodies of requests with an `Idempotency-Key` that may be read at once.
     pub(crate) keyed_bodies: Arc<Semaphore>,
     pub(crate) closing: Arc<AtomicBool>,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub(crate) trusted_proxies: Arc<[IpNetwork]>,
 }
 
 /// Everything behind the doors, running.
@@ -155,9 +157,9 @@ impl Engine {
         };
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
-            tokio::spawn(worker::reconcile(top_ups, stopped)),
+            tokio::spawn(worker::reconcile(top_ups.clone(), stopped)),
             tokio::spawn(worker::renew(ledger.clone())),
-            tokio::spawn(worker::sweep(ledger.clone(), db.clone())),
+            tokio::spawn(worker::sweep(ledger.clone(), db.clone(), top_ups)),
         ];
         let parts = Parts {
             reversals: Reversals::new(ledger.clone(), tasks.clone()),
@@ -165,6 +167,7 @@ impl Engine {
             keyed_bodies: Arc::new(Semaphore::new(MAX_KEYED_BODIES)),
             metrics: Arc::new(Metrics::new()),
             closing: Arc::new(AtomicBool::new(false)),
+            trusted_proxies: config.trusted_proxies.clone().into(),
             db,
             ledger,
             keys,
@@ -216,6 +219,7 @@ impl Parts {
             keys: Arc::clone(&self.keys),
             paywall: self.paywall.clone(),
             offers: self.offers.clone(),
+            trusted_proxies: Arc::clone(&self.trusted_proxies),
         })
     }
 

@@ -57,6 +57,8 @@ pub struct Metrics {
     ledger_retries: Counter,
     reversed_at_start: Gauge,
     reversed_for_others: Gauge,
+    new_payers_paused: Gauge,
+    barred_attempts: Counter,
 }
 
 /// Values that are read when the metrics are asked for.
@@ -80,6 +82,10 @@ pub struct Readings {
     pub reversed_at_start: u64,
     /// Captures given back for other nodes.
     pub reversed_for_others: u64,
+    /// Whether new payers are paused because many cards are declined.
+    pub new_payers_paused: bool,
+    /// Attempts to pay that were refused because there were too many.
+    pub barred_attempts: u64,
 }
 
 impl Default for Metrics {
@@ -115,6 +121,8 @@ impl Metrics {
             "captures_reversed_for_other_nodes",
             "Captures given back because another node died before their answers were delivered for certain",
         );
+        let new_payers_paused =
+            gauge("new_payers_paused", "1 while new payers are refused because many cards are declined");
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::<u64, AtomicU64>::default();
             registry.register(name, help, counter.clone());
@@ -127,7 +135,13 @@ impl Metrics {
             "ledger_retries",
             "Ledger batches looked up and tried again: conflicts between nodes, or a database server that went away",
         );
+        let barred_attempts = counter(
+            "barred_attempts",
+            "Attempts to pay that were not made, to keep stolen cards from being tried",
+        );
         Self {
+            new_payers_paused,
+            barred_attempts,
             registry,
             requests,
             seconds,
@@ -157,11 +171,13 @@ impl Metrics {
         self.reserved.set(readings.reserved_micros);
         self.reversed_at_start.set(readings.reversed_at_start.try_into().unwrap_or(i64::MAX));
         self.reversed_for_others.set(readings.reversed_for_others.try_into().unwrap_or(i64::MAX));
+        self.new_payers_paused.set(readings.new_payers_paused.into());
         for (counter, now) in [
             (&self.ledger_batches, readings.batches),
             (&self.ledger_commands, readings.commands),
             (&self.ledger_replays, readings.replays),
             (&self.ledger_retries, readings.retries),
+            (&self.barred_attempts, readings.barred_attempts),
         ] {
             counter.inc_by(now.saturating_sub(counter.get()));
         }

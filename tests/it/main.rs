@@ -20,5 +20,6 @@ mod proxy;
 mod reference_defects;
 mod sandbox;
 mod secrets;
+mod shield;
 mod unknown_outcomes;
 mod upstream_faults;
