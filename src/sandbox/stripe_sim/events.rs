@@ -90,11 +90,15 @@ impl EventLog {
 
     /// Keeps an event, and returns the ids of those that had to go for it.
     pub(super) fn push(&mut self, event: Event) -> Vec<String> {
+        self.push_within(event, MAX_EVENTS, MAX_BYTES)
+    }
+
+    fn push_within(&mut self, event: Event, rows: usize, bytes: usize) -> Vec<String> {
         self.bytes = self.bytes.saturating_add(event.bytes());
         self.numbers.insert(event.id.clone(), event.number);
         self.rows.push_back(event);
         let mut gone = Vec::new();
-        while self.rows.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.rows.len() > 1) {
+        while self.rows.len() > rows || (self.bytes > bytes && self.rows.len() > 1) {
             let Some(event) = self.rows.pop_front() else { break };
             self.bytes = self.bytes.saturating_sub(event.bytes());
             self.numbers.remove(&event.id);
@@ -143,18 +147,20 @@ mod tests {
     #[test]
     fn the_oldest_events_go_when_there_are_too_many() {
         let mut log = EventLog::default();
-        for number in 1..=100_000 {
-            assert!(log.push(event(number, 1)).is_empty());
+        for number in 1..=100 {
+            assert!(log.push_within(event(number, 1), 100, 1_000).is_empty());
         }
-        assert_eq!(log.push(event(log.next(), 1)), ["evt_1"]);
-        assert_eq!(log.oldest_first().count(), MAX_EVENTS);
+        assert_eq!(log.push_within(event(log.next(), 1), 100, 1_000), ["evt_1"]);
+        assert_eq!(log.oldest_first().count(), 100);
         assert!(log.get("evt_1").is_none());
-        for number in [2, 50_000, 100_001] {
+        for number in [2, 50, 101] {
             assert_eq!(log.get(&format!("evt_{number}")).unwrap().number, number);
         }
-        let big = log.push(event(log.next(), MAX_BYTES));
-        assert_eq!((big.len(), log.bytes, log.newest_first().count()), (MAX_EVENTS, MAX_BYTES, 1));
-        assert_eq!(log.next(), 100_003);
+        let gone = log.push_within(event(log.next(), 950), 100, 1_000);
+        assert_eq!((gone.len(), log.bytes, log.newest_first().count()), (50, 1_000, 51));
+        // One is kept, however large it is.
+        let gone = log.push_within(event(log.next(), 2_000), 100, 1_000);
+        assert_eq!((gone.len(), log.bytes, log.next()), (51, 2_000, 104));
     }
 
     #[test]

@@ -122,7 +122,7 @@ pub enum SimError {
     Webhook(#[from] WebhookError),
     /// The books were opened, and can no longer be written.
     #[error("the books can no longer be written")]
-    Full,
+    Unwritable,
 }
 
 /// A simulated Stripe that runs until it is stopped.
@@ -140,20 +140,11 @@ impl RunningSim {
     /// webhook that was given here before, also before a restart; those of `/_sim/webhook_endpoints` are left alone.
     ///
     /// # Errors
-    /// [`SimError::Webhook`] for a URL that is not on this machine and for what is no secret; [`SimError::Full`] when the
+    /// [`SimError::Webhook`] for a URL that is not on this machine and for what is no secret; [`SimError::Unwritable`] when the
     /// books cannot be written.
     pub async fn deliver_webhooks_to(&self, url: &str, secrets: &[String]) -> Result<(), SimError> {
-        let (known, id, line) = {
-            let mut state = self.sim.state();
-            let before: Vec<String> = state.books.endpoints.iter().map(|known| known.id.clone()).collect();
-            let id = webhooks::add(&mut state.books, url, secrets.to_vec(), Vec::new(), true)?;
-            (before.contains(&id), id, self.sim.enqueue(&mut state))
-        };
-        self.sim.commit(line).await.map_err(|_| SimError::Full)?;
-        if !known {
-            webhooks::serve(&self.sim, id);
-        }
-        Ok(())
+        let (_, line) = webhooks::register(&self.sim, url, secrets.to_vec(), Vec::new(), true)?;
+        self.sim.commit(line).await.map_err(|_| SimError::Unwritable)
     }
 
     /// Stops at once, without waiting for requests that are being answered, and gives the file up.

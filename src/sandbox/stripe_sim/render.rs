@@ -389,7 +389,6 @@ pub(super) fn dispute(books: &Books, row: &Dispute) -> Value {
         "id": row.id,
         "object": "dispute",
         "amount": row.amount,
-        "balance_transaction": row.balance_transactions.first(),
         "balance_transactions": transactions,
         "charge": row.charge,
         "created": row.created,

@@ -129,7 +129,7 @@ fn check_secrets(secrets: &[String]) -> Result<(), WebhookError> {
 
 /// Adds an endpoint, which gets the events that happen from now on. The one of the start takes the place of the one
 /// before, and gets what that one was still waiting for.
-pub(super) fn add(
+fn add(
     books: &mut Books,
     url: &str,
     secrets: Vec<String>,
@@ -150,6 +150,25 @@ pub(super) fn add(
     let row = WebhookEndpoint { id: id.clone(), url, secrets, types, of_start, pending };
     books.put(Record::WebhookEndpoint(row));
     Ok(id)
+}
+
+/// Adds an endpoint, see [`add`], and starts to deliver to it. Returns its id and the line of the journal to wait for.
+pub(super) fn register(
+    sim: &Arc<Sim>,
+    url: &str,
+    secrets: Vec<String>,
+    types: Vec<String>,
+    of_start: bool,
+) -> Result<(String, u64), WebhookError> {
+    let mut state = sim.state();
+    let before: Vec<String> = state.books.endpoints.iter().map(|known| known.id.clone()).collect();
+    let id = add(&mut state.books, url, secrets, types, of_start)?;
+    let line = sim.enqueue(&mut state);
+    drop(state);
+    if !before.contains(&id) {
+        serve(sim, id.clone());
+    }
+    Ok((id, line))
 }
 
 /// `Stripe-Signature` of a body: one `v1` for each secret.

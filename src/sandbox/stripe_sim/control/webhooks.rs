@@ -65,18 +65,15 @@ async fn add(sim: web::Data<Sim>, body: web::Bytes) -> HttpResponse {
         Ok(add) => add,
         Err(answer) => return answer,
     };
-    let mut added = None;
-    let answer = change(&sim, |books| {
-        let id = webhooks::add(books, &url, secrets, types, false)
-            .map_err(|error| ApiError::invalid(error.to_string()))?;
-        added = Some(id.clone());
-        Ok(json!({ "id": id, "url": url }))
-    })
-    .await;
-    if let Some(id) = added {
-        webhooks::serve(&sim.into_inner(), id);
+    let sim = sim.into_inner();
+    let (id, line) = match webhooks::register(&sim, &url, secrets, types, false) {
+        Ok(registered) => registered,
+        Err(error) => return refused(error),
+    };
+    match sim.commit(line).await {
+        Ok(()) => ok(&json!({ "id": id, "url": url })),
+        Err(error) => refusal(&error),
     }
-    answer
 }
 
 async fn remove_all(sim: web::Data<Sim>) -> HttpResponse {
