@@ -90,3 +90,5 @@ INSERT INTO new_payers (id, paused_until) VALUES (1, 0);
 
 ALTER TABLE top_ups ADD COLUMN charge TEXT COLLATE "C";
 ALTER TABLE clients ADD COLUMN card_consent_at BIGINT;
+
+INSERT INTO freezes (client, cause, created_at) SELECT id, 'operator', created_at FROM clients WHERE status = 'frozen';
