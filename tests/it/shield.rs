@@ -492,13 +492,19 @@ async fn a_bank_that_wants_the_cardholder_counts_as_a_decline() {
 async fn what_stripe_is_to_blame_for_counts_for_nothing() {
     let world = world("").await;
     let gateway = world.gateway().await;
-    for _ in 0..4 {
-        world.faults(json!([{ "on": "customers.create", "action": "fail_before", "times": 50 }])).await;
-        let card = world.tokenise(GOOD).await;
-        let answer = gateway.pay("/api/weather", &Pay::card(&card)).await;
+    world.faults(json!([{ "on": "customers.create", "action": "fail_before", "times": 500 }])).await;
+    let cards = [
+        world.tokenise(GOOD_CARDS[0]).await,
+        world.tokenise(GOOD_CARDS[1]).await,
+        world.tokenise(GOOD_CARDS[2]).await,
+    ];
+    let pays = cards.each_ref().map(|card| Pay::card(card));
+    let [one, two, three] = pays.each_ref().map(|pay| gateway.pay("/api/weather", pay));
+    for answer in <[Answer; 3]>::from(tokio::join!(one, two, three)) {
         assert_eq!((answer.status, answer.code().as_str()), (503, "busy"), "{}", answer.text());
-        world.clear_faults().await;
     }
+    world.clear_faults().await;
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM charge_attempts").await, 3);
     let card = world.tokenise(GOOD).await;
     assert_eq!(gateway.pay("/api/weather", &Pay::card(&card)).await.status, 200);
     gateway.stop().await;
