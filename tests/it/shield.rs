@@ -5,9 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use prepaid402::config::DatabaseConfig;
 use serde_json::{Value, json};
+use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
 
 use crate::support::http::{Answer, Client};
+use crate::support::program::until;
 use crate::support::{
     GOOD, GOOD_CARDS, Gateway, PUBLISHABLE_KEY, Pay, ROUTES, THREE_D_SECURE, World, change, is_full, number,
     postgres,
@@ -566,4 +570,36 @@ async fn a_token_is_charged_three_times_a_day_at_two_nodes_together() {
         other.stop().await;
         world.assert_books_agree().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_node_is_counting_at_this_moment_is_waited_for() {
+    let Some(_) = postgres::server() else { return };
+    let world = world(BEHIND_A_PROXY).await;
+    let gateway = world.gateway().await;
+    let thief = Thief::at(&gateway);
+    for number in 0..3 {
+        assert_eq!(thief.try_card(number, Some(&address(0)), None).await.code(), "card_declined");
+    }
+    // Another node, in the middle of letting the third attempt of another network through.
+    let DatabaseConfig::Postgres(url) = &world.database else { panic!("on PostgreSQL") };
+    let mut other = PgConnection::connect(url.expose()).await.unwrap();
+    for sql in [
+        "BEGIN",
+        "SELECT paused_until FROM new_payers WHERE id = 1 FOR UPDATE",
+        "UPDATE charge_attempts SET network = '203.0.113.0/24'",
+    ] {
+        sqlx::query(sql).execute(&mut other).await.unwrap();
+    }
+    let trying = tokio::spawn(async move { thief.try_card(3, Some("203.0.113.7"), None).await });
+    let waiting = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    until("it waits, or is through", async || {
+        trying.is_finished() || number(&world.database, waiting).await > 0
+    })
+    .await;
+    sqlx::query("COMMIT").execute(&mut other).await.unwrap();
+    let answer = trying.await.unwrap();
+    assert_eq!((answer.status, answer.code().as_str()), (429, "too_many_attempts"), "{}", answer.text());
+    assert_eq!(charge_attempts(&world).await, 3);
+    gateway.stop().await;
 }
