@@ -24,6 +24,8 @@ use crate::key_secret::{KeySecret, KeySecretError};
 use crate::ledger::Ledger;
 use crate::ledger::keys::Keys;
 use crate::money_work::MoneyWork;
+use crate::payments::charges::Charges;
+use crate::payments::refunds::Refunds;
 use crate::paywall::offer::Offers;
 use crate::paywall::{Paywall, PaywallParts};
 use crate::proxy::upstream::UpstreamSetupError;
@@ -87,6 +89,8 @@ pub(crate) struct Parts {
     pub(crate) keys: Arc<Keys>,
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
+    pub(crate) refunds: Refunds,
+    pub(crate) charges: Charges,
     pub(crate) reversals: Reversals,
     pub(crate) tasks: MoneyWork,
     pub(crate) metrics: Arc<Metrics>,
@@ -135,11 +139,21 @@ impl Engine {
                 ledger: ledger.clone(),
                 keys: Arc::clone(&keys),
                 key_secret,
-                stripe,
+                stripe: stripe.clone(),
                 tasks: tasks.clone(),
             },
             config,
         );
+        let refunds = Refunds::new(db.clone(), ledger.clone(), stripe.clone(), tasks.clone());
+        let charges = Charges::new(
+            ledger.clone(),
+            stripe,
+            top_ups.clone(),
+            refunds.clone(),
+            tasks.clone(),
+            config.top_up.refund_on_fraud_warning,
+        );
+        refunds.read_back_with(&charges);
         let paywall = Paywall::new(PaywallParts {
             db: db.clone(),
             ledger: ledger.clone(),
@@ -155,7 +169,7 @@ impl Engine {
         };
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
-            tokio::spawn(worker::reconcile(top_ups, stopped)),
+            tokio::spawn(worker::reconcile(top_ups, refunds.clone(), stopped)),
             tokio::spawn(worker::renew(ledger.clone())),
             tokio::spawn(worker::sweep(ledger.clone(), db.clone())),
         ];
@@ -170,6 +184,8 @@ impl Engine {
             keys,
             paywall,
             offers,
+            refunds,
+            charges,
             tasks,
         };
         Ok(Self { parts, writer, loops, stop, _lock: lock })

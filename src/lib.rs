@@ -27,6 +27,7 @@ pub mod db;
 pub mod key_secret;
 pub mod ledger;
 pub mod money_work;
+pub mod payments;
 pub mod stripe;
 pub mod top_up;
 

@@ -55,6 +55,11 @@ pub(super) enum Endpoint {
     CancelPaymentIntent,
     RetrievePaymentIntent,
     ListPaymentIntents,
+    ListRefunds,
+    ListDisputes,
+    ListFraudWarnings,
+    RetrieveObject,
+    CreateRefund,
 }
 
 impl Endpoint {
@@ -67,6 +72,11 @@ impl Endpoint {
             Self::CancelPaymentIntent => "POST /v1/payment_intents/:id/cancel",
             Self::RetrievePaymentIntent => "GET /v1/payment_intents/:id",
             Self::ListPaymentIntents => "GET /v1/payment_intents",
+            Self::ListRefunds => "GET /v1/refunds",
+            Self::ListDisputes => "GET /v1/disputes",
+            Self::ListFraudWarnings => "GET /v1/radar/early_fraud_warnings",
+            Self::RetrieveObject => "GET /v1/(charges|refunds|disputes|radar/early_fraud_warnings)/:id",
+            Self::CreateRefund => "POST /v1/refunds",
         }
     }
 }
@@ -104,7 +114,7 @@ pub struct NewPaymentIntent<'a> {
 }
 
 /// A result of one call with what its answer said beside the body.
-type Answered<T> = (T, ResponseMeta);
+pub(super) type Answered<T> = (T, ResponseMeta);
 
 impl Stripe {
     /// A client for this account. Connects to nobody yet.
@@ -260,7 +270,7 @@ impl Stripe {
     }
 
     /// Sends one typed request, again and again under the same key while its outcome is unknown.
-    async fn call<R>(
+    pub(super) async fn call<R>(
         &self,
         endpoint: Endpoint,
         idempotency_key: Option<&str>,
@@ -313,7 +323,7 @@ fn metadata(top_up: TopUpId, client: Option<ClientPublicId>) -> HashMap<String, 
 }
 
 /// An id that may stand in a path.
-fn checked_intent_id(pi: &str) -> Result<&str, StripeFailure> {
+pub(super) fn checked_intent_id(pi: &str) -> Result<&str, StripeFailure> {
     if is_stripe_id("pi_", pi) {
         Ok(pi)
     } else {
@@ -335,7 +345,7 @@ fn facts_about(
     Ok(facts)
 }
 
-fn unreadable(meta: &ResponseMeta) -> StripeFailure {
+pub(super) fn unreadable(meta: &ResponseMeta) -> StripeFailure {
     StripeFailure::Unknown {
         reason: UnknownReason::Unreadable(meta.status),
         request_id: meta.request_id.clone(),
