@@ -49,6 +49,9 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("idempotency.keep", Kind::Text),
     ("idempotency.max_body_bytes", Kind::Integer),
     ("idempotency.max_answer_bytes", Kind::Integer),
+    ("webhooks.secrets_file", Kind::Text),
+    ("webhooks.tolerance", Kind::Text),
+    ("webhooks.poll_every", Kind::Text),
     ("log.filter", Kind::Text),
     ("log.json", Kind::Boolean),
 ];
@@ -74,11 +77,15 @@ pub(super) const ARRAYS: &[(&str, &[&str])] = &[
 ];
 
 /// Sections of the file.
-const SECTIONS: &[&str] = &["stripe", "upstream", "top_up", "limits", "idempotency", "log"];
+const SECTIONS: &[&str] = &["stripe", "upstream", "top_up", "limits", "idempotency", "webhooks", "log"];
 
 /// What to do about a secret in the file.
 const SECRET_IN_FILE: &str = "a secret does not belong in this file, which people read and commit: put it in the environment \
                               variable STRIPE_SECRET_KEY (the .env file will do), or name a file with stripe.secret_key_file";
+
+/// What to do about a webhook secret in the file.
+const WEBHOOK_SECRET_IN_FILE: &str = "a secret does not belong in this file, which people read and commit: put it in the environment \
+                                      variable STRIPE_WEBHOOK_SECRETS (the .env file will do), or name a file with webhooks.secrets_file";
 
 /// What to do about a database password in the file.
 const PASSWORD_IN_FILE: &str = "holds a password, which does not belong in this file: leave the password out and set the environment \
@@ -111,6 +118,11 @@ fn check_table(table: &Table, section: &str, report: &mut Report) {
             }
         } else if path == "stripe.secret_key" {
             report.problem(&path, SECRET_IN_FILE);
+        } else if ["webhooks.secret", "webhooks.secrets"].contains(&path.as_str()) {
+            // What stands there may look like no secret of Stripe's, and be one all the same.
+            if !value.as_str().is_some_and(|text| text.contains("whsec_")) {
+                report.problem(&path, WEBHOOK_SECRET_IN_FILE);
+            }
         } else if !SETTINGS.iter().any(|(known, _)| *known == path) {
             report.problem(&path, unknown(&path));
         }
@@ -159,6 +171,7 @@ fn check_elements(value: &Value, path: &str, fields: &[&str], report: &mut Repor
 /// Finds Stripe secrets anywhere in the file. The publishable key's slot has its own sentence, see `stripe.rs`.
 fn check_secrets(value: &Value, path: &str, report: &mut Report) {
     match value {
+        Value::String(text) if text.contains("whsec_") => report.problem(path, WEBHOOK_SECRET_IN_FILE),
         Value::String(text)
             if holds_stripe_secret(text)
                 && path != "stripe.publishable_key"

@@ -13,6 +13,7 @@ use super::secrets::SecretSources;
 use super::section::Section;
 use super::{
     Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, routes, stripe, top_up, upstream,
+    webhooks,
 };
 use crate::domain::Currency;
 
@@ -45,6 +46,7 @@ pub(super) fn config(
     let routes = routes::read(&root, top_up.as_ref().map(|top_up| top_up.maximum), report);
     let limits = limits(&root.section("limits"), report);
     let idempotency = idempotency(&root.section("idempotency"), report);
+    let webhooks = webhooks::read(&root.section("webhooks"), secrets, report);
     let trusted_proxies = trusted_proxies(&root, report);
     let log = log(&root.section("log"), report);
     if let Some(stripe) = stripe.as_ref().filter(|stripe| !sandbox && stripe.api_base != stripe::STRIPE_API) {
@@ -63,6 +65,7 @@ pub(super) fn config(
         top_up: top_up?,
         limits: limits?,
         idempotency: idempotency?,
+        webhooks: webhooks?,
         trusted_proxies: trusted_proxies?,
         log: log?,
         key_secret: None,
