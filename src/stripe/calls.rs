@@ -55,6 +55,7 @@ pub(super) enum Endpoint {
     CancelPaymentIntent,
     RetrievePaymentIntent,
     ListPaymentIntents,
+    ListEvents,
 }
 
 impl Endpoint {
@@ -67,6 +68,7 @@ impl Endpoint {
             Self::CancelPaymentIntent => "POST /v1/payment_intents/:id/cancel",
             Self::RetrievePaymentIntent => "GET /v1/payment_intents/:id",
             Self::ListPaymentIntents => "GET /v1/payment_intents",
+            Self::ListEvents => "GET /v1/events",
         }
     }
 }
@@ -104,7 +106,7 @@ pub struct NewPaymentIntent<'a> {
 }
 
 /// A result of one call with what its answer said beside the body.
-type Answered<T> = (T, ResponseMeta);
+pub(super) type Answered<T> = (T, ResponseMeta);
 
 impl Stripe {
     /// A client for this account. Connects to nobody yet.
@@ -260,7 +262,7 @@ impl Stripe {
     }
 
     /// Sends one typed request, again and again under the same key while its outcome is unknown.
-    async fn call<R>(
+    pub(super) async fn call<R>(
         &self,
         endpoint: Endpoint,
         idempotency_key: Option<&str>,
@@ -335,7 +337,7 @@ fn facts_about(
     Ok(facts)
 }
 
-fn unreadable(meta: &ResponseMeta) -> StripeFailure {
+pub(super) fn unreadable(meta: &ResponseMeta) -> StripeFailure {
     StripeFailure::Unknown {
         reason: UnknownReason::Unreadable(meta.status),
         request_id: meta.request_id.clone(),

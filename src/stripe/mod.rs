@@ -5,12 +5,13 @@
 //! - `failure.rs` sorts failures into *unknown*, *declined* and *refused*. Only the last two may be told to a payer.
 //! - `retry.rs` repeats an unknown attempt under the same key until a deadline.
 //! - `facts.rs` holds what the rest of the program reads of Stripe's objects.
-//! - `calls.rs` has the calls themselves.
+//! - `calls.rs` has the calls themselves, `events.rs` the list of events.
 //!
 //! Money is in Stripe's minor units, as `i64`, with the lower-case ISO 4217 code beside it.
 
 mod calls;
 mod client;
+mod events;
 mod facts;
 mod failure;
 mod redact;
@@ -18,7 +19,9 @@ mod retry;
 
 pub use calls::{CLIENT_METADATA_KEY, NewCustomer, NewPaymentIntent, Stripe, TOP_UP_METADATA_KEY};
 pub use client::StripeSetupError;
+pub use events::EventsPage;
 pub use facts::{PaymentIntentFacts, PaymentIntentStatus, PaymentMethodFacts};
+pub use redact::{redact_json, without_secrets};
 pub use failure::{Decline, DeclineKind, Refusal, RefusalKind, StripeFailure, UnknownReason};
 
 #[cfg(test)]
