@@ -20,11 +20,13 @@ use crate::http::admin::AdminState;
 use crate::http::billing::Billing;
 use crate::http::health::Operations;
 use crate::http::metrics::Metrics;
+use crate::http::webhooks::Webhooks;
 use crate::key_secret::{KeySecret, KeySecretError};
 use crate::ledger::Ledger;
 use crate::ledger::keys::Keys;
 use crate::money_work::MoneyWork;
 use crate::paywall::offer::Offers;
+use crate::payments::{Applier, Charges, Inbox, Poller};
 use crate::paywall::{Paywall, PaywallParts};
 use crate::proxy::upstream::UpstreamSetupError;
 use crate::stripe::{Stripe, StripeSetupError};
@@ -90,6 +92,8 @@ pub(crate) struct Parts {
     pub(crate) reversals: Reversals,
     pub(crate) tasks: MoneyWork,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) inbox: Inbox,
+    pub(crate) webhooks: web::Data<Webhooks>,
     /// Requests that may still begin.
     pub(crate) permits: Arc<Semaphore>,
     /// Bodies of requests with an `Idempotency-Key` that may be read at once.
@@ -135,7 +139,7 @@ impl Engine {
                 ledger: ledger.clone(),
                 keys: Arc::clone(&keys),
                 key_secret,
-                stripe,
+                stripe: stripe.clone(),
                 tasks: tasks.clone(),
             },
             config,
@@ -153,9 +157,24 @@ impl Engine {
             currency: config.currency,
             top_ups: top_ups.clone(),
         };
+        let metrics = Arc::new(Metrics::new());
+        let inbox = Inbox::new(db.clone(), tasks.clone());
+        let applier = Applier::new(top_ups.clone(), Charges);
+        let poller = Poller::new(db.clone(), stripe, top_ups.clone(), inbox.clone());
+        let poll_every = config.webhooks.poll_every;
+        if config.webhooks.secrets.is_empty() {
+            tracing::info!(
+                "webhooks are off: no STRIPE_WEBHOOK_SECRETS; Stripe's events are asked for every {} s instead",
+                poll_every.as_secs()
+            );
+        }
+        let webhooks =
+            Webhooks::new(config.webhooks.clone(), config.stripe.is_live(), inbox.clone(), Arc::clone(&metrics));
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
-            tokio::spawn(worker::reconcile(top_ups, stopped)),
+            tokio::spawn(worker::reconcile(top_ups, stopped.clone())),
+            tokio::spawn(worker::apply_events(inbox.clone(), applier, stopped.clone())),
+            tokio::spawn(worker::poll_events(poller, poll_every, stopped)),
             tokio::spawn(worker::renew(ledger.clone())),
             tokio::spawn(worker::sweep(ledger.clone(), db.clone())),
         ];
@@ -163,7 +182,9 @@ impl Engine {
             reversals: Reversals::new(ledger.clone(), tasks.clone()),
             permits: Arc::new(Semaphore::new(config.limits.max_concurrent_requests)),
             keyed_bodies: Arc::new(Semaphore::new(MAX_KEYED_BODIES)),
-            metrics: Arc::new(Metrics::new()),
+            metrics,
+            inbox,
+            webhooks: web::Data::new(webhooks),
             closing: Arc::new(AtomicBool::new(false)),
             db,
             ledger,
@@ -224,6 +245,7 @@ impl Parts {
             db: self.db.clone(),
             ledger: self.ledger.clone(),
             top_ups: self.offers.top_ups.clone(),
+            inbox: self.inbox.clone(),
             metrics: Arc::clone(&self.metrics),
             closing: Arc::clone(&self.closing),
         })

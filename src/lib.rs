@@ -28,6 +28,7 @@ pub mod key_secret;
 pub mod ledger;
 pub mod money_work;
 pub mod stripe;
+pub mod payments;
 pub mod top_up;
 
 pub mod proxy;

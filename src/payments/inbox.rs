@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use serde_json::Value;
@@ -76,7 +75,6 @@ pub struct Inbox(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     db: Db,
-    applier: Applier,
     /// Applying is money work: nobody who waits can cancel it.
     tasks: MoneyWork,
     /// There may be something to do.
@@ -146,9 +144,9 @@ fn wait_after(tries: i64) -> i64 {
 impl Inbox {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(db: Db, applier: Applier, tasks: MoneyWork) -> Self {
+    pub fn new(db: Db, tasks: MoneyWork) -> Self {
         let (fetched, failed_polls) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self(Arc::new(Inner { db, applier, tasks, arrived: Notify::new(), fetched, failed_polls }))
+        Self(Arc::new(Inner { db, tasks, arrived: Notify::new(), fetched, failed_polls }))
     }
 
     /// Stores events in one transaction, and wakes who applies them. Answers which of them were new. Goes on when the caller
@@ -200,8 +198,7 @@ impl Inbox {
     ///
     /// # Errors
     /// When the database cannot be used. What was taken is due again later.
-    pub async fn step(&self) -> Result<usize, DbError> {
-        let applier = self.0.applier.clone();
+    pub async fn step(&self, applier: &Applier) -> Result<usize, DbError> {
         self.step_with(move |event: Taken| {
             let applier = applier.clone();
             async move { applier.apply(&event.kind, &event.object, &event.body).await }

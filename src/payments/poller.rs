@@ -42,8 +42,8 @@ pub enum PollError {
     /// Stripe.
     #[error("Stripe's events could not be listed ({})", .0.class())]
     Stripe(StripeFailure),
-    /// One of them has no usable name.
-    #[error("Stripe's list holds an event that cannot be read")]
+    /// One of them has no usable name, or the list goes in circles. What could be read is stored.
+    #[error("Stripe's list of events cannot be read to its end")]
     Unreadable,
 }
 
@@ -78,14 +78,18 @@ impl Poller {
         };
         let earliest = seconds_now().saturating_sub(LONGEST);
         let since = from.saturating_sub(OVERLAP).max(earliest).max(0);
-        let (mut newest, mut new, mut after) = (from, 0_usize, None::<String>);
+        let (mut newest, mut new, mut after, mut unreadable) = (from, 0_usize, None::<String>, false);
         loop {
             let deadline = after_deadline();
             let page = self.stripe.list_events_since(since, &HANDLED_TYPES, after.as_deref(), deadline).await;
             let page = page.map_err(PollError::Stripe)?;
             let mut unseen = Vec::new();
             for json in page.events {
-                let event = Event::read(json, since).ok_or(PollError::Unreadable)?;
+                // Not the others' fault.
+                let Some(event) = Event::read(json, since) else {
+                    unreadable = true;
+                    continue;
+                };
                 newest = newest.max(event.created);
                 if !self.inbox.knows(&event.id).await? {
                     unseen.push(event);
@@ -102,10 +106,13 @@ impl Poller {
                 None => break,
             }
         }
+        self.inbox.count_fetched(u64::try_from(new).unwrap_or(u64::MAX));
+        if unreadable {
+            return Err(PollError::Unreadable);
+        }
         if known.is_none_or(|known| known < newest) {
             self.advance(newest).await?;
         }
-        self.inbox.count_fetched(u64::try_from(new).unwrap_or(u64::MAX));
         Ok(new)
     }
 

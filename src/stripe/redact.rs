@@ -51,7 +51,7 @@ pub fn redact_json(value: &mut Value) {
 pub fn without_secrets(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut word = String::new();
-    let mut end = |word: &mut String, out: &mut String| {
+    let end = |word: &mut String, out: &mut String| {
         if word.len() > MAX_DIGITS && word.bytes().all(|b| b.is_ascii_digit()) {
             out.push_str(REDACTED);
             word.clear();

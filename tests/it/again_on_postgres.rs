@@ -3,7 +3,7 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 11] = [
+const MONEY: [&str; 12] = [
     "billing::",
     "crash::",
     "embedded::",
@@ -15,6 +15,7 @@ const MONEY: [&str; 11] = [
     "secrets::",
     "unknown_outcomes::",
     "upstream_faults::",
+    "webhooks::",
 ];
 
 #[test]

@@ -22,3 +22,4 @@ mod sandbox;
 mod secrets;
 mod unknown_outcomes;
 mod upstream_faults;
+mod webhooks;
