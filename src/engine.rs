@@ -25,8 +25,10 @@ use crate::key_secret::{KeySecret, KeySecretError};
 use crate::ledger::Ledger;
 use crate::ledger::keys::Keys;
 use crate::money_work::MoneyWork;
+use crate::payments::charges::Charges;
+use crate::payments::refunds::Refunds;
+use crate::payments::{Applier, Inbox, Poller};
 use crate::paywall::offer::Offers;
-use crate::payments::{Applier, Charges, Inbox, Poller};
 use crate::paywall::{Paywall, PaywallParts};
 use crate::proxy::upstream::UpstreamSetupError;
 use crate::stripe::{Stripe, StripeSetupError};
@@ -89,6 +91,8 @@ pub(crate) struct Parts {
     pub(crate) keys: Arc<Keys>,
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
+    pub(crate) refunds: Refunds,
+    pub(crate) charges: Charges,
     pub(crate) reversals: Reversals,
     pub(crate) tasks: MoneyWork,
     pub(crate) metrics: Arc<Metrics>,
@@ -144,6 +148,16 @@ impl Engine {
             },
             config,
         );
+        let refunds = Refunds::new(db.clone(), ledger.clone(), stripe.clone(), tasks.clone());
+        let charges = Charges::new(
+            ledger.clone(),
+            stripe.clone(),
+            top_ups.clone(),
+            refunds.clone(),
+            tasks.clone(),
+            config.top_up.refund_on_fraud_warning,
+        );
+        refunds.read_back_with(&charges);
         let paywall = Paywall::new(PaywallParts {
             db: db.clone(),
             ledger: ledger.clone(),
@@ -159,7 +173,7 @@ impl Engine {
         };
         let metrics = Arc::new(Metrics::new());
         let inbox = Inbox::new(db.clone(), tasks.clone());
-        let applier = Applier::new(top_ups.clone(), Charges);
+        let applier = Applier::new(top_ups.clone(), charges.clone());
         let poller = Poller::new(db.clone(), stripe, top_ups.clone(), inbox.clone());
         let poll_every = config.webhooks.poll_every;
         if config.webhooks.secrets.is_empty() {
@@ -168,11 +182,15 @@ impl Engine {
                 poll_every.as_secs()
             );
         }
-        let webhooks =
-            Webhooks::new(config.webhooks.clone(), config.stripe.is_live(), inbox.clone(), Arc::clone(&metrics));
+        let webhooks = Webhooks::new(
+            config.webhooks.clone(),
+            config.stripe.is_live(),
+            inbox.clone(),
+            Arc::clone(&metrics),
+        );
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
-            tokio::spawn(worker::reconcile(top_ups, stopped.clone())),
+            tokio::spawn(worker::reconcile(top_ups, refunds.clone(), stopped.clone())),
             tokio::spawn(worker::apply_events(inbox.clone(), applier, stopped.clone())),
             tokio::spawn(worker::poll_events(poller, poll_every, stopped)),
             tokio::spawn(worker::renew(ledger.clone())),
@@ -191,6 +209,8 @@ impl Engine {
             keys,
             paywall,
             offers,
+            refunds,
+            charges,
             tasks,
         };
         Ok(Self { parts, writer, loops, stop, _lock: lock })

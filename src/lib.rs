@@ -27,8 +27,8 @@ pub mod db;
 pub mod key_secret;
 pub mod ledger;
 pub mod money_work;
-pub mod stripe;
 pub mod payments;
+pub mod stripe;
 pub mod top_up;
 
 pub mod proxy;

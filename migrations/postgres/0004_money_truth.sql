@@ -91,3 +91,5 @@ CREATE INDEX charge_attempts_fingerprint ON charge_attempts (fingerprint, at) WH
 
 ALTER TABLE top_ups ADD COLUMN charge TEXT COLLATE "C";
 ALTER TABLE clients ADD COLUMN card_consent_at BIGINT;
+
+INSERT INTO freezes (client, cause, created_at) SELECT id, 'operator', created_at FROM clients WHERE status = 'frozen';

@@ -98,3 +98,6 @@ CREATE INDEX charge_attempts_fingerprint ON charge_attempts (fingerprint, at) WH
 -- card may be charged again, NULL: never.
 ALTER TABLE top_ups ADD COLUMN charge TEXT;
 ALTER TABLE clients ADD COLUMN card_consent_at INTEGER;
+
+-- Whoever was frozen before stays so.
+INSERT INTO freezes (client, cause, created_at) SELECT id, 'operator', created_at FROM clients WHERE status = 'frozen';

@@ -34,7 +34,9 @@ Examples:
   prepaid402 stripe-sim --data /tmp/stripe.books
   curl -u pk_test_prepaid402_sandbox: http://127.0.0.1:4404/v1/payment_methods \\
     -d type=card -d 'card[number]=4242424242424242' -d 'card[exp_month]=12' -d 'card[exp_year]=2040' -d 'card[cvc]=123'
-  curl http://127.0.0.1:4404/_sim/books";
+  curl http://127.0.0.1:4404/_sim/books
+  STRIPE_WEBHOOK_SECRET=whsec_0123456789abcdef prepaid402 stripe-sim --webhook-url http://127.0.0.1:4402/webhooks/stripe
+  curl http://127.0.0.1:4404/_sim/payment_intents/pi_…/dispute -X POST";
 
 /// Run a simulated Stripe: no account, no network, no real money.
 ///
@@ -58,6 +60,12 @@ pub struct StripeSimArgs {
     /// Refuse to turn card numbers into PaymentMethods with the publishable key, as a Stripe account does by default.
     #[arg(long)]
     no_publishable_key_tokenisation: bool,
+    /// Deliver events to this URL on this machine, signed as Stripe signs them.
+    #[arg(long, value_name = "URL")]
+    webhook_url: Option<String>,
+    /// The environment variable with the secret that signs them: whsec_…; several, separated by commas, all sign.
+    #[arg(long, value_name = "NAME", default_value = "STRIPE_WEBHOOK_SECRET", requires = "webhook_url")]
+    webhook_secret_env: String,
     /// Listen on an address that other machines reach. Anybody there can use /_sim/.
     #[arg(long)]
     allow_remote: bool,
@@ -103,11 +111,25 @@ pub async fn run(args: StripeSimArgs) -> ExitCode {
             return ExitCode::from(if matches!(error, SimError::Key(_)) { 2 } else { 1 });
         }
     };
+    if let Some(url) = &args.webhook_url {
+        let secrets = webhook_secrets(&args.webhook_secret_env);
+        if let Err(error) = sim.deliver_webhooks_to(url, &secrets).await {
+            eprintln!("error: {error} (--webhook-url, and {} in the environment)", args.webhook_secret_env);
+            sim.stop().await;
+            return ExitCode::from(2);
+        }
+    }
     // A closed standard output is no reason to stop serving.
     let _ = announce(&args, &sim);
     stopped.wait().await;
     sim.stop().await;
     ExitCode::SUCCESS
+}
+
+/// From the environment, because the command line is shown to every user of the machine.
+fn webhook_secrets(name: &str) -> Vec<String> {
+    let value = std::env::var(name).unwrap_or_default();
+    value.split(',').map(str::trim).filter(|secret| !secret.is_empty()).map(str::to_owned).collect()
 }
 
 fn announce(args: &StripeSimArgs, sim: &RunningSim) -> std::io::Result<()> {
@@ -127,6 +149,9 @@ fn announce(args: &StripeSimArgs, sim: &RunningSim) -> std::io::Result<()> {
         match &args.data {
             Some(path) => writeln!(out, "  kept in          {}", path.display())?,
             None => writeln!(out, "  kept in          memory only; --data FILE keeps them")?,
+        }
+        if let Some(url) = &args.webhook_url {
+            writeln!(out, "  events go to     {url}")?;
         }
         writeln!(out, "  a card that pays 4242 4242 4242 4242; one that is declined 4000 0000 0000 0002")?;
     }

@@ -41,6 +41,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("top_up.minimum", Kind::Text),
     ("top_up.maximum", Kind::Text),
     ("top_up.max_balance", Kind::Text),
+    ("top_up.refund_on_fraud_warning", Kind::Boolean),
     ("limits.max_body_bytes", Kind::Integer),
     ("limits.body_timeout", Kind::Text),
     ("limits.max_concurrent_requests", Kind::Integer),

@@ -183,6 +183,8 @@ pub struct TopUpConfig {
     pub max_balance: Micros,
     /// Packs in ascending order of amount; the first amount equals `minimum`.
     pub options: Vec<TopUpPack>,
+    /// Whether a charge with an early fraud warning is refunded at once.
+    pub refund_on_fraud_warning: bool,
 }
 
 /// A pack on offer.

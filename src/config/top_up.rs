@@ -20,6 +20,7 @@ pub(super) fn read(
     let maximum = chargeable(section, "maximum", currency, report);
     let max_balance = section.amount("max_balance", report);
     let mut options = options(section, currency, report);
+    let refund_on_fraud_warning = section.boolean("refund_on_fraud_warning", report);
     if report.problems.len() > before {
         return None;
     }
@@ -35,7 +36,13 @@ pub(super) fn read(
             label: label(minimum, Micros::ZERO, currency),
         });
     }
-    let top_up = TopUpConfig { minimum, maximum: maximum?, max_balance: max_balance?, options };
+    let top_up = TopUpConfig {
+        minimum,
+        maximum: maximum?,
+        max_balance: max_balance?,
+        options,
+        refund_on_fraud_warning: refund_on_fraud_warning?,
+    };
     check_together(section, &top_up, currency, report);
     (report.problems.len() == before).then_some(top_up)
 }
@@ -113,7 +120,7 @@ fn label(amount: Micros, bonus: Micros, currency: Currency) -> String {
 }
 
 fn check_together(section: &Section<'_>, top_up: &TopUpConfig, currency: Currency, report: &mut Report) {
-    let TopUpConfig { minimum, maximum, max_balance, options } = top_up;
+    let TopUpConfig { minimum, maximum, max_balance, options, .. } = top_up;
     if minimum > maximum {
         report.problem(&section.path("maximum"), format!("is below the minimum, {minimum} {currency}"));
     }

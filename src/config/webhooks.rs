@@ -50,7 +50,8 @@ fn secrets(section: &Section<'_>, sources: SecretSources<'_>, report: &mut Repor
     if file.is_none() && section.has("secrets_file") {
         return None;
     }
-    let named: Vec<&str> = [SECRETS, SECRET].into_iter().filter(|name| sources.env.contains_key(*name)).collect();
+    let named: Vec<&str> =
+        [SECRETS, SECRET].into_iter().filter(|name| sources.env.contains_key(*name)).collect();
     let (place, text) = match (named.as_slice(), file) {
         ([], None) => return Some(Vec::new()),
         ([name], None) => ((*name).to_owned(), sources.env.get(*name).cloned().unwrap_or_default()),

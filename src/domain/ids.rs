@@ -53,6 +53,10 @@ uuid_id! {
     TopUpId
 }
 uuid_id! {
+    /// Money on its way back to a card. Stripe's idempotency key derives from it.
+    RefundId
+}
+uuid_id! {
     /// One HTTP request to the gateway; the source of its usage entry.
     RequestId
 }

@@ -178,7 +178,8 @@ impl Metrics {
         );
         let events_fetched =
             counter("events_fetched", "Stripe's events that no webhook had brought when they were fetched");
-        let event_polls_failed = counter("event_polls_failed", "Looks at Stripe's list of events that failed");
+        let event_polls_failed =
+            counter("event_polls_failed", "Looks at Stripe's list of events that failed");
         Self {
             registry,
             requests,

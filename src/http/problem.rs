@@ -219,9 +219,14 @@ impl Problem {
                 None,
                 "The signature's time is too far from the gateway's clock.",
             ),
-            Self::WebhookMalformed => {
-                row(400, "webhook_malformed", false, Seller, None, "The body is no event with an id and a type.")
-            }
+            Self::WebhookMalformed => row(
+                400,
+                "webhook_malformed",
+                false,
+                Seller,
+                None,
+                "The body is no event with an id and a type.",
+            ),
         }
     }
 }

@@ -70,11 +70,7 @@ fn done(mut response: HttpResponse, id: RequestId) -> HttpResponse {
     response
 }
 
-async fn receive(
-    request: HttpRequest,
-    payload: web::Payload,
-    webhooks: web::Data<Webhooks>,
-) -> HttpResponse {
+async fn receive(request: HttpRequest, payload: web::Payload, webhooks: web::Data<Webhooks>) -> HttpResponse {
     if webhooks.config.secrets.is_empty() {
         return other().await;
     }

@@ -23,7 +23,7 @@ pub enum Account {
     Promotion,
     /// Corrections by the operator.
     Adjustment,
-    /// Money taken back by disputes (expense).
+    /// What Stripe charges for disputes (expense).
     Dispute,
     /// Credit that expired unused (income).
     Breakage,

@@ -82,6 +82,12 @@ pub enum Command {
     Hold(Hold),
     /// Give a held amount back to the credit it was taken from, because its request was not charged.
     Release(Release),
+    /// Note that a refund has left for the card.
+    PayOut(PayOut),
+    /// Give back what a clawback took, because the refund failed or the dispute was won.
+    Reinstate(Reinstate),
+    /// Note what Stripe keeps, or gives back of it.
+    Fee(Fee),
 }
 
 /// See [`Command::Capture`].
@@ -152,12 +158,65 @@ pub struct Release {
 pub struct Clawback {
     /// From whom.
     pub client: ClientId,
-    /// `refund:ID`, `dispute:ID`.
+    /// `refund:ID`, `dispute:TRANSACTION`.
     pub source: String,
     /// How much.
     pub amount: Micros,
-    /// Where it goes: `RefundPending`, `Dispute` or `Adjustment`.
+    /// Where it goes: `RefundPending`, `StripeClearing` when Stripe has taken it already, or `Adjustment`.
     pub to: Account,
+    /// Bonus that is forfeited with it, as far as it has not been spent.
+    pub forfeits: Micros,
+    /// What happens when it is not there.
+    pub within: Within,
+}
+
+/// How far a clawback goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Within {
+    /// The decision is ours: only paid credit, and only what running requests have not set aside.
+    Credit {
+        /// Set aside.
+        reserved: Micros,
+    },
+    /// The money is gone already: what is not there is owed.
+    Debt,
+}
+
+/// See [`Command::PayOut`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PayOut {
+    /// Whose refund.
+    pub client: ClientId,
+    /// `refund:ID`, the clawback. The payout's own source is `refund-paid:ID`.
+    pub refund: String,
+}
+
+/// See [`Command::Reinstate`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reinstate {
+    /// To whom.
+    pub client: ClientId,
+    /// `refund-return:ID`, `reinstatement:TRANSACTION`.
+    pub source: String,
+    /// The clawback's source.
+    pub of: String,
+    /// How much of it; `None`: all, and the bonus that was forfeited with it.
+    pub amount: Option<Micros>,
+}
+
+/// See [`Command::Fee`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fee {
+    /// Whose payment.
+    pub client: ClientId,
+    /// `fee:TRANSACTION`, `dispute-fee:TRANSACTION`.
+    pub source: String,
+    /// How much.
+    pub amount: Micros,
+    /// `StripeFees` or `Dispute`.
+    pub account: Account,
+    /// It comes back.
+    pub is_returned: bool,
 }
 
 impl Command {
@@ -171,6 +230,9 @@ impl Command {
             Self::Clawback(clawback) => clawback.source.clone(),
             Self::Hold(hold) => hold.source.clone(),
             Self::Release(release) => release_source(&release.hold),
+            Self::PayOut(pay_out) => payout_source(&pay_out.refund),
+            Self::Reinstate(reinstate) => reinstate.source.clone(),
+            Self::Fee(fee) => fee.source.clone(),
         }
     }
 
@@ -184,6 +246,9 @@ impl Command {
             Self::Clawback(clawback) => Some(clawback.client),
             Self::Hold(hold) => Some(hold.client),
             Self::Release(release) => Some(release.client),
+            Self::PayOut(pay_out) => Some(pay_out.client),
+            Self::Reinstate(reinstate) => Some(reinstate.client),
+            Self::Fee(fee) => Some(fee.client),
         }
     }
 
@@ -207,7 +272,13 @@ impl Command {
             Self::Release(release) => {
                 vec![release.hold.clone(), release_source(&release.hold), sibling(&release.hold, "usage")]
             }
-            Self::TopUp(_) | Self::Clawback(_) => vec![self.source()],
+            Self::TopUp(_) | Self::Clawback(_) | Self::Fee(_) => vec![self.source()],
+            Self::PayOut(pay_out) => {
+                vec![self.source(), pay_out.refund.clone(), return_source(&pay_out.refund)]
+            }
+            Self::Reinstate(reinstate) => {
+                vec![self.source(), reinstate.of.clone(), payout_source(&reinstate.of)]
+            }
         }
     }
 
@@ -216,7 +287,8 @@ impl Command {
     pub fn max_legs(&self) -> usize {
         match self {
             Self::Capture(_) | Self::Reverse(_) | Self::Hold(_) | Self::Release(_) => 2,
-            Self::TopUp(_) | Self::Clawback(_) => MAX_LEGS,
+            Self::TopUp(_) | Self::Clawback(_) | Self::Reinstate(_) => MAX_LEGS,
+            Self::PayOut(_) | Self::Fee(_) => 1,
         }
     }
 }
@@ -245,6 +317,18 @@ pub fn reversal_source(capture: &str) -> String {
     sibling(capture, "reversal")
 }
 
+/// The source of the payout of a refund.
+#[must_use]
+pub fn payout_source(refund: &str) -> String {
+    sibling(refund, "refund-paid")
+}
+
+/// The source of the return of a refund that failed.
+#[must_use]
+pub fn return_source(refund: &str) -> String {
+    sibling(refund, "refund-return")
+}
+
 /// The source of the n-th entry of one command: the first carries the plain source, so that one look-up finds it.
 #[must_use]
 pub fn leg_source(source: &str, leg: usize) -> String {
@@ -255,7 +339,7 @@ pub fn leg_source(source: &str, leg: usize) -> String {
 }
 
 /// The most entries one command makes.
-pub const MAX_LEGS: usize = 3;
+pub const MAX_LEGS: usize = 4;
 
 /// One line of the books.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -334,6 +418,15 @@ pub enum Refusal {
     /// There is no such hold, or it has ended.
     #[error("there is no such hold, or it has ended")]
     NoHold,
+    /// The credit is there, but running requests have set it aside.
+    #[error("running requests have set the credit aside")]
+    ReservationsInFlight,
+    /// More than is left of the charge.
+    #[error("that is more than is left of the charge")]
+    ExceedsCharge,
+    /// The top-up has not succeeded, or not yet.
+    #[error("the top-up has not succeeded")]
+    NotCharged,
     /// A balance would leave the range of amounts.
     #[error("a balance would leave the range of amounts")]
     OutOfRange,
@@ -425,6 +518,9 @@ impl Batch {
             Command::Clawback(clawback) => self.clawback(clawback),
             Command::Hold(hold) => self.hold(hold),
             Command::Release(release) => self.release(release),
+            Command::PayOut(pay_out) => self.pay_out(pay_out),
+            Command::Reinstate(reinstate) => self.reinstate(reinstate),
+            Command::Fee(fee) => self.fee(fee),
         };
         result.unwrap_or_else(Outcome::Refused)
     }
@@ -612,22 +708,109 @@ impl Batch {
     }
 
     fn clawback(&mut self, clawback: &Clawback) -> Result<Outcome, Refusal> {
-        if let Some(outcome) =
-            self.repeat(&clawback.source, clawback.client, &[(clawback.to, clawback.amount)])
-        {
+        let forfeited = moved_by(&self.legs_of(&clawback.source), Account::Promotion)?;
+        if forfeited > clawback.forfeits {
+            return Err(Refusal::SourceConflict);
+        }
+        let totals = [(clawback.to, clawback.amount), (Account::Promotion, forfeited)];
+        if let Some(outcome) = self.repeat(&clawback.source, clawback.client, &totals) {
             return outcome;
         }
         let state = self.client(clawback.client)?;
+        let forfeited = clawback.forfeits.min(state.bonus);
+        if let Within::Credit { reserved } = clawback.within {
+            if !state.debt.is_zero() || clawback.amount > state.paid {
+                return Err(Refusal::InsufficientCredits);
+            }
+            let taken = clawback.amount.checked_add(forfeited).ok_or(Refusal::OutOfRange)?;
+            if state.credit().saturating_sub(taken) < reserved {
+                return Err(Refusal::ReservationsInFlight);
+            }
+        }
+        let left = state.bonus.checked_sub(forfeited).ok_or(Refusal::OutOfRange)?;
         let from_paid = state.paid.min(clawback.amount);
         let rest = clawback.amount.checked_sub(from_paid).ok_or(Refusal::OutOfRange)?;
-        let from_bonus = state.bonus.min(rest);
+        let from_bonus = left.min(rest);
         let owed = rest.checked_sub(from_bonus).ok_or(Refusal::OutOfRange)?;
         let legs = [
             Leg { debit: Account::ClientPaid, credit: clawback.to, amount: from_paid },
             Leg { debit: Account::ClientBonus, credit: clawback.to, amount: from_bonus },
             Leg { debit: Account::ClientDebt, credit: clawback.to, amount: owed },
+            Leg { debit: Account::ClientBonus, credit: Account::Promotion, amount: forfeited },
         ];
         self.post(clawback.client, &clawback.source, &legs, None)
+    }
+
+    fn pay_out(&mut self, pay_out: &PayOut) -> Result<Outcome, Refusal> {
+        let amount = moved_by(&self.legs_of(&pay_out.refund), Account::RefundPending)?;
+        let source = payout_source(&pay_out.refund);
+        if let Some(outcome) = self.repeat(&source, pay_out.client, &[(Account::RefundPending, amount)]) {
+            return outcome;
+        }
+        if self.find(&return_source(&pay_out.refund)).is_some() {
+            return Err(Refusal::SourceConflict);
+        }
+        if amount.is_zero() {
+            return Err(Refusal::NothingToReverse);
+        }
+        let leg = Leg { debit: Account::RefundPending, credit: Account::StripeClearing, amount };
+        self.post(pay_out.client, &source, &[leg], None)
+    }
+
+    /// Debt is repaid first, then paid credit comes back, then the bonus that was taken in its place.
+    fn reinstate(&mut self, reinstate: &Reinstate) -> Result<Outcome, Refusal> {
+        let taken = self.legs_of(&reinstate.of);
+        let to = taken.first().ok_or(Refusal::NothingToReverse)?.credit;
+        if taken.iter().any(|leg| leg.client != reinstate.client) {
+            return Err(Refusal::SourceConflict);
+        }
+        let total = moved_by(&taken, to)?;
+        let amount = reinstate.amount.unwrap_or(total);
+        let forfeited = match reinstate.amount {
+            None => moved_by(&taken, Account::Promotion)?,
+            Some(_) => Micros::ZERO,
+        };
+        // A refund that had left for the card comes back to where it had come from.
+        let from = match self.find(&payout_source(&reinstate.of)) {
+            Some(_) if to == Account::RefundPending => Account::StripeClearing,
+            _ => to,
+        };
+        let totals = [(from, amount), (Account::Promotion, forfeited)];
+        if let Some(outcome) = self.repeat(&reinstate.source, reinstate.client, &totals) {
+            return outcome;
+        }
+        if amount > total {
+            return Err(Refusal::SourceConflict);
+        }
+        let from_bonus = taken
+            .iter()
+            .filter(|leg| leg.debit == Account::ClientBonus && leg.credit == to)
+            .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))
+            .ok_or(Refusal::OutOfRange)?;
+        let others = total.checked_sub(from_bonus).ok_or(Refusal::OutOfRange)?;
+        let main = amount.min(others);
+        let bonus = amount.checked_sub(main).ok_or(Refusal::OutOfRange)?;
+        let repaid = self.client(reinstate.client)?.debt.min(main);
+        let credited = main.checked_sub(repaid).ok_or(Refusal::OutOfRange)?;
+        let legs = [
+            Leg { debit: from, credit: Account::ClientDebt, amount: repaid },
+            Leg { debit: from, credit: Account::ClientPaid, amount: credited },
+            Leg { debit: from, credit: Account::ClientBonus, amount: bonus },
+            Leg { debit: Account::Promotion, credit: Account::ClientBonus, amount: forfeited },
+        ];
+        self.post(reinstate.client, &reinstate.source, &legs, None)
+    }
+
+    fn fee(&mut self, fee: &Fee) -> Result<Outcome, Refusal> {
+        let totals = [(fee.account, fee.amount)];
+        if let Some(outcome) = self.repeat(&fee.source, fee.client, &totals) {
+            return outcome;
+        }
+        let (debit, credit) = match fee.is_returned {
+            false => (fee.account, Account::StripeClearing),
+            true => (Account::StripeClearing, fee.account),
+        };
+        self.post(fee.client, &fee.source, &[Leg { debit, credit, amount: fee.amount }], None)
     }
 
     /// Appends the legs that are more than nothing, or changes nothing at all.
@@ -677,6 +860,14 @@ impl Batch {
         self.changed.insert(client);
         Ok(Outcome::Posted { entry, client, state, repeated: false })
     }
+}
+
+/// What these entries move into or out of an account.
+fn moved_by(legs: &[Entry], account: Account) -> Result<Micros, Refusal> {
+    legs.iter()
+        .filter(|leg| leg.debit == account || leg.credit == account)
+        .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))
+        .ok_or(Refusal::OutOfRange)
 }
 
 /// The client's balances after one movement. Liabilities grow by credits, the asset `ClientDebt` by debits.

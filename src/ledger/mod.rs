@@ -20,6 +20,7 @@
 )]
 
 pub mod account;
+pub mod aftermath;
 pub mod answers;
 pub mod core;
 mod fault;
@@ -42,6 +43,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use self::aftermath::{Change, NewRefund, RefundOrigin};
 pub use self::answers::StoredAnswer;
 pub use self::core::{Capture, ClientId, ClientState, EntryId, Refusal};
 use self::core::{Hold, Release, Reverse};
@@ -255,6 +257,46 @@ impl Ledger {
         reserve: Option<Micros>,
     ) -> Result<(Posted, Option<Result<Reservation, NotReserved>>), LedgerError> {
         self.ask(|answer| Job::TopUp { charge, reserve, answer }).await
+    }
+
+    /// Notes what has become of a charge, or who may spend. Idempotent. Answers the client's balances after it.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; nothing changed when it was refused.
+    pub async fn change(&self, change: Change) -> Result<(ClientId, ClientState), LedgerError> {
+        self.ask(|answer| Job::Change { change: Box::new(change), reservation: None, answer }).await
+    }
+
+    /// Takes the credit of a refund that Stripe is about to be asked for. What running requests have set aside stays theirs:
+    /// the amount is set aside like theirs until it is taken. Idempotent by its id and its key.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; nothing changed when it was refused.
+    pub async fn request_refund(
+        &self,
+        client: ClientId,
+        mut new: NewRefund,
+        expected: Micros,
+    ) -> Result<(ClientId, ClientState), LedgerError> {
+        let reservation = match new.origin {
+            RefundOrigin::FraudWarning => None,
+            RefundOrigin::Operator => match self.reserve(client, expected).await {
+                Ok(reservation) => Some(reservation),
+                // Whoever is frozen begins no more requests; those that run are counted below.
+                Err(ReserveError::NotReserved(NotReserved::Frozen(_))) => None,
+                Err(ReserveError::NotReserved(NotReserved::Insufficient(_))) => {
+                    return Err(LedgerError::Refused(Refusal::InsufficientCredits));
+                }
+                Err(ReserveError::NotReserved(_)) => {
+                    return Err(LedgerError::Refused(Refusal::ReservationsInFlight));
+                }
+                Err(ReserveError::Db(error)) => return Err(LedgerError::Unavailable(error.to_string())),
+            },
+        };
+        let own = reservation.as_ref().map_or(Micros::ZERO, Reservation::amount);
+        new.reserved = self.reservations.reserved(client).saturating_sub(own);
+        let change = Box::new(Change::RequestRefund(new));
+        self.ask(|answer| Job::Change { change, reservation, answer }).await
     }
 
     /// Gives a captured request back. Idempotent.

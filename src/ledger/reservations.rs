@@ -206,6 +206,12 @@ impl Reservations {
         }
     }
 
+    /// What running requests of one client have set aside.
+    #[must_use]
+    pub fn reserved(&self, client: ClientId) -> Micros {
+        self.shard(client).get(&client).map_or(Micros::ZERO, |known| known.reserved)
+    }
+
     /// Sum of all reservations; nothing is running when it is nothing.
     #[must_use]
     pub fn total_reserved(&self) -> Micros {

@@ -166,6 +166,8 @@ pub async fn verify(
     check_top_ups(connection, &mut gathered, &mut report).await?;
     check_reversals(connection, &gathered, &mut report).await?;
     check_holds(connection, &mut gathered, &mut report).await?;
+    check_refunds(connection, &gathered, &mut report).await?;
+    check_freezes(connection, &mut report).await?;
     check_trial_balance(&gathered, &mut report);
     connection.rollback().await?;
     Ok(report)
@@ -337,7 +339,10 @@ fn check_entry(row: &Row, gathered: &mut Gathered, report: &mut Verification) ->
 
 /// Whether a source of this kind moves between these accounts.
 fn accounts_fit(source: &str, debit: Account, credit: Account) -> bool {
-    use Account::{ClientBonus, ClientDebt, ClientPaid, Holds, Promotion, Revenue, StripeClearing};
+    use Account::{
+        ClientBonus, ClientDebt, ClientPaid, Dispute, Holds, Promotion, RefundPending, Revenue,
+        StripeClearing, StripeFees,
+    };
     match source.split(':').next() {
         Some("usage") => matches!((debit, credit), (ClientPaid | ClientBonus | Holds, Revenue)),
         Some("hold") => matches!((debit, credit), (ClientPaid | ClientBonus, Holds)),
@@ -345,6 +350,24 @@ fn accounts_fit(source: &str, debit: Account, credit: Account) -> bool {
         Some("reversal") => matches!((debit, credit), (Revenue, ClientPaid | ClientBonus)),
         Some("topup") => {
             matches!((debit, credit), (StripeClearing, ClientPaid | ClientDebt) | (Promotion, ClientBonus))
+        }
+        Some("refund") => matches!(
+            (debit, credit),
+            (ClientPaid | ClientBonus | ClientDebt, RefundPending) | (ClientBonus, Promotion)
+        ),
+        Some("refund-paid") => (debit, credit) == (RefundPending, StripeClearing),
+        Some("refund-return") => matches!(
+            (debit, credit),
+            (RefundPending | StripeClearing, ClientPaid | ClientBonus | ClientDebt)
+                | (Promotion, ClientBonus)
+        ),
+        Some("dispute") => matches!((debit, credit), (ClientPaid | ClientBonus | ClientDebt, StripeClearing)),
+        Some("reinstatement") => {
+            matches!((debit, credit), (StripeClearing, ClientPaid | ClientBonus | ClientDebt))
+        }
+        Some("fee") => matches!((debit, credit), (StripeFees, StripeClearing) | (StripeClearing, StripeFees)),
+        Some("dispute-fee") => {
+            matches!((debit, credit), (Dispute, StripeClearing) | (StripeClearing, Dispute))
         }
         _ => true,
     }
@@ -502,6 +525,72 @@ async fn check_holds(
     }
     for request in gathered.holds.keys() {
         report.find(format!("hold {request}: the books hold something for it, but it has no row"));
+    }
+    Ok(())
+}
+
+/// What is on its way to cards in the books is exactly the refunds that are on their way, and each refund has its entries.
+async fn check_refunds(
+    connection: &mut Connection,
+    gathered: &Gathered,
+    report: &mut Verification,
+) -> Result<(), sqlx::Error> {
+    const OPEN: &str = "\
+SELECT c.currency, CAST(SUM(r.amount) AS BIGINT) FROM refunds AS r JOIN clients AS c ON c.id = r.client
+WHERE r.state IN ('requested', 'pending') GROUP BY c.currency";
+    const REFUNDS: &str = "\
+SELECT r.id, r.state, r.origin,
+       EXISTS (SELECT 1 FROM entries WHERE source = 'refund:' || r.id),
+       EXISTS (SELECT 1 FROM entries WHERE source = 'refund-paid:' || r.id),
+       EXISTS (SELECT 1 FROM entries WHERE source = 'refund-return:' || r.id)
+FROM refunds AS r";
+    const ABOVE: &str = "\
+SELECT t.id FROM top_ups AS t JOIN refunds AS r ON r.top_up = t.id WHERE r.state <> 'failed'
+GROUP BY t.id, t.amount HAVING SUM(r.amount) > t.amount";
+    let mut pending: HashMap<String, i128> = gathered
+        .trial
+        .iter()
+        .filter(|((_, account), sum)| *account == Account::RefundPending.number() && **sum != 0)
+        .map(|((currency, _), sum)| (currency.clone(), *sum))
+        .collect();
+    for row in query(OPEN).fetch_all(&mut *connection).await? {
+        let (currency, open): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+        if pending.remove(&currency) != Some(i128::from(open).saturating_neg()) {
+            report
+                .find(format!("the refunds on their way in {currency} are not what the books have for them"));
+        }
+    }
+    for currency in pending.keys() {
+        report.find(format!("the books have refunds on their way in {currency}, but there are none"));
+    }
+    for row in query(REFUNDS).fetch_all(&mut *connection).await? {
+        let (id, state): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        let told: (bool, bool, bool) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
+        let fits = match state.as_str() {
+            "succeeded" => told == (true, true, false),
+            // One that failed at Stripe before it was known here has taken nothing.
+            "failed" => told.0 == told.2 && (told.0 || !told.1),
+            _ => told == (true, false, false),
+        };
+        if !fits {
+            report.find(format!("refund {id}: it is {state}, which its entries do not tell"));
+        }
+    }
+    for row in query(ABOVE).fetch_all(connection).await? {
+        let id: String = row.try_get(0)?;
+        report.find(format!("top-up {id}: more was refunded than charged"));
+    }
+    Ok(())
+}
+
+/// A client is frozen exactly as long as something freezes it.
+async fn check_freezes(connection: &mut Connection, report: &mut Verification) -> Result<(), sqlx::Error> {
+    const WRONG: &str = "\
+SELECT c.id FROM clients AS c WHERE (c.status = 'frozen') <>
+    EXISTS (SELECT 1 FROM freezes AS f WHERE f.client = c.id AND f.lifted_at IS NULL)";
+    for row in query(WRONG).fetch_all(connection).await? {
+        let id: i64 = row.try_get(0)?;
+        report.find(format!("client {id}: whether it is frozen is not what its freezes tell"));
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::aftermath::{self, Change, Prepared};
 use super::answers::{self, StoredAnswer};
 use super::core::{
     Batch, Capture, ClientId, ClientState, Command, EntryId, Hold, Outcome, Refusal, Release, Reverse,
@@ -67,12 +68,20 @@ pub(super) enum Job {
         reverse: Reverse,
         answer: oneshot::Sender<Answer>,
     },
+    /// In a transaction of its own: these are rare, and write rows of other tables.
+    Change {
+        change: Box<Change>,
+        reservation: Option<Reservation>,
+        answer: oneshot::Sender<ChangeAnswer>,
+    },
 }
 
 pub(super) type Answer = Result<Posted, LedgerError>;
 /// The reservation comes back without its amount, which the hold has now; it still counts as a running request.
 pub(super) type HoldAnswer = Result<(Posted, Reservation), LedgerError>;
 pub(super) type TopUpAnswer = Result<(Posted, Option<Result<Reservation, NotReserved>>), LedgerError>;
+
+pub(super) type ChangeAnswer = Result<(ClientId, ClientState), LedgerError>;
 
 /// A change that is in the books.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -412,6 +421,17 @@ impl Writer {
             }
             return;
         }
+        let (changes, jobs): (Vec<Job>, Vec<Job>) =
+            jobs.into_iter().partition(|job| matches!(job, Job::Change { .. }));
+        if !jobs.is_empty() {
+            self.serve_batch(jobs).await;
+        }
+        for job in changes {
+            self.serve_change(job).await;
+        }
+    }
+
+    async fn serve_batch(&mut self, jobs: Vec<Job>) {
         self.note_deliveries();
         match self.commit_patiently(&jobs, false).await {
             Ok(committed) => self.answer_all(jobs, committed),
@@ -432,6 +452,39 @@ impl Writer {
                 }
             }
         }
+    }
+
+    async fn serve_change(&mut self, job: Job) {
+        let Job::Change { change, reservation, answer } = job else { return };
+        let begun = Instant::now();
+        let done = loop {
+            match self.commit_change(&change).await {
+                Err(Fault::Again(error) | Fault::Away(error))
+                    if self.is_shared() && begun.elapsed() < self.patience =>
+                {
+                    tracing::warn!(%error, "a change did not commit for certain; it is looked up and tried again");
+                    self.counts.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    tokio::time::sleep(PAUSE).await;
+                }
+                done => break done,
+            }
+        };
+        let answered = match done {
+            Ok(Ok((client, state))) => {
+                match reservation {
+                    Some(reservation) => reservation.settle(state),
+                    None => self.reservations.publish(client, state),
+                }
+                Ok((client, state))
+            }
+            Ok(Err(refusal)) => Err(LedgerError::Refused(refusal)),
+            Err(fault) => {
+                let error = fault.into_error();
+                tracing::error!(%error, "a change of the ledger could not be committed");
+                Err(LedgerError::Unavailable(error.to_string()))
+            }
+        };
+        let _ = answer.send(answered);
     }
 
     async fn replay(&mut self, job: &Job) -> Result<Committed, Fault> {
@@ -509,6 +562,8 @@ impl Writer {
                     }
                     let _ = answer.send(posted);
                 }
+                // Never in a batch.
+                Job::Change { .. } => {}
             }
         }
         // What was refused may mean that memory lags behind the database: another node has spent.
@@ -546,6 +601,9 @@ impl Writer {
                 self.doubtful.push(reverse);
                 let _ = answer.send(Err(unknown()));
             }
+            Job::Change { answer, .. } => {
+                let _ = answer.send(Err(unknown()));
+            }
         }
     }
 
@@ -577,6 +635,72 @@ impl Writer {
                 Err(Fault::Away(sqlx::Error::Protocol("the database server does not answer".into())))
             }
         }
+    }
+
+    /// A change in a transaction of its own, with the same care as [`Writer::commit`].
+    async fn commit_change(
+        &mut self,
+        change: &Change,
+    ) -> Result<Result<(ClientId, ClientState), Refusal>, Fault> {
+        let timeout = if self.is_shared() { BATCH_TIMEOUT } else { Duration::MAX };
+        let work = tokio::time::timeout(timeout, self.try_change(change)).await;
+        match work {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(fault)) => {
+                self.mend(fault.is_demoted()).await;
+                self.learn_next_entry().await.map_err(Fault::from)?;
+                Err(fault)
+            }
+            Err(_) => {
+                self.mend(true).await;
+                Err(Fault::Away(sqlx::Error::Protocol("the database server does not answer".into())))
+            }
+        }
+    }
+
+    async fn try_change(
+        &mut self,
+        change: &Change,
+    ) -> Result<Result<(ClientId, ClientState), Refusal>, Fault> {
+        let at = now_micros();
+        self.connection.begin().await?;
+        let (client, commands) = match aftermath::prepare(&mut self.connection, change, at).await? {
+            Prepared::Commands(client, commands) => (client, commands),
+            Prepared::Refused(refusal) => {
+                self.connection.rollback().await?;
+                return Ok(Err(refusal));
+            }
+        };
+        // Its row may have been written just now.
+        self.cache.remove(&client);
+        let commands: Vec<Option<Command>> = commands.into_iter().map(Some).collect();
+        let mut batch = self.read(&commands, true).await?;
+        if commands.is_empty() {
+            batch.clients.extend(storage::lock_clients(&mut self.connection, &[client]).await?);
+        }
+        for command in commands.iter().flatten() {
+            if let Outcome::Refused(refusal) = batch.apply(command) {
+                self.connection.rollback().await?;
+                return Ok(Err(refusal));
+            }
+        }
+        let Some(state) = batch.clients.get(&client).copied() else {
+            self.connection.rollback().await?;
+            return Ok(Err(Refusal::UnknownClient));
+        };
+        let changed: Vec<(ClientId, ClientState)> = batch.changed.iter().map(|id| (*id, state)).collect();
+        let written = storage::append(&mut self.connection, at, &batch.entries, &changed).await?;
+        if usize::try_from(written.entries) != Ok(batch.entries.len())
+            || usize::try_from(written.clients) != Ok(changed.len())
+        {
+            return Err(Fault::guilty("entries or a client's row are missing"));
+        }
+        self.connection.commit().await?;
+        if !self.is_shared() {
+            self.next_entry = batch.next_entry().unwrap_or(self.next_entry);
+            self.cache.insert(client, state);
+        }
+        Ok(Ok((client, state)))
     }
 
     async fn try_commit(
@@ -777,6 +901,10 @@ impl Job {
             Self::Release { release, .. } => Asked::Command(Command::Release(release.clone())),
             Self::Reverse { reverse, .. } => Asked::Command(Command::Reverse(reverse.clone())),
             Self::TopUp { charge, .. } => Asked::Charge(charge.clone()),
+            // Never in a batch.
+            Self::Change { .. } => {
+                Asked::Command(Command::Reverse(Reverse { capture: String::new(), client: None }))
+            }
         }
     }
 
@@ -793,7 +921,7 @@ impl Job {
             Self::Hold { hold, .. } => Some(hold.client),
             Self::Release { release, .. } => Some(release.client),
             Self::Reverse { reverse, .. } => reverse.client,
-            Self::TopUp { .. } => None,
+            Self::TopUp { .. } | Self::Change { .. } => None,
         }
     }
 }

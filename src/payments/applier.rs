@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::charges::Charges;
+use super::charges::{Aligned, Charges};
 use crate::stripe::TOP_UP_METADATA_KEY;
 use crate::top_up::{IntentSettled, TopUps};
 
@@ -36,10 +36,17 @@ impl Applier {
     pub async fn apply(&self, kind: &str, object: &str, body: &Value) -> Applied {
         match kind.split('.').next().unwrap_or_default() {
             "payment_intent" => self.payment_intent(kind, object, body).await,
-            "charge" | "refund" | "radar" => match payment_intent_of(body) {
-                Some(intent) => self.charges.align(intent).await,
-                None => Applied::Ignored("not about a PaymentIntent"),
-            },
+            "charge" | "refund" | "radar" => {
+                let aligned = match payment_intent_of(body) {
+                    Some(intent) => self.charges.align(intent).await,
+                    None => self.charges.align_object(object).await,
+                };
+                match aligned {
+                    Aligned::Done => Applied::Done,
+                    Aligned::Nothing(why) => Applied::Ignored(why),
+                    Aligned::NotYet(why) => Applied::Park(why),
+                }
+            }
             _ => Applied::Ignored("a type that is not handled"),
         }
     }
@@ -67,7 +74,7 @@ impl Applier {
 }
 
 /// The PaymentIntent that a charge, refund, dispute or fraud warning is about; expanded or not.
-fn payment_intent_of(body: &Value) -> Option<&str> {
+pub(super) fn payment_intent_of(body: &Value) -> Option<&str> {
     let intent = &body["data"]["object"]["payment_intent"];
     intent.as_str().or_else(|| intent["id"].as_str()).filter(|id| id.starts_with("pi_"))
 }

@@ -1,14 +1,240 @@
-//! Refunds, disputes and fraud warnings of one charge.
+//! What has become of a charge, read from Stripe and applied: the one path, whoever noticed first.
 
-use super::Applied;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
 
-/// Brings our books in line with what Stripe knows of a charge.
-#[derive(Debug, Clone, Default)]
-pub struct Charges;
+use super::refunds::Refunds;
+use crate::domain::{Currency, Micros, RefundId, TopUpId};
+use crate::ledger::aftermath::{
+    Change, ChargeFacts, DisputeFacts, DisputeMovement, Movement, RefundFacts, RefundStatus, WarningFacts,
+};
+use crate::ledger::{Ledger, LedgerError, Refusal};
+use crate::money_work::MoneyWork;
+use crate::stripe::{ChargeAftermath, Stripe, StripeDispute, StripeMovement, StripeRefund};
+use crate::top_up::TopUps;
+use crate::top_up::store::State;
+
+/// What one look at a charge may take.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Aligns our books with Stripe's, charge by charge. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Charges(Arc<Inner>);
+
+/// The same, without keeping it.
+#[derive(Debug)]
+pub(super) struct WeakCharges(Weak<Inner>);
+
+impl WeakCharges {
+    pub(super) fn upgrade(&self) -> Option<Charges> {
+        self.0.upgrade().map(Charges)
+    }
+}
+
+#[derive(Debug)]
+struct Inner {
+    ledger: Ledger,
+    stripe: Stripe,
+    top_ups: TopUps,
+    refunds: Refunds,
+    tasks: MoneyWork,
+    refund_on_fraud_warning: bool,
+}
+
+/// What became of a look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Aligned {
+    /// The books say what Stripe said.
+    Done,
+    /// Not a charge of this gateway's, or nothing was charged.
+    Nothing(&'static str),
+    /// It could not be applied; look again.
+    NotYet(String),
+}
 
 impl Charges {
-    /// Reads the PaymentIntent's charge at Stripe, with its refunds and disputes, and records what is new.
-    pub async fn align(&self, _payment_intent: &str) -> Applied {
-        Applied::Ignored("not handled yet")
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(
+        ledger: Ledger,
+        stripe: Stripe,
+        top_ups: TopUps,
+        refunds: Refunds,
+        tasks: MoneyWork,
+        refund_on_fraud_warning: bool,
+    ) -> Self {
+        Self(Arc::new(Inner { ledger, stripe, top_ups, refunds, tasks, refund_on_fraud_warning }))
     }
+
+    pub(super) fn downgrade(&self) -> WeakCharges {
+        WeakCharges(Arc::downgrade(&self.0))
+    }
+
+    /// Reads everything that Stripe knows about a PaymentIntent's charge and applies it. Idempotent. Goes on when whoever asked
+    /// has gone.
+    ///
+    /// Boxed, because aligning may ask for a refund, which aligns.
+    pub fn align(&self, payment_intent: &str) -> Pin<Box<dyn Future<Output = Aligned> + Send>> {
+        let (charges, intent) = (self.clone(), payment_intent.to_owned());
+        let tasks = self.0.tasks.clone();
+        Box::pin(async move {
+            let work = tasks.spawn(async move { charges.align_now(&intent).await });
+            work.await.unwrap_or_else(|error| Aligned::NotYet(error.to_string()))
+        })
+    }
+
+    /// The same, for any object that is about a charge: the charge, a refund, a dispute, an early fraud warning.
+    pub async fn align_object(&self, object: &str) -> Aligned {
+        match self.0.stripe.intent_of(object, crate::top_up::after(DEADLINE)).await {
+            Ok(Some(intent)) => self.align(&intent).await,
+            Ok(None) => Aligned::Nothing("it is about no PaymentIntent"),
+            Err(failure) => Aligned::NotYet(format!("Stripe could not be asked: {}", failure.class())),
+        }
+    }
+
+    async fn align_now(&self, intent: &str) -> Aligned {
+        let deadline = crate::top_up::after(DEADLINE);
+        let seen = match self.0.stripe.charge_aftermath(intent, deadline).await {
+            Ok(seen) => seen,
+            Err(failure) => {
+                return Aligned::NotYet(format!("Stripe could not be asked: {}", failure.class()));
+            }
+        };
+        let Some(id) = seen.top_up_id.as_deref().and_then(TopUpId::parse) else {
+            return Aligned::Nothing("not a top-up");
+        };
+        let row = match self.0.top_ups.find(id).await {
+            Ok(Some(row)) => row,
+            Ok(None) => return Aligned::Nothing("a top-up of another gateway"),
+            Err(error) => return Aligned::NotYet(error.to_string()),
+        };
+        if row.payment_intent.as_deref().is_some_and(|known| known != intent) {
+            return Aligned::Nothing("the top-up has another PaymentIntent");
+        }
+        if row.state.is_open() {
+            let _ = self.0.top_ups.settle_now(&row).await;
+        }
+        let Some(charge) = seen.charge.as_ref().filter(|charge| charge.status == "succeeded") else {
+            return Aligned::Nothing("nothing was charged");
+        };
+        if row.state == State::Failed {
+            tracing::error!(top_up.id = %id, "Stripe charged what is failed here; a person must look");
+            return Aligned::NotYet("the top-up is failed here, and was charged".to_owned());
+        }
+        let charge_id = charge.id.clone();
+        let Some(facts) = facts(id, charge_id, &seen, row.currency) else {
+            tracing::error!(top_up.id = %id, "Stripe tells amounts that make no sense; a person must look");
+            return Aligned::NotYet("amounts of Stripe's make no sense".to_owned());
+        };
+        match self.0.ledger.change(Change::Align(facts)).await {
+            Ok(_) => {}
+            Err(LedgerError::Refused(Refusal::NotCharged)) => {
+                return Aligned::NotYet("the top-up is not recorded yet".to_owned());
+            }
+            Err(error) => {
+                tracing::error!(%error, top_up.id = %id, "what has become of a charge cannot be booked");
+                return Aligned::NotYet(error.to_string());
+            }
+        }
+        self.answer_warnings(id, &seen).await
+    }
+
+    /// A refund keeps the dispute away that a warning announces.
+    async fn answer_warnings(&self, id: TopUpId, seen: &ChargeAftermath) -> Aligned {
+        if !self.0.refund_on_fraud_warning || !seen.disputes.is_empty() {
+            return Aligned::Done;
+        }
+        for warning in seen.warnings.iter().filter(|warning| warning.actionable) {
+            match self.0.refunds.because_of_warning(id, &warning.id).await {
+                Ok(()) => {}
+                Err(LedgerError::Refused(Refusal::ExceedsCharge)) => {}
+                Err(error) => return Aligned::NotYet(error.to_string()),
+            }
+        }
+        Aligned::Done
+    }
+}
+
+/// Stripe's objects in our terms. `None`: an amount is out of range.
+fn facts(top_up: TopUpId, charge: String, seen: &ChargeAftermath, currency: Currency) -> Option<ChargeFacts> {
+    let fee = seen.charge.as_ref()?.balance_transaction.as_ref();
+    let fee = match fee.filter(|movement| movement.currency == currency.code()) {
+        None => None,
+        Some(movement) => {
+            Some(Movement { id: movement.id.clone(), amount: currency.minor_to_micros(movement.fee)? })
+        }
+    };
+    Some(ChargeFacts {
+        top_up,
+        charge,
+        fee,
+        refunds: seen.refunds.iter().map(|refund| refund_facts(refund, currency)).collect::<Option<_>>()?,
+        disputes: seen
+            .disputes
+            .iter()
+            .map(|dispute| dispute_facts(dispute, currency))
+            .collect::<Option<_>>()?,
+        warnings: seen
+            .warnings
+            .iter()
+            .map(|warning| WarningFacts {
+                id: warning.id.clone(),
+                kind: warning.fraud_type.clone(),
+                created: warning.created,
+            })
+            .collect(),
+    })
+}
+
+fn refund_facts(refund: &StripeRefund, currency: Currency) -> Option<RefundFacts> {
+    let status = match refund.status.as_deref() {
+        Some("succeeded") => RefundStatus::Succeeded,
+        Some("failed" | "canceled") => RefundStatus::Failed,
+        // What is not known to have ended is on its way.
+        _ => RefundStatus::Pending,
+    };
+    Some(RefundFacts {
+        id: refund.id.clone(),
+        ours: refund.ours().and_then(RefundId::parse),
+        amount: currency.minor_to_micros(refund.amount)?,
+        status,
+        failure: refund.failure_reason.clone(),
+    })
+}
+
+fn dispute_facts(dispute: &StripeDispute, currency: Currency) -> Option<DisputeFacts> {
+    let amount = currency.minor_to_micros(dispute.amount)?;
+    let mut transactions: Vec<&StripeMovement> = dispute.balance_transactions.iter().collect();
+    // What was taken comes before what is given back, also within one second.
+    transactions.sort_by(|a, b| (a.created, a.amount, &a.id).cmp(&(b.created, b.amount, &b.id)));
+    let movements = transactions
+        .into_iter()
+        .filter(|movement| movement.amount != 0)
+        .map(|movement| movement_facts(movement, amount, currency))
+        .collect::<Option<_>>()?;
+    Some(DisputeFacts {
+        id: dispute.id.clone(),
+        amount,
+        status: dispute.status.clone(),
+        reason: dispute.reason.clone(),
+        due_by: dispute.evidence_details.as_ref().and_then(|details| details.due_by),
+        created: dispute.created,
+        movements,
+    })
+}
+
+/// A movement in another currency than the client's is taken for the whole of the dispute, and its fee is left to the
+/// settlement currency's books, which are not ours.
+fn movement_facts(movement: &StripeMovement, whole: Micros, currency: Currency) -> Option<DisputeMovement> {
+    let is_same = movement.currency == currency.code();
+    let amount = if is_same { currency.minor_to_micros(movement.amount.checked_abs()?)? } else { whole };
+    let fee = if is_same { currency.minor_to_micros(movement.fee.checked_abs()?)? } else { Micros::ZERO };
+    Some(DisputeMovement {
+        id: movement.id.clone(),
+        amount,
+        is_reinstated: movement.amount > 0,
+        fee,
+        fee_is_returned: movement.fee < 0,
+    })
 }

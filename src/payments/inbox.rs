@@ -1,5 +1,6 @@
 //! Stripe's events on their way into the books: stored once, applied at least once, never given up.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,7 +17,7 @@ use crate::money_work::MoneyWork;
 const MAX_A_STEP: i64 = 50;
 const AT_ONCE: usize = 8;
 /// An event that was taken is left to whoever took it for so long. Longer than the longest way to apply one.
-const CLAIM_MICROS: i64 = 90 * SECOND;
+const CLAIM_MICROS: i64 = 120 * SECOND;
 /// The wait after the first failure; doubled with each until the longest.
 const FIRST_WAIT_MICROS: i64 = 10 * SECOND;
 const LONGEST_WAIT_MICROS: i64 = 3_600 * SECOND;
@@ -121,6 +122,13 @@ impl ParkedEvents {
     }
 }
 
+impl Taken {
+    /// What several events may have in common.
+    fn subject(&self) -> &str {
+        super::applier::payment_intent_of(&self.body).unwrap_or(&self.object)
+    }
+}
+
 fn taken(row: &Row) -> Result<Taken, sqlx::Error> {
     let body: &str = row.try_get(3)?;
     Ok(Taken {
@@ -138,7 +146,9 @@ fn taken(row: &Row) -> Result<Taken, sqlx::Error> {
 /// How long to wait after so many tries, in microseconds.
 fn wait_after(tries: i64) -> i64 {
     let doublings = u32::try_from(tries.saturating_sub(1).clamp(0, 20)).unwrap_or(20);
-    FIRST_WAIT_MICROS.saturating_mul(1_i64.checked_shl(doublings).unwrap_or(i64::MAX)).min(LONGEST_WAIT_MICROS)
+    FIRST_WAIT_MICROS
+        .saturating_mul(1_i64.checked_shl(doublings).unwrap_or(i64::MAX))
+        .min(LONGEST_WAIT_MICROS)
 }
 
 impl Inbox {
@@ -214,27 +224,44 @@ impl Inbox {
     {
         let due = query(DUE).bind(MAX_A_STEP).fetch_all(self.0.db.reader()).await?;
         let due: Vec<Taken> = due.iter().map(taken).collect::<Result<_, _>>()?;
-        let work = due.into_iter().map(|event| self.take_and_apply(event, &apply));
-        let ends: Vec<Result<bool, DbError>> =
+        let mut subjects: BTreeMap<String, Vec<Taken>> = BTreeMap::new();
+        for event in due {
+            subjects.entry(event.subject().to_owned()).or_default().push(event);
+        }
+        let work = subjects.into_values().map(|events| self.take_and_apply(events, &apply));
+        let ends: Vec<Result<usize, DbError>> =
             futures_util::stream::iter(work).buffer_unordered(AT_ONCE).collect().await;
         let mut count = 0_usize;
         for end in ends {
-            count = count.saturating_add(usize::from(end?));
+            count = count.saturating_add(end?);
+        }
+        Ok(count)
+    }
+
+    /// Events about the same charge, one after the other: what they would read at Stripe is the same.
+    async fn take_and_apply<F, A>(&self, events: Vec<Taken>, apply: &F) -> Result<usize, DbError>
+    where
+        F: Fn(Taken) -> A,
+        A: Future<Output = Applied> + Send + 'static,
+    {
+        let mut count = 0_usize;
+        for event in events {
+            count = count.saturating_add(usize::from(self.take_and_apply_one(event, apply).await?));
         }
         Ok(count)
     }
 
     /// `false`: another node has it.
-    async fn take_and_apply<F, A>(&self, event: Taken, apply: &F) -> Result<bool, DbError>
+    async fn take_and_apply_one<F, A>(&self, event: Taken, apply: &F) -> Result<bool, DbError>
     where
         F: Fn(Taken) -> A,
         A: Future<Output = Applied> + Send + 'static,
     {
         let (id, due) = (event.id.clone(), event.next_try_at);
         let claimed = self.0.db.write(move |connection| {
-            Box::pin(async move {
-                query(CLAIM).bind(id).bind(due).bind(CLAIM_MICROS).execute(connection).await
-            })
+            Box::pin(
+                async move { query(CLAIM).bind(id).bind(due).bind(CLAIM_MICROS).execute(connection).await },
+            )
         });
         if claimed.await? != 1 {
             return Ok(false);
@@ -254,9 +281,9 @@ impl Inbox {
         };
         tracing::debug!(event.id = id, event.type = event.kind, state, why, "an event has ended");
         let ended = self.0.db.write(move |connection| {
-            Box::pin(async move {
-                query(END).bind(id).bind(state).bind(why).execute(connection).await.map(drop)
-            })
+            Box::pin(
+                async move { query(END).bind(id).bind(state).bind(why).execute(connection).await.map(drop) },
+            )
         });
         ended.await
     }

@@ -1,12 +1,13 @@
-//! What becomes of a charge after it was made, as Stripe tells it.
+//! What becomes of payments after they were made: refunds, disputes, fraud warnings, and how they are heard of.
 //!
 //! ```text
 //! webhook ──┐
-//!           ├─► inbox: each event once, stored before it is acknowledged ─► applier: reads the object anew at Stripe, settles
+//!           ├─► inbox: each event once, stored before it is acknowledged ─► applier: settles the top-up, or aligns the charge
 //! poller ───┘                                                              └► cannot now: parked, tried again, never given up
 //! ```
-//! An event is never believed, it only says where to look: events come twice, late, in any order, and in versions that this
-//! program does not know.
+//! Nobody believes what an event says. It only tells where to look: events come twice, late, in any order, and in versions that
+//! this program does not know. `charges.rs` reads from Stripe everything that has become of a charge and applies it in one step,
+//! whoever noticed first: an event, an operator's refund, the reconciler. `refunds.rs` asks for refunds.
 #![cfg_attr(
     not(test),
     deny(
@@ -18,13 +19,13 @@
 )]
 
 mod applier;
-mod charges;
+pub mod charges;
 mod event;
 mod inbox;
 mod poller;
+pub mod refunds;
 
 pub use self::applier::{Applied, Applier};
-pub use self::charges::Charges;
 pub use self::event::{Event, HANDLED_TYPES};
 pub use self::inbox::{Inbox, ParkedEvents, Taken};
 pub use self::poller::{PollError, Poller};

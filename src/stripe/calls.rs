@@ -56,6 +56,11 @@ pub(super) enum Endpoint {
     RetrievePaymentIntent,
     ListPaymentIntents,
     ListEvents,
+    ListRefunds,
+    ListDisputes,
+    ListFraudWarnings,
+    RetrieveObject,
+    CreateRefund,
 }
 
 impl Endpoint {
@@ -69,6 +74,11 @@ impl Endpoint {
             Self::RetrievePaymentIntent => "GET /v1/payment_intents/:id",
             Self::ListPaymentIntents => "GET /v1/payment_intents",
             Self::ListEvents => "GET /v1/events",
+            Self::ListRefunds => "GET /v1/refunds",
+            Self::ListDisputes => "GET /v1/disputes",
+            Self::ListFraudWarnings => "GET /v1/radar/early_fraud_warnings",
+            Self::RetrieveObject => "GET /v1/(charges|refunds|disputes|radar/early_fraud_warnings)/:id",
+            Self::CreateRefund => "POST /v1/refunds",
         }
     }
 }
@@ -315,7 +325,7 @@ fn metadata(top_up: TopUpId, client: Option<ClientPublicId>) -> HashMap<String, 
 }
 
 /// An id that may stand in a path.
-fn checked_intent_id(pi: &str) -> Result<&str, StripeFailure> {
+pub(super) fn checked_intent_id(pi: &str) -> Result<&str, StripeFailure> {
     if is_stripe_id("pi_", pi) {
         Ok(pi)
     } else {

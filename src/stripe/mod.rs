@@ -5,10 +5,12 @@
 //! - `failure.rs` sorts failures into *unknown*, *declined* and *refused*. Only the last two may be told to a payer.
 //! - `retry.rs` repeats an unknown attempt under the same key until a deadline.
 //! - `facts.rs` holds what the rest of the program reads of Stripe's objects.
-//! - `calls.rs` has the calls themselves, `events.rs` the list of events.
+//! - `calls.rs` has the calls that charge, `aftermath.rs` those about what becomes of a charge.
+//! - `events.rs` has the list of events.
 //!
 //! Money is in Stripe's minor units, as `i64`, with the lower-case ISO 4217 code beside it.
 
+mod aftermath;
 mod calls;
 mod client;
 mod events;
@@ -17,12 +19,16 @@ mod failure;
 mod redact;
 mod retry;
 
+pub use aftermath::{
+    ChargeAftermath, NewStripeRefund, REFUND_METADATA_KEY, StripeCharge, StripeDispute, StripeMovement,
+    StripeRefund, StripeWarning,
+};
 pub use calls::{CLIENT_METADATA_KEY, NewCustomer, NewPaymentIntent, Stripe, TOP_UP_METADATA_KEY};
 pub use client::StripeSetupError;
 pub use events::EventsPage;
 pub use facts::{PaymentIntentFacts, PaymentIntentStatus, PaymentMethodFacts};
-pub use redact::{redact_json, without_secrets};
 pub use failure::{Decline, DeclineKind, Refusal, RefusalKind, StripeFailure, UnknownReason};
+pub use redact::{redact_json, without_secrets};
 
 #[cfg(test)]
 mod tests;

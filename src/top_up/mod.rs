@@ -343,6 +343,6 @@ impl TopUps {
 
 /// That long from now.
 #[expect(clippy::arithmetic_side_effects, reason = "a constant of seconds does not overflow a clock")]
-fn after(time: Duration) -> Instant {
+pub(crate) fn after(time: Duration) -> Instant {
     Instant::now() + time
 }

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use crate::db::Db;
 use crate::ledger::nodes::RENEW_EVERY;
 use crate::ledger::{Ledger, answers};
+use crate::payments::refunds::Refunds;
 use crate::payments::{Applier, Inbox, Poller};
 use crate::top_up::TopUps;
 
@@ -14,12 +15,15 @@ use crate::top_up::TopUps;
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs the reconciler's step at start and every [`RECONCILE_EVERY`], until `stop` becomes true.
-pub async fn reconcile(top_ups: TopUps, mut stop: watch::Receiver<bool>) {
+pub async fn reconcile(top_ups: TopUps, refunds: Refunds, mut stop: watch::Receiver<bool>) {
     loop {
         match top_ups.reconcile().await {
             Ok(0) => {}
             Ok(ended) => tracing::info!(top_ups.ended = ended, "open top-ups have been settled"),
             Err(error) => tracing::error!(%error, "the reconciler could not read open top-ups"),
+        }
+        if let Err(error) = refunds.step().await {
+            tracing::error!(%error, "the reconciler could not read open refunds");
         }
         tokio::select! {
             () = tokio::time::sleep(RECONCILE_EVERY) => {}

@@ -56,6 +56,12 @@ async fn wrong_usage_is_2_and_says_what_is_wrong() {
         (&["get", "https://example.com/x", "--max-price", "ten"], "--max-price"),
         (&["sandbox", "--listen", "everywhere"], "everywhere"),
         (&["stripe-sim", "--secret-key", "sk_live_x"], "test"),
+        (&["stripe-sim", "--listen", "127.0.0.1:0", "--webhook-url", "http://192.0.2.1/"], "loopback"),
+        (
+            &["stripe-sim", "--listen", "127.0.0.1:0", "--webhook-url", "http://127.0.0.1/"],
+            "STRIPE_WEBHOOK_SECRET",
+        ),
+        (&["stripe-sim", "--webhook-secret-env", "X"], "--webhook-url"),
     ] {
         let ran = run(home.path(), args).await;
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{args:?}: {ran:?}");

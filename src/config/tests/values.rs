@@ -287,7 +287,10 @@ fn a_webhook_secret_that_anybody_could_sign_with_is_refused() {
         assert!(value.trim().len() < 8 || !problems.contains(&value[6..]), "{problems}");
     }
     let exactly = "whsec_01234567890123456789abcd";
-    assert_eq!(load_with("", &[("STRIPE_WEBHOOK_SECRETS", exactly)]).unwrap().config.webhooks.secrets.len(), 1);
+    assert_eq!(
+        load_with("", &[("STRIPE_WEBHOOK_SECRETS", exactly)]).unwrap().config.webhooks.secrets.len(),
+        1
+    );
 }
 
 #[test]

@@ -56,7 +56,14 @@ fn top_up(id: &str, amount: i64, bonus: i64) -> TopUp {
 }
 
 fn clawback(id: &str, amount: i64) -> Clawback {
-    Clawback { client: 1, source: format!("refund:{id}"), amount: m(amount), to: Account::RefundPending }
+    Clawback {
+        client: 1,
+        source: format!("refund:{id}"),
+        amount: m(amount),
+        to: Account::RefundPending,
+        forfeits: Micros::ZERO,
+        within: Within::Debt,
+    }
 }
 
 fn reverse(capture: &str) -> Command {

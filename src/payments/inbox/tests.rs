@@ -73,7 +73,9 @@ async fn an_event_is_stored_once_however_often_it_comes() {
     let stored = stage.inbox.store(vec![handled("evt_1"), handled("evt_2"), handled("evt_1")]).await.unwrap();
     assert_eq!(stored, [true, true, false]);
     let mut news = 0;
-    for stored in futures_util::future::join_all((0..10).map(|_| stage.inbox.store(vec![handled("evt_3")]))).await {
+    for stored in
+        futures_util::future::join_all((0..10).map(|_| stage.inbox.store(vec![handled("evt_3")]))).await
+    {
         news += usize::from(stored.unwrap()[0]);
     }
     assert_eq!(news, 1);
@@ -220,7 +222,9 @@ async fn only_what_has_long_ended_is_removed() {
     step.await.unwrap();
     let day = 24 * 3_600 * SECOND;
     let ago = now_micros() - 39 * day;
-    stage.run(&format!("UPDATE stripe_events SET received_at = {ago}, ended_at = {ago} WHERE id <> 'evt_3'")).await;
+    stage
+        .run(&format!("UPDATE stripe_events SET received_at = {ago}, ended_at = {ago} WHERE id <> 'evt_3'"))
+        .await;
     assert_eq!(stage.inbox.tidy().await.unwrap(), 0, "Stripe still lists them for 30 days");
     let ago = ago - 2 * day;
     stage.run(&format!("UPDATE stripe_events SET ended_at = {ago} WHERE id = 'evt_1'")).await;

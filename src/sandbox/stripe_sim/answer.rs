@@ -11,7 +11,7 @@ use super::faults::Action;
 use super::objects::SavedAnswer;
 
 /// The version of Stripe's API whose objects these are.
-const API_VERSION: &str = "2026-09-30.endive";
+pub(super) const API_VERSION: &str = "2026-09-30.endive";
 
 /// An answer.
 pub(super) struct Answer {

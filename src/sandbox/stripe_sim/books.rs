@@ -1,15 +1,19 @@
 //! The simulator's books: every object, every remembered answer, in memory; and the records that the journal keeps.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::Sha256;
 
+use super::events::{Cause, Event, EventLog};
 use super::idempotency::LIFETIME_SECONDS;
 use super::objects::{
-    BalanceTransaction, Charge, Customer, PaymentIntent, PaymentMethod, Refund, SavedAnswer,
+    BalanceTransaction, Charge, Customer, Dispute, FraudWarning, PaymentIntent, PaymentMethod, Refund,
+    SavedAnswer,
 };
+use super::webhooks::WebhookEndpoint;
 
 /// Objects of one kind that fit in the books; far beyond any test, and it keeps a runaway loop from taking all memory.
 const MAX_ROWS: usize = 1_000_000;
@@ -36,10 +40,30 @@ pub(super) enum Record {
     PaymentIntent(Box<PaymentIntent>),
     /// New or changed.
     Charge(Charge),
-    /// New.
+    /// New or changed.
     Refund(Refund),
     /// New.
     BalanceTransaction(BalanceTransaction),
+    /// New or changed.
+    Dispute(Box<Dispute>),
+    /// New.
+    FraudWarning(FraudWarning),
+    /// Something happened. Every endpoint that listens for it gets it from here.
+    Event(Box<Event>),
+    /// New or changed.
+    WebhookEndpoint(WebhookEndpoint),
+    /// Removed, with what it waited for.
+    NoWebhookEndpoint {
+        /// Its id.
+        id: String,
+    },
+    /// An endpoint has taken an event, or it is too old to be tried again.
+    Delivered {
+        /// The endpoint's id.
+        endpoint: String,
+        /// The event's id.
+        event: String,
+    },
     /// What an idempotency key answers.
     Saved(SavedAnswer),
 }
@@ -62,6 +86,16 @@ impl std::fmt::Debug for Account {
 pub(super) struct Settings {
     /// Whether a publishable key may turn a card number into a PaymentMethod (Stripe: off unless switched on).
     pub(super) publishable_key_tokenisation: bool,
+    /// Whether a charge's balance transaction comes only later, with `charge.updated`.
+    #[serde(default)]
+    pub(super) late_balance_transactions: bool,
+}
+
+impl Settings {
+    /// The settings of new books.
+    pub(super) fn new(publishable_key_tokenisation: bool) -> Self {
+        Self { publishable_key_tokenisation, late_balance_transactions: false }
+    }
 }
 
 /// Objects of one kind, in the order of their creation.
@@ -124,6 +158,18 @@ pub(super) struct Books {
     pub(super) refunds: Table<Refund>,
     /// Balance transactions.
     pub(super) balance: Table<BalanceTransaction>,
+    /// Disputes.
+    pub(super) disputes: Table<Dispute>,
+    /// Early fraud warnings.
+    pub(super) warnings: Table<FraudWarning>,
+    /// Events.
+    pub(super) events: EventLog,
+    /// Where events are delivered.
+    pub(super) endpoints: Vec<WebhookEndpoint>,
+    /// The request that is being executed: events name it.
+    pub(super) cause: Cause,
+    /// Charges and refunds whose outcome comes later: when, and which.
+    waiting: BTreeSet<(i64, String)>,
     saved: HashMap<String, SavedAnswer>,
     /// Changes that the journal has not been given yet.
     pending: Vec<Record>,
@@ -144,6 +190,12 @@ impl Books {
             charges: Table::default(),
             refunds: Table::default(),
             balance: Table::default(),
+            disputes: Table::default(),
+            warnings: Table::default(),
+            events: EventLog::default(),
+            endpoints: Vec::new(),
+            cause: Cause::default(),
+            waiting: BTreeSet::new(),
             saved: HashMap::new(),
             pending: Vec::new(),
         })
@@ -164,13 +216,93 @@ impl Books {
             Record::Customer(row) => self.customers.put(&row.id.clone(), row),
             Record::PaymentMethod(row) => self.methods.put(&row.id.clone(), *row),
             Record::PaymentIntent(row) => self.intents.put(&row.id.clone(), *row),
-            Record::Charge(row) => self.charges.put(&row.id.clone(), row),
-            Record::Refund(row) => self.refunds.put(&row.id.clone(), row),
+            Record::Charge(row) => {
+                let before = self.charges.get(&row.id).and_then(|row| row.settles_at);
+                self.wait(&row.id, before, row.settles_at);
+                self.charges.put(&row.id.clone(), row);
+            }
+            Record::Refund(row) => {
+                let at = |row: &Refund| row.settles.map(|settles| settles.at);
+                let before = self.refunds.get(&row.id).and_then(at);
+                self.wait(&row.id, before, at(&row));
+                self.refunds.put(&row.id.clone(), row);
+            }
             Record::BalanceTransaction(row) => self.balance.put(&row.id.clone(), row),
+            Record::Dispute(row) => self.disputes.put(&row.id.clone(), *row),
+            Record::FraudWarning(row) => self.warnings.put(&row.id.clone(), row),
+            Record::Event(event) => {
+                for endpoint in &mut self.endpoints {
+                    endpoint.offer(&event);
+                }
+                for gone in self.events.push(*event) {
+                    for endpoint in &mut self.endpoints {
+                        endpoint.forget(&gone);
+                    }
+                }
+            }
+            Record::WebhookEndpoint(row) => {
+                match self.endpoints.iter_mut().find(|known| known.id == row.id) {
+                    Some(known) => *known = row,
+                    None => self.endpoints.push(row),
+                }
+            }
+            Record::NoWebhookEndpoint { id } => self.endpoints.retain(|known| known.id != id),
+            Record::Delivered { endpoint, event } => {
+                if let Some(known) = self.endpoints.iter_mut().find(|known| known.id == endpoint) {
+                    known.forget(&event);
+                }
+            }
             Record::Saved(answer) => {
                 self.saved.insert(answer.key.clone(), answer);
             }
         }
+    }
+
+    fn wait(&mut self, id: &str, before: Option<i64>, after: Option<i64>) {
+        if let Some(at) = before {
+            self.waiting.remove(&(at, id.to_owned()));
+        }
+        if let Some(at) = after {
+            self.waiting.insert((at, id.to_owned()));
+        }
+    }
+
+    /// A charge or refund whose outcome is due.
+    pub(super) fn due(&self) -> Option<String> {
+        self.waiting.first().filter(|(at, _)| *at <= self.now()).map(|(_, id)| id.clone())
+    }
+
+    /// Notes that something happened to an object, which is given as it is now. `previous` holds the values that an
+    /// `….updated` event replaces.
+    pub(super) fn emit(&mut self, kind: &str, object: &Value, previous: Option<&Value>) {
+        let number = self.events.next();
+        let event = Event {
+            id: self.event_id(number),
+            number,
+            created: self.now(),
+            kind: kind.to_owned(),
+            object: object.to_string(),
+            previous: previous.map(Value::to_string),
+            cause: self.cause.clone(),
+            twin: false,
+        };
+        self.put(Record::Event(Box::new(event)));
+    }
+
+    /// The same fact under a new id, as Stripe sometimes tells it. It is for whoever asked for it alone.
+    pub(super) fn twin(&mut self, id: &str) -> Option<Event> {
+        let number = self.events.next();
+        let mut event = self.events.get(id)?.clone();
+        event.id = self.event_id(number);
+        event.number = number;
+        event.twin = true;
+        self.put(Record::Event(Box::new(event.clone())));
+        Some(event)
+    }
+
+    /// Computed rather than drawn, so that noting an event cannot fail after money has moved.
+    fn event_id(&self, number: u64) -> String {
+        format!("evt_3{}", &letters(&self.mac("event", &number.to_string()))[..23])
     }
 
     /// The changes since the last call.
@@ -192,6 +324,11 @@ impl Books {
         records.extend(self.charges.oldest_first().cloned().map(Record::Charge));
         records.extend(self.refunds.oldest_first().cloned().map(Record::Refund));
         records.extend(self.balance.oldest_first().cloned().map(Record::BalanceTransaction));
+        records.extend(self.disputes.oldest_first().cloned().map(Box::new).map(Record::Dispute));
+        records.extend(self.warnings.oldest_first().cloned().map(Record::FraudWarning));
+        records.extend(self.events.oldest_first().cloned().map(Box::new).map(Record::Event));
+        // After the events: each carries those that it still waits for.
+        records.extend(self.endpoints.iter().cloned().map(Record::WebhookEndpoint));
         records
             .extend(self.saved.values().filter(|answer| !expired(answer, now)).cloned().map(Record::Saved));
         records
@@ -220,6 +357,8 @@ impl Books {
             || self.methods.order.len() >= MAX_ROWS
             || self.customers.order.len() >= MAX_ROWS
             || self.refunds.order.len() >= MAX_ROWS
+            || self.disputes.order.len() >= MAX_ROWS
+            || self.warnings.order.len() >= MAX_ROWS
             || self.saved.len() >= MAX_ROWS
     }
 

@@ -34,6 +34,20 @@ pub(super) enum Behaviour {
     /// The charge's outcome comes later, through `POST /_sim/payment_intents/{id}/finish`. Stripe has no such card; the
     /// simulator's are 4000 0000 0000 4020 and `pm_card_processing`.
     Processing,
+    /// Pays. Its refunds are pending first and succeed later.
+    RefundPends,
+    /// Pays. Its refunds succeed first and fail later.
+    RefundFails,
+    /// Pays, and is disputed as fraudulent at once.
+    DisputesFraud,
+    /// Pays, and is disputed as not received at once.
+    DisputesNotReceived,
+    /// Pays, and the bank inquires at once.
+    DisputesInquiry,
+    /// Pays, and both halves are disputed at once.
+    DisputesTwice,
+    /// Pays, and the issuer reports fraud at once.
+    FraudWarning,
 }
 
 /// The words of a refusal.
@@ -54,9 +68,17 @@ impl Behaviour {
     pub(super) fn decline(self) -> Option<Decline> {
         const DECLINED: &str = "Your card was declined.";
         let (code, decline_code, advice_code, message) = match self {
-            Self::Succeeds | Self::Authenticate | Self::AuthenticateOnSession | Self::Processing => {
-                return None;
-            }
+            Self::Succeeds
+            | Self::Authenticate
+            | Self::AuthenticateOnSession
+            | Self::Processing
+            | Self::RefundPends
+            | Self::RefundFails
+            | Self::DisputesFraud
+            | Self::DisputesNotReceived
+            | Self::DisputesInquiry
+            | Self::DisputesTwice
+            | Self::FraudWarning => return None,
             Self::GenericDecline | Self::DeclineAfterAttach => {
                 ("card_declined", Some("generic_decline"), Some("try_again_later"), DECLINED)
             }
@@ -141,17 +163,19 @@ pub(super) const CARDS: &[TestCard] = &[
     card("4000002760000016", &["de"], "visa", "credit", "DE"),
     card("4000008260000000", &["gb"], "visa", "credit", "GB"),
     card("4000002500000003", &["fr"], "visa", "credit", "FR"),
-    // These pay; what follows later (a dispute, a failed refund, a review) is not simulated.
+    // These pay; reviews are not simulated.
     special("4000000000000077", &["bypassPending"], Behaviour::Succeeds),
     special("4000000000003055", &["threeDSecureOptional"], Behaviour::Succeeds),
-    special("4000000000000259", &["createDispute"], Behaviour::Succeeds),
-    special("4000000000002685", &["createDisputeProductNotReceived"], Behaviour::Succeeds),
-    special("4000000000001976", &["createDisputeInquiry"], Behaviour::Succeeds),
-    special("4000000000005423", &["createIssuerFraudRecord"], Behaviour::Succeeds),
     special("4000000000004954", &["riskLevelHighest"], Behaviour::Succeeds),
     special("4000000000009235", &["riskLevelElevated"], Behaviour::Succeeds),
-    special("4000000000007726", &["pendingRefund"], Behaviour::Succeeds),
-    special("4000000000005126", &["refundFail"], Behaviour::Succeeds),
+    // These pay, and more follows.
+    special("4000000000007726", &["pendingRefund"], Behaviour::RefundPends),
+    special("4000000000005126", &["refundFail"], Behaviour::RefundFails),
+    special("4000000000000259", &["createDispute"], Behaviour::DisputesFraud),
+    special("4000000000002685", &["createDisputeProductNotReceived"], Behaviour::DisputesNotReceived),
+    special("4000000000001976", &["createDisputeInquiry"], Behaviour::DisputesInquiry),
+    special("4000000404000079", &["createMultipleDisputes"], Behaviour::DisputesTwice),
+    special("4000000000005423", &["createIssuerFraudRecord"], Behaviour::FraudWarning),
     special("4000000000000002", &["visa_chargeDeclined", "chargeDeclined"], Behaviour::GenericDecline),
     special(
         "4000000000009995",

@@ -7,12 +7,16 @@ use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::books::{Books, Record, Settings};
+use super::books::{Books, Record};
 use super::endpoints;
 use super::error::Refusal;
 use super::faults::Fault;
-use super::objects::PaymentIntent;
+use super::objects::{BalanceKind, PaymentIntent};
+use super::render;
 use super::server::Sim;
+
+mod money;
+mod webhooks;
 
 /// The furthest the clock moves at once: a hundred years.
 const MAX_ADVANCE: i64 = 100 * 366 * 86_400;
@@ -29,7 +33,8 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .route("/release", web::post().to(release))
         .route("/clock", web::post().to(clock))
         .route("/settings", web::post().to(settings))
-        .route("/payment_intents/{id}/finish", web::post().to(finish));
+        .configure(money::routes)
+        .configure(webhooks::routes);
 }
 
 fn answer(status: StatusCode, body: &Value) -> HttpResponse {
@@ -47,6 +52,23 @@ fn refused(message: impl std::fmt::Display) -> HttpResponse {
     answer(StatusCode::BAD_REQUEST, &json!({ "error": { "message": message.to_string() } }))
 }
 
+/// Changes the books, and answers once that is on disk.
+async fn change(sim: &Sim, work: impl FnOnce(&mut Books) -> Result<Value, Refusal>) -> HttpResponse {
+    let (result, line) = {
+        let mut state = sim.state();
+        let result = work(&mut state.books);
+        (result, sim.enqueue(&mut state))
+    };
+    let result = match sim.commit(line).await {
+        Ok(()) => result,
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(value) => ok(&value),
+        Err(error) => refusal(&error),
+    }
+}
+
 fn refusal(error: &Refusal) -> HttpResponse {
     let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     answer(status, &error.body())
@@ -60,9 +82,12 @@ async fn health() -> HttpResponse {
 #[derive(Debug, Default, Serialize)]
 struct Totals {
     charged: i64,
+    /// Less refunds that failed.
     refunded: i64,
+    /// What disputes have taken and not given back.
+    disputed: i64,
     fees: i64,
-    /// What was charged, less fees and refunds.
+    /// What was charged, less refunds, disputes and fees.
     net: i64,
     intents: BTreeMap<&'static str, u64>,
 }
@@ -83,10 +108,14 @@ fn books_of(books: &Books) -> Value {
     // The balance transactions are the money; the rest only says what it was for.
     for row in books.balance.oldest_first() {
         let total = totals.entry(&row.currency).or_default();
-        if row.amount < 0 {
-            total.refunded = total.refunded.saturating_sub(row.amount);
-        } else {
-            total.charged = total.charged.saturating_add(row.amount);
+        match row.kind() {
+            BalanceKind::Charge => total.charged = total.charged.saturating_add(row.amount),
+            BalanceKind::Refund | BalanceKind::RefundFailure => {
+                total.refunded = total.refunded.saturating_sub(row.amount);
+            }
+            BalanceKind::Dispute | BalanceKind::DisputeReversal => {
+                total.disputed = total.disputed.saturating_sub(row.amount);
+            }
         }
         total.fees = total.fees.saturating_add(row.fee);
         total.net = total.net.saturating_add(row.amount).saturating_sub(row.fee);
@@ -103,9 +132,23 @@ fn books_of(books: &Books) -> Value {
             json!({
                 "id": row.id, "charge": row.charge, "payment_intent": row.payment_intent, "amount": row.amount,
                 "currency": row.currency, "reason": row.reason, "metadata": row.metadata, "created": row.created,
+                "status": row.status.word(),
             })
         })
         .collect();
+    let disputes: Vec<Value> = books
+        .disputes
+        .oldest_first()
+        .map(|row| {
+            json!({
+                "id": row.id, "charge": row.charge, "payment_intent": row.payment_intent, "amount": row.amount,
+                "currency": row.currency, "reason": row.reason, "status": row.status.word(), "funds": row.funds,
+                "created": row.created,
+            })
+        })
+        .collect();
+    let warnings: Vec<Value> =
+        books.warnings.oldest_first().map(|row| render::fraud_warning(books, row)).collect();
     json!({
         "sandbox": true,
         "now": books.now(),
@@ -114,6 +157,8 @@ fn books_of(books: &Books) -> Value {
         "customers": books.customers.oldest_first().count(),
         "payment_intents": intents,
         "refunds": refunds,
+        "disputes": disputes,
+        "fraud_warnings": warnings,
     })
 }
 
@@ -198,62 +243,36 @@ async fn clock(sim: web::Data<Sim>, body: web::Bytes) -> HttpResponse {
         }
         Err(error) => return refused(error),
     };
-    let (now, line) = {
-        let mut state = sim.state();
-        state.books.advance(seconds);
-        (state.books.now(), sim.enqueue(&mut state))
-    };
-    match sim.commit(line).await {
-        Ok(()) => ok(&json!({ "now": now })),
-        Err(error) => refusal(&error),
-    }
+    change(&sim, |books| {
+        books.advance(seconds);
+        endpoints::later::bring(books)?;
+        Ok(json!({ "now": books.now() }))
+    })
+    .await
+}
+
+/// What is not named stays as it is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewSettings {
+    publishable_key_tokenisation: Option<bool>,
+    late_balance_transactions: Option<bool>,
 }
 
 async fn settings(sim: web::Data<Sim>, body: web::Bytes) -> HttpResponse {
-    let settings: Settings = match serde_json::from_slice(&body) {
-        Ok(settings) => settings,
+    let new: NewSettings = match serde_json::from_slice(&body) {
+        Ok(new) => new,
         Err(error) => return refused(error),
     };
-    let line = {
-        let mut state = sim.state();
-        state.books.put(Record::Settings(settings));
-        sim.enqueue(&mut state)
-    };
-    match sim.commit(line).await {
-        Ok(()) => ok(&json!(settings)),
-        Err(error) => refusal(&error),
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Finish {
-    outcome: Outcome,
-}
-
-#[derive(Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case")]
-enum Outcome {
-    Succeeded,
-    Failed,
-}
-
-async fn finish(sim: web::Data<Sim>, id: web::Path<String>, body: web::Bytes) -> HttpResponse {
-    let outcome = match serde_json::from_slice(&body) {
-        Ok(Finish { outcome }) => outcome,
-        Err(error) => return refused(error),
-    };
-    let (result, line) = {
-        let mut state = sim.state();
-        let result = endpoints::finish(&mut state.books, &id, outcome == Outcome::Succeeded);
-        (result, sim.enqueue(&mut state))
-    };
-    let result = match sim.commit(line).await {
-        Ok(()) => result,
-        Err(error) => Err(error),
-    };
-    match result {
-        Ok(value) => ok(&value),
-        Err(error) => refusal(&error),
-    }
+    change(&sim, |books| {
+        let mut settings = books.settings;
+        let NewSettings { publishable_key_tokenisation, late_balance_transactions } = new;
+        settings.publishable_key_tokenisation =
+            publishable_key_tokenisation.unwrap_or(settings.publishable_key_tokenisation);
+        settings.late_balance_transactions =
+            late_balance_transactions.unwrap_or(settings.late_balance_transactions);
+        books.put(Record::Settings(settings));
+        Ok(json!(settings))
+    })
+    .await
 }

@@ -45,11 +45,23 @@ pub(super) enum Endpoint {
     RetrieveBalance,
     /// `GET /v1/balance_transactions`
     ListBalance,
+    /// `GET /v1/disputes/{id}`
+    RetrieveDispute,
+    /// `GET /v1/disputes`
+    ListDisputes,
+    /// `GET /v1/radar/early_fraud_warnings/{id}`
+    RetrieveWarning,
+    /// `GET /v1/radar/early_fraud_warnings`
+    ListWarnings,
+    /// `GET /v1/events/{id}`
+    RetrieveEvent,
+    /// `GET /v1/events`
+    ListEvents,
 }
 
 impl Endpoint {
     /// All of them.
-    pub(super) const ALL: [Self; 21] = [
+    pub(super) const ALL: [Self; 27] = [
         Self::CreateMethod,
         Self::RetrieveMethod,
         Self::ListMethods,
@@ -71,6 +83,12 @@ impl Endpoint {
         Self::ListCharges,
         Self::RetrieveBalance,
         Self::ListBalance,
+        Self::RetrieveDispute,
+        Self::ListDisputes,
+        Self::RetrieveWarning,
+        Self::ListWarnings,
+        Self::RetrieveEvent,
+        Self::ListEvents,
     ];
 
     /// The operation of a request and the id in its path, which is empty where there is none.
@@ -100,9 +118,16 @@ impl Endpoint {
             ("GET", ["charges", id]) if *id != "search" => Self::RetrieveCharge,
             ("GET", ["balance_transactions"]) => Self::ListBalance,
             ("GET", ["balance_transactions", _]) => Self::RetrieveBalance,
+            ("GET", ["disputes"]) => Self::ListDisputes,
+            ("GET", ["disputes", _]) => Self::RetrieveDispute,
+            ("GET", ["radar", "early_fraud_warnings"]) => Self::ListWarnings,
+            ("GET", ["radar", "early_fraud_warnings", _]) => Self::RetrieveWarning,
+            ("GET", ["events"]) => Self::ListEvents,
+            ("GET", ["events", _]) => Self::RetrieveEvent,
             _ => return None,
         };
-        Some((endpoint, parts.get(1).copied().unwrap_or("")))
+        let at = if parts.first() == Some(&"radar") { 2 } else { 1 };
+        Some((endpoint, parts.get(at).copied().unwrap_or("")))
     }
 
     /// The name in `/_sim/faults` and `/_sim/requests`.
@@ -129,6 +154,12 @@ impl Endpoint {
             Self::ListCharges => "charges.list",
             Self::RetrieveBalance => "balance_transactions.retrieve",
             Self::ListBalance => "balance_transactions.list",
+            Self::RetrieveDispute => "disputes.retrieve",
+            Self::ListDisputes => "disputes.list",
+            Self::RetrieveWarning => "early_fraud_warnings.retrieve",
+            Self::ListWarnings => "early_fraud_warnings.list",
+            Self::RetrieveEvent => "events.retrieve",
+            Self::ListEvents => "events.list",
         }
     }
 }
@@ -146,6 +177,9 @@ mod tests {
             ("GET", "/v1/customers/cus_1/payment_methods", Some((Endpoint::ListCustomerMethods, "cus_1"))),
             ("POST", "/v1/payment_intents/pi_1/confirm", Some((Endpoint::ConfirmIntent, "pi_1"))),
             ("GET", "/v1/payment_intents/", Some((Endpoint::ListIntents, ""))),
+            ("GET", "/v1/radar/early_fraud_warnings", Some((Endpoint::ListWarnings, ""))),
+            ("GET", "/v1/radar/early_fraud_warnings/issfr_1", Some((Endpoint::RetrieveWarning, "issfr_1"))),
+            ("GET", "/v1/radar", None),
             ("GET", "/v1/payment_intents/search", None),
             ("DELETE", "/v1/customers/cus_1", None),
             ("GET", "/v1", None),

@@ -8,7 +8,7 @@ use super::params::Params;
 use super::render;
 
 /// Fields that hold an id, or `data` on the way there.
-const EXPANDABLE: [&str; 8] = [
+const EXPANDABLE: [&str; 9] = [
     "data",
     "latest_charge",
     "balance_transaction",
@@ -17,6 +17,7 @@ const EXPANDABLE: [&str; 8] = [
     "payment_intent",
     "charge",
     "source",
+    "failure_balance_transaction",
 ];
 
 /// `expand`, checked before anything is executed.
@@ -70,6 +71,7 @@ fn any(books: &Books, id: &str) -> Option<Value> {
         "pi" => books.intents.get(id).map(|intent| render::payment_intent(books, intent)),
         "ch" => books.charges.get(id).map(|row| render::charge(books, row)),
         "re" => books.refunds.get(id).map(render::refund),
+        "dp" => books.disputes.get(id).map(|row| render::dispute(books, row)),
         "txn" => books.balance.get(id).map(render::balance_transaction),
         _ => None,
     }

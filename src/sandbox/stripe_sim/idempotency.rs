@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     fn books() -> Books {
-        Books::new(Settings { publishable_key_tokenisation: true }).unwrap()
+        Books::new(Settings::new(true)).unwrap()
     }
 
     fn save(books: &mut Books, key: &str, request: &str) {

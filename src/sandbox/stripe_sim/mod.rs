@@ -6,9 +6,12 @@
 //!
 //! # What differs from Stripe on purpose
 //! - Only test cards are taken. The number is never stored; a fingerprint and the last four digits are.
-//! - A charge is final at once: the balance transaction is there in the answer, and a refund succeeds.
+//! - A charge is final at once: the balance transaction is there in the answer, unless the setting
+//!   `late_balance_transactions` says otherwise, and a refund succeeds, unless its card is one that makes refunds pend or fail.
+//! - What comes later comes after a minute on the simulator's clock, or when told to: see below.
 //! - Card 4000 0000 0000 4020 (`pm_card_processing`) stays `processing` until told otherwise.
-//! - Cards that dispute or fail a refund at Stripe only pay. There are no webhooks yet.
+//! - Cards that are disputed or reported at Stripe are disputed or reported before their charge is answered.
+//! - Events are those about money that moves or may move; `payment_intent.created` and the like are not made.
 //!
 //! # The sandbox's own URLs
 //! | URL | |
@@ -19,8 +22,21 @@
 //! | `POST /_sim/faults`, `GET`, `DELETE` | instructions: see `faults.rs` |
 //! | `POST /_sim/release` | lets held requests go on |
 //! | `POST /_sim/clock` | `{"advance_seconds": 86400}` |
-//! | `POST /_sim/settings` | `{"publishable_key_tokenisation": false}` |
+//! | `POST /_sim/settings` | `{"publishable_key_tokenisation": false, "late_balance_transactions": true}`, either or both |
 //! | `POST /_sim/payment_intents/{id}/finish` | `{"outcome": "succeeded"}` or `"failed"`, for `processing` and `requires_action` |
+//! | `POST /_sim/payment_intents/{id}/settle` | brings a late balance transaction, and its `charge.updated` |
+//! | `POST /_sim/payment_intents/{id}/dispute` | `{"amount", "reason", "inquiry", "withdraw"}`, all optional; `"withdraw": false` leaves the funds for now |
+//! | `POST /_sim/payment_intents/{id}/fraud_warning` | `{"fraud_type"}`, optional: an early fraud warning |
+//! | `POST /_sim/disputes/{id}/withdraw` | takes the funds; an inquiry becomes a dispute by it |
+//! | `POST /_sim/disputes/{id}/reinstate` | gives them back |
+//! | `POST /_sim/disputes/{id}/close` | `{"status": "won"}`, `"lost"` or `"warning_closed"`; won reinstates unless `"reinstate": false` |
+//! | `POST /_sim/refunds` | `{"payment_intent", "amount"}`: a refund from the dashboard, without metadata; the amount is optional |
+//! | `POST /_sim/refunds/{id}/finish` | `{"outcome": "succeeded"}` or `"failed"` |
+//! | `POST /_sim/webhook_endpoints` | `{"url", "secrets": ["whsec_…"], "types"}`; without types, all. `GET` lists, `DELETE` removes all, `DELETE …/{id}` one |
+//! | `GET /_sim/webhooks` | whether events are held, what is pending, the last deliveries |
+//! | `POST /_sim/webhooks/hold` | keeps events back, once running deliveries have ended |
+//! | `POST /_sim/webhooks/deliver` | `{"events": ["evt_…"], "twin": false}`: exactly these, in this order; answers with the statuses. Without `events`: all that are pending |
+//! | `POST /_sim/webhooks/release` | lets them go again |
 
 mod answer;
 mod books;
@@ -30,6 +46,7 @@ mod currencies;
 mod endpoint;
 mod endpoints;
 mod error;
+mod events;
 mod expand;
 mod faults;
 mod form;
@@ -40,6 +57,7 @@ mod params;
 mod render;
 mod request_log;
 mod server;
+mod webhooks;
 
 #[cfg(test)]
 mod tests;
@@ -54,6 +72,7 @@ use actix_web::dev::ServerHandle;
 
 pub use books::NoRandomness;
 pub use journal::JournalError;
+pub use webhooks::WebhookError;
 
 use books::{Books, Settings};
 use journal::Journal;
@@ -98,6 +117,12 @@ pub enum SimError {
     /// The socket.
     #[error("the simulated Stripe cannot listen: {0}")]
     Listen(#[from] io::Error),
+    /// The webhook.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
+    /// The books were opened, and can no longer be written.
+    #[error("the books can no longer be written")]
+    Unwritable,
 }
 
 /// A simulated Stripe that runs until it is stopped.
@@ -111,6 +136,17 @@ pub struct RunningSim {
 }
 
 impl RunningSim {
+    /// Delivers events to a webhook on this machine from now on, signed with each of the secrets. It takes the place of the
+    /// webhook that was given here before, also before a restart; those of `/_sim/webhook_endpoints` are left alone.
+    ///
+    /// # Errors
+    /// [`SimError::Webhook`] for a URL that is not on this machine and for what is no secret; [`SimError::Unwritable`] when the
+    /// books cannot be written.
+    pub async fn deliver_webhooks_to(&self, url: &str, secrets: &[String]) -> Result<(), SimError> {
+        let (_, line) = webhooks::register(&self.sim, url, secrets.to_vec(), Vec::new(), true)?;
+        self.sim.commit(line).await.map_err(|_| SimError::Unwritable)
+    }
+
     /// Stops at once, without waiting for requests that are being answered, and gives the file up.
     pub async fn stop(self) {
         self.handle.stop(false).await;
@@ -144,7 +180,7 @@ pub async fn start(listener: TcpListener, options: SimOptions) -> Result<Running
     let data = options.data.clone();
     // Reading a long journal blocks.
     let opened = tokio::task::spawn_blocking(move || -> Result<(Books, Journal), SimError> {
-        let mut books = Books::new(Settings { publishable_key_tokenisation: tokenisation })?;
+        let mut books = Books::new(Settings::new(tokenisation))?;
         let journal = match &data {
             Some(path) => Journal::open(path, &mut books)?,
             None => Journal::none(),
@@ -154,6 +190,7 @@ pub async fn start(listener: TcpListener, options: SimOptions) -> Result<Running
     let (books, journal) = opened.await.map_err(io::Error::other)??;
     let sim = Arc::new(Sim::new(options.secret_key, options.publishable_key, books, journal));
     let server = server::listen(listener, Arc::clone(&sim))?;
+    sim.begin();
     let handle = server.handle();
     Ok(RunningSim { base_url, handle, sim, server: tokio::spawn(server) })
 }

@@ -145,6 +145,22 @@ pub(super) struct Charge {
     pub(super) state: ChargeState,
     pub(super) failure: Option<Failure>,
     pub(super) balance_transaction: Option<String>,
+    /// When the balance transaction comes, if it comes later; Unix seconds.
+    #[serde(default)]
+    pub(super) settles_at: Option<i64>,
+    /// Whether a dispute, an inquiry included, was ever opened.
+    #[serde(default)]
+    pub(super) disputed: bool,
+    /// What disputes have taken and not given back.
+    #[serde(default)]
+    pub(super) amount_withdrawn: i64,
+}
+
+impl Charge {
+    /// What can still be refunded.
+    pub(super) fn refundable(&self) -> i64 {
+        self.amount.saturating_sub(self.amount_refunded).saturating_sub(self.amount_withdrawn).max(0)
+    }
 }
 
 /// How an attempt ended.
@@ -171,6 +187,124 @@ pub(super) struct Refund {
     pub(super) reason: Option<String>,
     pub(super) balance_transaction: String,
     pub(super) metadata: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(super) status: RefundStatus,
+    /// What the card's bank will say, and when.
+    #[serde(default)]
+    pub(super) settles: Option<Settles>,
+    /// The money that came back because the refund failed.
+    #[serde(default)]
+    pub(super) failure_balance_transaction: Option<String>,
+}
+
+/// Where a refund stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RefundStatus {
+    /// On its way.
+    Pending,
+    /// Given back, as far as anybody knows: a bank can still send it back.
+    #[default]
+    Succeeded,
+    /// Sent back.
+    Failed,
+}
+
+impl RefundStatus {
+    /// Stripe's word.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// An outcome that comes later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Settles {
+    /// Unix seconds.
+    pub(super) at: i64,
+    pub(super) succeeds: bool,
+}
+
+/// A cardholder's objection to a charge.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Dispute {
+    pub(super) id: String,
+    pub(super) created: i64,
+    pub(super) charge: String,
+    pub(super) payment_intent: String,
+    pub(super) amount: i64,
+    pub(super) currency: String,
+    /// Stripe's word.
+    pub(super) reason: String,
+    pub(super) status: DisputeStatus,
+    /// The bank only asks; no money moves.
+    pub(super) inquiry: bool,
+    /// Unix seconds: evidence is taken until then.
+    pub(super) due_by: i64,
+    /// The withdrawal and the reversal, as far as they have happened.
+    pub(super) balance_transactions: Vec<String>,
+    pub(super) funds: Funds,
+}
+
+/// Where a dispute stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum DisputeStatus {
+    /// An inquiry that waits for an answer.
+    WarningNeedsResponse,
+    /// An inquiry that came to nothing.
+    WarningClosed,
+    /// Waits for evidence.
+    NeedsResponse,
+    /// The seller keeps the money.
+    Won,
+    /// The cardholder keeps the money.
+    Lost,
+}
+
+impl DisputeStatus {
+    /// Stripe's word.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::WarningNeedsResponse => "warning_needs_response",
+            Self::WarningClosed => "warning_closed",
+            Self::NeedsResponse => "needs_response",
+            Self::Won => "won",
+            Self::Lost => "lost",
+        }
+    }
+
+    /// Whether nothing more is decided.
+    pub(super) fn is_closed(self) -> bool {
+        matches!(self, Self::WarningClosed | Self::Won | Self::Lost)
+    }
+}
+
+/// Where the money of a dispute is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Funds {
+    /// Not touched yet.
+    Untouched,
+    /// Taken.
+    Withdrawn,
+    /// Taken and given back.
+    Reinstated,
+}
+
+/// The issuer's word that a charge may be fraud.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct FraudWarning {
+    pub(super) id: String,
+    pub(super) created: i64,
+    pub(super) charge: String,
+    pub(super) payment_intent: String,
+    /// Stripe's word.
+    pub(super) fraud_type: String,
 }
 
 /// A change of the account's balance.
@@ -178,12 +312,72 @@ pub(super) struct Refund {
 pub(super) struct BalanceTransaction {
     pub(super) id: String,
     pub(super) created: i64,
-    /// Positive for a charge, negative for a refund.
+    /// Positive for money that comes, negative for money that goes.
     pub(super) amount: i64,
     pub(super) fee: i64,
     pub(super) currency: String,
-    /// The charge or refund.
+    /// The charge, refund or dispute.
     pub(super) source: String,
+    /// Absent in books from before there were disputes.
+    #[serde(default)]
+    kind: Option<BalanceKind>,
+}
+
+impl BalanceTransaction {
+    /// A change, without its id and time.
+    pub(super) fn new(
+        id: String,
+        created: i64,
+        kind: BalanceKind,
+        (amount, fee): (i64, i64),
+        currency: &str,
+        source: &str,
+    ) -> Self {
+        let (currency, source) = (currency.to_owned(), source.to_owned());
+        Self { id, created, amount, fee, currency, source, kind: Some(kind) }
+    }
+
+    /// What happened.
+    pub(super) fn kind(&self) -> BalanceKind {
+        self.kind.unwrap_or(if self.amount < 0 { BalanceKind::Refund } else { BalanceKind::Charge })
+    }
+}
+
+/// Why the balance changed. <https://docs.stripe.com/reports/reporting-categories>
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum BalanceKind {
+    /// A charge succeeded.
+    Charge,
+    /// A refund was made.
+    Refund,
+    /// A refund came back.
+    RefundFailure,
+    /// A dispute took money.
+    Dispute,
+    /// A dispute gave it back.
+    DisputeReversal,
+}
+
+impl BalanceKind {
+    /// `type`.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Charge => "charge",
+            Self::Refund => "refund",
+            Self::RefundFailure => "refund_failure",
+            Self::Dispute | Self::DisputeReversal => "adjustment",
+        }
+    }
+
+    /// `reporting_category`.
+    pub(super) fn category(self) -> &'static str {
+        match self {
+            Self::Dispute => "dispute",
+            Self::DisputeReversal => "dispute_reversal",
+            other => other.word(),
+        }
+    }
 }
 
 /// What an idempotency key answers from now on.

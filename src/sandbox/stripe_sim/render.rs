@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use super::books::Books;
 use super::error::ApiError;
 use super::objects::{
-    BalanceTransaction, Billing, Card, Charge, ChargeState, Customer, IntentStatus, PaymentIntent,
-    PaymentMethod, Refund,
+    BalanceKind, BalanceTransaction, Billing, Card, Charge, ChargeState, Customer, Dispute, DisputeStatus,
+    FraudWarning, IntentStatus, PaymentIntent, PaymentMethod, Refund, RefundStatus,
 };
 
 /// A list object.
@@ -273,7 +273,7 @@ pub(super) fn charge(books: &Books, row: &Charge) -> Value {
         "currency": row.currency,
         "customer": row.customer,
         "description": intent.and_then(|intent| intent.description.as_ref()),
-        "disputed": false,
+        "disputed": row.disputed,
         "failure_code": row.failure.as_ref().map(|failure| &failure.code),
         "failure_message": row.failure.as_ref().map(|failure| &failure.message),
         "fraud_details": {},
@@ -299,7 +299,7 @@ pub(super) fn charge(books: &Books, row: &Charge) -> Value {
 
 /// A Refund.
 pub(super) fn refund(row: &Refund) -> Value {
-    json!({
+    let mut value = json!({
         "id": row.id,
         "object": "refund",
         "amount": row.amount,
@@ -316,14 +316,137 @@ pub(super) fn refund(row: &Refund) -> Value {
         "reason": row.reason,
         "receipt_number": null,
         "source_transfer_reversal": null,
-        "status": "succeeded",
+        "status": row.status.word(),
         "transfer_reversal": null,
+    });
+    // Stripe leaves these out unless they say something.
+    if row.status == RefundStatus::Pending {
+        value["pending_reason"] = json!("processing");
+    }
+    if let Some(transaction) = &row.failure_balance_transaction {
+        value["failure_balance_transaction"] = json!(transaction);
+        value["failure_reason"] = json!("expired_or_canceled_card");
+    }
+    value
+}
+
+/// A Dispute.
+pub(super) fn dispute(books: &Books, row: &Dispute) -> Value {
+    const TEXTS: [&str; 27] = [
+        "access_activity_log",
+        "billing_address",
+        "cancellation_policy",
+        "cancellation_policy_disclosure",
+        "cancellation_rebuttal",
+        "customer_communication",
+        "customer_email_address",
+        "customer_name",
+        "customer_purchase_ip",
+        "customer_signature",
+        "duplicate_charge_documentation",
+        "duplicate_charge_explanation",
+        "duplicate_charge_id",
+        "product_description",
+        "receipt",
+        "refund_policy",
+        "refund_policy_disclosure",
+        "refund_refusal_explanation",
+        "service_date",
+        "service_documentation",
+        "shipping_address",
+        "shipping_carrier",
+        "shipping_date",
+        "shipping_documentation",
+        "shipping_tracking_number",
+        "uncategorized_file",
+        "uncategorized_text",
+    ];
+    let mut evidence = json!({ "enhanced_evidence": {} });
+    for name in TEXTS {
+        evidence[name] = Value::Null;
+    }
+    let charge = books.charges.get(&row.charge);
+    let brand = charge
+        .and_then(|charge| books.methods.get(&charge.payment_method))
+        .map_or("visa", |method| method.card.brand.as_str());
+    // Visa's codes: <https://docs.stripe.com/disputes/categories>
+    let code = match row.reason.as_str() {
+        "product_not_received" => "13.1",
+        "duplicate" => "12.6.1",
+        "product_unacceptable" => "13.3",
+        "subscription_canceled" => "13.2",
+        "credit_not_processed" => "13.7",
+        _ => "10.4",
+    };
+    let inquiry = matches!(row.status, DisputeStatus::WarningNeedsResponse | DisputeStatus::WarningClosed);
+    let transactions: Vec<Value> = row
+        .balance_transactions
+        .iter()
+        .filter_map(|id| books.balance.get(id))
+        .map(balance_transaction)
+        .collect();
+    json!({
+        "id": row.id,
+        "object": "dispute",
+        "amount": row.amount,
+        "balance_transactions": transactions,
+        "charge": row.charge,
+        "created": row.created,
+        "currency": row.currency,
+        "enhanced_eligibility_types": [],
+        "evidence": evidence,
+        "evidence_details": {
+            "due_by": row.due_by,
+            "enhanced_eligibility": {},
+            "has_evidence": false,
+            "past_due": false,
+            "submission_count": 0,
+        },
+        "is_charge_refundable": inquiry && charge.is_some_and(|charge| charge.refundable() > 0),
+        "livemode": false,
+        "metadata": {},
+        "network_reason_code": code,
+        "payment_intent": row.payment_intent,
+        "payment_method_details": {
+            "card": {
+                "brand": brand,
+                "case_type": if row.inquiry { "inquiry" } else { "chargeback" },
+                "network": brand,
+                "network_reason_code": code,
+            },
+            "type": "card",
+        },
+        "reason": row.reason,
+        "status": row.status.word(),
+    })
+}
+
+/// An early fraud warning.
+pub(super) fn fraud_warning(books: &Books, row: &FraudWarning) -> Value {
+    let charge = books.charges.get(&row.charge);
+    json!({
+        "id": row.id,
+        "object": "radar.early_fraud_warning",
+        "actionable": charge.is_some_and(|charge| !charge.disputed && charge.refundable() > 0),
+        "charge": row.charge,
+        "created": row.created,
+        "fraud_type": row.fraud_type,
+        "livemode": false,
+        "payment_intent": row.payment_intent,
     })
 }
 
 /// A BalanceTransaction.
 pub(super) fn balance_transaction(row: &BalanceTransaction) -> Value {
-    let kind = if row.amount < 0 { "refund" } else { "charge" };
+    let kind = row.kind();
+    let dispute = kind == BalanceKind::Dispute;
+    let description = match kind {
+        BalanceKind::Charge => None,
+        BalanceKind::Refund => Some("REFUND FOR CHARGE"),
+        BalanceKind::RefundFailure => Some("REFUND FAILURE"),
+        BalanceKind::Dispute => Some("Chargeback withdrawal"),
+        BalanceKind::DisputeReversal => Some("Chargeback reversal"),
+    };
     let fees = if row.fee == 0 {
         json!([])
     } else {
@@ -331,7 +454,7 @@ pub(super) fn balance_transaction(row: &BalanceTransaction) -> Value {
             "amount": row.fee,
             "application": null,
             "currency": row.currency,
-            "description": "Stripe processing fees",
+            "description": if dispute { "Dispute fee" } else { "Stripe processing fees" },
             "type": "stripe_fee",
         }])
     };
@@ -343,14 +466,14 @@ pub(super) fn balance_transaction(row: &BalanceTransaction) -> Value {
         "balance_type": "payments",
         "created": row.created,
         "currency": row.currency,
-        "description": null,
+        "description": description,
         "exchange_rate": null,
         "fee": row.fee,
         "fee_details": fees,
         "net": row.amount.saturating_sub(row.fee),
-        "reporting_category": kind,
+        "reporting_category": kind.category(),
         "source": row.source,
         "status": "available",
-        "type": kind,
+        "type": kind.word(),
     })
 }

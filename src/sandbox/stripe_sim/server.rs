@@ -9,8 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use actix_web::dev::Server;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use base64::Engine as _;
+use http_body_util::Full;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use subtle::ConstantTimeEq as _;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, header, key_in_use, replay, respond};
 use super::books::{Books, Record, random_text};
@@ -18,15 +22,20 @@ use super::control;
 use super::endpoint::Endpoint;
 use super::endpoints::{self, Caller};
 use super::error::{ApiError, Refusal};
+use super::events::Cause;
 use super::faults::{Action, Fault, Faults};
 use super::form::{Form, Node};
 use super::idempotency::{InFlight, KeyInUse, MAX_KEY, Verdict};
 use super::journal::Journal;
 use super::objects::SavedAnswer;
 use super::request_log::RequestLog;
+use super::webhooks::{self, Deliveries};
 
 /// The largest request body.
 const MAX_BODY: usize = 64 * 1024;
+/// How often the clock is looked at for outcomes that are due.
+const TICK: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A running simulator.
 #[derive(Debug)]
 pub(super) struct Sim {
@@ -36,6 +45,13 @@ pub(super) struct Sim {
     in_flight: InFlight,
     held: AtomicUsize,
     release: Notify,
+    /// Sends webhooks.
+    pub(super) client: Client<HttpConnector, Full<web::Bytes>>,
+    /// Where background work runs: the server's workers have runtimes of their own, which end with them.
+    pub(super) runtime: tokio::runtime::Handle,
+    /// Ends the background work.
+    pub(super) stopping: CancellationToken,
+    changes: watch::Sender<()>,
 }
 
 struct Keys {
@@ -58,6 +74,8 @@ pub(super) struct State {
     pub(super) faults: Faults,
     /// See [`RequestLog`].
     pub(super) log: RequestLog,
+    /// See [`Deliveries`].
+    pub(super) deliveries: Deliveries,
 }
 
 /// A request as far as the simulator looks at it.
@@ -74,16 +92,60 @@ struct Call {
 }
 
 impl Sim {
-    /// A simulator over its books.
+    /// A simulator over its books. Must be called inside a tokio runtime.
     pub(super) fn new(secret: String, publishable: String, books: Books, journal: Journal) -> Self {
         Self {
             keys: Keys { secret, publishable },
-            state: Mutex::new(State { books, faults: Faults::default(), log: RequestLog::default() }),
+            state: Mutex::new(State {
+                books,
+                faults: Faults::default(),
+                log: RequestLog::default(),
+                deliveries: Deliveries::default(),
+            }),
             journal,
             in_flight: InFlight::default(),
             held: AtomicUsize::new(0),
             release: Notify::new(),
+            client: webhooks::client(),
+            runtime: tokio::runtime::Handle::current(),
+            stopping: CancellationToken::new(),
+            changes: watch::Sender::new(()),
         }
+    }
+
+    /// Starts the work that goes on without requests: webhooks, and outcomes that come later.
+    pub(super) fn begin(self: &Arc<Self>) {
+        let ids: Vec<String> = self.state().books.endpoints.iter().map(|known| known.id.clone()).collect();
+        for id in ids {
+            webhooks::serve(self, id);
+        }
+        let sim = Arc::clone(self);
+        self.runtime.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = sim.stopping.cancelled() => return,
+                    () = tokio::time::sleep(TICK) => sim.bring_what_is_due(),
+                }
+            }
+        });
+    }
+
+    fn bring_what_is_due(&self) {
+        let mut state = self.state();
+        if let Err(error) = endpoints::later::bring(&mut state.books) {
+            tracing::warn!(reason = %error.body(), "the simulated Stripe cannot bring an outcome that is due");
+        }
+        self.enqueue(&mut state);
+    }
+
+    /// Something to wait on until the state has changed.
+    pub(super) fn changed(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Tells whoever waits for a change.
+    pub(super) fn wake(&self) {
+        self.changes.send_replace(());
     }
 
     /// The state. A panic while it was held cannot leave half a request in it: changes are made one object at a time and
@@ -112,11 +174,16 @@ impl Sim {
     /// The line that holds the changes since the last one. Call it before letting the state go.
     pub(super) fn enqueue(&self, state: &mut State) -> u64 {
         let records = state.books.take_pending();
-        self.journal.enqueue(&records)
+        let line = self.journal.enqueue(&records);
+        if !records.is_empty() {
+            self.wake();
+        }
+        line
     }
 
-    /// Gives the file up.
+    /// Ends the background work and gives the file up.
     pub(super) async fn close(&self) {
+        self.stopping.cancel();
         self.journal.close().await;
     }
 
@@ -215,7 +282,11 @@ impl Sim {
         let result = if before {
             Err(failure(fault.is_some_and(|fault| fault.saved)))
         } else {
-            endpoints::execute(&mut state.books, call.endpoint, &call.id, &call.form, call.caller)
+            state.books.cause = Cause { request: Some(call.request_id.clone()), key: call.key.clone() };
+            let result =
+                endpoints::execute(&mut state.books, call.endpoint, &call.id, &call.form, call.caller);
+            state.books.cause = Cause::default();
+            result
         };
         let began = match &result {
             Ok(_) => true,

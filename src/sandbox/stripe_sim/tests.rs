@@ -1,9 +1,12 @@
 //! The simulator over a real socket, with Stripe's typed objects as the judge of what it answers.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod events;
 mod faults;
 mod lifecycle;
+mod money;
 mod typed;
+mod webhooks;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -113,6 +116,34 @@ impl Stripe {
         let reply = self.send("POST", path, &body.to_string(), &[]).await.unwrap();
         assert_eq!(reply.status, 200, "{}", reply.body);
         reply.json()
+    }
+
+    /// Refused control, with what it says.
+    async fn refused(&self, path: &str, body: &Value) -> String {
+        let reply = self.send("POST", path, &body.to_string(), &[]).await.unwrap();
+        assert!((400..500).contains(&reply.status), "{path} {}", reply.body);
+        reply.json()["error"]["message"].as_str().unwrap().to_owned()
+    }
+
+    /// A PaymentIntent of 5.00 US dollars that this card has paid.
+    async fn paid(&self, method: &str) -> String {
+        let reply = self.post("/v1/payment_intents", &confirm(method)).await;
+        assert_eq!(reply.json()["status"], "succeeded", "{}", reply.body);
+        reply.json()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// The `data` of a list.
+    async fn list(&self, path: &str) -> Vec<Value> {
+        let reply = self.get(path).await;
+        assert_eq!(reply.status, 200, "{path} {}", reply.body);
+        reply.json()["data"].as_array().unwrap().clone()
+    }
+
+    /// The types of the events so far, oldest first.
+    async fn told(&self) -> Vec<String> {
+        let mut events = self.list("/v1/events?limit=100").await;
+        events.reverse();
+        events.iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect()
     }
 
     async fn fault(&self, fault: Value) {

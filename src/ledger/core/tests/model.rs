@@ -93,6 +93,7 @@ impl Model {
             Command::Hold(h) => h.client,
             Command::Release(r) => r.client,
             Command::Reverse(r) => self.done[&r.capture].client,
+            other => panic!("not one of the random commands: {other:?}"),
         };
         let Some(before) = self.wallets.get(&client).copied() else {
             return Expected::Refused(Refusal::UnknownClient);
@@ -177,6 +178,7 @@ impl Model {
                 }
                 after.debt += left;
             }
+            other => panic!("not one of the random commands: {other:?}"),
         }
         Ok(after)
     }
@@ -207,6 +209,7 @@ impl Model {
                     add(Account::Promotion, i128::from(t.bonus.get()));
                 }
                 Command::Clawback(c) => add(c.to, -i128::from(c.amount.get())),
+                other => panic!("not one of the random commands: {other:?}"),
             }
         }
         sums.retain(|_, sum| *sum != 0);
@@ -370,6 +373,7 @@ fn play(steps: &[Step], seen: &mut Seen) {
             Command::TopUp(_) => "top-up",
             Command::Reverse(_) => "reverse",
             Command::Clawback(_) => "clawback",
+            other => panic!("not one of the random commands: {other:?}"),
         };
         *seen.entry(format!("{kind}: {what}")).or_default() += 1;
         let settled =
@@ -464,7 +468,15 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     });
     let clawback = (clients(), number, amount, any::<bool>()).prop_map(|(client, n, amount, dispute)| {
         let to = if dispute { Account::Dispute } else { Account::RefundPending };
-        Command::Clawback(Clawback { client, source: format!("refund:{n}"), amount, to })
+        let source = format!("refund:{n}");
+        Command::Clawback(Clawback {
+            client,
+            source,
+            amount,
+            to,
+            forfeits: Micros::ZERO,
+            within: Within::Debt,
+        })
     });
     let command = prop_oneof![
         8 => capture, 6 => top_up, 3 => reverse, 2 => clawback, 5 => hold, 1 => settle, 1 => release

@@ -1,14 +1,16 @@
 //! Charging a card: the one place where a PaymentIntent gets its outcome.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::super::books::{Books, NoRandomness, Record};
 use super::super::cards::{Behaviour, Decline};
 use super::super::error::{ApiError, Refusal};
 use super::super::objects::{
-    BalanceTransaction, Charge, ChargeState, Failure, IntentStatus, PaymentIntent, PaymentMethod,
+    BalanceKind, BalanceTransaction, Charge, ChargeState, Failure, IntentStatus, PaymentIntent, PaymentMethod,
 };
 use super::super::render;
+use super::later::LATER_SECONDS;
+use super::{disputes, fraud_warnings};
 
 /// How a confirmation is to be made.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +89,7 @@ pub(super) fn charge(
         }
         intent.status = IntentStatus::RequiresAction;
         books.put(Record::PaymentMethod(Box::new(method)));
-        return Ok(keep(books, intent));
+        return Ok(keep(books, intent, "payment_intent.requires_action"));
     }
     if let Some(decline) = behaviour.decline() {
         return fail(books, intent, method, decline, true);
@@ -98,14 +100,17 @@ pub(super) fn charge(
         intent.latest_charge = Some(charge.id.clone());
         books.put(Record::Charge(charge));
         settle_method(books, &intent, method);
-        return Ok(keep(books, intent));
+        return Ok(keep(books, intent, "payment_intent.processing"));
     }
     succeed(books, intent, method)
 }
 
-fn keep(books: &mut Books, intent: PaymentIntent) -> Value {
+/// Keeps a changed intent and says what happened to it.
+fn keep(books: &mut Books, intent: PaymentIntent, event: &str) -> Value {
     books.put(Record::PaymentIntent(Box::new(intent.clone())));
-    render::payment_intent(books, &intent)
+    let value = render::payment_intent(books, &intent);
+    books.emit(event, &value, None);
+    value
 }
 
 fn new_charge(
@@ -126,6 +131,9 @@ fn new_charge(
         state,
         failure: None,
         balance_transaction: None,
+        settles_at: None,
+        disputed: false,
+        amount_withdrawn: 0,
     })
 }
 
@@ -143,24 +151,82 @@ fn succeed(books: &mut Books, mut intent: PaymentIntent, method: PaymentMethod) 
         Some(charge) => charge.clone(),
         None => new_charge(books, &intent, &method, ChargeState::Succeeded)?,
     };
-    let transaction = BalanceTransaction {
-        id: books.new_id("txn_3", 23)?,
-        created: books.now(),
-        amount: intent.amount,
-        fee: fee(intent.amount),
-        currency: intent.currency.clone(),
-        source: charge.id.clone(),
-    };
     charge.state = ChargeState::Succeeded;
-    charge.balance_transaction = Some(transaction.id.clone());
+    let transaction = if books.settings.late_balance_transactions {
+        charge.settles_at = Some(books.now().saturating_add(LATER_SECONDS));
+        None
+    } else {
+        Some(balance_of(books, &mut charge)?)
+    };
     intent.status = IntentStatus::Succeeded;
     intent.amount_received = intent.amount;
     intent.latest_charge = Some(charge.id.clone());
     intent.last_failure = None;
-    books.put(Record::Charge(charge));
-    books.put(Record::BalanceTransaction(transaction));
+    let behaviour = method.card.behaviour;
+    books.put(Record::Charge(charge.clone()));
+    if let Some(transaction) = transaction {
+        books.put(Record::BalanceTransaction(transaction));
+    }
     settle_method(books, &intent, method);
-    Ok(keep(books, intent))
+    books.put(Record::PaymentIntent(Box::new(intent.clone())));
+    let paid = render::charge(books, &charge);
+    books.emit("charge.succeeded", &paid, None);
+    let value = keep(books, intent, "payment_intent.succeeded");
+    follow(books, &charge, behaviour)?;
+    Ok(value)
+}
+
+/// The money of a paid charge, less Stripe's fee.
+fn balance_of(books: &Books, charge: &mut Charge) -> Result<BalanceTransaction, NoRandomness> {
+    let transaction = BalanceTransaction::new(
+        books.new_id("txn_3", 23)?,
+        books.now(),
+        BalanceKind::Charge,
+        (charge.amount, fee(charge.amount)),
+        &charge.currency,
+        &charge.id,
+    );
+    charge.balance_transaction = Some(transaction.id.clone());
+    charge.settles_at = None;
+    Ok(transaction)
+}
+
+/// What test cards bring about once they have paid.
+fn follow(books: &mut Books, charge: &Charge, behaviour: Behaviour) -> Result<(), Refusal> {
+    let (id, half) = (charge.id.as_str(), charge.amount / 2);
+    match behaviour {
+        Behaviour::DisputesFraud => {
+            disputes::open(books, id, None, "fraudulent", disputes::Opening::Withdrawn)?
+        }
+        Behaviour::DisputesNotReceived => {
+            disputes::open(books, id, None, "product_not_received", disputes::Opening::Withdrawn)?
+        }
+        Behaviour::DisputesInquiry => {
+            disputes::open(books, id, None, "fraudulent", disputes::Opening::Inquiry)?
+        }
+        Behaviour::DisputesTwice => {
+            if half > 0 {
+                disputes::open(books, id, Some(half), "fraudulent", disputes::Opening::Withdrawn)?;
+            }
+            disputes::open(books, id, None, "fraudulent", disputes::Opening::Withdrawn)?
+        }
+        Behaviour::FraudWarning => fraud_warnings::warn(books, id, "misc")?,
+        _ => Value::Null,
+    };
+    Ok(())
+}
+
+/// Brings the balance transaction of a paid charge that waits for it; without effect on any other charge.
+pub(in super::super) fn settle(books: &mut Books, id: &str) -> Result<(), Refusal> {
+    let Some(mut charge) = books.charges.get(id).filter(|charge| charge.settles_at.is_some()).cloned() else {
+        return Ok(());
+    };
+    let transaction = balance_of(books, &mut charge)?;
+    books.put(Record::BalanceTransaction(transaction));
+    books.put(Record::Charge(charge.clone()));
+    let value = render::charge(books, &charge);
+    books.emit("charge.updated", &value, Some(&json!({ "balance_transaction": null })));
+    Ok(())
 }
 
 /// After a charge a PaymentMethod belongs to the customer (`setup_future_usage`), or it is used up.
@@ -200,14 +266,16 @@ fn fail(
         failure.charge = Some(charge.id.clone());
         charge.failure = Some(failure.clone());
         intent.latest_charge = Some(charge.id.clone());
-        books.put(Record::Charge(charge));
+        books.put(Record::Charge(charge.clone()));
+        let value = render::charge(books, &charge);
+        books.emit("charge.failed", &value, None);
     }
     intent.status = IntentStatus::RequiresPaymentMethod;
     intent.payment_method = None;
     intent.last_failure = Some(failure.clone());
     let method_value = render::payment_method(&method);
     books.put(Record::PaymentMethod(Box::new(method)));
-    let intent_value = keep(books, intent);
+    let intent_value = keep(books, intent, "payment_intent.payment_failed");
     Err(ApiError::card(decline.code, decline.message)
         .declined(decline.decline_code, decline.advice_code)
         .with_charge(failure.charge.as_deref())

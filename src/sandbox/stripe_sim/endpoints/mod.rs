@@ -3,19 +3,23 @@
 
 mod charging;
 mod customers;
+pub(super) mod disputes;
+pub(super) mod fraud_warnings;
+pub(super) mod later;
 mod payment_intents;
 mod payment_methods;
 mod reads;
-mod refunds;
+pub(super) mod refunds;
 
 use serde_json::Value;
 
-pub(super) use charging::finish;
+pub(super) use charging::{finish, settle};
 
 use super::books::{Books, NoRandomness};
 use super::endpoint::Endpoint;
 use super::error::{ApiError, Refusal};
 use super::form::Form;
+use super::objects::{Charge, ChargeState};
 use super::params::Params;
 
 /// Which key a caller has shown.
@@ -59,15 +63,43 @@ pub(super) fn execute(
         | Endpoint::RetrieveIntent
         | Endpoint::RetrieveRefund
         | Endpoint::RetrieveCharge
-        | Endpoint::RetrieveBalance => reads::retrieve(books, endpoint, id, params),
+        | Endpoint::RetrieveBalance
+        | Endpoint::RetrieveDispute
+        | Endpoint::RetrieveWarning
+        | Endpoint::RetrieveEvent => reads::retrieve(books, endpoint, id, params),
         Endpoint::ListMethods
         | Endpoint::ListCustomers
         | Endpoint::ListCustomerMethods
         | Endpoint::ListIntents
         | Endpoint::ListRefunds
         | Endpoint::ListCharges
-        | Endpoint::ListBalance => reads::list(books, endpoint, id, params),
+        | Endpoint::ListBalance
+        | Endpoint::ListDisputes
+        | Endpoint::ListWarnings
+        | Endpoint::ListEvents => reads::list(books, endpoint, id, params),
     }
+}
+
+/// The paid charge of a PaymentIntent. What waits for its balance transaction gets it first: nothing that happens to a
+/// charge comes before its own money.
+pub(super) fn paid_charge(books: &mut Books, intent: &str) -> Result<Charge, Refusal> {
+    let row = books.intents.get(intent).ok_or_else(|| ApiError::missing("payment_intent", intent))?;
+    let charge = row.latest_charge.clone().ok_or_else(|| not_paid(intent))?;
+    paid(books, &charge)
+}
+
+/// The same, by the charge's id.
+fn paid(books: &mut Books, id: &str) -> Result<Charge, Refusal> {
+    let known = books.charges.get(id).ok_or_else(|| ApiError::missing_param("charge", "charge", id))?;
+    if known.state != ChargeState::Succeeded {
+        return Err(not_paid(&known.payment_intent));
+    }
+    settle(books, id)?;
+    books.charges.get(id).cloned().ok_or_else(|| ApiError::missing_param("charge", "charge", id))
+}
+
+fn not_paid(intent: &str) -> Refusal {
+    ApiError::state(format!("This PaymentIntent ({intent}) does not have a successful charge."))
 }
 
 /// Checks that a customer named in a parameter exists.

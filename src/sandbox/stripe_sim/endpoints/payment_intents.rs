@@ -327,6 +327,7 @@ pub(super) fn cancel(books: &mut Books, id: &str, params: Params<'_>) -> Result<
     intent.cancellation_reason = reason;
     books.put(Record::PaymentIntent(Box::new(intent.clone())));
     let value = render::payment_intent(books, &intent);
+    books.emit("payment_intent.canceled", &value, None);
     Ok(expand.apply(books, value))
 }
 

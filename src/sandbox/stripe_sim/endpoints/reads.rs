@@ -5,9 +5,13 @@ use serde_json::Value;
 use super::super::books::Books;
 use super::super::endpoint::Endpoint;
 use super::super::error::{ApiError, Refusal};
+use super::super::events::{Event, LIFETIME_SECONDS, named};
 use super::super::expand::Expand;
 use super::super::params::{Params, WINDOW, Window};
 use super::super::render;
+
+/// Types of events in one question.
+const MAX_TYPES: usize = 20;
 
 /// One object by the id in the path.
 pub(super) fn retrieve(
@@ -26,6 +30,16 @@ pub(super) fn retrieve(
         }
         Endpoint::RetrieveRefund => ("refund", books.refunds.get(id).map(render::refund)),
         Endpoint::RetrieveCharge => ("charge", books.charges.get(id).map(|row| render::charge(books, row))),
+        Endpoint::RetrieveDispute => {
+            ("dispute", books.disputes.get(id).map(|row| render::dispute(books, row)))
+        }
+        Endpoint::RetrieveWarning => {
+            ("early fraud warning", books.warnings.get(id).map(|row| render::fraud_warning(books, row)))
+        }
+        Endpoint::RetrieveEvent => {
+            let row = books.events.get(id).filter(|row| shown(books, row));
+            ("event", row.map(|row| event(books, row)))
+        }
         _ => ("balance transaction", books.balance.get(id).map(render::balance_transaction)),
     };
     let value = value.ok_or_else(|| ApiError::missing(what, id))?;
@@ -45,7 +59,10 @@ pub(super) fn list(
         Endpoint::ListCustomers => &["email"],
         Endpoint::ListIntents => &["customer"],
         Endpoint::ListCharges => &["customer", "payment_intent"],
-        Endpoint::ListRefunds => &["charge", "payment_intent"],
+        Endpoint::ListRefunds | Endpoint::ListDisputes | Endpoint::ListWarnings => {
+            &["charge", "payment_intent"]
+        }
+        Endpoint::ListEvents => &["type", "types"],
         _ => &["source", "type", "currency"],
     };
     let read: Vec<&str> = WINDOW.into_iter().chain(filters.iter().copied()).collect();
@@ -58,6 +75,11 @@ pub(super) fn list(
         Endpoint::ListCharges => ("/v1/charges".to_owned(), charges(books, params, &window)?),
         Endpoint::ListRefunds => ("/v1/refunds".to_owned(), refunds(books, params, &window)?),
         Endpoint::ListBalance => ("/v1/balance_transactions".to_owned(), balance(books, params, &window)?),
+        Endpoint::ListDisputes => ("/v1/disputes".to_owned(), disputes(books, params, &window)?),
+        Endpoint::ListWarnings => {
+            ("/v1/radar/early_fraud_warnings".to_owned(), warnings(books, params, &window)?)
+        }
+        Endpoint::ListEvents => ("/v1/events".to_owned(), events(books, params, &window)?),
         Endpoint::ListMethods => {
             ("/v1/payment_methods".to_owned(), methods(books, params.text("customer")?, params, &window)?)
         }
@@ -129,12 +151,63 @@ fn refunds(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
 fn balance(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
     let source = params.text("source")?;
     let currency = params.text("currency")?;
-    let kind = params.choice("type", &["charge", "refund"])?;
+    let kind = params.text("type")?;
     let rows = books.balance.newest_first().filter(|row| {
         same(source, Some(&row.source))
             && same(currency, Some(&row.currency))
-            && kind.is_none_or(|kind| (kind == "refund") == (row.amount < 0))
+            && same(kind, Some(row.kind().word()))
     });
     let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
     Ok((rows.into_iter().map(render::balance_transaction).collect(), more))
+}
+
+fn disputes(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
+    let charge = params.text("charge")?;
+    let intent = params.text("payment_intent")?;
+    let rows = books
+        .disputes
+        .newest_first()
+        .filter(|row| same(charge, Some(&row.charge)) && same(intent, Some(&row.payment_intent)));
+    let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
+    Ok((rows.into_iter().map(|row| render::dispute(books, row)).collect(), more))
+}
+
+fn warnings(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
+    let charge = params.text("charge")?;
+    let intent = params.text("payment_intent")?;
+    let rows = books
+        .warnings
+        .newest_first()
+        .filter(|row| same(charge, Some(&row.charge)) && same(intent, Some(&row.payment_intent)));
+    let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
+    Ok((rows.into_iter().map(|row| render::fraud_warning(books, row)).collect(), more))
+}
+
+fn events(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
+    let mut names: Vec<String> = params.list("types")?.into_iter().map(str::to_owned).collect();
+    if let Some(name) = params.text("type")? {
+        if !names.is_empty() {
+            let message = "You may only specify one of these parameters: type, types.";
+            return Err(ApiError::invalid(message).coded("parameters_exclusive"));
+        }
+        names.push(name.to_owned());
+    }
+    if names.len() > MAX_TYPES {
+        return Err(ApiError::parameter("types", format!("You can name at most {MAX_TYPES} types.")));
+    }
+    let rows = books
+        .events
+        .newest_first()
+        .filter(|row| shown(books, row) && (names.is_empty() || named(&names, &row.kind)));
+    let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
+    Ok((rows.into_iter().map(|row| event(books, row)).collect(), more))
+}
+
+/// Events go out of sight before they are forgotten.
+fn shown(books: &Books, event: &Event) -> bool {
+    books.now().saturating_sub(event.created) < LIFETIME_SECONDS
+}
+
+fn event(books: &Books, event: &Event) -> Value {
+    event.render(books.endpoints.iter().filter(|endpoint| endpoint.awaits(&event.id)).count())
 }

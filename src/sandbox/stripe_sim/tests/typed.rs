@@ -2,7 +2,8 @@
 
 use miniserde::json::from_str;
 use stripe_shared::{
-    BalanceTransaction, Charge, Customer, Error, PaymentIntent, PaymentIntentStatus, PaymentMethod, Refund,
+    BalanceTransaction, Charge, Customer, Dispute, DisputeStatus, Error, Event, PaymentIntent,
+    PaymentIntentStatus, PaymentMethod, Refund,
 };
 use stripe_types::List;
 
@@ -88,4 +89,36 @@ async fn a_decline_carries_the_intent() {
     assert_eq!(intent.status, PaymentIntentStatus::RequiresPaymentMethod);
     assert_eq!(intent.last_payment_error.unwrap().payment_method.unwrap().id.as_str(), method);
     assert!(intent.payment_method.is_none());
+}
+
+#[tokio::test]
+async fn what_follows_a_charge_is_complete() {
+    let stripe = Stripe::new().await;
+    for (method, status) in [
+        ("pm_card_createDispute", DisputeStatus::NeedsResponse),
+        ("pm_card_createDisputeInquiry", DisputeStatus::WarningNeedsResponse),
+    ] {
+        let intent = stripe.paid(method).await;
+        let path = format!("/v1/disputes?payment_intent={intent}");
+        let disputes: List<Dispute> = read("disputes", &stripe.get(&path).await.body);
+        let id = disputes.data[0].id.as_str().to_owned();
+        let dispute: Dispute = read("dispute", &stripe.get(&format!("/v1/disputes/{id}")).await.body);
+        assert_eq!((dispute.amount, dispute.status), (500, status));
+        assert!(dispute.payment_method_details.unwrap().card.is_some());
+    }
+    for method in ["pm_card_pendingRefund", "pm_card_refundFail"] {
+        let intent = stripe.paid(method).await;
+        let refund = stripe.post("/v1/refunds", &format!("payment_intent={intent}")).await;
+        let refund: Refund = read("refund", &refund.body);
+        stripe.control("/_sim/clock", &json!({ "advance_seconds": 60 })).await;
+        let path = format!("/v1/refunds/{}", refund.id.as_str());
+        let later: Refund = read("refund", &stripe.get(&path).await.body);
+        assert_ne!(later.status, refund.status);
+    }
+    let _: List<BalanceTransaction> =
+        read("transactions", &stripe.get("/v1/balance_transactions?limit=100").await.body);
+    let events: List<Event> = read("events", &stripe.get("/v1/events?limit=100").await.body);
+    assert!(events.data.len() > 10);
+    let path = format!("/v1/events/{}", events.data[0].id.as_str());
+    let _: Event = read("event", &stripe.get(&path).await.body);
 }

@@ -1,0 +1,377 @@
+//! Refunds that we ask for: the credit is taken first, then Stripe is asked, and what became of it is read back.
+//!
+//! ```text
+//! row 'requested' and credit taken ─► POST /v1/refunds ─► charges.rs reads it back: 'pending', 'succeeded', 'failed'
+//!                                                   └► refused: credit given back, 'failed'
+//!                                                   └► unknown: stays 'requested'; asked again under the same key
+//! ```
+
+use std::sync::{Arc, OnceLock};
+
+use super::charges::{Aligned, Charges, WeakCharges};
+use crate::db::{Db, DbError, Row, now_micros, query, query_scalar};
+use crate::domain::{Currency, Micros, RefundId, TopUpId};
+use crate::ledger::aftermath::{Change, NewRefund, RefundOrigin};
+use crate::ledger::{ClientId, Ledger, LedgerError, Refusal};
+use crate::money_work::MoneyWork;
+use crate::stripe::{NewStripeRefund, Stripe, StripeFailure};
+
+/// What asking for one refund may take.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+/// Refunds looked at in one step.
+const MAX_A_STEP: i64 = 50;
+/// Whoever asked has this long, before the step takes a refund up.
+const TAKE_UP_AFTER: i64 = 45 * 1_000_000;
+/// Between two looks at a refund that is on its way.
+const LOOK_EVERY: i64 = 10 * 60 * 1_000_000;
+/// Stripe keeps idempotency keys for at least 24 hours; later nothing is asked for again.
+const KEY_LIFE: i64 = 23 * 60 * 60 * 1_000_000;
+
+/// Asks for refunds. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Refunds(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    db: Db,
+    ledger: Ledger,
+    stripe: Stripe,
+    tasks: MoneyWork,
+    /// Reads back what became of a refund; it asks for refunds itself, so the one does not keep the other.
+    charges: OnceLock<WeakCharges>,
+}
+
+/// A refund, as stored.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Refund {
+    /// Ours.
+    pub id: String,
+    /// Of which charge.
+    pub top_up: String,
+    /// To the card, in micros.
+    #[serde(skip)]
+    pub amount: Micros,
+    /// Of the amount.
+    #[serde(skip)]
+    pub currency: Currency,
+    /// Bonus that was to be forfeited with it, in micros.
+    #[serde(skip)]
+    pub bonus: Micros,
+    /// `operator`, `stripe` or `fraud_warning`.
+    pub origin: String,
+    /// `requested`, `pending`, `succeeded` or `failed`.
+    pub state: String,
+    /// `re_…`, once known.
+    pub stripe_refund: Option<String>,
+    /// For people.
+    pub reason: Option<String>,
+    /// The operator's name.
+    pub operator: Option<String>,
+    /// Why it failed.
+    pub failure: Option<String>,
+    /// Unix microseconds.
+    pub created_at: i64,
+}
+
+/// A refund that an operator asks for.
+#[derive(Debug, Clone)]
+pub struct RefundRequest {
+    /// Of which charge.
+    pub top_up: TopUpId,
+    /// How much; `None`: all that is left of the charge.
+    pub amount: Option<Micros>,
+    /// For people.
+    pub reason: Option<String>,
+    /// Who asks.
+    pub operator: String,
+    /// The same key refunds once.
+    pub request_key: String,
+}
+
+/// Why there is no refund.
+#[derive(Debug, thiserror::Error)]
+pub enum RefundError {
+    /// There is no such top-up, or it was not charged.
+    #[error("there is no such charged top-up")]
+    NoSuchTopUp,
+    /// The amount cannot be paid out: not a whole number of the currency's smallest coin.
+    #[error("the amount is not a whole number of the currency's smallest coin")]
+    NotPayable,
+    /// The ledger's word.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The database's word.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "SELECT r.id, r.top_up, r.amount, c.currency, r.bonus, r.origin, r.state, r.stripe_refund, r.reason, ",
+            "r.operator, r.failure, r.created_at FROM refunds AS r JOIN clients AS c ON c.id = r.client ",
+            $rest
+        )
+    };
+}
+
+const BY_ID: &str = select!("WHERE r.id = $1");
+const BY_KEY: &str = select!("WHERE r.request_key = $1");
+const OF_TOP_UP: &str = select!("WHERE r.top_up = $1 ORDER BY r.created_at, r.id");
+const OPEN: &str = select!(
+    "WHERE (r.state = 'requested' AND r.updated_at < $1) OR (r.state = 'pending' AND r.updated_at < $2) \
+     ORDER BY r.updated_at, r.id LIMIT $3"
+);
+const TOUCH: &str = "UPDATE refunds SET updated_at = $2 WHERE id = $1 AND state IN ('requested', 'pending')";
+const LEFT: &str = "\
+SELECT t.client, t.currency, t.amount - CAST(COALESCE((SELECT SUM(r.amount) FROM refunds AS r
+       WHERE r.top_up = t.id AND r.state <> 'failed'), 0) AS BIGINT)
+FROM top_ups AS t WHERE t.id = $1 AND t.state = 'succeeded'";
+const INTENT: &str = "SELECT payment_intent FROM top_ups WHERE id = $1";
+
+fn refund(row: &Row) -> Result<Refund, sqlx::Error> {
+    let malformed = || sqlx::Error::Decode("a refund's row is malformed".into());
+    Ok(Refund {
+        id: row.try_get(0)?,
+        top_up: row.try_get(1)?,
+        amount: Micros::new(row.try_get(2)?).ok_or_else(malformed)?,
+        currency: row.try_get::<&str, _>(3)?.parse().map_err(|_| malformed())?,
+        bonus: Micros::new(row.try_get(4)?).ok_or_else(malformed)?,
+        origin: row.try_get(5)?,
+        state: row.try_get(6)?,
+        stripe_refund: row.try_get(7)?,
+        reason: row.try_get(8)?,
+        operator: row.try_get(9)?,
+        failure: row.try_get(10)?,
+        created_at: row.try_get(11)?,
+    })
+}
+
+impl Refunds {
+    /// Puts the parts together; [`Refunds::read_back_with`] must follow.
+    #[must_use]
+    pub fn new(db: Db, ledger: Ledger, stripe: Stripe, tasks: MoneyWork) -> Self {
+        Self(Arc::new(Inner { db, ledger, stripe, tasks, charges: OnceLock::new() }))
+    }
+
+    /// What reads back from Stripe.
+    pub fn read_back_with(&self, charges: &Charges) {
+        let _ = self.0.charges.set(charges.downgrade());
+    }
+
+    /// Refunds to a card what its client has not spent. Idempotent by the request's key. What comes back may still be on its way,
+    /// or have failed. Goes on when whoever asked has gone.
+    ///
+    /// # Errors
+    /// [`RefundError`]. After [`LedgerError::Unavailable`] it is not known whether there is a refund: ask again with the same
+    /// key.
+    pub async fn request(&self, request: RefundRequest) -> Result<Refund, RefundError> {
+        let refunds = self.clone();
+        let work = self.0.tasks.spawn(async move { refunds.request_now(request).await });
+        work.await.unwrap_or_else(|error| Err(LedgerError::Unavailable(error.to_string()).into()))
+    }
+
+    async fn request_now(&self, request: RefundRequest) -> Result<Refund, RefundError> {
+        let row = query(LEFT).bind(request.top_up.to_string()).fetch_optional(self.0.db.reader()).await;
+        let row = row.map_err(DbError::from)?.ok_or(RefundError::NoSuchTopUp)?;
+        let malformed = || DbError::from(sqlx::Error::Decode("a top-up row is malformed".into()));
+        let client: ClientId = row.try_get(0).map_err(DbError::from)?;
+        let currency: Currency =
+            row.try_get::<&str, _>(1).map_err(DbError::from)?.parse().map_err(|_| malformed())?;
+        let left = Micros::new(row.try_get(2).map_err(DbError::from)?).ok_or_else(malformed)?;
+        if request.amount.is_some_and(|amount| currency.micros_to_minor(amount).is_none()) {
+            return Err(RefundError::NotPayable);
+        }
+        // A repeated request must not be refused for what its first one has taken.
+        let known = self.by_key(&request.request_key).await?;
+        if known.is_none() {
+            let new = NewRefund {
+                id: RefundId::new(),
+                top_up: request.top_up,
+                amount: request.amount,
+                origin: RefundOrigin::Operator,
+                reason: request.reason,
+                operator: Some(request.operator),
+                request_key: Some(request.request_key.clone()),
+                reserved: Micros::ZERO,
+            };
+            let expected = request.amount.unwrap_or(left).min(left);
+            let taken = self.0.ledger.request_refund(client, new, expected).await;
+            // Refused may mean that the same request has just taken it.
+            if let Err(error) = taken
+                && self.by_key(&request.request_key).await?.is_none()
+            {
+                return Err(error.into());
+            }
+        }
+        let made = self.by_key(&request.request_key).await?.ok_or_else(malformed)?;
+        let same = made.top_up == request.top_up.to_string()
+            && request.amount.is_none_or(|amount| amount == made.amount);
+        if !same {
+            return Err(LedgerError::Refused(Refusal::SourceConflict).into());
+        }
+        if made.state == "requested" {
+            self.ask_stripe(&made).await;
+        }
+        Ok(self.find(&made.id).await?.unwrap_or(made))
+    }
+
+    /// Refunds all that is left of a charge because of an early fraud warning; what was spent of it is owed.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub(super) async fn because_of_warning(&self, top_up: TopUpId, warning: &str) -> Result<(), LedgerError> {
+        let key = format!("fraud_warning:{warning}");
+        let unavailable = |error: DbError| LedgerError::Unavailable(error.to_string());
+        if self.by_key(&key).await.map_err(unavailable)?.is_some() {
+            return Ok(());
+        }
+        let new = NewRefund {
+            id: RefundId::new(),
+            top_up,
+            amount: None,
+            origin: RefundOrigin::FraudWarning,
+            reason: Some(format!("early fraud warning {warning}")),
+            operator: None,
+            request_key: Some(key.clone()),
+            reserved: Micros::ZERO,
+        };
+        self.0.ledger.request_refund(0, new, Micros::ZERO).await?;
+        if let Some(made) = self.by_key(&key).await.map_err(unavailable)? {
+            // Apart from this: it reads the charge back, which is what is being done.
+            let refunds = self.clone();
+            drop(self.0.tasks.spawn(async move { refunds.ask_stripe(&made).await }));
+        }
+        Ok(())
+    }
+
+    /// One refund.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find(&self, id: &str) -> Result<Option<Refund>, DbError> {
+        let row = query(BY_ID).bind(id).fetch_optional(self.0.db.reader()).await?;
+        Ok(row.as_ref().map(refund).transpose()?)
+    }
+
+    async fn by_key(&self, key: &str) -> Result<Option<Refund>, DbError> {
+        let row = query(BY_KEY).bind(key).fetch_optional(self.0.db.reader()).await?;
+        Ok(row.as_ref().map(refund).transpose()?)
+    }
+
+    /// The refunds of one top-up, oldest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn of_top_up(&self, id: TopUpId) -> Result<Vec<Refund>, DbError> {
+        let rows = query(OF_TOP_UP).bind(id.to_string()).fetch_all(self.0.db.reader()).await?;
+        Ok(rows.iter().map(refund).collect::<Result<_, _>>()?)
+    }
+
+    /// Looks once at every refund that has no end yet. Answers how many were looked at.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn step(&self) -> Result<usize, DbError> {
+        let now = now_micros();
+        let rows = query(OPEN)
+            .bind(now.saturating_sub(TAKE_UP_AFTER))
+            .bind(now.saturating_sub(LOOK_EVERY))
+            .bind(MAX_A_STEP)
+            .fetch_all(self.0.db.reader())
+            .await?;
+        let open = rows.iter().map(refund).collect::<Result<Vec<_>, _>>()?;
+        for row in &open {
+            let (id, at) = (row.id.clone(), now_micros());
+            self.0
+                .db
+                .write(move |connection| {
+                    Box::pin(
+                        async move { query(TOUCH).bind(id).bind(at).execute(connection).await.map(drop) },
+                    )
+                })
+                .await?;
+            let (refunds, row) = (self.clone(), row.clone());
+            let work = self.0.tasks.spawn(async move {
+                match row.state.as_str() {
+                    "requested" => refunds.ask_stripe(&row).await,
+                    _ => drop(refunds.read_back(&row).await),
+                }
+            });
+            let _ = work.await;
+        }
+        Ok(open.len())
+    }
+
+    async fn intent(&self, top_up: &str) -> Result<Option<String>, DbError> {
+        let found: Option<Option<String>> =
+            query_scalar(INTENT).bind(top_up).fetch_optional(self.0.db.reader()).await?;
+        Ok(found.flatten())
+    }
+
+    /// What Stripe has made of the charge. `false`: it could not be read.
+    async fn read_back(&self, row: &Refund) -> bool {
+        let charges = self.0.charges.get().and_then(WeakCharges::upgrade);
+        match (self.intent(&row.top_up).await, charges) {
+            (Ok(Some(intent)), Some(charges)) => charges.align(&intent).await == Aligned::Done,
+            _ => false,
+        }
+    }
+
+    /// Asks Stripe for a refund whose credit has been taken, always under the same key.
+    async fn ask_stripe(&self, row: &Refund) {
+        let Ok(Some(intent)) = self.intent(&row.top_up).await else {
+            tracing::error!(refund.id = row.id, "a refund cannot be asked for; it is tried again");
+            return;
+        };
+        let Some(amount_minor) = row.currency.micros_to_minor(row.amount) else {
+            tracing::error!(refund.id = row.id, "a refund's amount cannot be paid out; a person must look");
+            return;
+        };
+        let is_old = now_micros().saturating_sub(row.created_at) > KEY_LIFE;
+        let failure = if is_old {
+            "expired".to_owned()
+        } else {
+            let new = NewStripeRefund {
+                idempotency_key: &format!("{}.refund", row.id),
+                payment_intent: &intent,
+                amount_minor,
+                refund_id: &row.id,
+                top_up_id: &row.top_up,
+                is_fraudulent: row.origin == "fraud_warning",
+            };
+            match self.0.stripe.create_refund(new, crate::top_up::after(DEADLINE)).await {
+                Ok(_) => {
+                    self.read_back(row).await;
+                    return;
+                }
+                Err(StripeFailure::Unknown { reason, request_id }) => {
+                    tracing::warn!(
+                        refund.id = row.id,
+                        ?reason,
+                        stripe.request = request_id,
+                        "Stripe's answer about a refund is unknown; it is asked for again under the same key"
+                    );
+                    return;
+                }
+                Err(StripeFailure::Refused(refusal)) => {
+                    refusal.code.map_or_else(|| "refused".to_owned(), |code| code.to_string())
+                }
+                Err(StripeFailure::Declined(_)) => "declined".to_owned(),
+            }
+        };
+        // Only what is certainly not at Stripe has failed.
+        if !self.read_back(row).await {
+            return;
+        }
+        match self.find(&row.id).await {
+            Ok(Some(now)) if now.state == "requested" => {}
+            _ => return,
+        }
+        let Some(refund) = RefundId::parse(&row.id) else { return };
+        tracing::error!(refund.id = row.id, failure, "Stripe refuses a refund; its credit comes back");
+        if let Err(error) = self.0.ledger.change(Change::FailRefund { refund, failure }).await {
+            tracing::error!(%error, refund.id = row.id, "a refused refund could not be ended; it is tried again");
+        }
+    }
+}
