@@ -108,11 +108,15 @@ async fn open_doors(
         metrics: Arc::clone(&parts.metrics),
         sandbox: config.sandbox,
     });
-    let billing = parts.billing();
+    let (billing, webhooks) = (parts.billing(), parts.webhooks.clone());
     let address = public.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
     let grace = config.limits.shutdown_timeout.as_secs();
     let public_server = HttpServer::new(move || {
-        ActixApp::new().app_data(gateway.clone()).app_data(billing.clone()).configure(http::public)
+        ActixApp::new()
+            .app_data(gateway.clone())
+            .app_data(billing.clone())
+            .app_data(webhooks.clone())
+            .configure(http::public)
     })
     .max_connections(MAX_CONNECTIONS)
     .keep_alive(KEEP_ALIVE)

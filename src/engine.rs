@@ -20,12 +20,14 @@ use crate::http::admin::AdminState;
 use crate::http::billing::Billing;
 use crate::http::health::Operations;
 use crate::http::metrics::Metrics;
+use crate::http::webhooks::Webhooks;
 use crate::key_secret::{KeySecret, KeySecretError};
 use crate::ledger::Ledger;
 use crate::ledger::keys::Keys;
 use crate::money_work::MoneyWork;
 use crate::payments::charges::Charges;
 use crate::payments::refunds::Refunds;
+use crate::payments::{Applier, Inbox, Poller};
 use crate::paywall::offer::Offers;
 use crate::paywall::{Paywall, PaywallParts};
 use crate::proxy::upstream::UpstreamSetupError;
@@ -94,6 +96,8 @@ pub(crate) struct Parts {
     pub(crate) reversals: Reversals,
     pub(crate) tasks: MoneyWork,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) inbox: Inbox,
+    pub(crate) webhooks: web::Data<Webhooks>,
     /// Requests that may still begin.
     pub(crate) permits: Arc<Semaphore>,
     /// Bodies of requests with an `Idempotency-Key` that may be read at once.
@@ -149,7 +153,7 @@ impl Engine {
         let refunds = Refunds::new(db.clone(), ledger.clone(), stripe.clone(), tasks.clone());
         let charges = Charges::new(
             ledger.clone(),
-            stripe,
+            stripe.clone(),
             top_ups.clone(),
             refunds.clone(),
             tasks.clone(),
@@ -169,9 +173,28 @@ impl Engine {
             currency: config.currency,
             top_ups: top_ups.clone(),
         };
+        let metrics = Arc::new(Metrics::new());
+        let inbox = Inbox::new(db.clone(), tasks.clone());
+        let applier = Applier::new(top_ups.clone(), charges.clone());
+        let poller = Poller::new(db.clone(), stripe, top_ups.clone(), inbox.clone());
+        let poll_every = config.webhooks.poll_every;
+        if config.webhooks.secrets.is_empty() {
+            tracing::info!(
+                "webhooks are off: no STRIPE_WEBHOOK_SECRETS; Stripe's events are asked for every {} s instead",
+                poll_every.as_secs()
+            );
+        }
+        let webhooks = Webhooks::new(
+            config.webhooks.clone(),
+            config.stripe.is_live(),
+            inbox.clone(),
+            Arc::clone(&metrics),
+        );
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
-            tokio::spawn(worker::reconcile(top_ups.clone(), refunds.clone(), stopped)),
+            tokio::spawn(worker::reconcile(top_ups.clone(), refunds.clone(), stopped.clone())),
+            tokio::spawn(worker::apply_events(inbox.clone(), applier, stopped.clone())),
+            tokio::spawn(worker::poll_events(poller, poll_every, stopped)),
             tokio::spawn(worker::renew(ledger.clone())),
             tokio::spawn(worker::sweep(ledger.clone(), db.clone(), top_ups)),
         ];
@@ -179,7 +202,9 @@ impl Engine {
             reversals: Reversals::new(ledger.clone(), tasks.clone()),
             permits: Arc::new(Semaphore::new(config.limits.max_concurrent_requests)),
             keyed_bodies: Arc::new(Semaphore::new(MAX_KEYED_BODIES)),
-            metrics: Arc::new(Metrics::new()),
+            metrics,
+            inbox,
+            webhooks: web::Data::new(webhooks),
             closing: Arc::new(AtomicBool::new(false)),
             trusted_proxies: config.trusted_proxies.clone().into(),
             db,
@@ -244,6 +269,7 @@ impl Parts {
             db: self.db.clone(),
             ledger: self.ledger.clone(),
             top_ups: self.offers.top_ups.clone(),
+            inbox: self.inbox.clone(),
             metrics: Arc::clone(&self.metrics),
             closing: Arc::clone(&self.closing),
         })

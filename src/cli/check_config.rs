@@ -112,6 +112,7 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     for (name, _) in &config.upstream.headers {
         writeln!(text, "  header           {name}: set, not shown")?;
     }
+    write_webhooks(text, config)?;
     for network in &config.trusted_proxies {
         writeln!(text, "trusted proxy  {}/{}", network.address, network.prefix)?;
     }
@@ -124,6 +125,22 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
         "limits         body {} bytes, {} requests at once, {} of one client",
         limits.max_body_bytes, limits.max_concurrent_requests, limits.max_concurrent_per_client
     )
+}
+
+fn write_webhooks(text: &mut String, config: &Config) -> std::fmt::Result {
+    let webhooks = &config.webhooks;
+    let every = webhooks.poll_every.as_secs();
+    match webhooks.secrets.len() {
+        0 => writeln!(text, "webhooks       off: no STRIPE_WEBHOOK_SECRETS")?,
+        secrets => writeln!(
+            text,
+            "webhooks       POST {}/webhooks/stripe, {secrets} secret{}, not shown, {} s tolerance",
+            config.public_url,
+            if secrets == 1 { "" } else { "s" },
+            webhooks.tolerance.as_secs(),
+        )?,
+    }
+    writeln!(text, "  events           asked for every {every} s")
 }
 
 fn write_sale(text: &mut String, config: &Config) -> std::fmt::Result {

@@ -60,6 +60,9 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("shield.new_payer_decline_percent", Kind::Integer),
     ("shield.new_payer_window", Kind::Text),
     ("shield.new_payers_at_once", Kind::Integer),
+    ("webhooks.secrets_file", Kind::Text),
+    ("webhooks.tolerance", Kind::Text),
+    ("webhooks.poll_every", Kind::Text),
     ("log.filter", Kind::Text),
     ("log.json", Kind::Boolean),
 ];
@@ -85,11 +88,16 @@ pub(super) const ARRAYS: &[(&str, &[&str])] = &[
 ];
 
 /// Sections of the file.
-const SECTIONS: &[&str] = &["stripe", "upstream", "top_up", "limits", "idempotency", "shield", "log"];
+const SECTIONS: &[&str] =
+    &["stripe", "upstream", "top_up", "limits", "idempotency", "shield", "webhooks", "log"];
 
 /// What to do about a secret in the file.
 const SECRET_IN_FILE: &str = "a secret does not belong in this file, which people read and commit: put it in the environment \
                               variable STRIPE_SECRET_KEY (the .env file will do), or name a file with stripe.secret_key_file";
+
+/// What to do about a webhook secret in the file.
+const WEBHOOK_SECRET_IN_FILE: &str = "a secret does not belong in this file, which people read and commit: put it in the environment \
+                                      variable STRIPE_WEBHOOK_SECRETS (the .env file will do), or name a file with webhooks.secrets_file";
 
 /// What to do about a database password in the file.
 const PASSWORD_IN_FILE: &str = "holds a password, which does not belong in this file: leave the password out and set the environment \
@@ -122,6 +130,11 @@ fn check_table(table: &Table, section: &str, report: &mut Report) {
             }
         } else if path == "stripe.secret_key" {
             report.problem(&path, SECRET_IN_FILE);
+        } else if ["webhooks.secret", "webhooks.secrets"].contains(&path.as_str()) {
+            // What stands there may look like no secret of Stripe's, and be one all the same.
+            if !value.as_str().is_some_and(|text| text.contains("whsec_")) {
+                report.problem(&path, WEBHOOK_SECRET_IN_FILE);
+            }
         } else if !SETTINGS.iter().any(|(known, _)| *known == path) {
             report.problem(&path, unknown(&path));
         }
@@ -170,6 +183,7 @@ fn check_elements(value: &Value, path: &str, fields: &[&str], report: &mut Repor
 /// Finds Stripe secrets anywhere in the file. The publishable key's slot has its own sentence, see `stripe.rs`.
 fn check_secrets(value: &Value, path: &str, report: &mut Report) {
     match value {
+        Value::String(text) if text.contains("whsec_") => report.problem(path, WEBHOOK_SECRET_IN_FILE),
         Value::String(text)
             if holds_stripe_secret(text)
                 && path != "stripe.publishable_key"

@@ -18,6 +18,7 @@ mod stripe;
 mod top_up;
 mod upstream;
 mod validate;
+mod webhooks;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -62,6 +63,8 @@ pub struct Config {
     pub idempotency: IdempotencyConfig,
     /// What keeps stolen cards from being tried here.
     pub shield: ShieldConfig,
+    /// How Stripe tells what became of a charge.
+    pub webhooks: WebhooksConfig,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNetwork>,
     /// Log filter, as understood by `tracing_subscriber::EnvFilter`, and whether lines are JSON.
@@ -87,6 +90,14 @@ pub struct StripeConfig {
     pub timeout: Duration,
     /// Suffix on the card statement, 2 to 22 characters.
     pub statement_descriptor_suffix: Option<String>,
+}
+
+impl StripeConfig {
+    /// Whether real money moves.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        ["sk_live_", "rk_live_"].iter().any(|prefix| self.secret_key.expose().starts_with(prefix))
+    }
 }
 
 /// The API that is sold.
@@ -240,6 +251,17 @@ pub struct ShieldConfig {
     pub new_payer_window: Duration,
     /// Attempts of new payers that run at the same time, at all nodes together.
     pub new_payers_at_once: u32,
+}
+
+/// How Stripe tells what became of a charge.
+#[derive(Debug, Clone)]
+pub struct WebhooksConfig {
+    /// The endpoint's signing secrets, any of which may sign: several while one is exchanged. None: there is no endpoint.
+    pub secrets: Vec<Secret>,
+    /// How far a signature's time may be from ours, in either direction. Whole seconds.
+    pub tolerance: Duration,
+    /// Time between two looks at Stripe's list of events, whether webhooks come or not.
+    pub poll_every: Duration,
 }
 
 /// How it logs.

@@ -95,6 +95,8 @@ fn pattern(element: &Section<'_>, report: &mut Report) -> Option<String> {
         "must not contain blanks"
     } else if text == "/billing" || text.starts_with("/billing/") {
         "is the gateway's own: clients see their balance under /billing"
+    } else if text == "/webhooks" || text.starts_with("/webhooks/") {
+        "is the gateway's own: Stripe calls /webhooks/stripe"
     } else {
         return Some(text.to_owned());
     };

@@ -9,7 +9,7 @@ use toml::{Table, Value};
 use super::load::{Loaded, environment, finish, folder_of, read_file};
 use super::problem::{ConfigProblems, Report};
 use super::secrets::SecretSources;
-use super::{Secret, layers};
+use super::{Secret, layers, webhooks};
 
 /// What the demo sells.
 const DEMO_ROUTES: &str = r#"
@@ -126,6 +126,7 @@ pub(super) fn sandbox_from(
     let mut env: BTreeMap<String, String> = env
         .iter()
         .filter(|(name, _)| !name.starts_with("PREPAID402_") || name.starts_with("PREPAID402_LOG__"))
+        .filter(|(name, _)| ![webhooks::SECRETS, webhooks::SECRET].contains(&name.as_str()))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     env.insert("STRIPE_SECRET_KEY".to_owned(), options.secret_key.clone());
@@ -142,6 +143,9 @@ fn force(table: &mut Table, options: &SandboxOptions) {
     table.remove("database_url");
     if let Some(stripe) = table.get_mut("stripe").and_then(Value::as_table_mut) {
         stripe.remove("secret_key_file");
+    }
+    if let Some(webhooks) = table.get_mut("webhooks").and_then(Value::as_table_mut) {
+        webhooks.remove("secrets_file");
     }
     let text = |value: &str| Value::String(value.to_owned());
     layers::set(table, "listen", text(&options.listen.to_string()));

@@ -13,7 +13,7 @@ use super::secrets::SecretSources;
 use super::section::Section;
 use super::{
     Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, routes, shield, stripe, top_up,
-    upstream,
+    upstream, webhooks,
 };
 use crate::domain::Currency;
 
@@ -48,6 +48,7 @@ pub(super) fn config(
     let idempotency = idempotency(&root.section("idempotency"), report);
     let is_live = stripe::publishes_live_key(&root.section("stripe"));
     let shield = shield::read(&root.section("shield"), is_live, report);
+    let webhooks = webhooks::read(&root.section("webhooks"), secrets, report);
     let trusted_proxies = trusted_proxies(&root, report);
     let log = log(&root.section("log"), report);
     if let Some(stripe) = stripe.as_ref().filter(|stripe| !sandbox && stripe.api_base != stripe::STRIPE_API) {
@@ -67,6 +68,7 @@ pub(super) fn config(
         limits: limits?,
         idempotency: idempotency?,
         shield: shield?,
+        webhooks: webhooks?,
         trusted_proxies: trusted_proxies?,
         log: log?,
         key_secret: None,

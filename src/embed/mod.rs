@@ -177,6 +177,16 @@ impl Embedded {
         }
     }
 
+    /// Where Stripe tells what became of charges: `POST /webhooks/stripe`. For `App::configure`. Without it, or without
+    /// `STRIPE_WEBHOOK_SECRETS`, Stripe is asked now and then.
+    pub fn webhooks(&self) -> impl FnOnce(&mut web::ServiceConfig) + Clone + use<> {
+        let webhooks = self.0.parts.webhooks.clone();
+        move |config: &mut web::ServiceConfig| {
+            let scope = web::scope("/webhooks").app_data(webhooks).configure(http::webhooks::configure);
+            config.service(scope);
+        }
+    }
+
     /// Where the admin pages, `/healthz`, `/readyz` and `/metrics` are.
     #[must_use]
     pub fn admin_address(&self) -> SocketAddr {

@@ -8,6 +8,7 @@ use actix_web::{HttpResponse, web};
 use super::metrics::{Metrics, Readings};
 use crate::db::{Db, now_micros, query};
 use crate::ledger::Ledger;
+use crate::payments::{Inbox, ParkedEvents};
 use crate::top_up::TopUps;
 
 /// What health and metrics look at.
@@ -16,6 +17,7 @@ pub struct Operations {
     pub(crate) db: Db,
     pub(crate) ledger: Ledger,
     pub(crate) top_ups: TopUps,
+    pub(crate) inbox: Inbox,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) closing: Arc<AtomicBool>,
 }
@@ -47,10 +49,14 @@ pub async fn readyz(operations: web::Data<Operations>) -> HttpResponse {
 pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
     use std::sync::atomic::Ordering::Relaxed;
     let (open, oldest) = operations.top_ups.open_attempts().await.unwrap_or((-1, None));
+    let unknown = ParkedEvents { count: -1, oldest: None };
+    let parked = operations.inbox.parked().await.unwrap_or(unknown);
+    let (events_fetched, event_polls_failed) = operations.inbox.poll_counts();
+    let age = |since: Option<i64>| since.map_or(0, |at| now_micros().saturating_sub(at) / 1_000_000);
     let counts = operations.ledger.counts();
     let readings = Readings {
         open_top_ups: open,
-        oldest_open_seconds: oldest.map_or(0, |at| now_micros().saturating_sub(at) / 1_000_000),
+        oldest_open_seconds: age(oldest),
         reserved_micros: operations.ledger.total_reserved().get(),
         batches: counts.batches.load(Relaxed),
         commands: counts.commands.load(Relaxed),
@@ -60,6 +66,10 @@ pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
         reversed_for_others: counts.reversed_for_others.load(Relaxed),
         new_payers_paused: operations.top_ups.shield().is_paused(),
         barred_attempts: operations.top_ups.shield().barred(),
+        events_fetched,
+        event_polls_failed,
+        parked_events: parked.count,
+        oldest_parked_seconds: age(parked.oldest),
     };
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")

@@ -36,6 +36,38 @@ pub enum Outcome {
     Preflight,
 }
 
+/// What became of a webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub enum WebhookOutcome {
+    /// Stored, to be applied.
+    Received,
+    /// Stored, and nothing follows from its type.
+    Ignored,
+    /// Stored before.
+    Duplicate,
+    /// Of Stripe's other mode: not stored.
+    OtherMode,
+    /// About a connected account: not stored.
+    OtherAccount,
+    /// Refused: not signed with a secret of ours.
+    BadSignature,
+    /// Refused: signed too long ago, or in the future.
+    BadTimestamp,
+    /// Refused: no event.
+    Malformed,
+    /// Refused: too large, too slow, or cut off.
+    BadBody,
+    /// Not stored: too many at once.
+    Busy,
+    /// Not stored: the database is away.
+    Unavailable,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WebhookLabels {
+    outcome: WebhookOutcome,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     outcome: Outcome,
@@ -59,6 +91,11 @@ pub struct Metrics {
     reversed_for_others: Gauge,
     new_payers_paused: Gauge,
     barred_attempts: Counter,
+    webhooks: Family<WebhookLabels, Counter>,
+    events_fetched: Counter,
+    event_polls_failed: Counter,
+    parked_events: Gauge,
+    oldest_parked_seconds: Gauge,
 }
 
 /// Values that are read when the metrics are asked for.
@@ -86,6 +123,14 @@ pub struct Readings {
     pub new_payers_paused: bool,
     /// Attempts to pay that were refused because there were too many.
     pub barred_attempts: u64,
+    /// Stripe's events that were fetched, because no webhook had brought them.
+    pub events_fetched: u64,
+    /// Looks at Stripe's list of events that failed.
+    pub event_polls_failed: u64,
+    /// Stripe's events that could not be applied yet.
+    pub parked_events: i64,
+    /// Age of the oldest of them, in seconds.
+    pub oldest_parked_seconds: i64,
 }
 
 impl Default for Metrics {
@@ -105,6 +150,8 @@ impl Metrics {
             0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
         ]);
         registry.register("request_seconds", "Time to the head of the answer", seconds.clone());
+        let webhooks = Family::<WebhookLabels, Counter>::default();
+        registry.register("webhooks", "Webhooks by what became of them", webhooks.clone());
         let mut gauge = |name: &str, help: &str| {
             let gauge = Gauge::<i64>::default();
             registry.register(name, help, gauge.clone());
@@ -123,6 +170,8 @@ impl Metrics {
         );
         let new_payers_paused =
             gauge("new_payers_paused", "1 while new payers are refused because many cards are declined");
+        let parked_events = gauge("parked_events", "Stripe's events that could not be applied yet");
+        let oldest_parked_seconds = gauge("oldest_parked_event_seconds", "Age of the oldest of them");
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::<u64, AtomicU64>::default();
             registry.register(name, help, counter.clone());
@@ -139,6 +188,10 @@ impl Metrics {
             "barred_attempts",
             "Attempts to pay that were not made, to keep stolen cards from being tried",
         );
+        let events_fetched =
+            counter("events_fetched", "Stripe's events that no webhook had brought when they were fetched");
+        let event_polls_failed =
+            counter("event_polls_failed", "Looks at Stripe's list of events that failed");
         Self {
             new_payers_paused,
             barred_attempts,
@@ -154,6 +207,11 @@ impl Metrics {
             ledger_retries,
             reversed_at_start,
             reversed_for_others,
+            webhooks,
+            events_fetched,
+            event_polls_failed,
+            parked_events,
+            oldest_parked_seconds,
         }
     }
 
@@ -161,6 +219,11 @@ impl Metrics {
     pub fn answered(&self, outcome: Outcome, status: u16, took: Duration) {
         self.requests.get_or_create(&RequestLabels { outcome, status }).inc();
         self.seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts one webhook.
+    pub fn webhook(&self, outcome: WebhookOutcome) {
+        self.webhooks.get_or_create(&WebhookLabels { outcome }).inc();
     }
 
     /// The text that Prometheus reads.
@@ -172,12 +235,16 @@ impl Metrics {
         self.reversed_at_start.set(readings.reversed_at_start.try_into().unwrap_or(i64::MAX));
         self.reversed_for_others.set(readings.reversed_for_others.try_into().unwrap_or(i64::MAX));
         self.new_payers_paused.set(readings.new_payers_paused.into());
+        self.parked_events.set(readings.parked_events);
+        self.oldest_parked_seconds.set(readings.oldest_parked_seconds);
         for (counter, now) in [
             (&self.ledger_batches, readings.batches),
             (&self.ledger_commands, readings.commands),
             (&self.ledger_replays, readings.replays),
             (&self.ledger_retries, readings.retries),
             (&self.barred_attempts, readings.barred_attempts),
+            (&self.events_fetched, readings.events_fetched),
+            (&self.event_polls_failed, readings.event_polls_failed),
         ] {
             counter.inc_by(now.saturating_sub(counter.get()));
         }

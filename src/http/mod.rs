@@ -1,6 +1,6 @@
 //! Every door that speaks HTTP, on one screen.
 //!
-//! Public listener: `/billing/…` is ours, everything else is the gateway's.
+//! Public listener: `/billing/…` and `/webhooks/…` are ours, everything else is the gateway's.
 //! Admin listener (loopback): `/admin/…`, `/healthz`, `/readyz`, `/metrics`.
 
 pub mod admin;
@@ -14,6 +14,7 @@ pub(crate) mod payment_answer;
 pub mod problem;
 pub(crate) mod repeat_key;
 mod reversals;
+pub mod webhooks;
 
 use std::net::IpAddr;
 
@@ -35,6 +36,7 @@ const EXPOSE_HEADERS: &str =
 pub fn public(config: &mut web::ServiceConfig) {
     config
         .service(web::scope("/billing").configure(billing::configure))
+        .service(web::scope("/webhooks").configure(webhooks::configure))
         .default_service(web::to(gateway::serve));
 }
 

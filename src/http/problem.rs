@@ -49,6 +49,12 @@ pub enum Problem {
     RawCardData,
     /// Our database is away.
     Unavailable,
+    /// A webhook that Stripe has not signed, as far as our secrets tell.
+    WebhookSignature,
+    /// A webhook that was signed too long ago, or in the future.
+    WebhookTimestamp,
+    /// A webhook that Stripe has signed, and that is no event.
+    WebhookMalformed,
 }
 
 impl Problem {
@@ -196,6 +202,30 @@ impl Problem {
                 Seller,
                 Some(2),
                 "The gateway's database is away. Nothing was charged. Repeat this shortly.",
+            ),
+            Self::WebhookSignature => row(
+                400,
+                "webhook_signature_invalid",
+                false,
+                Seller,
+                None,
+                "No signature fits this request. Check that STRIPE_WEBHOOK_SECRETS holds this endpoint's secret.",
+            ),
+            Self::WebhookTimestamp => row(
+                400,
+                "webhook_timestamp_invalid",
+                true,
+                Seller,
+                None,
+                "The signature's time is too far from the gateway's clock.",
+            ),
+            Self::WebhookMalformed => row(
+                400,
+                "webhook_malformed",
+                false,
+                Seller,
+                None,
+                "The body is no event with an id and a type.",
             ),
         }
     }

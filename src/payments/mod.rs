@@ -1,7 +1,13 @@
-//! What becomes of payments after they succeeded: refunds, disputes, fraud warnings.
+//! What becomes of payments after they were made: refunds, disputes, fraud warnings, and how they are heard of.
 //!
-//! Nobody believes what an event says. `charges.rs` reads from Stripe everything that has become of a charge and applies it in
-//! one step, whoever noticed first: an event, an operator's refund, the reconciler. `refunds.rs` asks for refunds.
+//! ```text
+//! webhook ──┐
+//!           ├─► inbox: each event once, stored before it is acknowledged ─► applier: settles the top-up, or aligns the charge
+//! poller ───┘                                                              └► cannot now: parked, tried again, never given up
+//! ```
+//! Nobody believes what an event says. It only tells where to look: events come twice, late, in any order, and in versions that
+//! this program does not know. `charges.rs` reads from Stripe everything that has become of a charge and applies it in one step,
+//! whoever noticed first: an event, an operator's refund, the reconciler. `refunds.rs` asks for refunds.
 #![cfg_attr(
     not(test),
     deny(
@@ -12,5 +18,14 @@
     )
 )]
 
+mod applier;
 pub mod charges;
+mod event;
+mod inbox;
+mod poller;
 pub mod refunds;
+
+pub use self::applier::{Applied, Applier};
+pub use self::event::{Event, HANDLED_TYPES};
+pub use self::inbox::{Inbox, ParkedEvents, Taken};
+pub use self::poller::{PollError, Poller};

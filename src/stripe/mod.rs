@@ -6,12 +6,14 @@
 //! - `retry.rs` repeats an unknown attempt under the same key until a deadline.
 //! - `facts.rs` holds what the rest of the program reads of Stripe's objects.
 //! - `calls.rs` has the calls that charge, `aftermath.rs` those about what becomes of a charge.
+//! - `events.rs` has the list of events.
 //!
 //! Money is in Stripe's minor units, as `i64`, with the lower-case ISO 4217 code beside it.
 
 mod aftermath;
 mod calls;
 mod client;
+mod events;
 mod facts;
 mod failure;
 mod redact;
@@ -23,8 +25,10 @@ pub use aftermath::{
 };
 pub use calls::{CLIENT_METADATA_KEY, NewCustomer, NewPaymentIntent, Stripe, TOP_UP_METADATA_KEY};
 pub use client::StripeSetupError;
+pub use events::EventsPage;
 pub use facts::{PaymentIntentFacts, PaymentIntentStatus, PaymentMethodFacts};
 pub use failure::{Decline, DeclineKind, Refusal, RefusalKind, StripeFailure, UnknownReason};
+pub use redact::{redact_json, without_secrets};
 
 #[cfg(test)]
 mod tests;

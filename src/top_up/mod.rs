@@ -21,6 +21,7 @@
 
 mod attempt;
 mod flights;
+mod intent;
 mod reconcile;
 mod settle;
 pub mod store;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::flights::Flights;
+pub use self::intent::{IntentSettled, IntentUnknown};
 use self::store::TopUpRow;
 use crate::config::{Config, TopUpConfig};
 use crate::db::{Db, DbError};
@@ -319,6 +321,14 @@ impl TopUps {
     /// When the database cannot be read.
     pub async fn find_by_request_key(&self, key: SecretHash) -> Result<Option<TopUpRow>, DbError> {
         store::by_request_key(&self.0.db, key).await
+    }
+
+    /// When the oldest attempt was made, in Unix microseconds.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn oldest_attempt(&self) -> Result<Option<i64>, DbError> {
+        store::oldest(&self.0.db).await
     }
 
     /// How many attempts are open, and since when (Unix microseconds) the oldest is.

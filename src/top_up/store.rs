@@ -113,6 +113,7 @@ macro_rules! select {
 }
 
 const BY_ID: &str = select!("WHERE id = $1");
+const BY_PAYMENT_INTENT: &str = select!("WHERE payment_intent = $1");
 const BY_REQUEST_KEY: &str = select!("WHERE request_key = $1");
 /// Those that no other node that lives is working on.
 const OPEN: Sql = sql_with_now!(
@@ -412,6 +413,18 @@ pub(super) async fn set_failed(
 pub(super) async fn by_id(db: &Db, id: TopUpId) -> Result<Option<TopUpRow>, DbError> {
     let found = query(BY_ID).bind(id.to_string()).fetch_optional(db.reader()).await?;
     Ok(found.as_ref().map(row).transpose()?)
+}
+
+/// The attempt that a PaymentIntent charges for.
+pub(super) async fn by_payment_intent(db: &Db, intent: String) -> Result<Option<TopUpRow>, DbError> {
+    let found = query(BY_PAYMENT_INTENT).bind(intent).fetch_optional(db.reader()).await?;
+    Ok(found.as_ref().map(row).transpose()?)
+}
+
+/// When the oldest attempt was made, in Unix microseconds.
+pub(super) async fn oldest(db: &Db) -> Result<Option<i64>, DbError> {
+    // Ids ascend in time.
+    Ok(query_scalar("SELECT created_at FROM top_ups ORDER BY id LIMIT 1").fetch_optional(db.reader()).await?)
 }
 
 /// The attempt that an `Idempotency-Key` made.

@@ -8,6 +8,7 @@ use crate::db::Db;
 use crate::ledger::nodes::RENEW_EVERY;
 use crate::ledger::{Ledger, answers};
 use crate::payments::refunds::Refunds;
+use crate::payments::{Applier, Inbox, Poller};
 use crate::top_up::TopUps;
 
 /// Time between two steps of the reconciler.
@@ -26,6 +27,56 @@ pub async fn reconcile(top_ups: TopUps, refunds: Refunds, mut stop: watch::Recei
         }
         tokio::select! {
             () = tokio::time::sleep(RECONCILE_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Time between two looks for events that are due, when none arrives.
+pub const EVENTS_EVERY: Duration = Duration::from_secs(5);
+/// Old events are removed with every so many looks: about once an hour.
+const LOOKS_TO_TIDY: u32 = 720;
+
+/// Applies Stripe's events: as soon as one arrives, and when a parked one is due again. Until `stop` becomes true.
+pub async fn apply_events(inbox: Inbox, applier: Applier, mut stop: watch::Receiver<bool>) {
+    for look in (0..LOOKS_TO_TIDY).cycle() {
+        loop {
+            match inbox.step(&applier).await {
+                Ok(0) => break,
+                // There may be more.
+                Ok(taken) => tracing::debug!(events.taken = taken, "events were taken"),
+                Err(error) => {
+                    tracing::error!(%error, "Stripe's events could not be worked on");
+                    break;
+                }
+            }
+            if *stop.borrow() {
+                return;
+            }
+        }
+        if look == 0
+            && let Err(error) = inbox.tidy().await
+        {
+            tracing::error!(%error, "old events could not be removed");
+        }
+        tokio::select! {
+            () = inbox.arrived() => {}
+            () = tokio::time::sleep(EVENTS_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Looks at Stripe's list of events at start and every so often, whether webhooks come or not, until `stop` becomes true.
+pub async fn poll_events(poller: Poller, every: Duration, mut stop: watch::Receiver<bool>) {
+    loop {
+        match poller.step().await {
+            Ok(0) => {}
+            Ok(new) => tracing::info!(events.new = new, "events were fetched that no webhook had brought"),
+            Err(error) => tracing::error!(%error, "Stripe's events could not be fetched; nothing is skipped"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }

@@ -3,7 +3,7 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 12] = [
+const MONEY: [&str; 13] = [
     "billing::",
     "crash::",
     "embedded::",
@@ -16,6 +16,7 @@ const MONEY: [&str; 12] = [
     "shield::",
     "unknown_outcomes::",
     "upstream_faults::",
+    "webhooks::",
 ];
 
 #[test]

@@ -23,3 +23,4 @@ mod secrets;
 mod shield;
 mod unknown_outcomes;
 mod upstream_faults;
+mod webhooks;

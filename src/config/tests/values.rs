@@ -260,3 +260,77 @@ fn the_shield_has_bounds_and_stays_up_where_real_cards_are_charged() {
     };
     assert!(problems.iter().any(stays_up), "{problems:#?}");
 }
+
+/// A webhook secret of a form that Stripe's have.
+const WHSEC: &str = "whsec_0123456789abcdefghijklmnopqrstuv";
+const OTHER_WHSEC: &str = "whsec_zyxwvutsrqponmlkjihgfedcba987654";
+
+#[test]
+fn webhook_secrets_come_from_one_place() {
+    let none = loaded("").config.webhooks;
+    assert!(none.secrets.is_empty());
+    let seconds = std::time::Duration::from_secs;
+    assert_eq!((none.tolerance, none.poll_every), (seconds(300), seconds(60)));
+    let both = format!("{WHSEC} , {OTHER_WHSEC}");
+    for name in ["STRIPE_WEBHOOK_SECRETS", "STRIPE_WEBHOOK_SECRET"] {
+        let webhooks = load_with("", &[(name, &both)]).unwrap().config.webhooks;
+        let secrets: Vec<&str> = webhooks.secrets.iter().map(Secret::expose).collect();
+        assert_eq!(secrets, [WHSEC, OTHER_WHSEC]);
+        assert!(!format!("{webhooks:?}").contains("whsec_"));
+    }
+    let two = [("STRIPE_WEBHOOK_SECRETS", WHSEC), ("STRIPE_WEBHOOK_SECRET", WHSEC)];
+    refused_with("", &two, "STRIPE_WEBHOOK_SECRET", "keep one");
+    let file = "webhooks.secrets_file = 'x'";
+    refused_with(file, &[("STRIPE_WEBHOOK_SECRETS", WHSEC)], "webhooks.secrets_file", "keep one");
+    refused(file, "webhooks.secrets_file", "cannot read");
+    refused("webhooks.secrets_file = ''", "webhooks.secrets_file", "is empty");
+}
+
+#[test]
+fn a_webhook_secret_that_anybody_could_sign_with_is_refused() {
+    let doubled = format!("{WHSEC},{WHSEC}");
+    let with_gap = format!("{WHSEC},,{OTHER_WHSEC}");
+    let with_blank = format!("{WHSEC} x");
+    let long = format!("whsec_{}", "a".repeat(251));
+    let many = (0..9).map(|n| format!("{WHSEC}{n}")).collect::<Vec<_>>().join(",");
+    for (value, words) in [
+        ("", "set and empty"),
+        ("  ", "set and empty"),
+        ("whsec_", "too short"),
+        ("whsec_01234567890123456789abc", "too short"),
+        ("0123456789abcdefghijklmnopqrstuv", "does not start with whsec_"),
+        ("sk_test_0123456789abcdefghijklmnopqrstuv", "does not start with whsec_"),
+        (&doubled, "secret 2 is there twice"),
+        (&with_gap, "secret 2 is empty"),
+        (&with_blank, "has characters"),
+        (&long, "has characters"),
+        (&many, "more than 8"),
+    ] {
+        refused_with("", &[("STRIPE_WEBHOOK_SECRETS", value)], "STRIPE_WEBHOOK_SECRETS", words);
+        let problems = load_with("", &[("STRIPE_WEBHOOK_SECRETS", value)]).unwrap_err().to_string();
+        assert!(value.trim().len() < 8 || !problems.contains(&value[6..]), "{problems}");
+    }
+    let exactly = "whsec_01234567890123456789abcd";
+    assert_eq!(
+        load_with("", &[("STRIPE_WEBHOOK_SECRETS", exactly)]).unwrap().config.webhooks.secrets.len(),
+        1
+    );
+}
+
+#[test]
+fn webhook_times_have_bounds_and_secrets_do_not_belong_in_the_file() {
+    for (line, key, words) in [
+        ("tolerance = '9s'", "tolerance", "between \"10s\" and \"10m\""),
+        ("tolerance = '11m'", "tolerance", "between"),
+        ("poll_every = '4s'", "poll_every", "between \"5s\""),
+        ("poll_every = '61m'", "poll_every", "between"),
+        ("secret = 'anything'", "secret", "STRIPE_WEBHOOK_SECRETS"),
+        ("secrets = 'anything'", "secrets", "STRIPE_WEBHOOK_SECRETS"),
+        (&format!("secret = '{WHSEC}'"), "secret", "STRIPE_WEBHOOK_SECRETS"),
+    ] {
+        refused(&format!("[webhooks]\n{line}"), &format!("webhooks.{key}"), words);
+    }
+    for path in ["/webhooks", "/webhooks/stripe"] {
+        refused(&format!("[[routes]]\npath = '{path}'\nfree = true"), "routes[0].path", "the gateway's own");
+    }
+}

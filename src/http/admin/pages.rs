@@ -14,6 +14,7 @@ use super::{AdminState, headers};
 use crate::domain::TopUpId;
 use crate::domain::ids::CLIENT_KEY_PREFIX;
 use crate::ledger::read::{self, Overview, TopUpFilter};
+use crate::payments::ParkedEvents;
 
 /// Rows on a page.
 const ROWS: u32 = 50;
@@ -150,12 +151,20 @@ fn figures(overview: &Overview, now: i64) -> Vec<Figure> {
     ]
 }
 
+/// Only when there is something to look at.
+fn parked(events: ParkedEvents, now: i64) -> Option<Figure> {
+    let oldest = duration(now.saturating_sub(events.oldest?));
+    let note = format!("the oldest for {oldest}; they are tried again by themselves, and the log says why");
+    Some(Figure::new("Events of Stripe's not applied yet", vec![events.count.to_string()], note))
+}
+
 /// `GET /admin`.
 pub(super) async fn overview(state: web::Data<AdminState>, session: web::ReqData<Session>) -> HttpResponse {
     let now = state.clock.now();
     let pool = state.db.reader();
     let load = async {
-        let figures = figures(&read::overview(pool, now).await?, now);
+        let mut figures = figures(&read::overview(pool, now).await?, now);
+        figures.extend(parked(ParkedEvents::read(pool).await?, now));
         let top_ups = read::recent_top_ups(pool, FEW).await?;
         let entries = read::recent_entries(pool, FEW).await?;
         Ok::<_, sqlx::Error>((figures, top_ups, entries))

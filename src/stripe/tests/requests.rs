@@ -280,3 +280,39 @@ fn calls_can_be_spawned() {
     spawnable(stripe.confirm_payment_intent("pi_1", "k", &pm, later()));
     spawnable(stripe.list_payment_intents_created_between(0, 1, later()));
 }
+
+#[tokio::test]
+async fn events_are_listed_page_by_page_and_kept_as_they_are() {
+    let page = |ids: &[&str], has_more: bool| {
+        // Of a version that nobody knows yet.
+        let event = |id: &&str| json!({"id": id, "type": "charge.dispute.created", "created": 5_000_000_000_i64, "new": [1.5, null]});
+        let data: Vec<_> = ids.iter().map(event).collect();
+        Reply::ok(
+            json!({"object": "list", "url": "/v1/events", "data": data, "has_more": has_more}).to_string(),
+        )
+    };
+    let double =
+        Double::start([page(&["evt_2", "evt_1"], true), page(&["evt_0"], false), page(&[], true)]).await;
+    let stripe = stripe(&double);
+    let types = ["charge.dispute.created", "refund.created"];
+    let first = stripe.list_events_since(100, &types, None, later()).await.expect("a page");
+    assert_eq!((first.events.len(), first.next.as_deref()), (2, Some("evt_1")));
+    assert_eq!(
+        first.events[1],
+        json!({"id": "evt_1", "type": "charge.dispute.created", "created": 5_000_000_000_i64, "new": [1.5, null]})
+    );
+    let second = stripe.list_events_since(100, &types, first.next.as_deref(), later()).await.expect("a page");
+    assert_eq!((second.events.len(), second.next), (1, None));
+    let query = "created[gte]=100&limit=50&types[0]=charge.dispute.created&types[1]=refund.created";
+    let asked: Vec<String> = double.seen().iter().map(|seen| decoded(&seen.line)).collect();
+    assert_eq!(
+        asked,
+        [format!("GET /v1/events?{query}"), format!("GET /v1/events?{query}&starting_after=evt_1")]
+    );
+
+    // More is promised, and nothing says where it goes on: not the end of the list.
+    let stuck = stripe.list_events_since(100, &types, None, later()).await;
+    assert!(matches!(stuck, Err(StripeFailure::Unknown { .. })), "{stuck:?}");
+    let refused = stripe.list_events_since(100, &types, Some("evt_1&limit=1"), later()).await;
+    assert!(refused.is_err());
+}

@@ -1,0 +1,97 @@
+//! What follows from an event.
+
+use serde_json::Value;
+
+use super::charges::{Aligned, Charges};
+use crate::stripe::TOP_UP_METADATA_KEY;
+use crate::top_up::{IntentSettled, TopUps};
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applied {
+    /// Our books say what Stripe's say.
+    Done,
+    /// Nothing follows from it, and why.
+    Ignored(&'static str),
+    /// Not now, and why: it is tried again until one of the other two is true. No secret may be in the words.
+    Park(String),
+}
+
+/// Applies events: looks their objects up at Stripe and records what is new. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Applier {
+    top_ups: TopUps,
+    charges: Charges,
+}
+
+impl Applier {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(top_ups: TopUps, charges: Charges) -> Self {
+        Self { top_ups, charges }
+    }
+
+    /// Applies one event. May be called again, for the same event or for others about the same object, in any order and at
+    /// the same time on other nodes.
+    pub async fn apply(&self, kind: &str, object: &str, body: &Value) -> Applied {
+        match kind.split('.').next().unwrap_or_default() {
+            "payment_intent" => self.payment_intent(kind, object, body).await,
+            "charge" | "refund" | "radar" => {
+                let aligned = match payment_intent_of(body) {
+                    Some(intent) => self.charges.align(intent).await,
+                    None => self.charges.align_object(object).await,
+                };
+                match aligned {
+                    Aligned::Done => Applied::Done,
+                    Aligned::Nothing(why) => Applied::Ignored(why),
+                    Aligned::NotYet(why) => Applied::Park(why),
+                }
+            }
+            _ => Applied::Ignored("a type that is not handled"),
+        }
+    }
+
+    async fn payment_intent(&self, kind: &str, intent: &str, body: &Value) -> Applied {
+        if !intent.starts_with("pi_") {
+            return Applied::Ignored("not about a PaymentIntent");
+        }
+        let named = body["data"]["object"]["metadata"][TOP_UP_METADATA_KEY].as_str();
+        match self.top_ups.settle_intent(intent, named).await {
+            Ok(IntentSettled::NotOurs) => Applied::Ignored("not ours"),
+            Ok(IntentSettled::Ended) => Applied::Done,
+            // It has money: that it is not recorded yet must show.
+            Ok(IntentSettled::Open(top_up)) if kind == "payment_intent.succeeded" => {
+                Applied::Park(format!("top-up {top_up} could not be recorded yet"))
+            }
+            // The reconciler asks after it until it has ended.
+            Ok(IntentSettled::Open(_)) => Applied::Done,
+            Ok(IntentSettled::Astray(top_up)) => {
+                Applied::Park(format!("{intent} has taken money that top-up {top_up} does not know of"))
+            }
+            Err(error) => Applied::Park(error.to_string()),
+        }
+    }
+}
+
+/// The PaymentIntent that a charge, refund, dispute or fraud warning is about; expanded or not.
+pub(super) fn payment_intent_of(body: &Value) -> Option<&str> {
+    let intent = &body["data"]["object"]["payment_intent"];
+    intent.as_str().or_else(|| intent["id"].as_str()).filter(|id| id.starts_with("pi_"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_charge_names_its_intent_in_two_ways() {
+        let about = |intent: Value| json!({ "data": { "object": { "payment_intent": intent } } });
+        assert_eq!(payment_intent_of(&about(json!("pi_1"))), Some("pi_1"));
+        assert_eq!(payment_intent_of(&about(json!({ "id": "pi_1" }))), Some("pi_1"));
+        for none in [json!(null), json!("ch_1"), json!({}), json!(7)] {
+            assert_eq!(payment_intent_of(&about(none)), None);
+        }
+    }
+}
