@@ -3,6 +3,7 @@
 
 mod support;
 
+mod aftermath;
 mod again_on_postgres;
 mod bench;
 mod billing;

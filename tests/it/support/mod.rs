@@ -100,6 +100,8 @@ pub struct World {
     pub packs: String,
     /// The `[shield]` section.
     pub shield: String,
+    /// More environment.
+    pub secrets: BTreeMap<String, String>,
 }
 
 pub fn free_listener() -> TcpListener {
@@ -151,6 +153,7 @@ impl World {
             extra: extra.into(),
             packs: PACKS.into(),
             shield: WIDE_SHIELD.into(),
+            secrets: BTreeMap::new(),
         }
     }
 
@@ -168,6 +171,7 @@ impl World {
         if let DatabaseConfig::Postgres(url) = &self.database {
             environment.insert("PREPAID402_DATABASE_URL".to_owned(), url.expose().to_owned());
         }
+        environment.extend(self.secrets.clone());
         environment
     }
 
