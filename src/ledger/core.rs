@@ -718,6 +718,10 @@ impl Batch {
             return outcome;
         }
         let state = self.client(clawback.client)?;
+        if clawback.amount.is_zero() {
+            // Without money there is nothing that bonus could go with.
+            return Err(Refusal::OutOfRange);
+        }
         let forfeited = clawback.forfeits.min(state.bonus);
         if let Within::Credit { reserved } = clawback.within {
             if !state.debt.is_zero() || clawback.amount > state.paid {
@@ -744,15 +748,15 @@ impl Batch {
             return Err(Refusal::SourceConflict);
         }
         let amount = moved_by(&taken, Account::RefundPending)?;
+        if amount.is_zero() {
+            return Err(Refusal::NothingToReverse);
+        }
         let source = payout_source(&pay_out.refund);
         if let Some(outcome) = self.repeat(&source, pay_out.client, &[(Account::RefundPending, amount)]) {
             return outcome;
         }
         if self.find(&return_source(&pay_out.refund)).is_some() {
             return Err(Refusal::SourceConflict);
-        }
-        if amount.is_zero() {
-            return Err(Refusal::NothingToReverse);
         }
         let leg = Leg { debit: Account::RefundPending, credit: Account::StripeClearing, amount };
         self.post(pay_out.client, &source, &[leg], None)

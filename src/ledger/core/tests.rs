@@ -333,6 +333,7 @@ fn a_clawback_within_the_credit_takes_what_is_paid_and_not_set_aside() {
         ((100, 50, 1), 1, 0, 0, Err(Refusal::InsufficientCredits)),
         ((0, 50, 0), 1, 0, 0, Err(Refusal::InsufficientCredits)),
         ((100, 50, 0), 0, 0, 0, Err(Refusal::OutOfRange)),
+        ((100, 50, 0), 0, 20, 0, Err(Refusal::OutOfRange)),
     ] {
         let mut batch = batch(wallet(before.0, before.1, before.2));
         match outcome {

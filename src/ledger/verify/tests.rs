@@ -586,7 +586,7 @@ const REFUND_DAMAGES: &[(&str, &str)] = &[
     ("UPDATE refunds SET client = 1 WHERE amount = 7", "refund @7: its client is not its top-up's"),
     ("DELETE FROM refunds WHERE amount = 30", "refund @30: it is in the books, but there is no such"),
     ("DELETE FROM refunds WHERE amount = 20", "the refunds on their way in usd"),
-    ("UPDATE refunds SET amount = 60 WHERE amount = 30", "more was refunded than charged"),
+    ("UPDATE refunds SET amount = 80 WHERE amount = 30", "more was refunded than charged"),
     (
         "UPDATE entries SET source = 'refund-paid:x' WHERE source = 'refund-paid:@30'",
         "refund @30: it is succeeded",

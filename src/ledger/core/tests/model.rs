@@ -112,6 +112,9 @@ impl Model {
         let Some(before) = self.wallets.get(&client).copied() else {
             return Expected::Refused(Refusal::UnknownClient);
         };
+        if matches!(command, Command::Clawback(c) if c.amount.is_zero()) {
+            return Expected::Refused(Refusal::OutOfRange);
+        }
         match self.after(command, client, before) {
             Err(refusal) => Expected::Refused(refusal),
             Ok(after) if after == before && self.others(command, before).is_empty() => {
