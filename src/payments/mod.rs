@@ -1,7 +1,7 @@
 //! What becomes of payments after they succeeded: refunds, disputes, fraud warnings.
 //!
 //! Nobody believes what an event says. `charges.rs` reads from Stripe everything that has become of a charge and applies it in
-//! one step, whoever noticed first: an event, an operator's refund, the reconciler. `refunds.rs` asks for refunds.
+//! one step, whoever noticed first: an event, an operator's refund, the reconciler. `refunds.rs` asks for refunds. `evidence.rs` gathers what answers a dispute.
 #![cfg_attr(
     not(test),
     deny(
@@ -13,4 +13,5 @@
 )]
 
 pub mod charges;
+pub mod evidence;
 pub mod refunds;

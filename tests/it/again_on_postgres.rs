@@ -3,11 +3,12 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 11] = [
+const MONEY: [&str; 12] = [
     "billing::",
     "crash::",
     "embedded::",
     "idempotency::",
+    "operator::",
     "pages::",
     "paid_request::",
     "parallel::",

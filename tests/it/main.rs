@@ -13,6 +13,7 @@ mod get;
 mod idempotency;
 mod node_client;
 mod nodes;
+mod operator;
 mod pages;
 mod paid_request;
 mod parallel;
