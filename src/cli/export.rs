@@ -14,7 +14,7 @@ use crate::payments::evidence::{Evidence, gather};
 #[command(after_help = "\
 Examples:
   prepaid402 export dispute du_1SQbGoJabgBRoGNQ4RHXfTHW
-  prepaid402 export dispute du_1SQbGoJabgBRoGNQ4RHXfTHW --csv > requests.csv")]
+  prepaid402 export dispute du_1SQbGoJabgBRoGNQ4RHXfTHW --csv")]
 pub struct ExportArgs {
     #[command(subcommand)]
     what: What,

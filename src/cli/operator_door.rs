@@ -40,9 +40,13 @@ pub(crate) struct OperatorDoor {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DoorError {
-    #[error("--admin-url: it must look like http://127.0.0.1:4403; from another machine, use https:// or an SSH tunnel")]
+    #[error(
+        "--admin-url: it must look like http://127.0.0.1:4403; from another machine, use https:// or an SSH tunnel"
+    )]
     Url,
-    #[error("--admin-url: plain http:// to another machine would send the password in the clear; use https:// or an SSH tunnel")]
+    #[error(
+        "--admin-url: plain http:// to another machine would send the password in the clear; use https:// or an SSH tunnel"
+    )]
     Insecure,
     #[error("the password is not there: set PREPAID402_ADMIN_PASSWORD, or use --password-stdin")]
     NoPassword,
@@ -121,7 +125,8 @@ fn target(url: &str) -> Result<Target, DoorError> {
 
 fn read_password(from_stdin: bool) -> Result<String, DoorError> {
     if from_stdin {
-        return password_from(std::io::stdin().lock()).map_err(|error| DoorError::Password(error.to_string()));
+        return password_from(std::io::stdin().lock())
+            .map_err(|error| DoorError::Password(error.to_string()));
     }
     match std::env::var(PASSWORD) {
         Ok(password) if !password.is_empty() => Ok(password),

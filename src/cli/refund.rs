@@ -104,7 +104,9 @@ fn sentence(said: &Said) -> String {
         _ => "is on its way to the card",
     };
     let bonus = match Micros::parse_major(said.text("bonusForfeited")) {
-        Ok(bonus) if !bonus.is_zero() => format!("\n{} of bonus was forfeited with it", money("bonusForfeited")),
+        Ok(bonus) if !bonus.is_zero() => {
+            format!("\n{} of bonus was forfeited with it", money("bonusForfeited"))
+        }
         _ => String::new(),
     };
     format!("{} of top-up {top_up} {state} (refund {id}, Stripe's {stripe}){bonus}", money("amount"))

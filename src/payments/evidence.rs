@@ -197,7 +197,8 @@ pub async fn gather(mut books: On<'_>, dispute: &str) -> Result<Option<Evidence>
         return Ok(None);
     };
     let top_up: String = row.try_get(7)?;
-    let id = TopUpId::parse(&top_up).ok_or_else(|| sqlx::Error::Decode("a top-up's id is malformed".into()))?;
+    let id =
+        TopUpId::parse(&top_up).ok_or_else(|| sqlx::Error::Decode("a top-up's id is malformed".into()))?;
     let client: i64 = row.try_get(13)?;
     let source = crate::ledger::recording::top_up_source(id);
     let credited = query(CREDITED).bind(source).fetch_optional(books.again()).await?;
@@ -424,7 +425,8 @@ impl Evidence {
     /// The requests, as a CSV file.
     #[must_use]
     pub fn csv(&self) -> String {
-        let mut csv = "time,request_id,route,price,currency,upstream_status,outcome,balance_after\r\n".to_owned();
+        let mut csv =
+            "time,request_id,route,price,currency,upstream_status,outcome,balance_after\r\n".to_owned();
         for request in &self.requests {
             let status = request.upstream_status.map(|status| status.to_string()).unwrap_or_default();
             let fields = [
@@ -470,7 +472,10 @@ impl Evidence {
         line("Client", client.public_id.clone());
         line("  keys begin with", client.key_prefixes.join(", "));
         line("  since", moment(client.created_at));
-        line("  now", format!("{}, {} paid, {} bonus", client.status, money(client.paid), money(client.bonus)));
+        line(
+            "  now",
+            format!("{}, {} paid, {} bonus", client.status, money(client.paid), money(client.bonus)),
+        );
         line("  owes", money(client.debt));
         let of = |outcome| self.requests.iter().filter(move |request| request.outcome == outcome);
         let count = |outcome| of(outcome).count();
@@ -484,10 +489,14 @@ impl Evidence {
         }
         for refund in &self.refunds {
             let amount = money(refund.amount.get());
-            line("Refund", format!("{amount}, {}, {}, {}", refund.state, moment(refund.created_at), refund.id));
+            line(
+                "Refund",
+                format!("{amount}, {}, {}, {}", refund.state, moment(refund.created_at), refund.id),
+            );
         }
         for freeze in &self.freezes {
-            let until = freeze.lifted_at.map_or_else(|| "until now".to_owned(), |at| format!("until {}", moment(at)));
+            let until =
+                freeze.lifted_at.map_or_else(|| "until now".to_owned(), |at| format!("until {}", moment(at)));
             line("Frozen", format!("{}, from {} {until}", freeze.cause, moment(freeze.created_at)));
         }
         text

@@ -221,9 +221,11 @@ fn refusal_answer(refusal: Refusal) -> Answer {
             "idempotency_mismatch",
             "This Idempotency-Key was used for another top-up or amount. Nothing was refunded now.",
         ),
-        Refusal::ClientFrozen => {
-            row(409, "client_frozen", "The client is frozen or in debt, and has nothing that can be refunded.")
-        }
+        Refusal::ClientFrozen => row(
+            409,
+            "client_frozen",
+            "The client is frozen or in debt, and has nothing that can be refunded.",
+        ),
         Refusal::UnknownClient => row(404, "not_found", "There is no such client."),
         Refusal::CurrencyMismatch => {
             row(409, "currency_mismatch", "The amount is of another currency than the client's.")
@@ -386,7 +388,10 @@ struct RefundsQuery {
 }
 
 /// `GET /admin/api/refunds?topUp=…`.
-async fn list_refunds(desk: web::Data<Desk>, wanted: Result<web::Query<RefundsQuery>, Error>) -> HttpResponse {
+async fn list_refunds(
+    desk: web::Data<Desk>,
+    wanted: Result<web::Query<RefundsQuery>, Error>,
+) -> HttpResponse {
     answer(refunds_of(&desk, wanted).await)
 }
 
