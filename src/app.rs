@@ -141,11 +141,12 @@ pub(crate) fn admin_server(
     parts: &Parts,
 ) -> Result<(SocketAddr, Server), StartError> {
     let address = listener.local_addr().map_err(|error| StartError::Listen(config.admin_listen, error))?;
-    let (operations, admin) = (parts.operations(), parts.admin(config));
+    let (operations, admin, desk) = (parts.operations(), parts.admin(config), parts.desk());
     let server = HttpServer::new(move || {
         ActixApp::new()
             .app_data(operations.clone())
             .app_data(admin.clone())
+            .app_data(desk.clone())
             .configure(http::operations)
             .configure(http::admin::configure)
     })

@@ -17,6 +17,7 @@ use crate::db::{Db, DbError, query_scalar};
 use crate::domain::{Currency, NodeId};
 use crate::http::Reversals;
 use crate::http::admin::AdminState;
+use crate::http::admin::api::Desk;
 use crate::http::billing::Billing;
 use crate::http::health::Operations;
 use crate::http::metrics::Metrics;
@@ -273,6 +274,12 @@ impl Parts {
             metrics: Arc::clone(&self.metrics),
             closing: Arc::clone(&self.closing),
         })
+    }
+
+    /// What an operator may do.
+    pub(crate) fn desk(&self) -> web::Data<Desk> {
+        let (ledger, refunds) = (self.ledger.clone(), self.refunds.clone());
+        web::Data::new(Desk::new(self.db.clone(), ledger, refunds, self.tasks.clone()))
     }
 
     pub(crate) fn admin(&self, config: &Config) -> web::Data<AdminState> {

@@ -3,12 +3,13 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 14] = [
+const MONEY: [&str; 15] = [
     "aftermath::",
     "billing::",
     "crash::",
     "embedded::",
     "idempotency::",
+    "operator::",
     "pages::",
     "paid_request::",
     "parallel::",

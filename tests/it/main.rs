@@ -14,6 +14,7 @@ mod get;
 mod idempotency;
 mod node_client;
 mod nodes;
+mod operator;
 mod pages;
 mod paid_request;
 mod parallel;
