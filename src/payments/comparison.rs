@@ -329,6 +329,8 @@ impl<'a> Comparing<'a> {
             self.differ(Kind::IntentDiffers, &ids, charge.payment_intent.clone(), books);
         }
         if row.currency != charge.currency {
+            // Its fee cannot be compared either.
+            self.account_for_fee(charge);
             self.differ(Kind::TopUpCurrencyDiffers, &ids, stripe, ours);
         } else if micros(charge.amount, &charge.currency) != Some(row.amount.into()) {
             self.differ(Kind::TopUpAmountDiffers, &ids, stripe, ours);
@@ -363,7 +365,7 @@ impl<'a> Comparing<'a> {
         {
             self.differ(Kind::ChargeIdDiffers, &ids, theirs.clone(), ours.clone());
         }
-        if let Some(movement) = &charge.movement {
+        if let Some(movement) = charge.movement.as_ref().filter(|_| row.currency == charge.currency) {
             let posted = self.posted(format!("fee:{}", movement.id));
             let booked = posted.map(|posted| (posted.fees, posted.currency.as_str()));
             self.fee([Kind::FeeNotBooked, Kind::FeeDiffers], &ids, movement, booked, &row.currency);

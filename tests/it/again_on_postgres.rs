@@ -3,7 +3,7 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 11] = [
+const MONEY: [&str; 12] = [
     "billing::",
     "crash::",
     "embedded::",
@@ -11,6 +11,7 @@ const MONEY: [&str; 11] = [
     "pages::",
     "paid_request::",
     "parallel::",
+    "reconcile::",
     "reference_defects::",
     "secrets::",
     "unknown_outcomes::",
