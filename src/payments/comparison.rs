@@ -190,7 +190,8 @@ pub fn compare(facts: &Facts) -> Comparison {
         facts,
         found: Comparison::default(),
         seen: BTreeSet::new(),
-        sound: BTreeMap::new(),
+        charged: facts.stripe.charges.iter().map(|charge| charge.payment_intent.as_str()).collect(),
+        sound: BTreeSet::new(),
         known_intents: BTreeMap::new(),
     };
     comparing.charges();
@@ -206,8 +207,9 @@ struct Comparing<'a> {
     found: Comparison,
     /// Sources that something at Stripe, or a row, has accounted for.
     seen: BTreeSet<String>,
-    /// Charged PaymentIntents that a succeeded top-up here stands for.
-    sound: BTreeMap<String, &'a TopUpRow>,
+    /// Every charged PaymentIntent, and those among them that a succeeded top-up here stands for.
+    charged: BTreeSet<&'a str>,
+    sound: BTreeSet<String>,
     /// Every PaymentIntent of a top-up, with the top-up's id.
     known_intents: BTreeMap<String, String>,
 }
@@ -323,7 +325,7 @@ impl<'a> Comparing<'a> {
             self.account_for_fee(charge);
             return;
         }
-        self.sound.insert(charge.payment_intent.clone(), row);
+        self.sound.insert(charge.payment_intent.clone());
         if row.payment_intent.as_ref() != Some(&charge.payment_intent) {
             let books = row.payment_intent.clone().unwrap_or_else(|| "no PaymentIntent".to_owned());
             self.differ(Kind::IntentDiffers, &ids, charge.payment_intent.clone(), books);
@@ -426,8 +428,7 @@ impl<'a> Comparing<'a> {
 
     /// Whether something at Stripe is about a charge that is no difference by itself.
     fn is_sound(&self, intent: &str) -> bool {
-        let is_charged = self.facts.stripe.charges.iter().any(|charge| charge.payment_intent == intent);
-        !is_charged || self.sound.contains_key(intent)
+        !self.charged.contains(intent) || self.sound.contains(intent)
     }
 
     fn refunds(&mut self) {
