@@ -6,7 +6,7 @@ use crate::support::http::Client;
 use crate::support::program::{Ran, clean, finish, free_address, program, run, serve};
 use crate::support::{GOOD, Pay, SECRET_KEY, World, change, number};
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "sandbox",
     "serve",
     "check-config",
