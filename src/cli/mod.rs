@@ -10,6 +10,7 @@ pub mod get;
 pub mod migrate;
 mod operator_door;
 pub mod refund;
+pub mod reconcile;
 pub mod sandbox;
 pub mod serve;
 pub mod stripe_sim;
@@ -48,6 +49,8 @@ enum Command {
     Get(get::GetArgs),
     /// Recompute every balance from the ledger's entries; changes nothing
     Verify(verify::VerifyArgs),
+    /// Compare the books with what Stripe has; changes nothing
+    Reconcile(reconcile::ReconcileArgs),
     /// Bring a database's tables up to date
     Migrate(migrate::MigrateArgs),
     /// People who may look at the admin pages
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
             Command::CheckConfig(args) => check_config::run(args).await,
             Command::Get(args) => get::run(args).await,
             Command::Verify(args) => verify::run(args).await,
+            Command::Reconcile(args) => reconcile::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
             Command::Admin(args) => admin::run(args).await,
             Command::Refund(args) => refund::run(args).await,

@@ -3,7 +3,7 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 15] = [
+const MONEY: [&str; 16] = [
     "aftermath::",
     "billing::",
     "crash::",
@@ -13,6 +13,7 @@ const MONEY: [&str; 15] = [
     "pages::",
     "paid_request::",
     "parallel::",
+    "reconcile::",
     "reference_defects::",
     "secrets::",
     "shield::",

@@ -6,13 +6,14 @@ use crate::support::http::Client;
 use crate::support::program::{Ran, clean, finish, free_address, program, run, serve};
 use crate::support::{GOOD, Pay, SECRET_KEY, World, change, number};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "sandbox",
     "serve",
     "check-config",
     "get",
     "bench",
     "verify",
+    "reconcile",
     "migrate",
     "admin",
     "refund",

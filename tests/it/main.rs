@@ -19,6 +19,7 @@ mod pages;
 mod paid_request;
 mod parallel;
 mod proxy;
+mod reconcile;
 mod reference_defects;
 mod sandbox;
 mod secrets;
