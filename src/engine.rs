@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Config, DatabaseConfig};
 use crate::db::{Db, DbError, query_scalar};
-use crate::domain::{Currency, NodeId};
+use crate::domain::{Currency, InstallationId, NodeId};
 use crate::http::Reversals;
 use crate::http::admin::AdminState;
 use crate::http::billing::Billing;
@@ -28,7 +28,7 @@ use crate::paywall::offer::Offers;
 use crate::paywall::{Paywall, PaywallParts};
 use crate::proxy::upstream::UpstreamSetupError;
 use crate::stripe::{Stripe, StripeSetupError};
-use crate::top_up::{TopUpParts, TopUps};
+use crate::top_up::{TopUpParts, TopUps, installation};
 use crate::worker;
 
 /// Bodies of requests with an `Idempotency-Key` that are read at once: each may take what `idempotency.max_body_bytes` says.
@@ -121,12 +121,15 @@ impl Engine {
         let node = NodeId::new().to_string();
         let (ledger, db, writer) =
             Ledger::open(&config.database, &node, config.limits.max_concurrent_per_client).await?;
-        if let Err(error) = check_books(&db, config, &key_secret).await {
-            // Closed before anybody else opens them.
-            ledger.close();
-            let _ = writer.await;
-            return Err(error);
-        }
+        let installation = match check_books(&db, config, &key_secret).await {
+            Ok(installation) => installation,
+            Err(error) => {
+                // Closed before anybody else opens them.
+                ledger.close();
+                let _ = writer.await;
+                return Err(error);
+            }
+        };
         let keys = Arc::new(Keys::new(db.reader().clone()));
         let tasks = MoneyWork::on_this_runtime();
         let top_ups = TopUps::new(
@@ -136,6 +139,7 @@ impl Engine {
                 keys: Arc::clone(&keys),
                 key_secret,
                 stripe,
+                installation,
                 tasks: tasks.clone(),
             },
             config,
@@ -155,7 +159,8 @@ impl Engine {
         };
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
-            tokio::spawn(worker::reconcile(top_ups, stopped)),
+            tokio::spawn(worker::reconcile(top_ups.clone(), stopped.clone())),
+            tokio::spawn(worker::adopt(top_ups, stopped)),
             tokio::spawn(worker::renew(ledger.clone())),
             tokio::spawn(worker::sweep(ledger.clone(), db.clone())),
         ];
@@ -292,10 +297,15 @@ pub fn own(database: &Path) -> Result<File, StartError> {
     Ok(lock)
 }
 
-/// Whether these settings fit the books.
-async fn check_books(db: &Db, config: &Config, key_secret: &KeySecret) -> Result<(), StartError> {
+/// Whether these settings fit the books, and whose books they are.
+async fn check_books(
+    db: &Db,
+    config: &Config,
+    key_secret: &KeySecret,
+) -> Result<InstallationId, StartError> {
     refuse_other_currency(db, config.currency).await?;
-    Ok(key_secret.agree_with_other_nodes(db).await?)
+    key_secret.agree_with_other_nodes(db).await?;
+    Ok(installation::id(db).await?)
 }
 
 /// A wallet's balance means nothing in another currency, so changing the configuration's is refused.

@@ -91,3 +91,9 @@ CREATE INDEX charge_attempts_fingerprint ON charge_attempts (fingerprint, at) WH
 
 ALTER TABLE top_ups ADD COLUMN charge TEXT COLLATE "C";
 ALTER TABLE clients ADD COLUMN card_consent_at BIGINT;
+
+CREATE TABLE installation (
+    one            BIGINT PRIMARY KEY CHECK (one = 1),
+    id             TEXT COLLATE "C" NOT NULL,
+    compared_until BIGINT NOT NULL
+);

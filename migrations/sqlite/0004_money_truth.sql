@@ -98,3 +98,11 @@ CREATE INDEX charge_attempts_fingerprint ON charge_attempts (fingerprint, at) WH
 -- card may be charged again, NULL: never.
 ALTER TABLE top_ups ADD COLUMN charge TEXT;
 ALTER TABLE clients ADD COLUMN card_consent_at INTEGER;
+
+-- Which gateway this is among those that charge through one Stripe account: in the metadata of every charge. And up to when,
+-- by Stripe's clock, every charge of it that succeeded has its row. One row.
+CREATE TABLE installation (
+    one            INTEGER PRIMARY KEY CHECK (one = 1),
+    id             TEXT    NOT NULL,
+    compared_until INTEGER NOT NULL        -- Unix seconds
+) STRICT;

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 pub mod admin;
+pub mod backup;
 pub mod bench;
 pub mod check_config;
 pub mod database;
@@ -44,6 +45,8 @@ enum Command {
     Get(get::GetArgs),
     /// Recompute every balance from the ledger's entries; changes nothing
     Verify(verify::VerifyArgs),
+    /// Copy the database while the server runs
+    Backup(backup::BackupArgs),
     /// Bring a database's tables up to date
     Migrate(migrate::MigrateArgs),
     /// People who may look at the admin pages
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
             Command::CheckConfig(args) => check_config::run(args).await,
             Command::Get(args) => get::run(args).await,
             Command::Verify(args) => verify::run(args).await,
+            Command::Backup(args) => backup::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
             Command::Admin(args) => admin::run(args).await,
             Command::Bench(args) => bench::run(args).await,

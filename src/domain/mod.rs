@@ -5,5 +5,7 @@ pub mod ids;
 pub mod money;
 
 pub use currency::Currency;
-pub use ids::{ClientKey, ClientPublicId, KeyId, NodeId, PaymentMethodId, RequestId, SecretHash, TopUpId};
+pub use ids::{
+    ClientKey, ClientPublicId, InstallationId, KeyId, NodeId, PaymentMethodId, RequestId, SecretHash, TopUpId,
+};
 pub use money::{Micros, MoneyError, Units};

@@ -6,6 +6,7 @@ mod support;
 mod again_on_postgres;
 mod bench;
 mod billing;
+mod boot;
 mod cli;
 mod crash;
 mod embedded;
