@@ -4,6 +4,7 @@
 mod support;
 
 mod again_on_postgres;
+mod backup;
 mod bench;
 mod billing;
 mod boot;

@@ -26,7 +26,7 @@ fn live_keys_are_taken_where_everything_is_ready_for_them() {
     let test = load_with(&file, &keys("rk_test_abc", "pk_test_abc")).unwrap();
     assert!(!test.config.stripe.is_live() && test.warnings.is_empty(), "{:?}", test.warnings);
 
-    let remote = "admin_listen = '0.0.0.0:4403'\nadmin_allow_remote = true\nadmin_public_url = 'https://admin.example.com/'\n";
+    let remote = "admin_listen = '0.0.0.0:4403'\nadmin_allow_remote = true\nadmin_public_url = 'https://admin.example.com'\n";
     let loaded = load_with(&format!("{HTTPS}{remote}{ROUTE}"), &keys(LIVE_SECRET, LIVE_PUBLISHABLE)).unwrap();
     assert_eq!(loaded.config.admin_public_url.as_deref(), Some("https://admin.example.com"));
 
