@@ -298,11 +298,7 @@ pub fn own(database: &Path) -> Result<File, StartError> {
 }
 
 /// Whether these settings fit the books, and whose books they are.
-async fn check_books(
-    db: &Db,
-    config: &Config,
-    key_secret: &KeySecret,
-) -> Result<InstallationId, StartError> {
+async fn check_books(db: &Db, config: &Config, key_secret: &KeySecret) -> Result<InstallationId, StartError> {
     refuse_other_currency(db, config.currency).await?;
     key_secret.agree_with_other_nodes(db).await?;
     Ok(installation::id(db).await?)

@@ -83,7 +83,9 @@ enum BackupError {
     Unsound(String),
     #[error("it is no database of prepaid402")]
     NotOurs,
-    #[error("the database has schema {0}, and this program knows {SCHEMA_VERSION}: use the prepaid402 that runs it")]
+    #[error(
+        "the database has schema {0}, and this program knows {SCHEMA_VERSION}: use the prepaid402 that runs it"
+    )]
     TooNew(i64),
 }
 

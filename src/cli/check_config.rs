@@ -48,10 +48,12 @@ pub async fn run(args: CheckConfigArgs) -> ExitCode {
 /// # Errors
 /// Exit code 2, after the problems were printed.
 pub fn load_or_report(config_file: Option<PathBuf>) -> Result<Loaded, ExitCode> {
-    config::load(&LoadSource { config_file }).and_then(check_key_secret).and_then(check_routes).map_err(|problems| {
-        eprint!("{}", problem_text(&problems));
-        ExitCode::from(WRONG_CONFIGURATION)
-    })
+    config::load(&LoadSource { config_file }).and_then(check_key_secret).and_then(check_routes).map_err(
+        |problems| {
+            eprint!("{}", problem_text(&problems));
+            ExitCode::from(WRONG_CONFIGURATION)
+        },
+    )
 }
 
 /// The problems as people read them: a count, then one line each.

@@ -111,7 +111,9 @@ fn check_keys(
 
 fn wrong_secret(key: &str) -> Option<&'static str> {
     if PUBLISHABLE_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
-        Some("holds a publishable key: it belongs into STRIPE_PUBLISHABLE_KEY, and here goes the secret key, which starts with sk_ or rk_")
+        Some(
+            "holds a publishable key: it belongs into STRIPE_PUBLISHABLE_KEY, and here goes the secret key, which starts with sk_ or rk_",
+        )
     } else if key.starts_with("whsec_") {
         Some("holds a webhook's secret: here goes the secret key, which starts with sk_ or rk_")
     } else if !is_key(key, &SECRET_PREFIXES) {

@@ -150,9 +150,7 @@ pub async fn copy_into(connection: &mut Connection, copy: &Path) -> Result<(), D
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(copy).map_err(|error| failed(&error))?;
     let copied = match query("VACUUM INTO $1").bind(text).execute(connection).await {
-        Ok(_) => {
-            std::fs::File::open(copy).and_then(|file| file.sync_all()).map_err(|error| failed(&error))
-        }
+        Ok(_) => std::fs::File::open(copy).and_then(|file| file.sync_all()).map_err(|error| failed(&error)),
         Err(error) => Err(failed(&error)),
     };
     if copied.is_err() {

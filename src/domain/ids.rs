@@ -78,7 +78,10 @@ impl ClientPublicId {
     /// The id of the client that a key makes: the same one whenever that client has to be made anew. Tells nothing of the key.
     #[must_use]
     pub fn of_first_key(key: KeyId) -> Self {
-        let digest = Sha256::new().chain_update("prepaid402 client of key\0").chain_update(key.0.as_bytes()).finalize();
+        let digest = Sha256::new()
+            .chain_update("prepaid402 client of key\0")
+            .chain_update(key.0.as_bytes())
+            .finalize();
         // The time stays, so that clients made later sort later.
         let mut bytes = key.0.into_bytes();
         bytes[6..].copy_from_slice(&digest[..10]);

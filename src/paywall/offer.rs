@@ -2,9 +2,7 @@
 
 use crate::domain::{Currency, Micros};
 use crate::ledger::ClientState;
-use crate::protocol::stripe402::{
-    PaymentRequired, Requirement, Resource, SAVED_CARD, TopUpOption, VERSION,
-};
+use crate::protocol::stripe402::{PaymentRequired, Requirement, Resource, SAVED_CARD, TopUpOption, VERSION};
 use crate::top_up::TopUps;
 
 use super::refusal::Refusal;

@@ -174,17 +174,22 @@ impl TopUps {
         if facts.currency != self.0.currency.code() {
             return Ok(Err("it is in another currency than this gateway's"));
         }
-        let Some(amount) = self.0.currency.minor_to_micros(facts.amount_minor).filter(|a| !a.is_zero()) else {
+        let Some(amount) = self.0.currency.minor_to_micros(facts.amount_minor).filter(|a| !a.is_zero())
+        else {
             return Ok(Err("its amount cannot be credited"));
         };
         let client = store::client_by_public_id(&self.0.db, payment.client).await?;
         if client.is_none() && ClientPublicId::of_first_key(recovery.key) != payment.client {
-            return Ok(Err("its client is not known, and its client key is not the one that makes this client"));
+            return Ok(Err(
+                "its client is not known, and its client key is not the one that makes this client",
+            ));
         }
         let derived = self.0.key_secret.again(recovery.key, recovery.key_secret).map(|key| key.hash());
         let stored = store::hash_of_key(&self.0.db, recovery.key).await?;
         let Some(key_hash) = stored.or(derived) else {
-            return Ok(Err("the key secret that its client key derives from is gone: put it back and start again"));
+            return Ok(Err(
+                "the key secret that its client key derives from is gone: put it back and start again",
+            ));
         };
         let card = facts.payment_method.as_ref().filter(|card| !card.is_shared_test_name());
         Ok(Ok(AdoptedTopUp {
@@ -225,8 +230,10 @@ impl TopUps {
 
 fn left_out(payment: &RecoverablePayment, why: &'static str) -> Found {
     tracing::error!(
-        payment_intent = payment.facts.id, stripe.amount = payment.facts.amount_minor,
-        currency = payment.facts.currency, why,
+        payment_intent = payment.facts.id,
+        stripe.amount = payment.facts.amount_minor,
+        currency = payment.facts.currency,
+        why,
         "a charge that this database knows nothing of is not credited; a person must look"
     );
     Found::LeftOut

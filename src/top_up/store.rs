@@ -306,8 +306,7 @@ pub(super) async fn client_by_public_id(
 /// The hash of a client key that has been issued.
 pub(super) async fn hash_of_key(db: &Db, key: KeyId) -> Result<Option<SecretHash>, DbError> {
     let sql = "SELECT hash FROM client_keys WHERE id = $1";
-    let found: Option<Vec<u8>> =
-        query_scalar(sql).bind(key.to_string()).fetch_optional(db.reader()).await?;
+    let found: Option<Vec<u8>> = query_scalar(sql).bind(key.to_string()).fetch_optional(db.reader()).await?;
     Ok(found.as_deref().and_then(SecretHash::from_slice))
 }
 

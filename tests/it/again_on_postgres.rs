@@ -3,12 +3,13 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 12] = [
+const MONEY: [&str; 13] = [
     "backup::",
     "billing::",
     "crash::",
     "embedded::",
     "idempotency::",
+    "leaks::",
     "pages::",
     "paid_request::",
     "parallel::",

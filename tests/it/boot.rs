@@ -9,7 +9,8 @@ use crate::support::{World, number};
 const SECRET: &str = concat!("rk_", "live_canarycanarycanary");
 const PUBLISHABLE: &str = concat!("pk_", "live_canarycanarycanary");
 const HTTPS: &str = "public_url = \"https://api.example.com\"\n";
-const SALE: &str = "[upstream]\nurl = \"http://127.0.0.1:8080\"\n[[routes]]\npath = \"/a\"\nprice = \"0.05\"\n";
+const SALE: &str =
+    "[upstream]\nurl = \"http://127.0.0.1:8080\"\n[[routes]]\npath = \"/a\"\nprice = \"0.05\"\n";
 
 /// Both commands refuse, with exit code 2, these words, no key, and nothing made.
 async fn refused(home: &Path, file: &str, env: &[(&str, &str)], words: &str) {
@@ -34,7 +35,11 @@ async fn what_could_lose_money_does_not_start() {
     for (top, env, words) in [
         (HTTPS, &[live[0], test[1]][..], "take both from the same mode"),
         (HTTPS, &[test[0], live[1]], "take both from the same mode"),
-        (HTTPS, &[live[0], ("STRIPE_PUBLISHABLE_KEY", SECRET)], "holds a secret key, which would be published"),
+        (
+            HTTPS,
+            &[live[0], ("STRIPE_PUBLISHABLE_KEY", SECRET)],
+            "holds a secret key, which would be published",
+        ),
         (HTTPS, &[test[0], ("STRIPE_PUBLISHABLE_KEY", "rk_test_canary")], "holds a secret key"),
         (HTTPS, &[("STRIPE_SECRET_KEY", "whsec_canary"), test[1]], "holds a webhook's secret"),
         (HTTPS, &[("STRIPE_SECRET_KEY", "  "), test[1]], "STRIPE_SECRET_KEY: is required"),

@@ -6,8 +6,18 @@ use crate::support::http::Client;
 use crate::support::program::{Ran, clean, finish, free_address, program, run, serve};
 use crate::support::{GOOD, Pay, SECRET_KEY, World, change, number};
 
-const COMMANDS: [&str; 10] =
-    ["sandbox", "serve", "check-config", "get", "bench", "verify", "backup", "migrate", "admin", "stripe-sim"];
+const COMMANDS: [&str; 10] = [
+    "sandbox",
+    "serve",
+    "check-config",
+    "get",
+    "bench",
+    "verify",
+    "backup",
+    "migrate",
+    "admin",
+    "stripe-sim",
+];
 
 fn home() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()

@@ -13,6 +13,7 @@ mod crash;
 mod embedded;
 mod get;
 mod idempotency;
+mod leaks;
 mod node_client;
 mod nodes;
 mod pages;

@@ -100,7 +100,8 @@ fn live_keys_are_refused_where_money_could_go_wrong() {
         refused_with(&format!("{file}{ROUTE}"), &keys(LIVE_SECRET, LIVE_PUBLISHABLE), path, words);
     }
     // All of them at once, each told.
-    let file = format!("public_url = 'http://a.example'\n{remote}{shared}stripe.api_base = 'http://127.0.0.1:1'\n");
+    let file =
+        format!("public_url = 'http://a.example'\n{remote}{shared}stripe.api_base = 'http://127.0.0.1:1'\n");
     let problems = load_with(&file, &keys(LIVE_SECRET, LIVE_PUBLISHABLE)).unwrap_err().0;
     let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
     assert_eq!(
