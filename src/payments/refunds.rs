@@ -12,7 +12,7 @@ use super::charges::{Aligned, Charges, WeakCharges};
 use crate::db::{Db, DbError, On, Row, now_micros, query, query_scalar};
 use crate::domain::{Currency, Micros, RefundId, TopUpId};
 use crate::ledger::aftermath::{Change, NewRefund, RefundOrigin};
-use crate::ledger::{ClientId, Ledger, LedgerError, Refusal};
+use crate::ledger::{Ledger, LedgerError, Refusal};
 use crate::money_work::MoneyWork;
 use crate::stripe::{NewStripeRefund, Stripe, StripeFailure};
 
@@ -123,10 +123,7 @@ const OPEN: &str = select!(
      ORDER BY r.updated_at, r.id LIMIT $3"
 );
 const TOUCH: &str = "UPDATE refunds SET updated_at = $2 WHERE id = $1 AND state IN ('requested', 'pending')";
-const LEFT: &str = "\
-SELECT t.client, t.currency, t.amount - CAST(COALESCE((SELECT SUM(r.amount) FROM refunds AS r
-       WHERE r.top_up = t.id AND r.state <> 'failed'), 0) AS BIGINT)
-FROM top_ups AS t WHERE t.id = $1 AND t.state = 'succeeded'";
+const CURRENCY: &str = "SELECT currency FROM top_ups WHERE id = $1 AND state = 'succeeded'";
 const INTENT: &str = "SELECT payment_intent FROM top_ups WHERE id = $1";
 
 fn refund(row: &Row) -> Result<Refund, sqlx::Error> {
@@ -180,13 +177,11 @@ impl Refunds {
     }
 
     async fn request_now(&self, request: RefundRequest) -> Result<Refund, RefundError> {
-        let row = query(LEFT).bind(request.top_up.to_string()).fetch_optional(self.0.db.reader()).await;
+        let row = query(CURRENCY).bind(request.top_up.to_string()).fetch_optional(self.0.db.reader()).await;
         let row = row.map_err(DbError::from)?.ok_or(RefundError::NoSuchTopUp)?;
         let malformed = || DbError::from(sqlx::Error::Decode("a top-up row is malformed".into()));
-        let client: ClientId = row.try_get(0).map_err(DbError::from)?;
         let currency: Currency =
-            row.try_get::<&str, _>(1).map_err(DbError::from)?.parse().map_err(|_| malformed())?;
-        let left = Micros::new(row.try_get(2).map_err(DbError::from)?).ok_or_else(malformed)?;
+            row.try_get::<&str, _>(0).map_err(DbError::from)?.parse().map_err(|_| malformed())?;
         if request.amount.is_some_and(|amount| currency.micros_to_minor(amount).is_none()) {
             return Err(RefundError::NotPayable);
         }
@@ -201,10 +196,8 @@ impl Refunds {
                 reason: request.reason,
                 operator: Some(request.operator),
                 request_key: Some(request.request_key.clone()),
-                reserved: Micros::ZERO,
             };
-            let expected = request.amount.unwrap_or(left).min(left);
-            let taken = self.0.ledger.request_refund(client, new, expected).await;
+            let taken = self.0.ledger.request_refund(new).await;
             // Refused may mean that the same request has just taken it.
             if let Err(error) = taken
                 && self.by_key(&request.request_key).await?.is_none()
@@ -242,9 +235,8 @@ impl Refunds {
             reason: Some(format!("early fraud warning {warning}")),
             operator: None,
             request_key: Some(key.clone()),
-            reserved: Micros::ZERO,
         };
-        self.0.ledger.request_refund(0, new, Micros::ZERO).await?;
+        self.0.ledger.request_refund(new).await?;
         if let Some(made) = self.by_key(&key).await.map_err(unavailable)? {
             // Apart from this: it reads the charge back, which is what is being done.
             let refunds = self.clone();
