@@ -100,7 +100,7 @@ async fn open_doors(
         tasks: parts.tasks.clone(),
         limits: config.limits.clone(),
         idempotency: config.idempotency.clone(),
-        trusted_proxies: config.trusted_proxies.clone(),
+        trusted_proxies: Arc::clone(&parts.trusted_proxies),
         public_url: config.public_url.clone(),
         permits: Arc::clone(&parts.permits),
         keyed_bodies: Arc::clone(&parts.keyed_bodies),
@@ -141,11 +141,12 @@ pub(crate) fn admin_server(
     parts: &Parts,
 ) -> Result<(SocketAddr, Server), StartError> {
     let address = listener.local_addr().map_err(|error| StartError::Listen(config.admin_listen, error))?;
-    let (operations, admin) = (parts.operations(), parts.admin(config));
+    let (operations, admin, desk) = (parts.operations(), parts.admin(config), parts.desk());
     let server = HttpServer::new(move || {
         ActixApp::new()
             .app_data(operations.clone())
             .app_data(admin.clone())
+            .app_data(desk.clone())
             .configure(http::operations)
             .configure(http::admin::configure)
     })

@@ -12,11 +12,12 @@ use actix_web::web;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, DatabaseConfig};
+use crate::config::{Config, DatabaseConfig, IpNetwork};
 use crate::db::{Db, DbError, query_scalar};
 use crate::domain::{Currency, NodeId};
 use crate::http::Reversals;
 use crate::http::admin::AdminState;
+use crate::http::admin::api::Desk;
 use crate::http::billing::Billing;
 use crate::http::health::Operations;
 use crate::http::metrics::Metrics;
@@ -103,6 +104,8 @@ pub(crate) struct Parts {
     /// Bodies of requests with an `Idempotency-Key` that may be read at once.
     pub(crate) keyed_bodies: Arc<Semaphore>,
     pub(crate) closing: Arc<AtomicBool>,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub(crate) trusted_proxies: Arc<[IpNetwork]>,
 }
 
 /// Everything behind the doors, running.
@@ -190,11 +193,11 @@ impl Engine {
         );
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
-            tokio::spawn(worker::reconcile(top_ups, refunds.clone(), stopped.clone())),
+            tokio::spawn(worker::reconcile(top_ups.clone(), refunds.clone(), stopped.clone())),
             tokio::spawn(worker::apply_events(inbox.clone(), applier, stopped.clone())),
             tokio::spawn(worker::poll_events(poller, poll_every, stopped)),
             tokio::spawn(worker::renew(ledger.clone())),
-            tokio::spawn(worker::sweep(ledger.clone(), db.clone())),
+            tokio::spawn(worker::sweep(ledger.clone(), db.clone(), top_ups)),
         ];
         let parts = Parts {
             reversals: Reversals::new(ledger.clone(), tasks.clone()),
@@ -204,6 +207,7 @@ impl Engine {
             inbox,
             webhooks: web::Data::new(webhooks),
             closing: Arc::new(AtomicBool::new(false)),
+            trusted_proxies: config.trusted_proxies.clone().into(),
             db,
             ledger,
             keys,
@@ -257,6 +261,7 @@ impl Parts {
             keys: Arc::clone(&self.keys),
             paywall: self.paywall.clone(),
             offers: self.offers.clone(),
+            trusted_proxies: Arc::clone(&self.trusted_proxies),
         })
     }
 
@@ -269,6 +274,12 @@ impl Parts {
             metrics: Arc::clone(&self.metrics),
             closing: Arc::clone(&self.closing),
         })
+    }
+
+    /// What an operator may do.
+    pub(crate) fn desk(&self) -> web::Data<Desk> {
+        let (ledger, refunds) = (self.ledger.clone(), self.refunds.clone());
+        web::Data::new(Desk::new(self.db.clone(), ledger, refunds, self.tasks.clone()))
     }
 
     pub(crate) fn admin(&self, config: &Config) -> web::Data<AdminState> {

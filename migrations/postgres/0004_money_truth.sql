@@ -74,20 +74,19 @@ CREATE TABLE freezes (
 );
 
 CREATE TABLE charge_attempts (
-    id          TEXT COLLATE "C" PRIMARY KEY,
-    at          BIGINT NOT NULL,
-    network     TEXT COLLATE "C" NOT NULL,
-    client      BIGINT,
-    pm_hash     BYTEA   CHECK (length(pm_hash) = 32),
-    fingerprint TEXT,
-    is_new      BIGINT NOT NULL CHECK (is_new IN (0, 1)),
-    outcome     TEXT COLLATE "C" NOT NULL CHECK (outcome IN ('running', 'succeeded', 'declined', 'other'))
+    id      TEXT COLLATE "C" PRIMARY KEY,
+    at      BIGINT NOT NULL,
+    network TEXT COLLATE "C" NOT NULL
 );
 CREATE INDEX charge_attempts_at ON charge_attempts (at);
 CREATE INDEX charge_attempts_network ON charge_attempts (network, at);
-CREATE INDEX charge_attempts_client ON charge_attempts (client, at) WHERE client IS NOT NULL;
-CREATE INDEX charge_attempts_pm ON charge_attempts (pm_hash, at) WHERE pm_hash IS NOT NULL;
-CREATE INDEX charge_attempts_fingerprint ON charge_attempts (fingerprint, at) WHERE fingerprint IS NOT NULL;
+CREATE INDEX top_ups_fingerprint ON top_ups (fingerprint, created_at) WHERE fingerprint IS NOT NULL;
+
+CREATE TABLE new_payers (
+    id           BIGINT PRIMARY KEY CHECK (id = 1),
+    paused_until BIGINT NOT NULL
+);
+INSERT INTO new_payers (id, paused_until) VALUES (1, 0);
 
 ALTER TABLE top_ups ADD COLUMN charge TEXT COLLATE "C";
 ALTER TABLE clients ADD COLUMN card_consent_at BIGINT;

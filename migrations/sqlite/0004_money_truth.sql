@@ -77,22 +77,23 @@ CREATE TABLE freezes (
     PRIMARY KEY (client, cause)
 ) STRICT, WITHOUT ROWID;
 
--- Attempts to charge a card, for the limits that keep stolen cards from being tried here. Removed when no limit counts them.
+-- Where new payers' attempts to pay come from, for the limits that keep stolen cards from being tried here. What became of an
+-- attempt stands in top_ups, and only there. Removed when no limit counts it, since addresses are nobody's business for longer.
 CREATE TABLE charge_attempts (
-    id          TEXT    PRIMARY KEY,       -- of the top-up that it was, or would have been
-    at          INTEGER NOT NULL,
-    network     TEXT    NOT NULL,          -- the caller's: /24 of IPv4, /64 of IPv6
-    client      INTEGER,
-    pm_hash     BLOB    CHECK (length(pm_hash) = 32),
-    fingerprint TEXT,
-    is_new      INTEGER NOT NULL CHECK (is_new IN (0, 1)),   -- the payer has never paid before
-    outcome     TEXT    NOT NULL CHECK (outcome IN ('running', 'succeeded', 'declined', 'other'))
+    id      TEXT    PRIMARY KEY,           -- the top-up's
+    at      INTEGER NOT NULL,
+    network TEXT    NOT NULL               -- the caller's: /24 of IPv4, /64 of IPv6
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX charge_attempts_at ON charge_attempts (at);
 CREATE INDEX charge_attempts_network ON charge_attempts (network, at);
-CREATE INDEX charge_attempts_client ON charge_attempts (client, at) WHERE client IS NOT NULL;
-CREATE INDEX charge_attempts_pm ON charge_attempts (pm_hash, at) WHERE pm_hash IS NOT NULL;
-CREATE INDEX charge_attempts_fingerprint ON charge_attempts (fingerprint, at) WHERE fingerprint IS NOT NULL;
+CREATE INDEX top_ups_fingerprint ON top_ups (fingerprint, created_at) WHERE fingerprint IS NOT NULL;
+
+-- Whether new payers are let through: one row, which whoever lets one through holds locked while counting.
+CREATE TABLE new_payers (
+    id           INTEGER PRIMARY KEY CHECK (id = 1),
+    paused_until INTEGER NOT NULL
+) STRICT;
+INSERT INTO new_payers (id, paused_until) VALUES (1, 0);
 
 -- The charge of a succeeded top-up, under which Stripe names it in disputes; and since when the caller has agreed that the
 -- card may be charged again, NULL: never.

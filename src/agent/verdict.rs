@@ -65,6 +65,7 @@ pub fn judge(
         | "route_not_configured"
         | "idempotency_mismatch"
         | "too_many_attempts"
+        | "new_payers_paused"
         | "price_above_max"
         | "top_up_below_minimum"
         | "invalid_payment"

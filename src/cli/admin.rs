@@ -90,7 +90,7 @@ struct PasswordSource {
 
 /// Why a command ended without what it was asked for.
 #[derive(Debug, thiserror::Error)]
-enum CommandError {
+pub(super) enum CommandError {
     #[error("{0}")]
     User(#[from] AdminUserError),
     #[error("{database}: {error}")]
@@ -236,7 +236,7 @@ impl PasswordSource {
 }
 
 /// The password in a file: everything but one line end.
-fn password_from(input: impl Read) -> Result<String, CommandError> {
+pub(super) fn password_from(input: impl Read) -> Result<String, CommandError> {
     let mut bytes = Vec::new();
     input.take(MAX_PASSWORD_INPUT.saturating_add(1)).read_to_end(&mut bytes).map_err(CommandError::Read)?;
     if u64::try_from(bytes.len()).is_ok_and(|len| len > MAX_PASSWORD_INPUT) {

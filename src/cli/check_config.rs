@@ -116,6 +116,9 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     for network in &config.trusted_proxies {
         writeln!(text, "trusted proxy  {}/{}", network.address, network.prefix)?;
     }
+    if !config.shield.enabled {
+        writeln!(text, "shield         OFF: anybody can try stolen cards here")?;
+    }
     let limits = &config.limits;
     writeln!(
         text,

@@ -4,8 +4,13 @@ pub mod admin;
 pub mod bench;
 pub mod check_config;
 pub mod database;
+pub mod export;
+pub mod freeze;
 pub mod get;
 pub mod migrate;
+mod operator_door;
+pub mod refund;
+pub mod reconcile;
 pub mod sandbox;
 pub mod serve;
 pub mod stripe_sim;
@@ -44,10 +49,20 @@ enum Command {
     Get(get::GetArgs),
     /// Recompute every balance from the ledger's entries; changes nothing
     Verify(verify::VerifyArgs),
+    /// Compare the books with what Stripe has; changes nothing
+    Reconcile(reconcile::ReconcileArgs),
     /// Bring a database's tables up to date
     Migrate(migrate::MigrateArgs),
     /// People who may look at the admin pages
     Admin(admin::AdminArgs),
+    /// Refund what a client has not spent to the card that paid
+    Refund(refund::RefundArgs),
+    /// Stop a client from spending
+    Freeze(freeze::FreezeArgs),
+    /// Let a client spend again
+    Unfreeze(freeze::UnfreezeArgs),
+    /// Gather what answers a dispute; changes nothing
+    Export(export::ExportArgs),
     /// Measure a server: paid, unpaid and free requests a second as ratios
     Bench(bench::BenchArgs),
     /// Run the server that `bench` measures as "embedded"
@@ -75,8 +90,13 @@ pub fn main() -> ExitCode {
             Command::CheckConfig(args) => check_config::run(args).await,
             Command::Get(args) => get::run(args).await,
             Command::Verify(args) => verify::run(args).await,
+            Command::Reconcile(args) => reconcile::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
             Command::Admin(args) => admin::run(args).await,
+            Command::Refund(args) => refund::run(args).await,
+            Command::Freeze(args) => freeze::freeze(args).await,
+            Command::Unfreeze(args) => freeze::unfreeze(args).await,
+            Command::Export(args) => export::run(args).await,
             Command::Bench(args) => bench::run(args).await,
             Command::BenchEmbedded(args) => bench::embedded::run(args).await,
             Command::StripeSim(args) => stripe_sim::run(args).await,

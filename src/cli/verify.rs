@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::database::DatabaseLocation;
 use crate::config::DatabaseConfig;
+use crate::db::DbError;
 use crate::domain::Micros;
 use crate::ledger::verify::{Verification, verify};
 
@@ -42,13 +43,18 @@ pub async fn run(args: VerifyArgs) -> ExitCode {
         }
         Err(error) => {
             eprintln!("{} cannot be verified: {error}", database.shown());
-            ExitCode::FAILURE
+            match error {
+                // Nothing is wrong with the books; they were not read.
+                DbError::SchemaTooOld { .. } | DbError::SchemaTooNew { .. } => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }
 
-async fn check(database: &DatabaseConfig) -> Result<Verification, crate::db::DbError> {
+async fn check(database: &DatabaseConfig) -> Result<Verification, DbError> {
     let mut connection = crate::db::connect_read_only(database).await?;
+    crate::db::require_current(&mut connection).await?;
     let shows = std::io::stderr().is_terminal();
     let report = verify(&mut connection, |entries| {
         if shows {

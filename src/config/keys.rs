@@ -50,6 +50,16 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("idempotency.keep", Kind::Text),
     ("idempotency.max_body_bytes", Kind::Integer),
     ("idempotency.max_answer_bytes", Kind::Integer),
+    ("shield.enabled", Kind::Boolean),
+    ("shield.network_attempts_an_hour", Kind::Integer),
+    ("shield.network_cards_a_day", Kind::Integer),
+    ("shield.client_cards_a_day", Kind::Integer),
+    ("shield.client_declines_a_day", Kind::Integer),
+    ("shield.card_declines_a_day", Kind::Integer),
+    ("shield.new_payer_declines", Kind::Integer),
+    ("shield.new_payer_decline_percent", Kind::Integer),
+    ("shield.new_payer_window", Kind::Text),
+    ("shield.new_payers_at_once", Kind::Integer),
     ("webhooks.secrets_file", Kind::Text),
     ("webhooks.tolerance", Kind::Text),
     ("webhooks.poll_every", Kind::Text),
@@ -78,7 +88,8 @@ pub(super) const ARRAYS: &[(&str, &[&str])] = &[
 ];
 
 /// Sections of the file.
-const SECTIONS: &[&str] = &["stripe", "upstream", "top_up", "limits", "idempotency", "webhooks", "log"];
+const SECTIONS: &[&str] =
+    &["stripe", "upstream", "top_up", "limits", "idempotency", "shield", "webhooks", "log"];
 
 /// What to do about a secret in the file.
 const SECRET_IN_FILE: &str = "a secret does not belong in this file, which people read and commit: put it in the environment \

@@ -13,6 +13,7 @@ mod routes;
 mod sandbox;
 mod secrets;
 mod section;
+mod shield;
 mod stripe;
 mod top_up;
 mod upstream;
@@ -60,6 +61,8 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What is remembered of requests with an `Idempotency-Key`.
     pub idempotency: IdempotencyConfig,
+    /// What keeps stolen cards from being tried here.
+    pub shield: ShieldConfig,
     /// How Stripe tells what became of a charge.
     pub webhooks: WebhooksConfig,
     /// Peers whose `X-Forwarded-For` is believed.
@@ -222,6 +225,32 @@ pub struct IdempotencyConfig {
     pub max_body_bytes: u64,
     /// Larger answers are not kept.
     pub max_answer_bytes: usize,
+}
+
+/// What keeps stolen cards from being tried here. `shield` says what is counted.
+#[derive(Debug, Clone, Copy)]
+pub struct ShieldConfig {
+    /// Whether there are limits at all.
+    pub enabled: bool,
+    /// Attempts of new payers from one network in an hour.
+    pub network_attempts_an_hour: u32,
+    /// Cards that new payers of one network try in 24 hours.
+    pub network_cards_a_day: u32,
+    /// Cards that one client tries in 24 hours.
+    pub client_cards_a_day: u32,
+    /// Declines that one client meets in 24 hours.
+    pub client_declines_a_day: u32,
+    /// Declines that one card meets in 24 hours, whoever presents it.
+    pub card_declines_a_day: u32,
+    /// Declines of new payers within [`Self::new_payer_window`], from anywhere, that pause new payers; and attempts from
+    /// which on their share counts.
+    pub new_payer_declines: u32,
+    /// The share of declines, in percent, above which new payers are paused.
+    pub new_payer_decline_percent: u32,
+    /// What is looked at, and how long the pause is.
+    pub new_payer_window: Duration,
+    /// Attempts of new payers that run at the same time, at all nodes together.
+    pub new_payers_at_once: u32,
 }
 
 /// How Stripe tells what became of a charge.

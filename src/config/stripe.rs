@@ -109,6 +109,11 @@ fn wrong_publishable(key: &str) -> &'static str {
     }
 }
 
+/// Whether the publishable key is a live one.
+pub(super) fn publishes_live_key(section: &Section<'_>) -> bool {
+    section.get("publishable_key").and_then(toml::Value::as_str).is_some_and(|key| is_live(key.trim()))
+}
+
 fn is_live(key: &str) -> bool {
     ["sk_live_", "rk_live_", "pk_live_"].iter().any(|prefix| key.starts_with(prefix))
 }

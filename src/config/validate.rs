@@ -12,7 +12,7 @@ use super::problem::{Report, shown};
 use super::secrets::SecretSources;
 use super::section::Section;
 use super::{
-    Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, routes, stripe, top_up,
+    Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, routes, shield, stripe, top_up,
     upstream, webhooks,
 };
 use crate::domain::Currency;
@@ -46,6 +46,8 @@ pub(super) fn config(
     let routes = routes::read(&root, top_up.as_ref().map(|top_up| top_up.maximum), report);
     let limits = limits(&root.section("limits"), report);
     let idempotency = idempotency(&root.section("idempotency"), report);
+    let is_live = stripe::publishes_live_key(&root.section("stripe"));
+    let shield = shield::read(&root.section("shield"), is_live, report);
     let webhooks = webhooks::read(&root.section("webhooks"), secrets, report);
     let trusted_proxies = trusted_proxies(&root, report);
     let log = log(&root.section("log"), report);
@@ -65,6 +67,7 @@ pub(super) fn config(
         top_up: top_up?,
         limits: limits?,
         idempotency: idempotency?,
+        shield: shield?,
         webhooks: webhooks?,
         trusted_proxies: trusted_proxies?,
         log: log?,

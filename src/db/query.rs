@@ -85,6 +85,16 @@ pub enum On<'c> {
     Readers(&'c Readers),
 }
 
+impl On<'_> {
+    /// The same place, for one more statement.
+    pub fn again(&mut self) -> On<'_> {
+        match self {
+            Self::Connection(connection) => On::Connection(connection),
+            Self::Readers(readers) => On::Readers(readers),
+        }
+    }
+}
+
 impl<'c> From<&'c mut Connection> for On<'c> {
     fn from(connection: &'c mut Connection) -> Self {
         Self::Connection(connection)

@@ -27,7 +27,7 @@ use crate::http::metrics::Outcome;
 use crate::http::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
 use crate::http::problem::{self, Problem};
 use crate::http::repeat_key::{self, Unfit};
-use crate::http::{finish, preflight};
+use crate::http::{caller_address, finish, preflight};
 use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage, Wallet,
@@ -224,7 +224,8 @@ impl Price {
             request.match_pattern().unwrap_or_else(|| "an unnamed handler".to_owned())
         );
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-        let purchase = Purchase { request: id, price: self.price, credential, is_safe, repeat };
+        let caller = caller_address(request.request(), &parts.trusted_proxies);
+        let purchase = Purchase { request: id, price: self.price, credential, is_safe, repeat, caller };
         let (inner, price) = (Arc::clone(&self.inner), self.price);
         let work = parts.tasks.run(async move {
             let opened = inner.parts.paywall.open(&purchase).await?;

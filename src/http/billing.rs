@@ -3,6 +3,9 @@
 //! Authenticated by `Authorization: Bearer <clientId>` or by the clientId in a `payment` header. Amounts are stripe402
 //! units (1/10,000 of the major unit); `…Exact` members are decimals of the major unit.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
@@ -10,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
+use crate::config::IpNetwork;
 use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Micros, PaymentMethodId, RequestId, SecretHash, TopUpId, Units};
 use crate::ledger::core::ClientState;
@@ -37,9 +41,10 @@ const ROUNDS: usize = 8;
 pub struct Billing {
     pub(crate) db: Db,
     pub(crate) ledger: Ledger,
-    pub(crate) keys: std::sync::Arc<Keys>,
+    pub(crate) keys: Arc<Keys>,
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
+    pub(crate) trusted_proxies: Arc<[IpNetwork]>,
 }
 
 /// The paths.
@@ -252,7 +257,8 @@ fn top_up_json(row: &TopUpRow) -> Value {
     json!({
         "id": row.id.to_string(),
         "state": if row.state.is_open() { "pending" } else { row.state.word() },
-        "failure": row.failure,
+        // A decline is noted before it is certain that the card can never be charged.
+        "failure": row.failure.as_ref().filter(|_| row.state == State::Failed),
         "currency": row.currency.code(),
         "amount": units(row.amount),
         "amountExact": row.amount.to_major_string(),
@@ -267,6 +273,7 @@ struct Order {
     credential: Credential,
     card: PaymentMethodId,
     request_key: SecretHash,
+    caller: Option<IpAddr>,
 }
 
 async fn create_top_up(
@@ -278,7 +285,8 @@ async fn create_top_up(
     let Ok(body) = body else {
         return refuse(Problem::BodyTooLarge, id);
     };
-    let order = match read_order(&request, &body) {
+    let caller = super::caller_address(&request, &billing.trusted_proxies);
+    let order = match read_order(&request, &body, caller) {
         Ok(order) => order,
         Err(OrderProblem::Problem(problem)) => return refuse(problem, id),
         Err(OrderProblem::Invalid(detail)) => return invalid(detail, id),
@@ -299,7 +307,7 @@ enum OrderProblem {
     Invalid(&'static str),
 }
 
-fn read_order(request: &HttpRequest, body: &[u8]) -> Result<Order, OrderProblem> {
+fn read_order(request: &HttpRequest, body: &[u8], caller: Option<IpAddr>) -> Result<Order, OrderProblem> {
     use OrderProblem::Invalid;
     let client_key = presented_key(request).map_err(OrderProblem::Problem)?;
     let mut keys = request.headers().get_all("idempotency-key");
@@ -335,7 +343,7 @@ fn read_order(request: &HttpRequest, body: &[u8]) -> Result<Order, OrderProblem>
     let request_key = SecretHash::of(&format!("{scope}\n{key}"));
     let credential =
         Credential { payment_method: Some(card.clone()), client_key, top_up_amount, max_amount: None };
-    Ok(Order { credential, card, request_key })
+    Ok(Order { credential, card, request_key, caller })
 }
 
 #[derive(Debug, Deserialize)]
@@ -399,6 +407,7 @@ async fn carry_out(billing: &Billing, order: &Order) -> Result<HttpResponse, Sto
             amount,
             reserve: None,
             request_key: Some(order.request_key),
+            caller: order.caller,
         };
         match top_ups.charge(request).await {
             TopUpOutcome::Recorded(recorded) => {
@@ -421,7 +430,7 @@ async fn carry_out(billing: &Billing, order: &Order) -> Result<HttpResponse, Sto
                 return Err(Refused { promised, ..refused(Refusal::TopUpPending(id)) }.into());
             }
             TopUpOutcome::InProgress => return Err(refused(Refusal::TopUpInProgress).into()),
-            TopUpOutcome::TooManyCharges => return Err(refused(Refusal::TooManyAttempts).into()),
+            TopUpOutcome::Barred(barred) => return Err(refused(barred.into()).into()),
             TopUpOutcome::Shared(Landed::Unavailable) | TopUpOutcome::Unavailable => {
                 return Err(refused(Refusal::Busy).into());
             }

@@ -37,7 +37,6 @@ use crate::paywall::{
 use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
 };
-use crate::proxy::client_address::client_address;
 use crate::proxy::headers::{
     ResponseContext, TrustedRequestHeaders, request_headers_for_upstream, response_headers_for_caller,
 };
@@ -64,7 +63,7 @@ pub struct Gateway {
     pub(crate) tasks: MoneyWork,
     pub(crate) limits: LimitsConfig,
     pub(crate) idempotency: IdempotencyConfig,
-    pub(crate) trusted_proxies: Vec<IpNetwork>,
+    pub(crate) trusted_proxies: Arc<[IpNetwork]>,
     pub(crate) public_url: String,
     pub(crate) permits: Arc<Semaphore>,
     /// Bodies of requests with an `Idempotency-Key` that are being read.
@@ -260,6 +259,7 @@ impl Gateway {
                 credential,
                 is_safe: is_head || *request.method() == Method::GET,
                 repeat,
+                caller: super::caller_address(request, &self.trusted_proxies),
             },
             route: self.route_numbers.get(route.index).copied().unwrap_or_default(),
             charged_statuses: route.config.charged_statuses.clone(),
@@ -455,7 +455,8 @@ impl Gateway {
             price: price.map(Micros::to_major_string),
             currency: price.map(|_| self.offers.currency.code().to_owned()),
             request_id: id.to_string(),
-            forwarded_for: self.caller_address(request),
+            forwarded_for: super::caller_address(request, &self.trusted_proxies)
+                .map_or_else(String::new, |address| address.to_string()),
             forwarded_proto: self.public_url.split("://").next().unwrap_or("http").to_owned(),
             forwarded_host: host.unwrap_or_default().to_owned(),
         };
@@ -496,18 +497,6 @@ impl Gateway {
             return Ok((UploadBody::empty(), UploadReport::default()));
         }
         Ok(upload::stream(payload, length, max_bytes, self.limits.body_timeout))
-    }
-
-    fn caller_address(&self, request: &HttpRequest) -> String {
-        let Some(peer) = request.peer_addr() else {
-            return String::new();
-        };
-        let forwarded = request
-            .headers()
-            .get_all("x-forwarded-for")
-            .filter_map(|value| value.to_str().ok())
-            .collect::<Vec<_>>();
-        client_address(peer.ip(), forwarded.into_iter(), &self.trusted_proxies).to_string()
     }
 
     /// The answer's headers that are the caller's to see.

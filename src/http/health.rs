@@ -64,6 +64,8 @@ pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
         retries: counts.retries.load(Relaxed),
         reversed_at_start: counts.reversed_at_start.load(Relaxed),
         reversed_for_others: counts.reversed_for_others.load(Relaxed),
+        new_payers_paused: operations.top_ups.shield().is_paused(),
+        barred_attempts: operations.top_ups.shield().barred(),
         events_fetched,
         event_polls_failed,
         parked_events: parked.count,

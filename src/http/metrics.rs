@@ -89,6 +89,8 @@ pub struct Metrics {
     ledger_retries: Counter,
     reversed_at_start: Gauge,
     reversed_for_others: Gauge,
+    new_payers_paused: Gauge,
+    barred_attempts: Counter,
     webhooks: Family<WebhookLabels, Counter>,
     events_fetched: Counter,
     event_polls_failed: Counter,
@@ -117,6 +119,10 @@ pub struct Readings {
     pub reversed_at_start: u64,
     /// Captures given back for other nodes.
     pub reversed_for_others: u64,
+    /// Whether new payers are paused because many cards are declined.
+    pub new_payers_paused: bool,
+    /// Attempts to pay that were refused because there were too many.
+    pub barred_attempts: u64,
     /// Stripe's events that were fetched, because no webhook had brought them.
     pub events_fetched: u64,
     /// Looks at Stripe's list of events that failed.
@@ -162,6 +168,8 @@ impl Metrics {
             "captures_reversed_for_other_nodes",
             "Captures given back because another node died before their answers were delivered for certain",
         );
+        let new_payers_paused =
+            gauge("new_payers_paused", "1 while new payers are refused because many cards are declined");
         let parked_events = gauge("parked_events", "Stripe's events that could not be applied yet");
         let oldest_parked_seconds = gauge("oldest_parked_event_seconds", "Age of the oldest of them");
         let mut counter = |name: &str, help: &str| {
@@ -176,11 +184,17 @@ impl Metrics {
             "ledger_retries",
             "Ledger batches looked up and tried again: conflicts between nodes, or a database server that went away",
         );
+        let barred_attempts = counter(
+            "barred_attempts",
+            "Attempts to pay that were not made, to keep stolen cards from being tried",
+        );
         let events_fetched =
             counter("events_fetched", "Stripe's events that no webhook had brought when they were fetched");
         let event_polls_failed =
             counter("event_polls_failed", "Looks at Stripe's list of events that failed");
         Self {
+            new_payers_paused,
+            barred_attempts,
             registry,
             requests,
             seconds,
@@ -220,6 +234,7 @@ impl Metrics {
         self.reserved.set(readings.reserved_micros);
         self.reversed_at_start.set(readings.reversed_at_start.try_into().unwrap_or(i64::MAX));
         self.reversed_for_others.set(readings.reversed_for_others.try_into().unwrap_or(i64::MAX));
+        self.new_payers_paused.set(readings.new_payers_paused.into());
         self.parked_events.set(readings.parked_events);
         self.oldest_parked_seconds.set(readings.oldest_parked_seconds);
         for (counter, now) in [
@@ -227,6 +242,7 @@ impl Metrics {
             (&self.ledger_commands, readings.commands),
             (&self.ledger_replays, readings.replays),
             (&self.ledger_retries, readings.retries),
+            (&self.barred_attempts, readings.barred_attempts),
             (&self.events_fetched, readings.events_fetched),
             (&self.event_polls_failed, readings.event_polls_failed),
         ] {

@@ -7,6 +7,7 @@
 
 use super::account::Account;
 use super::core::{Clawback, ClientId, Command, Fee, PayOut, Refusal, Reinstate, Within, return_source};
+use super::reservations::Reservations;
 use crate::db::{Connection, Sql, query, query_scalar};
 use crate::domain::{Micros, RefundId, TopUpId};
 
@@ -159,8 +160,6 @@ pub struct NewRefund {
     pub operator: Option<String>,
     /// The operator's own key: the same key refunds once.
     pub request_key: Option<String>,
-    /// What running requests of this node have set aside.
-    pub reserved: Micros,
 }
 
 /// Who wanted a refund.
@@ -205,7 +204,7 @@ const SET_CHARGE: &str = "UPDATE top_ups SET charge = $2 WHERE id = $1 AND charg
 /// Of what has not failed.
 const REFUNDED: &str =
     "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM refunds WHERE top_up = $1 AND state <> 'failed'";
-/// What disputes have taken and not given back, from the entries: there is no other place that knows.
+/// What disputes have taken, or may take, and have not given back.
 const DISPUTED: &str = "\
 SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM disputes
 WHERE top_up = $1 AND status NOT IN ('won', 'warning_closed', 'prevented', 'warning_needs_response', 'warning_under_review')";
@@ -222,8 +221,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)";
 const SET_REFUND: &str = "\
 UPDATE refunds SET stripe_refund = $2, state = $3, failure = COALESCE($4, failure), updated_at = $5
 WHERE id = $1 AND state <> 'failed' AND NOT (state = 'succeeded' AND $3 = 'pending')";
-const FAIL_REFUND: &str =
-    "UPDATE refunds SET state = 'failed', failure = $2, updated_at = $3 WHERE id = $1 AND state <> 'failed'";
+/// Not once Stripe has made it: what becomes of it then is Stripe's to say.
+const FAIL_REFUND: &str = "\
+UPDATE refunds SET state = 'failed', failure = $2, updated_at = $3
+WHERE id = $1 AND state = 'requested' AND stripe_refund IS NULL";
 const DISPUTE_STATUS: &str = "SELECT status FROM disputes WHERE id = $1";
 const NEW_DISPUTE: &str = "\
 INSERT INTO disputes (id, top_up, client, charge, amount, status, reason, due_by, created_at, updated_at)
@@ -246,15 +247,16 @@ const SET_STATUS: &str = "\
 UPDATE clients SET status = CASE WHEN EXISTS
     (SELECT 1 FROM freezes WHERE client = $1 AND lifted_at IS NULL) THEN 'frozen' ELSE 'active' END WHERE id = $1";
 
-/// Writes the rows of a change and answers the commands that post its entries.
+/// Writes the rows of a change and answers the commands that post its entries. `reservations` are those of this node.
 pub(super) async fn prepare(
     connection: &mut Connection,
     change: &Change,
+    reservations: &Reservations,
     at: i64,
 ) -> Result<Prepared, sqlx::Error> {
     match change {
         Change::Align(facts) => align(connection, facts, at).await,
-        Change::RequestRefund(new) => request_refund(connection, new, at).await,
+        Change::RequestRefund(new) => request_refund(connection, new, reservations, at).await,
         Change::FailRefund { refund, failure } => fail_refund(connection, *refund, failure, at).await,
         Change::Freeze { client } => {
             query(FREEZE_AGAIN).bind(*client).bind("operator").bind(at).execute(&mut *connection).await?;
@@ -387,6 +389,13 @@ async fn align_refund(
     if let (None, Some(ours)) = (&found, refund.ours) {
         let ours = query(REFUND_OF_OURS).bind(ours.to_string()).bind(charge.id.to_string());
         found = ours.fetch_optional(&mut *connection).await?;
+        // Stripe was thought to have refused it, and its credit was given back. It is taken again, as if made elsewhere.
+        if refund.status != RefundStatus::Failed
+            && let Some(row) = &found
+            && row.try_get::<&str, _>(1)? == "failed"
+        {
+            found = None;
+        }
     }
     let id = match &found {
         Some(row) => {
@@ -400,11 +409,7 @@ async fn align_refund(
         }
         None => {
             let (id, refunded) = (RefundId::new().to_string(), charge.refunded(connection).await?);
-            let bonus = match refund.status {
-                // Nothing was taken, so nothing is forfeited.
-                RefundStatus::Failed => Micros::ZERO,
-                RefundStatus::Pending | RefundStatus::Succeeded => charge.forfeits(refunded, refund.amount),
-            };
+            let bonus = charge.forfeits(refunded, refund.amount);
             query(NEW_REFUND)
                 .bind(&id)
                 .bind(charge.id.to_string())
@@ -420,6 +425,7 @@ async fn align_refund(
                 .bind(at)
                 .execute(&mut *connection)
                 .await?;
+            // One that has failed before it was known here has taken nothing.
             if refund.status != RefundStatus::Failed {
                 commands.push(Command::Clawback(Clawback {
                     client: charge.client,
@@ -553,6 +559,7 @@ fn dispute_cause(id: &str) -> String {
 async fn request_refund(
     connection: &mut Connection,
     new: &NewRefund,
+    reservations: &Reservations,
     at: i64,
 ) -> Result<Prepared, sqlx::Error> {
     let Some(charge) = Charge::lock(connection, new.top_up).await? else {
@@ -594,7 +601,7 @@ async fn request_refund(
         .execute(connection)
         .await?;
     let within = match new.origin {
-        RefundOrigin::Operator => Within::Credit { reserved: new.reserved },
+        RefundOrigin::Operator => Within::Credit { reserved: reservations.reserved(charge.client) },
         RefundOrigin::FraudWarning => Within::Debt,
     };
     let clawback = Clawback {

@@ -76,7 +76,8 @@ pub enum Command {
     TopUp(TopUp),
     /// Give a captured request back, to the credit it was taken from.
     Reverse(Reverse),
-    /// Take money back (refund, dispute): paid credit first, then bonus, the rest becomes debt.
+    /// Take money back (refund, dispute): paid credit, and what is not there becomes debt. Bonus is no money: it is forfeited or
+    /// stays. So any order of taking, giving back and topping up leaves the same balances.
     Clawback(Clawback),
     /// Set an amount aside durably for a request that is about to run: paid credit first, then bonus.
     Hold(Hold),
@@ -339,7 +340,7 @@ pub fn leg_source(source: &str, leg: usize) -> String {
 }
 
 /// The most entries one command makes.
-pub const MAX_LEGS: usize = 4;
+pub const MAX_LEGS: usize = 3;
 
 /// One line of the books.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -717,6 +718,10 @@ impl Batch {
             return outcome;
         }
         let state = self.client(clawback.client)?;
+        if clawback.amount.is_zero() {
+            // Without money there is nothing that bonus could go with.
+            return Err(Refusal::OutOfRange);
+        }
         let forfeited = clawback.forfeits.min(state.bonus);
         if let Within::Credit { reserved } = clawback.within {
             if !state.debt.is_zero() || clawback.amount > state.paid {
@@ -727,14 +732,10 @@ impl Batch {
                 return Err(Refusal::ReservationsInFlight);
             }
         }
-        let left = state.bonus.checked_sub(forfeited).ok_or(Refusal::OutOfRange)?;
         let from_paid = state.paid.min(clawback.amount);
-        let rest = clawback.amount.checked_sub(from_paid).ok_or(Refusal::OutOfRange)?;
-        let from_bonus = left.min(rest);
-        let owed = rest.checked_sub(from_bonus).ok_or(Refusal::OutOfRange)?;
+        let owed = clawback.amount.checked_sub(from_paid).ok_or(Refusal::OutOfRange)?;
         let legs = [
             Leg { debit: Account::ClientPaid, credit: clawback.to, amount: from_paid },
-            Leg { debit: Account::ClientBonus, credit: clawback.to, amount: from_bonus },
             Leg { debit: Account::ClientDebt, credit: clawback.to, amount: owed },
             Leg { debit: Account::ClientBonus, credit: Account::Promotion, amount: forfeited },
         ];
@@ -742,7 +743,14 @@ impl Batch {
     }
 
     fn pay_out(&mut self, pay_out: &PayOut) -> Result<Outcome, Refusal> {
-        let amount = moved_by(&self.legs_of(&pay_out.refund), Account::RefundPending)?;
+        let taken = self.legs_of(&pay_out.refund);
+        if taken.iter().any(|leg| leg.client != pay_out.client) {
+            return Err(Refusal::SourceConflict);
+        }
+        let amount = moved_by(&taken, Account::RefundPending)?;
+        if amount.is_zero() {
+            return Err(Refusal::NothingToReverse);
+        }
         let source = payout_source(&pay_out.refund);
         if let Some(outcome) = self.repeat(&source, pay_out.client, &[(Account::RefundPending, amount)]) {
             return outcome;
@@ -750,14 +758,11 @@ impl Batch {
         if self.find(&return_source(&pay_out.refund)).is_some() {
             return Err(Refusal::SourceConflict);
         }
-        if amount.is_zero() {
-            return Err(Refusal::NothingToReverse);
-        }
         let leg = Leg { debit: Account::RefundPending, credit: Account::StripeClearing, amount };
         self.post(pay_out.client, &source, &[leg], None)
     }
 
-    /// Debt is repaid first, then paid credit comes back, then the bonus that was taken in its place.
+    /// Debt is repaid first, whatever it came from, and the rest is paid credit again; so is the bonus that was forfeited.
     fn reinstate(&mut self, reinstate: &Reinstate) -> Result<Outcome, Refusal> {
         let taken = self.legs_of(&reinstate.of);
         let to = taken.first().ok_or(Refusal::NothingToReverse)?.credit;
@@ -771,8 +776,11 @@ impl Batch {
             Some(_) => Micros::ZERO,
         };
         // A refund that had left for the card comes back to where it had come from.
-        let from = match self.find(&payout_source(&reinstate.of)) {
-            Some(_) if to == Account::RefundPending => Account::StripeClearing,
+        let has_left = to == Account::RefundPending && self.find(&payout_source(&reinstate.of)).is_some();
+        let from = match self.find(&reinstate.source).map(|first| first.debit) {
+            // Asked for again: it may have left only after a part had come back.
+            Some(before) if before == to => to,
+            _ if has_left => Account::StripeClearing,
             _ => to,
         };
         let totals = [(from, amount), (Account::Promotion, forfeited)];
@@ -782,20 +790,11 @@ impl Batch {
         if amount > total {
             return Err(Refusal::SourceConflict);
         }
-        let from_bonus = taken
-            .iter()
-            .filter(|leg| leg.debit == Account::ClientBonus && leg.credit == to)
-            .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))
-            .ok_or(Refusal::OutOfRange)?;
-        let others = total.checked_sub(from_bonus).ok_or(Refusal::OutOfRange)?;
-        let main = amount.min(others);
-        let bonus = amount.checked_sub(main).ok_or(Refusal::OutOfRange)?;
-        let repaid = self.client(reinstate.client)?.debt.min(main);
-        let credited = main.checked_sub(repaid).ok_or(Refusal::OutOfRange)?;
+        let repaid = self.client(reinstate.client)?.debt.min(amount);
+        let credited = amount.checked_sub(repaid).ok_or(Refusal::OutOfRange)?;
         let legs = [
             Leg { debit: from, credit: Account::ClientDebt, amount: repaid },
             Leg { debit: from, credit: Account::ClientPaid, amount: credited },
-            Leg { debit: from, credit: Account::ClientBonus, amount: bonus },
             Leg { debit: Account::Promotion, credit: Account::ClientBonus, amount: forfeited },
         ];
         self.post(reinstate.client, &reinstate.source, &legs, None)

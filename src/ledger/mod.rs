@@ -43,7 +43,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use self::aftermath::{Change, NewRefund, RefundOrigin};
+use self::aftermath::{Change, NewRefund};
 pub use self::answers::StoredAnswer;
 pub use self::core::{Capture, ClientId, ClientState, EntryId, Refusal};
 use self::core::{Hold, Release, Reverse};
@@ -185,9 +185,9 @@ impl Ledger {
     }
 
     async fn learn(&self, client: ClientId) -> Result<(), DbError> {
-        self.reservations.expect(client);
+        let expected = self.reservations.expect(client);
         if let Some(state) = storage::load_client(self.db.reader(), client).await? {
-            self.reservations.learn(client, state);
+            self.reservations.learn(client, state, expected);
         }
         Ok(())
     }
@@ -264,39 +264,16 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`]; nothing changed when it was refused.
     pub async fn change(&self, change: Change) -> Result<(ClientId, ClientState), LedgerError> {
-        self.ask(|answer| Job::Change { change: Box::new(change), reservation: None, answer }).await
+        self.ask(|answer| Job::Change { change: Box::new(change), answer }).await
     }
 
-    /// Takes the credit of a refund that Stripe is about to be asked for. What running requests have set aside stays theirs:
-    /// the amount is set aside like theirs until it is taken. Idempotent by its id and its key.
+    /// Takes the credit of a refund that Stripe is about to be asked for. What running requests have set aside stays theirs.
+    /// Idempotent by its id and its key.
     ///
     /// # Errors
     /// [`LedgerError`]; nothing changed when it was refused.
-    pub async fn request_refund(
-        &self,
-        client: ClientId,
-        mut new: NewRefund,
-        expected: Micros,
-    ) -> Result<(ClientId, ClientState), LedgerError> {
-        let reservation = match new.origin {
-            RefundOrigin::FraudWarning => None,
-            RefundOrigin::Operator => match self.reserve(client, expected).await {
-                Ok(reservation) => Some(reservation),
-                // Whoever is frozen begins no more requests; those that run are counted below.
-                Err(ReserveError::NotReserved(NotReserved::Frozen(_))) => None,
-                Err(ReserveError::NotReserved(NotReserved::Insufficient(_))) => {
-                    return Err(LedgerError::Refused(Refusal::InsufficientCredits));
-                }
-                Err(ReserveError::NotReserved(_)) => {
-                    return Err(LedgerError::Refused(Refusal::ReservationsInFlight));
-                }
-                Err(ReserveError::Db(error)) => return Err(LedgerError::Unavailable(error.to_string())),
-            },
-        };
-        let own = reservation.as_ref().map_or(Micros::ZERO, Reservation::amount);
-        new.reserved = self.reservations.reserved(client).saturating_sub(own);
-        let change = Box::new(Change::RequestRefund(new));
-        self.ask(|answer| Job::Change { change, reservation, answer }).await
+    pub async fn request_refund(&self, new: NewRefund) -> Result<(ClientId, ClientState), LedgerError> {
+        self.change(Change::RequestRefund(new)).await
     }
 
     /// Gives a captured request back. Idempotent.

@@ -23,6 +23,8 @@ struct Known {
     reserved: Micros,
     /// Running requests.
     running: u32,
+    /// How often the writer has published the state.
+    published: u64,
 }
 
 /// Balances and reservations of the clients that were here lately.
@@ -139,19 +141,23 @@ impl Reservations {
     }
 
     /// To be called before a client is read from the database: from here on, what the writer publishes is kept, so that
-    /// the read cannot bring back an older state.
-    pub fn expect(&self, client: ClientId) {
+    /// the read cannot bring back an older state. What it answers is for [`Reservations::learn`].
+    pub fn expect(&self, client: ClientId) -> u64 {
         let mut shard = self.shard(client);
         if shard.len() >= KEPT_PER_SHARD {
             shard.retain(|_, known| known.running > 0 || known.state.is_none());
         }
-        shard.entry(client).or_default();
+        shard.entry(client).or_default().published
     }
 
-    /// Takes over a state that was read from the database after [`Reservations::expect`].
-    pub fn learn(&self, client: ClientId, read: ClientState) {
+    /// Takes over a state that was read from the database after [`Reservations::expect`]. Freezing makes no entry, so a state
+    /// that the writer has published meanwhile is newer than one that was read with the same sequence.
+    pub fn learn(&self, client: ClientId, read: ClientState, expected: u64) {
         if let Some(known) = self.shard(client).get_mut(&client) {
-            keep_newer(known, read);
+            let is_same = known.state.is_some_and(|state| state.sequence == read.sequence);
+            if !is_same || known.published == expected {
+                keep_newer(known, read);
+            }
         }
     }
 
@@ -169,7 +175,7 @@ impl Reservations {
     ) -> Result<Reservation, NotReserved> {
         let mut shard = self.shard(client);
         let known = shard.entry(client).or_default();
-        keep_newer(known, committed);
+        publish(known, committed);
         let state = known.state.unwrap_or(committed);
         if state.is_frozen() {
             return Err(NotReserved::Frozen(state));
@@ -183,10 +189,26 @@ impl Reservations {
         Ok(Reservation { owner: Arc::clone(self), client, amount, open: true })
     }
 
+    /// Sets aside what the writer is about to take from a client with these balances, frozen or not, unless running requests
+    /// have set it aside before.
+    pub(super) fn set_aside(
+        self: &Arc<Self>,
+        client: ClientId,
+        committed: ClientState,
+        amount: Micros,
+    ) -> Option<Reservation> {
+        let mut shard = self.shard(client);
+        let known = shard.entry(client).or_default();
+        keep_newer(known, committed);
+        known.reserved = known.reserved.checked_add(amount).filter(|sum| *sum <= committed.credit())?;
+        known.running = known.running.saturating_add(1);
+        Some(Reservation { owner: Arc::clone(self), client, amount, open: true })
+    }
+
     fn publish_and_release(&self, client: ClientId, committed: ClientState, release: Option<Micros>) {
         let mut shard = self.shard(client);
         if let Some(known) = shard.get_mut(&client) {
-            keep_newer(known, committed);
+            publish(known, committed);
             if let Some(amount) = release {
                 let_go(known, amount);
             }
@@ -195,7 +217,7 @@ impl Reservations {
 
     fn publish_and_convert(&self, client: ClientId, committed: ClientState, amount: Micros) {
         if let Some(known) = self.shard(client).get_mut(&client) {
-            keep_newer(known, committed);
+            publish(known, committed);
             known.reserved = known.reserved.saturating_sub(amount);
         }
     }
@@ -221,6 +243,11 @@ impl Reservations {
             .flat_map(|shard| shard.values().map(|known| known.reserved).collect::<Vec<_>>())
             .fold(Micros::ZERO, |sum, reserved| sum.checked_add(reserved).unwrap_or(Micros::MAX))
     }
+}
+
+fn publish(known: &mut Known, committed: ClientState) {
+    known.published = known.published.wrapping_add(1);
+    keep_newer(known, committed);
 }
 
 fn keep_newer(known: &mut Known, state: ClientState) {
@@ -253,8 +280,7 @@ mod tests {
     fn reservations_never_exceed_the_balance_and_say_what_would_help() {
         let all = Reservations::new(3);
         assert_eq!(all.reserve(1, micros(1)).unwrap_err(), NotReserved::Unknown);
-        all.expect(1);
-        all.learn(1, state(100, 1));
+        all.learn(1, state(100, 1), all.expect(1));
         let first = all.reserve(1, micros(60)).unwrap();
         assert!(matches!(all.reserve(1, micros(60)), Err(NotReserved::InFlight(_))));
         assert!(matches!(all.reserve(1, micros(101)), Err(NotReserved::Insufficient(_))));
@@ -270,8 +296,7 @@ mod tests {
     #[test]
     fn one_client_runs_only_so_many_requests() {
         let all = Reservations::new(1);
-        all.expect(7);
-        all.learn(7, state(100, 1));
+        all.learn(7, state(100, 1), all.expect(7));
         let _running = all.reserve(7, micros(1)).unwrap();
         assert!(matches!(all.reserve(7, micros(1)), Err(NotReserved::TooMany(_))));
     }
@@ -279,17 +304,48 @@ mod tests {
     #[test]
     fn a_late_read_does_not_bring_back_an_older_balance() {
         let all = Reservations::new(9);
-        all.expect(1);
+        let expected = all.expect(1);
         all.publish(1, state(40, 8));
-        all.learn(1, state(90, 7));
+        all.learn(1, state(90, 7), expected);
         assert_eq!(all.state(1).unwrap().paid, micros(40));
     }
 
     #[test]
     fn debt_freezes() {
         let all = Reservations::new(9);
-        all.expect(1);
-        all.learn(1, ClientState { debt: micros(5), ..state(100, 1) });
+        all.learn(1, ClientState { debt: micros(5), ..state(100, 1) }, all.expect(1));
         assert!(matches!(all.reserve(1, micros(1)), Err(NotReserved::Frozen(_))));
+    }
+    /// Freezing has no entry, and so the same sequence before and after.
+    #[test]
+    fn a_late_read_neither_thaws_nor_freezes() {
+        for frozen in [false, true] {
+            let all = Reservations::new(9);
+            let expected = all.expect(1);
+            all.publish(1, ClientState { frozen, ..state(40, 8) });
+            all.learn(1, ClientState { frozen: !frozen, ..state(40, 8) }, expected);
+            assert_eq!(all.reserve(1, micros(1)).is_err(), frozen);
+            // What is read from now on counts: another node may have decided it.
+            all.learn(1, ClientState { frozen: !frozen, ..state(40, 8) }, all.expect(1));
+            assert_eq!(all.reserve(1, micros(1)).is_err(), !frozen);
+        }
+    }
+
+    #[test]
+    fn what_is_set_aside_for_a_refund_is_nobodys_reservation() {
+        let all = Reservations::new(9);
+        assert!(all.set_aside(1, state(100, 1), micros(101)).is_none());
+        let running = all.reserve(1, micros(30)).unwrap();
+        assert!(all.set_aside(1, state(100, 1), micros(71)).is_none());
+        assert_eq!(all.total_reserved(), micros(30));
+        let refund = all.set_aside(1, state(100, 1), micros(70)).unwrap();
+        assert!(matches!(all.reserve(1, micros(1)), Err(NotReserved::InFlight(_))));
+        refund.settle(state(30, 2));
+        assert!(matches!(all.reserve(1, micros(1)), Err(NotReserved::InFlight(_))));
+        drop(running);
+        // Whoever is frozen gets a refund all the same.
+        let frozen = ClientState { frozen: true, ..state(30, 3) };
+        drop(all.set_aside(1, frozen, micros(30)).unwrap());
+        assert_eq!(all.total_reserved(), Micros::ZERO);
     }
 }

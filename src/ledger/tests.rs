@@ -1,10 +1,12 @@
 //! The ledger on a real database: recording, charging, giving back, and many at once. `Books` decides which database it is.
 #![allow(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "tests")]
 
+mod aftermath;
 pub(in crate::ledger) mod books;
 mod failures;
 mod holds;
 mod outages;
+mod refunds;
 mod restart;
 mod two_nodes;
 

@@ -80,6 +80,20 @@ struct SourceSums {
     promotion: i64,
 }
 
+/// What the books say about one refund.
+#[derive(Debug, Clone, Copy, Default)]
+struct RefundSums {
+    client: i64,
+    /// Taken for it, and how much bonus was forfeited with it.
+    taken: i64,
+    forfeited: i64,
+    /// Left for the card.
+    paid_out: i64,
+    /// Come back, and how much bonus with it.
+    returned: i64,
+    given_back: i64,
+}
+
 /// One entry of a reversal.
 #[derive(Debug)]
 struct Reversal {
@@ -100,6 +114,9 @@ struct Gathered {
     currencies: HashMap<i64, String>,
     top_ups: HashMap<String, SourceSums>,
     reversals: Vec<Reversal>,
+    refunds: HashMap<String, RefundSums>,
+    /// What disputes have taken from each client and not given back.
+    disputed: HashMap<i64, i64>,
     /// Requests that hold something: whose, and how much.
     holds: HashMap<String, (i64, i64)>,
     /// Requests whose hold ended with somebody else.
@@ -166,7 +183,8 @@ pub async fn verify(
     check_top_ups(connection, &mut gathered, &mut report).await?;
     check_reversals(connection, &gathered, &mut report).await?;
     check_holds(connection, &mut gathered, &mut report).await?;
-    check_refunds(connection, &gathered, &mut report).await?;
+    check_refunds(connection, &mut gathered, &mut report).await?;
+    check_disputes(&gathered, &mut report);
     check_freezes(connection, &mut report).await?;
     check_trial_balance(&gathered, &mut report);
     connection.rollback().await?;
@@ -208,7 +226,7 @@ async fn check_file(connection: &mut Connection, report: &mut Verification) -> R
 /// References between rows on PostgreSQL, which has no statement for it: a restore or a superuser can pass its foreign keys by.
 /// Those of entries are looked at with each entry.
 async fn check_references(connection: &mut Connection, report: &mut Verification) -> Result<(), sqlx::Error> {
-    const REFERENCES: [(&str, &str, &str); 4] = [
+    const REFERENCES: [(&str, &str, &str); 11] = [
         (
             "client_keys",
             "clients",
@@ -231,6 +249,41 @@ async fn check_references(connection: &mut Connection, report: &mut Verification
             "clients",
             "SELECT COUNT(*) FROM top_ups AS r \
              WHERE client IS NOT NULL AND NOT EXISTS (SELECT 1 FROM clients AS c WHERE c.id = r.client)",
+        ),
+        (
+            "refunds",
+            "top_ups",
+            "SELECT COUNT(*) FROM refunds AS r WHERE NOT EXISTS (SELECT 1 FROM top_ups AS p WHERE p.id = r.top_up)",
+        ),
+        (
+            "refunds",
+            "clients",
+            "SELECT COUNT(*) FROM refunds AS r WHERE NOT EXISTS (SELECT 1 FROM clients AS p WHERE p.id = r.client)",
+        ),
+        (
+            "disputes",
+            "top_ups",
+            "SELECT COUNT(*) FROM disputes AS r WHERE NOT EXISTS (SELECT 1 FROM top_ups AS p WHERE p.id = r.top_up)",
+        ),
+        (
+            "disputes",
+            "clients",
+            "SELECT COUNT(*) FROM disputes AS r WHERE NOT EXISTS (SELECT 1 FROM clients AS p WHERE p.id = r.client)",
+        ),
+        (
+            "fraud_warnings",
+            "top_ups",
+            "SELECT COUNT(*) FROM fraud_warnings AS r WHERE NOT EXISTS (SELECT 1 FROM top_ups AS p WHERE p.id = r.top_up)",
+        ),
+        (
+            "fraud_warnings",
+            "clients",
+            "SELECT COUNT(*) FROM fraud_warnings AS r WHERE NOT EXISTS (SELECT 1 FROM clients AS p WHERE p.id = r.client)",
+        ),
+        (
+            "freezes",
+            "clients",
+            "SELECT COUNT(*) FROM freezes AS r WHERE NOT EXISTS (SELECT 1 FROM clients AS p WHERE p.id = r.client)",
         ),
     ];
     for (table, parent, orphans) in REFERENCES {
@@ -351,19 +404,17 @@ fn accounts_fit(source: &str, debit: Account, credit: Account) -> bool {
         Some("topup") => {
             matches!((debit, credit), (StripeClearing, ClientPaid | ClientDebt) | (Promotion, ClientBonus))
         }
-        Some("refund") => matches!(
-            (debit, credit),
-            (ClientPaid | ClientBonus | ClientDebt, RefundPending) | (ClientBonus, Promotion)
-        ),
+        Some("refund") => {
+            matches!((debit, credit), (ClientPaid | ClientDebt, RefundPending) | (ClientBonus, Promotion))
+        }
         Some("refund-paid") => (debit, credit) == (RefundPending, StripeClearing),
         Some("refund-return") => matches!(
             (debit, credit),
-            (RefundPending | StripeClearing, ClientPaid | ClientBonus | ClientDebt)
-                | (Promotion, ClientBonus)
+            (RefundPending | StripeClearing, ClientPaid | ClientDebt) | (Promotion, ClientBonus)
         ),
-        Some("dispute") => matches!((debit, credit), (ClientPaid | ClientBonus | ClientDebt, StripeClearing)),
+        Some("dispute") => matches!((debit, credit), (ClientPaid | ClientDebt, StripeClearing)),
         Some("reinstatement") => {
-            matches!((debit, credit), (StripeClearing, ClientPaid | ClientBonus | ClientDebt))
+            matches!((debit, credit), (StripeClearing, ClientPaid | ClientDebt))
         }
         Some("fee") => matches!((debit, credit), (StripeFees, StripeClearing) | (StripeClearing, StripeFees)),
         Some("dispute-fee") => {
@@ -393,6 +444,7 @@ fn note_source(
             gathered.holds.remove(request);
         }
     }
+    note_aftermath(plain, client, (debit, credit), amount, gathered);
     if let Some(id) = plain.strip_prefix("topup:") {
         let sums = gathered.top_ups.entry(id.to_owned()).or_default();
         sums.client = client;
@@ -405,6 +457,37 @@ fn note_source(
         let (request, leg) = id.split_once('/').unwrap_or((id, "1"));
         let leg = leg.parse::<usize>().ok().and_then(|leg| leg.checked_sub(1)).unwrap_or(usize::MAX);
         gathered.reversals.push(Reversal { request: request.to_owned(), leg, client, amount, debit, credit });
+    }
+}
+
+/// The same for what becomes of a charge.
+fn note_aftermath(
+    plain: &str,
+    client: i64,
+    (debit, credit): (Account, Account),
+    amount: i64,
+    gathered: &mut Gathered,
+) {
+    let Some((kind, id)) = plain.split_once(':') else { return };
+    match kind {
+        "refund" | "refund-paid" | "refund-return" => {
+            let sums = gathered.refunds.entry(id.to_owned()).or_default();
+            sums.client = client;
+            let sum = match (kind, debit, credit) {
+                ("refund", _, Account::Promotion) => &mut sums.forfeited,
+                ("refund", _, _) => &mut sums.taken,
+                ("refund-paid", _, _) => &mut sums.paid_out,
+                (_, Account::Promotion, _) => &mut sums.given_back,
+                (_, _, _) => &mut sums.returned,
+            };
+            *sum = sum.saturating_add(amount);
+        }
+        "dispute" | "reinstatement" => {
+            let signed = if kind == "dispute" { amount } else { amount.saturating_neg() };
+            let disputed = gathered.disputed.entry(client).or_default();
+            *disputed = disputed.saturating_add(signed);
+        }
+        _ => {}
     }
 }
 
@@ -529,51 +612,60 @@ async fn check_holds(
     Ok(())
 }
 
-/// What is on its way to cards in the books is exactly the refunds that are on their way, and each refund has its entries.
+/// Each refund's entries are what its state says, and what is on its way to cards is the refunds that are on their way.
 async fn check_refunds(
     connection: &mut Connection,
-    gathered: &Gathered,
+    gathered: &mut Gathered,
     report: &mut Verification,
 ) -> Result<(), sqlx::Error> {
-    const OPEN: &str = "\
-SELECT c.currency, CAST(SUM(r.amount) AS BIGINT) FROM refunds AS r JOIN clients AS c ON c.id = r.client
-WHERE r.state IN ('requested', 'pending') GROUP BY c.currency";
     const REFUNDS: &str = "\
-SELECT r.id, r.state, r.origin,
-       EXISTS (SELECT 1 FROM entries WHERE source = 'refund:' || r.id),
-       EXISTS (SELECT 1 FROM entries WHERE source = 'refund-paid:' || r.id),
-       EXISTS (SELECT 1 FROM entries WHERE source = 'refund-return:' || r.id)
-FROM refunds AS r";
+SELECT r.id, r.state, r.client, r.amount, r.bonus, t.client, c.currency FROM refunds AS r
+LEFT JOIN top_ups AS t ON t.id = r.top_up LEFT JOIN clients AS c ON c.id = r.client";
     const ABOVE: &str = "\
 SELECT t.id FROM top_ups AS t JOIN refunds AS r ON r.top_up = t.id WHERE r.state <> 'failed'
 GROUP BY t.id, t.amount HAVING SUM(r.amount) > t.amount";
     let mut pending: HashMap<String, i128> = gathered
         .trial
         .iter()
-        .filter(|((_, account), sum)| *account == Account::RefundPending.number() && **sum != 0)
+        .filter(|((_, account), _)| *account == Account::RefundPending.number())
         .map(|((currency, _), sum)| (currency.clone(), *sum))
         .collect();
-    for row in query(OPEN).fetch_all(&mut *connection).await? {
-        let (currency, open): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
-        if pending.remove(&currency) != Some(i128::from(open).saturating_neg()) {
-            report
-                .find(format!("the refunds on their way in {currency} are not what the books have for them"));
-        }
-    }
-    for currency in pending.keys() {
-        report.find(format!("the books have refunds on their way in {currency}, but there are none"));
-    }
     for row in query(REFUNDS).fetch_all(&mut *connection).await? {
         let (id, state): (String, String) = (row.try_get(0)?, row.try_get(1)?);
-        let told: (bool, bool, bool) = (row.try_get(3)?, row.try_get(4)?, row.try_get(5)?);
+        let (client, amount, bonus): (i64, i64, i64) = (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
+        let told = gathered.refunds.remove(&id).unwrap_or_default();
+        // One that failed at Stripe before it was known here has taken nothing.
+        let nothing = state == "failed" && told.taken == 0;
+        let taken = told.taken == amount && told.client == client && (0..=bonus).contains(&told.forfeited);
+        let paid_out = told.paid_out == amount;
+        let is_back = told.returned == amount && told.given_back == told.forfeited;
+        let none = told.paid_out == 0 && told.returned == 0 && told.given_back == 0;
         let fits = match state.as_str() {
-            "succeeded" => told == (true, true, false),
-            // One that failed at Stripe before it was known here has taken nothing.
-            "failed" => told.0 == told.2 && (told.0 || !told.1),
-            _ => told == (true, false, false),
+            "succeeded" => taken && paid_out && told.returned == 0 && told.given_back == 0,
+            "failed" if nothing => none && told.forfeited == 0,
+            "failed" => taken && is_back && (paid_out || told.paid_out == 0),
+            _ => taken && none,
         };
         if !fits {
             report.find(format!("refund {id}: it is {state}, which its entries do not tell"));
+        }
+        if row.try_get::<Option<i64>, _>(5)? != Some(client) {
+            report.find(format!("refund {id}: its client is not its top-up's"));
+        }
+        if let (Some(currency), "requested" | "pending") =
+            (row.try_get::<Option<String>, _>(6)?, state.as_str())
+        {
+            let open = pending.entry(currency).or_default();
+            *open = open.saturating_add(i128::from(amount));
+        }
+    }
+    for id in gathered.refunds.keys() {
+        report.find(format!("refund {id}: it is in the books, but there is no such refund"));
+    }
+    for (currency, left) in pending {
+        if left != 0 {
+            report
+                .find(format!("the refunds on their way in {currency} are not what the books have for them"));
         }
     }
     for row in query(ABOVE).fetch_all(connection).await? {
@@ -581,6 +673,15 @@ GROUP BY t.id, t.amount HAVING SUM(r.amount) > t.amount";
         report.find(format!("top-up {id}: more was refunded than charged"));
     }
     Ok(())
+}
+
+/// Disputes give back at most what they have taken.
+fn check_disputes(gathered: &Gathered, report: &mut Verification) {
+    for (client, left) in &gathered.disputed {
+        if *left < 0 {
+            report.find(format!("client {client}: disputes have given back more than they had taken"));
+        }
+    }
 }
 
 /// A client is frozen exactly as long as something freezes it.

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::aftermath::{self, Change, Prepared};
+use super::aftermath::{self, Change, NewRefund, Prepared, RefundOrigin};
 use super::answers::{self, StoredAnswer};
 use super::core::{
     Batch, Capture, ClientId, ClientState, Command, EntryId, Hold, Outcome, Refusal, Release, Reverse,
@@ -71,7 +71,6 @@ pub(super) enum Job {
     /// In a transaction of its own: these are rare, and write rows of other tables.
     Change {
         change: Box<Change>,
-        reservation: Option<Reservation>,
         answer: oneshot::Sender<ChangeAnswer>,
     },
 }
@@ -82,6 +81,9 @@ pub(super) type HoldAnswer = Result<(Posted, Reservation), LedgerError>;
 pub(super) type TopUpAnswer = Result<(Posted, Option<Result<Reservation, NotReserved>>), LedgerError>;
 
 pub(super) type ChangeAnswer = Result<(ClientId, ClientState), LedgerError>;
+
+/// Whose balances a change has changed, what they are now, and what was set aside for it meanwhile.
+type Changed = (ClientId, ClientState, Option<Reservation>);
 
 /// A change that is in the books.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -455,7 +457,7 @@ impl Writer {
     }
 
     async fn serve_change(&mut self, job: Job) {
-        let Job::Change { change, reservation, answer } = job else { return };
+        let Job::Change { change, answer } = job else { return };
         let begun = Instant::now();
         let done = loop {
             match self.commit_change(&change).await {
@@ -470,8 +472,8 @@ impl Writer {
             }
         };
         let answered = match done {
-            Ok(Ok((client, state))) => {
-                match reservation {
+            Ok(Ok((client, state, aside))) => {
+                match aside {
                     Some(reservation) => reservation.settle(state),
                     None => self.reservations.publish(client, state),
                 }
@@ -638,10 +640,7 @@ impl Writer {
     }
 
     /// A change in a transaction of its own, with the same care as [`Writer::commit`].
-    async fn commit_change(
-        &mut self,
-        change: &Change,
-    ) -> Result<Result<(ClientId, ClientState), Refusal>, Fault> {
+    async fn commit_change(&mut self, change: &Change) -> Result<Result<Changed, Refusal>, Fault> {
         let timeout = if self.is_shared() { BATCH_TIMEOUT } else { Duration::MAX };
         let work = tokio::time::timeout(timeout, self.try_change(change)).await;
         match work {
@@ -658,13 +657,11 @@ impl Writer {
         }
     }
 
-    async fn try_change(
-        &mut self,
-        change: &Change,
-    ) -> Result<Result<(ClientId, ClientState), Refusal>, Fault> {
+    async fn try_change(&mut self, change: &Change) -> Result<Result<Changed, Refusal>, Fault> {
         let at = now_micros();
         self.connection.begin().await?;
-        let (client, commands) = match aftermath::prepare(&mut self.connection, change, at).await? {
+        let prepared = aftermath::prepare(&mut self.connection, change, &self.reservations, at).await?;
+        let (client, commands) = match prepared {
             Prepared::Commands(client, commands) => (client, commands),
             Prepared::Refused(refusal) => {
                 self.connection.rollback().await?;
@@ -678,6 +675,7 @@ impl Writer {
         if commands.is_empty() {
             batch.clients.extend(storage::lock_clients(&mut self.connection, &[client]).await?);
         }
+        let before = batch.clients.get(&client).copied();
         for command in commands.iter().flatten() {
             if let Outcome::Refused(refusal) = batch.apply(command) {
                 self.connection.rollback().await?;
@@ -688,6 +686,18 @@ impl Writer {
             self.connection.rollback().await?;
             return Ok(Err(Refusal::UnknownClient));
         };
+        // Until the new balance is published, nobody else may set aside what this takes.
+        let mut aside = None;
+        if let (Change::RequestRefund(NewRefund { origin: RefundOrigin::Operator, .. }), Some(before)) =
+            (change, before)
+        {
+            let taken = before.credit().saturating_sub(state.credit());
+            aside = self.reservations.set_aside(client, before, taken);
+            if aside.is_none() {
+                self.connection.rollback().await?;
+                return Ok(Err(Refusal::ReservationsInFlight));
+            }
+        }
         let changed: Vec<(ClientId, ClientState)> = batch.changed.iter().map(|id| (*id, state)).collect();
         let written = storage::append(&mut self.connection, at, &batch.entries, &changed).await?;
         if usize::try_from(written.entries) != Ok(batch.entries.len())
@@ -700,7 +710,7 @@ impl Writer {
             self.next_entry = batch.next_entry().unwrap_or(self.next_entry);
             self.cache.insert(client, state);
         }
-        Ok(Ok((client, state)))
+        Ok(Ok((client, state, aside)))
     }
 
     async fn try_commit(

@@ -7,7 +7,9 @@
 //! ```
 //! Nobody believes what an event says. It only tells where to look: events come twice, late, in any order, and in versions that
 //! this program does not know. `charges.rs` reads from Stripe everything that has become of a charge and applies it in one step,
-//! whoever noticed first: an event, an operator's refund, the reconciler. `refunds.rs` asks for refunds.
+//! whoever noticed first: an event, an operator's refund, the reconciler. `refunds.rs` asks for refunds. `evidence.rs` gathers
+//! what answers a dispute.
+//! `comparison.rs` compares the books with what Stripe has, `difference.rs` names what can differ, `both_sides.rs` reads the two.
 #![cfg_attr(
     not(test),
     deny(
@@ -23,6 +25,10 @@ pub mod charges;
 mod event;
 mod inbox;
 mod poller;
+pub mod evidence;
+pub mod both_sides;
+pub mod comparison;
+pub mod difference;
 pub mod refunds;
 
 pub use self::applier::{Applied, Applier};

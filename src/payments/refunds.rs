@@ -9,7 +9,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::charges::{Aligned, Charges, WeakCharges};
-use crate::db::{Db, DbError, Row, now_micros, query, query_scalar};
+use crate::db::{Db, DbError, On, Row, now_micros, query, query_scalar};
 use crate::domain::{Currency, Micros, RefundId, TopUpId};
 use crate::ledger::aftermath::{Change, NewRefund, RefundOrigin};
 use crate::ledger::{ClientId, Ledger, LedgerError, Refusal};
@@ -147,6 +147,14 @@ fn refund(row: &Row) -> Result<Refund, sqlx::Error> {
     })
 }
 
+/// The refunds of one top-up, oldest first, wherever they are read.
+///
+/// # Errors
+/// When the database cannot be read.
+pub(super) async fn of_top_up(on: impl Into<On<'_>>, id: TopUpId) -> Result<Vec<Refund>, sqlx::Error> {
+    query(OF_TOP_UP).bind(id.to_string()).fetch_all(on).await?.iter().map(refund).collect()
+}
+
 impl Refunds {
     /// Puts the parts together; [`Refunds::read_back_with`] must follow.
     #[must_use]
@@ -264,8 +272,7 @@ impl Refunds {
     /// # Errors
     /// When the database cannot be read.
     pub async fn of_top_up(&self, id: TopUpId) -> Result<Vec<Refund>, DbError> {
-        let rows = query(OF_TOP_UP).bind(id.to_string()).fetch_all(self.0.db.reader()).await?;
-        Ok(rows.iter().map(refund).collect::<Result<_, _>>()?)
+        Ok(of_top_up(self.0.db.reader(), id).await?)
     }
 
     /// Looks once at every refund that has no end yet. Answers how many were looked at.
@@ -352,6 +359,8 @@ impl Refunds {
                         stripe.request = request_id,
                         "Stripe's answer about a refund is unknown; it is asked for again under the same key"
                     );
+                    // Stripe remembers an error under the key, too, also when it has made the refund.
+                    self.read_back(row).await;
                     return;
                 }
                 Err(StripeFailure::Refused(refusal)) => {

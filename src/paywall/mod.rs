@@ -22,6 +22,7 @@ pub mod offer;
 pub mod refusal;
 mod repeats;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -88,6 +89,8 @@ pub struct Purchase {
     pub is_safe: bool,
     /// Its `Idempotency-Key`, if it has one.
     pub repeat: Option<RepeatKey>,
+    /// Where it comes from, if that is known.
+    pub caller: Option<IpAddr>,
 }
 
 /// What becomes of a purchase before the upstream is called.
@@ -551,6 +554,7 @@ impl Paywall {
             amount,
             reserve: Some(price),
             request_key: None,
+            caller: purchase.caller,
         };
         match self.top_ups.charge(request).await {
             TopUpOutcome::Recorded(recorded) => self.admit_with(purchase, *recorded, wallet).await,
@@ -563,7 +567,7 @@ impl Paywall {
                 Err(Refused { promised, ..refused(Refusal::TopUpPending(id)) })
             }
             TopUpOutcome::InProgress => Err(refused(Refusal::TopUpInProgress)),
-            TopUpOutcome::TooManyCharges => Err(refused(Refusal::TooManyAttempts)),
+            TopUpOutcome::Barred(barred) => Err(refused(barred.into())),
             TopUpOutcome::Shared(Landed::Unavailable) | TopUpOutcome::Unavailable => {
                 Err(refused(Refusal::Busy))
             }

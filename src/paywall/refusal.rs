@@ -1,6 +1,7 @@
 //! Every reason why a priced request is not served, with its answer: one table.
 
 use crate::domain::TopUpId;
+use crate::shield::Barred;
 use crate::top_up::{AmountProblem, FailureReason};
 
 /// Why a priced request is not served.
@@ -42,8 +43,10 @@ pub enum Refusal {
     CaptureUnknownKept,
     /// The card token leads to another client than the presented clientId.
     PaymentMethodOfOtherClient,
-    /// The card token has caused too many charges today.
-    TooManyAttempts,
+    /// Too many attempts to pay, for so many seconds.
+    TooManyAttempts(u32),
+    /// New payers are not let through, for so many seconds.
+    NewPayersPaused(u32),
     /// The credit suffices, but running requests have reserved it.
     ReservationsInFlight,
     /// A charge's outcome is not known yet.
@@ -246,13 +249,21 @@ impl Refusal {
                 None,
                 "This paymentMethodId belongs to another wallet. Nothing was charged. Send that wallet's clientId, or tokenise the card anew.",
             ),
-            Self::TooManyAttempts => row(
+            Self::TooManyAttempts(seconds) => row(
                 429,
                 "too_many_attempts",
                 true,
                 Agent,
-                Some(3600),
-                "This paymentMethodId has caused as many charges today as it may without a clientId. Send the clientId that you were given.",
+                Some(*seconds),
+                "There were too many attempts to pay. Nothing was charged, and the card was not tried. If you were given a clientId, send it; otherwise repeat the request later.",
+            ),
+            Self::NewPayersPaused(seconds) => row(
+                503,
+                "new_payers_paused",
+                true,
+                Agent,
+                Some(*seconds),
+                "New payers are not accepted for some minutes. Nothing was charged, and the card was not tried. If you were given a clientId, send it; otherwise repeat the request later.",
             ),
             Self::ReservationsInFlight => row(
                 429,
@@ -341,7 +352,20 @@ impl From<FailureReason> for Refusal {
             FailureReason::InvalidPaymentMethod => Self::InvalidPayment(
                 "The paymentMethodId is unknown to this seller's Stripe account, already used up, or no card.".to_owned(),
             ),
+            FailureReason::TooManyAttempts => Self::TooManyAttempts(3_600),
             FailureReason::Refused | FailureReason::Abandoned => Self::PaymentFailed,
+        }
+    }
+}
+
+impl From<Barred> for Refusal {
+    fn from(barred: Barred) -> Self {
+        match barred {
+            // What it was told before.
+            Barred::DeadToken => Self::CardDeclined,
+            Barred::TooMany { seconds } => Self::TooManyAttempts(seconds),
+            Barred::Paused { seconds } => Self::NewPayersPaused(seconds),
+            Barred::Crowded => Self::Busy,
         }
     }
 }

@@ -61,6 +61,8 @@ pub(super) enum Endpoint {
     ListFraudWarnings,
     RetrieveObject,
     CreateRefund,
+    ListBalance,
+    RetrieveBalance,
 }
 
 impl Endpoint {
@@ -79,6 +81,8 @@ impl Endpoint {
             Self::ListFraudWarnings => "GET /v1/radar/early_fraud_warnings",
             Self::RetrieveObject => "GET /v1/(charges|refunds|disputes|radar/early_fraud_warnings)/:id",
             Self::CreateRefund => "POST /v1/refunds",
+            Self::ListBalance => "GET /v1/balance_transactions",
+            Self::RetrieveBalance => "GET /v1/balance_transactions/:id",
         }
     }
 }

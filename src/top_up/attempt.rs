@@ -3,14 +3,12 @@
 use tokio::time::Instant;
 
 use super::flights::{Flight, FlightKey, Seat};
-use super::store::{self, NewTopUp, TopUpRow};
-use super::{
-    DAY_MICROS, DEADLINE, FailureReason, Landed, MAX_CHARGES_A_DAY, Payer, TopUpOutcome, TopUpRequest,
-    TopUps, after,
-};
-use crate::db::{DbError, now_micros, query_scalar};
+use super::store::{self, Inserted, NewTopUp, TopUpRow};
+use super::{DEADLINE, FailureReason, Landed, Payer, TopUpOutcome, TopUpRequest, TopUps, after};
+use crate::db::{DbError, query_scalar};
 use crate::domain::{PaymentMethodId, SecretHash, TopUpId};
 use crate::ledger::ClientId;
+use crate::shield::{Attempt, Barred};
 use crate::stripe::{NewCustomer, NewPaymentIntent, RefusalKind, StripeFailure};
 
 impl TopUps {
@@ -48,7 +46,8 @@ impl TopUps {
             TopUpOutcome::Failed(reason) => Landed::Failed(*reason),
             TopUpOutcome::Pending(id) => Landed::Pending(*id),
             TopUpOutcome::Unavailable => Landed::Unavailable,
-            TopUpOutcome::InProgress | TopUpOutcome::TooManyCharges => Landed::Nothing,
+            TopUpOutcome::Barred(Barred::DeadToken) => Landed::Failed(FailureReason::Declined),
+            TopUpOutcome::InProgress | TopUpOutcome::Barred(_) => Landed::Nothing,
         });
         outcome
     }
@@ -57,11 +56,11 @@ impl TopUps {
     async fn attempt(&self, id: TopUpId, request: TopUpRequest) -> Result<TopUpOutcome, DbError> {
         let shared_name = request.payment_method.is_shared_test_name();
         let pm_hash = (!shared_name).then(|| request.payment_method.hash());
-        if let (Some(hash), Payer::New | Payer::Recognised(_)) = (pm_hash, &request.payer) {
-            let since = now_micros().saturating_sub(DAY_MICROS);
-            if store::recent_charges(&self.0.db, hash, since).await? >= MAX_CHARGES_A_DAY {
-                return Ok(TopUpOutcome::TooManyCharges);
-            }
+        let client = request.payer.key().map(|key| key.client);
+        let attempt = Attempt::new(id, client, pm_hash, request.caller);
+        self.0.shield.notice(request.caller, client, pm_hash);
+        if let Err(barred) = self.0.shield.glance(&attempt).await? {
+            return Ok(self.barred(barred));
         }
         let Some(_claim) = self.0.flights.claim(id) else {
             return Ok(TopUpOutcome::Unavailable);
@@ -75,11 +74,12 @@ impl TopUps {
         };
         let new = NewTopUp {
             id,
-            client: request.payer.key().map(|key| key.client),
+            client,
             key,
             key_secret,
             key_hash,
             pm_hash,
+            presents_key: matches!(request.payer, Payer::Client(_)),
             request_key: request.request_key,
             only_if_short_of: request.reserve,
             amount: request.amount,
@@ -87,11 +87,11 @@ impl TopUps {
             currency: self.0.currency,
             node: self.0.ledger.node().to_owned(),
         };
-        let client = new.client;
-        match store::insert(&self.0.db, new).await {
-            Ok(true) => {}
+        match store::insert(&self.0.db, new, self.0.shield.limits(), attempt).await {
+            Ok(Inserted::Made) => {}
+            Ok(Inserted::Barred(barred)) => return Ok(self.barred(barred)),
             // Another attempt of this payer was recorded in this moment: the balance is looked at again.
-            Ok(false) => {
+            Ok(Inserted::Needless) => {
                 if let Some(client) = client {
                     self.0.ledger.refresh(client).await?;
                 }
@@ -177,8 +177,14 @@ impl TopUps {
             return Err(self.fail(row, FailureReason::OfOtherClient).await);
         }
         if let Some(fingerprint) = card.fingerprint {
-            match store::set_fingerprint(&self.0.db, row.id, fingerprint).await {
-                Ok(()) => {}
+            let client = request.payer.key().map(|key| key.client);
+            let limits = self.0.shield.limits();
+            match store::set_fingerprint(&self.0.db, row.id, fingerprint, client, limits).await {
+                Ok(Ok(())) => {}
+                Ok(Err(barred)) => {
+                    let _ = self.fail(row, FailureReason::TooManyAttempts).await;
+                    return Err(self.barred(barred));
+                }
                 Err(error) if store::is_unique_violation(&error) => {
                     let _ = self.fail(row, FailureReason::Abandoned).await;
                     return Err(TopUpOutcome::InProgress);
@@ -283,11 +289,16 @@ impl TopUps {
 
     /// Ends an attempt that cannot have charged. If even that cannot be stored, the reconciler ends it.
     pub(super) async fn fail(&self, row: &TopUpRow, reason: FailureReason) -> TopUpOutcome {
-        let gives_key_back = reason == FailureReason::Abandoned;
+        let gives_key_back = matches!(reason, FailureReason::Abandoned | FailureReason::TooManyAttempts);
         if let Err(error) = store::set_failed(&self.0.db, row.id, reason.code(), gives_key_back).await {
             tracing::error!(%error, top_up.id = %row.id, "a failed top-up could not be marked; the reconciler will");
         }
         TopUpOutcome::Failed(reason)
+    }
+
+    fn barred(&self, barred: Barred) -> TopUpOutcome {
+        self.0.shield.refused(barred);
+        TopUpOutcome::Barred(barred)
     }
 
     fn unavailable(&self, error: &DbError) -> TopUpOutcome {

@@ -26,6 +26,7 @@ mod reconcile;
 mod settle;
 pub mod store;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,13 +42,11 @@ use crate::key_secret::KeySecret;
 use crate::ledger::keys::{KeyRecord, Keys};
 use crate::ledger::{ClientState, Ledger, NotReserved, Posted, Reservation};
 use crate::money_work::MoneyWork;
+use crate::shield::{Barred, Shield};
 use crate::stripe::Stripe;
 
 /// How long one request may spend on a charge before it answers "pending".
 const DEADLINE: Duration = Duration::from_secs(40);
-/// Charges that one card token may cause in a day without presenting a clientId.
-const MAX_CHARGES_A_DAY: i64 = 3;
-const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// Charges cards and records what became of it. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -63,6 +62,7 @@ struct Inner {
     currency: Currency,
     limits: TopUpConfig,
     statement_descriptor_suffix: Option<String>,
+    shield: Shield,
     flights: Flights,
     /// Money work runs here, where no caller can cancel it; shutdown waits for it.
     tasks: MoneyWork,
@@ -101,6 +101,8 @@ pub struct TopUpRequest {
     pub reserve: Option<Micros>,
     /// Hash of payer and `Idempotency-Key`: the same key never charges twice.
     pub request_key: Option<SecretHash>,
+    /// Where the request comes from, if that is known.
+    pub caller: Option<IpAddr>,
 }
 
 /// What became of a charge.
@@ -116,8 +118,8 @@ pub enum TopUpOutcome {
     Pending(TopUpId),
     /// The same card is being charged for somebody at this moment.
     InProgress,
-    /// The card token has caused as many charges today as it may without a clientId.
-    TooManyCharges,
+    /// Not tried, to keep stolen cards from being tried here.
+    Barred(Barred),
     /// Stripe or the database cannot be used; nothing was charged.
     Unavailable,
 }
@@ -165,6 +167,8 @@ pub enum FailureReason {
     InvalidPaymentMethod,
     /// The PaymentMethod belongs to another customer at Stripe: it has topped up another wallet.
     OfOtherClient,
+    /// Too many attempts with this card, or with cards of this client; found when Stripe had told which card it is.
+    TooManyAttempts,
     /// Stripe refused for a reason that is the seller's to mend.
     Refused,
     /// It was given up before anything was charged.
@@ -180,6 +184,7 @@ impl FailureReason {
             Self::AuthenticationRequired => "authentication_required",
             Self::InvalidPaymentMethod => "invalid_payment",
             Self::OfOtherClient => "payment_method_of_other_client",
+            Self::TooManyAttempts => "too_many_attempts",
             Self::Refused | Self::Abandoned => "payment_failed",
         }
     }
@@ -220,6 +225,7 @@ impl TopUps {
     #[must_use]
     pub fn new(parts: TopUpParts, config: &Config) -> Self {
         Self(Arc::new(Inner {
+            shield: Shield::new(parts.db.clone(), config),
             db: parts.db,
             ledger: parts.ledger,
             keys: parts.keys,
@@ -249,6 +255,11 @@ impl TopUps {
     pub fn bonus_for(&self, amount: Micros) -> Micros {
         let reached = self.0.limits.options.iter().rfind(|pack| pack.amount <= amount);
         reached.map_or(Micros::ZERO, |pack| pack.bonus)
+    }
+
+    /// What keeps stolen cards from being tried.
+    pub(crate) fn shield(&self) -> &Shield {
+        &self.0.shield
     }
 
     /// What may be charged.

@@ -123,7 +123,7 @@ impl TopUps {
             TopUpOutcome::Shared(landed) => landed,
             TopUpOutcome::Pending(_)
             | TopUpOutcome::InProgress
-            | TopUpOutcome::TooManyCharges
+            | TopUpOutcome::Barred(_)
             | TopUpOutcome::Unavailable => Landed::Pending(row.id),
         }
     }

@@ -107,6 +107,9 @@ impl TopUps {
                 tracing::warn!(top_up.id = %row.id, class = failure.class(), "an intent could not be cancelled yet");
                 match reason {
                     FailureReason::Declined | FailureReason::AuthenticationRequired => {
+                        if let Err(error) = store::note_decline(&self.0.db, row.id, reason.code()).await {
+                            tracing::error!(%error, top_up.id = %row.id, "a decline could not be noted");
+                        }
                         TopUpOutcome::Failed(reason)
                     }
                     _ => TopUpOutcome::Pending(row.id),

@@ -1,8 +1,10 @@
 //! The rows of `top_ups`, except for recording a success, which is the ledger's (`ledger::recording`).
 
-use crate::db::{Db, DbError, Row, Sql, now_micros, query, query_scalar, sql_with_now};
+use crate::config::ShieldConfig;
+use crate::db::{Connection, Db, DbError, Row, Sql, now_micros, query, query_scalar, sql_with_now};
 use crate::domain::{Currency, KeyId, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::ledger::ClientId;
+use crate::shield::{self, Attempt, Barred};
 
 /// One attempt, as stored.
 #[derive(Debug, Clone)]
@@ -87,6 +89,8 @@ pub(super) struct NewTopUp {
     pub(super) key_secret: i64,
     pub(super) key_hash: SecretHash,
     pub(super) pm_hash: Option<SecretHash>,
+    /// Whether a clientId was presented.
+    pub(super) presents_key: bool,
     pub(super) request_key: Option<SecretHash>,
     /// Not made if the client's credit covers this by now.
     pub(super) only_if_short_of: Option<Micros>,
@@ -146,11 +150,15 @@ const CLAIM: Sql = sql_with_now!(
     "))"
 );
 const LET_GO: &str = "UPDATE top_ups SET node = NULL WHERE id = $1 AND node = $2";
+/// A decline that was noted before is what it failed of.
 const SET_FAILED: &str = "\
-UPDATE top_ups SET state = 'failed', failure = $2, updated_at = $3, request_key = CASE WHEN $4 THEN NULL ELSE request_key END
+UPDATE top_ups SET state = 'failed', failure = COALESCE(failure, $2), updated_at = $3,
+                   request_key = CASE WHEN $4 AND failure IS NULL THEN NULL ELSE request_key END
 WHERE id = $1 AND state IN ('created', 'confirming', 'pending')";
-const RECENT_CHARGES: &str =
-    "SELECT COUNT(*) FROM top_ups WHERE pm_hash = $1 AND created_at > $2 AND state <> 'failed'";
+const NOTE_DECLINE: &str = "\
+UPDATE top_ups SET failure = $2, updated_at = $3 WHERE id = $1 AND state IN ('created', 'confirming', 'pending')";
+const RECENT_CHARGES: &str = "\
+SELECT COUNT(*), MIN(created_at) FROM top_ups WHERE pm_hash = $1 AND created_at > $2 AND state <> 'failed' AND id <> $3";
 const OLDEST_OPEN: &str =
     "SELECT COUNT(*), MIN(created_at) FROM top_ups WHERE state IN ('created', 'confirming', 'pending')";
 
@@ -179,16 +187,35 @@ pub(super) fn is_unique_violation(error: &DbError) -> bool {
     matches!(error, DbError::Sql(sqlx::Error::Database(database)) if database.is_unique_violation())
 }
 
-/// Makes the row, unless an attempt that was recorded meanwhile has made it needless: `false`. A unique violation means that
-/// the payer has an open attempt.
+/// Charges that one card token may cause in a day without presenting a clientId.
+const MAX_CHARGES_A_DAY: i64 = 3;
+const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
+
+/// What became of a row to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Inserted {
+    /// It is there.
+    Made,
+    /// An attempt that was recorded meanwhile has made it needless.
+    Needless,
+    /// There have been too many.
+    Barred(Barred),
+}
+
+/// Makes the row, unless it is needless or barred. A unique violation means that the payer has an open attempt.
 ///
 /// The row comes first and the look second, in one transaction: from the row on, no other attempt of this payer can begin, on
 /// whichever node, and one that was recorded before is visible. The other way round, an attempt that another node records
-/// between look and row would be overlooked, and the payer charged twice.
-pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
+/// between look and row would be overlooked, and the payer charged twice, or once too often.
+pub(super) async fn insert(
+    db: &Db,
+    new: NewTopUp,
+    limits: ShieldConfig,
+    attempt: Attempt,
+) -> Result<Inserted, DbError> {
     db.write(move |connection| {
         Box::pin(async move {
-            let id = new.id.to_string();
+            let (id, now) = (new.id.to_string(), now_micros());
             query(INSERT)
                 .bind(&id)
                 .bind(new.client)
@@ -200,7 +227,7 @@ pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
                 .bind(new.amount.get())
                 .bind(new.bonus.get())
                 .bind(new.request_key.as_ref().map(SecretHash::as_bytes))
-                .bind(now_micros())
+                .bind(now)
                 .bind(new.node)
                 .execute(&mut *connection)
                 .await?;
@@ -213,13 +240,44 @@ pub(super) async fn insert(db: &Db, new: NewTopUp) -> Result<bool, DbError> {
                 }
                 _ => false,
             };
-            if needless {
+            let barred = match new.pm_hash.filter(|_| !new.presents_key) {
+                Some(hash) if !needless => too_many_charges(connection, hash, &id, now).await?,
+                _ => None,
+            };
+            let inserted = match barred {
+                _ if needless => Inserted::Needless,
+                Some(barred) => Inserted::Barred(barred),
+                None => match shield::admit(connection, &limits, &attempt, now).await? {
+                    Ok(()) => Inserted::Made,
+                    Err(barred) => Inserted::Barred(barred),
+                },
+            };
+            if inserted != Inserted::Made {
                 query("DELETE FROM top_ups WHERE id = $1").bind(&id).execute(connection).await?;
             }
-            Ok(!needless)
+            Ok(inserted)
         })
     })
     .await
+}
+
+/// Whether a token has caused as many charges, finished or open, as it may in a day without a clientId.
+async fn too_many_charges(
+    connection: &mut Connection,
+    pm_hash: SecretHash,
+    id: &str,
+    now: i64,
+) -> Result<Option<Barred>, sqlx::Error> {
+    let recent = query(RECENT_CHARGES)
+        .bind(pm_hash.as_bytes().to_vec())
+        .bind(now.saturating_sub(DAY_MICROS))
+        .bind(id.to_owned())
+        .fetch_one(connection)
+        .await?;
+    let oldest: Option<i64> = recent.try_get(1)?;
+    Ok(oldest
+        .filter(|_| recent.try_get::<i64, _>(0).is_ok_and(|count| count >= MAX_CHARGES_A_DAY))
+        .map(|oldest| Barred::TooMany { seconds: shield::seconds_until_older(oldest, DAY_MICROS, now) }))
 }
 
 /// The customer that a token belongs to, if an attempt of the same token that failed has made it.
@@ -239,17 +297,36 @@ pub(super) async fn customer_of_failed(
     Ok(found.flatten())
 }
 
-/// Notes the card's fingerprint. A unique violation means that the same card is being charged right now.
-pub(super) async fn set_fingerprint(db: &Db, id: TopUpId, fingerprint: String) -> Result<(), DbError> {
+/// Notes the card's fingerprint, and answers whether this card may be tried. A unique violation means that the same card is
+/// being charged right now.
+pub(super) async fn set_fingerprint(
+    db: &Db,
+    id: TopUpId,
+    fingerprint: String,
+    client: Option<ClientId>,
+    limits: ShieldConfig,
+) -> Result<Result<(), Barred>, DbError> {
     db.write(move |connection| {
         Box::pin(async move {
+            let now = now_micros();
             query(SET_FINGERPRINT)
                 .bind(id.to_string())
-                .bind(fingerprint)
-                .bind(now_micros())
-                .execute(connection)
-                .await
-                .map(|_| ())
+                .bind(fingerprint.clone())
+                .bind(now)
+                .execute(&mut *connection)
+                .await?;
+            shield::admit_card(connection, &limits, id, client, &fingerprint, now).await
+        })
+    })
+    .await
+}
+
+/// Notes that a bank said no, while the attempt cannot be ended yet.
+pub(super) async fn note_decline(db: &Db, id: TopUpId, failure: &'static str) -> Result<(), DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            let noted = query(NOTE_DECLINE).bind(id.to_string()).bind(failure).bind(now_micros());
+            noted.execute(connection).await.map(drop)
         })
     })
     .await
@@ -374,15 +451,6 @@ pub(super) async fn open_of_payer(
         .fetch_optional(db.reader())
         .await?;
     Ok(found.as_ref().map(row).transpose()?)
-}
-
-/// Charges, finished or open, that a card token caused since a time.
-pub(super) async fn recent_charges(db: &Db, pm_hash: SecretHash, since: i64) -> Result<i64, DbError> {
-    Ok(query_scalar(RECENT_CHARGES)
-        .bind(pm_hash.as_bytes().to_vec())
-        .bind(since)
-        .fetch_one(db.reader())
-        .await?)
 }
 
 /// How many attempts are open, and since when the oldest is.

@@ -95,18 +95,28 @@ pub async fn renew(ledger: Ledger) {
 /// Expired `Idempotency-Key`s are removed with every so many sweeps.
 const SWEEPS_TO_TIDY: u32 = 10;
 
-/// Finishes what dead nodes left, and removes expired `Idempotency-Key`s. Apart from [`renew`], because it may take long.
-pub async fn sweep(ledger: Ledger, db: Db) {
+/// Finishes what dead nodes left, looks whether new payers are to be paused, and removes expired `Idempotency-Key`s and attempts
+/// to pay. Apart from [`renew`], because it may take long.
+pub async fn sweep(ledger: Ledger, db: Db, top_ups: TopUps) {
+    let shield = top_ups.shield();
     for sweep in (0..SWEEPS_TO_TIDY).cycle() {
         match ledger.sweep().await {
             Ok(0) => {}
             Ok(ended) => tracing::info!(nodes.ended = ended, "what dead nodes left is finished"),
             Err(error) => tracing::error!(%error, "what dead nodes left could not be looked at"),
         }
+        if let Err(error) = shield.watch().await {
+            tracing::error!(%error, "whether new payers are to be paused could not be looked at");
+        }
         if sweep == 0
             && let Err(error) = answers::delete_expired(&db).await
         {
             tracing::error!(%error, "expired idempotency keys could not be removed");
+        }
+        if sweep == 0
+            && let Err(error) = shield.forget().await
+        {
+            tracing::error!(%error, "old attempts to pay could not be removed");
         }
         tokio::time::sleep(RENEW_EVERY).await;
     }

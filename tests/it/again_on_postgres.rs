@@ -3,16 +3,20 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 12] = [
+const MONEY: [&str; 16] = [
+    "aftermath::",
     "billing::",
     "crash::",
     "embedded::",
     "idempotency::",
+    "operator::",
     "pages::",
     "paid_request::",
     "parallel::",
+    "reconcile::",
     "reference_defects::",
     "secrets::",
+    "shield::",
     "unknown_outcomes::",
     "upstream_faults::",
     "webhooks::",

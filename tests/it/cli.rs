@@ -6,8 +6,22 @@ use crate::support::http::Client;
 use crate::support::program::{Ran, clean, finish, free_address, program, run, serve};
 use crate::support::{GOOD, Pay, SECRET_KEY, World, change, number};
 
-const COMMANDS: [&str; 9] =
-    ["sandbox", "serve", "check-config", "get", "bench", "verify", "migrate", "admin", "stripe-sim"];
+const COMMANDS: [&str; 14] = [
+    "sandbox",
+    "serve",
+    "check-config",
+    "get",
+    "bench",
+    "verify",
+    "reconcile",
+    "migrate",
+    "admin",
+    "refund",
+    "freeze",
+    "unfreeze",
+    "export",
+    "stripe-sim",
+];
 const LIVE_KEYS: &str = "Live Stripe keys are refused by this version: refunds, disputes and webhooks are not handled yet, \
                          so real money could go wrong. Use sk_test_/rk_test_ and pk_test_ keys.";
 

@@ -70,9 +70,10 @@ fn try_settings(world: &World, extra: &str) -> Result<Loaded, config::ConfigProb
     let admin: SocketAddr = process::lasting_port(&mut dice::Dice::random());
     let toml = format!(
         "admin_listen = \"{admin}\"\ndata_dir = {:?}\n[stripe]\npublishable_key = \"{PUBLISHABLE_KEY}\"\napi_base = \"{}\"\n\
-         timeout = \"2s\"\n{PACKS}\n{extra}",
+         timeout = \"2s\"\n{PACKS}\n{}\n{extra}",
         world.folder.path().join("data"),
         world.sim.base_url,
+        world.shield,
     );
     config::embedded_from(Some(&toml), world.folder.path(), &world.environment())
 }

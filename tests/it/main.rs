@@ -3,6 +3,7 @@
 
 mod support;
 
+mod aftermath;
 mod again_on_postgres;
 mod bench;
 mod billing;
@@ -13,13 +14,16 @@ mod get;
 mod idempotency;
 mod node_client;
 mod nodes;
+mod operator;
 mod pages;
 mod paid_request;
 mod parallel;
 mod proxy;
+mod reconcile;
 mod reference_defects;
 mod sandbox;
 mod secrets;
+mod shield;
 mod unknown_outcomes;
 mod upstream_faults;
 mod webhooks;

@@ -261,6 +261,10 @@ api_base = "{stripe}"
 maximum = "500000.00"
 max_balance = "500000.00"
 
+[shield]
+network_attempts_an_hour = 1000
+network_cards_a_day = 1000
+
 [log]
 filter = "warn"
 {sold}"#

@@ -237,6 +237,30 @@ fn what_works_but_deserves_a_look_is_a_warning() {
     assert_eq!(loaded(quiet).warnings, Vec::<String>::new());
 }
 
+#[test]
+fn the_shield_has_bounds_and_stays_up_where_real_cards_are_charged() {
+    for (file, path, words) in [
+        ("[shield]\nnetwork_attempts_an_hour = 0", "shield.network_attempts_an_hour", "between 1 and"),
+        ("[shield]\ncard_declines_a_day = 1000000", "shield.card_declines_a_day", "between 1 and"),
+        (
+            "[shield]\nnew_payer_decline_percent = 101",
+            "shield.new_payer_decline_percent",
+            "between 1 and 100",
+        ),
+        ("[shield]\nnew_payer_window = '1s'", "shield.new_payer_window", "between"),
+        ("[shield]\nenabled = 'no'", "shield.enabled", "true or false"),
+    ] {
+        refused(file, path, words);
+    }
+    assert!(!loaded("[shield]\nenabled = false").config.shield.enabled);
+    let live = [("STRIPE_SECRET_KEY", "sk_live_x"), ("STRIPE_PUBLISHABLE_KEY", "pk_live_x")];
+    let problems = load_with("[shield]\nenabled = false", &live).map(|_| ()).unwrap_err().0;
+    let stays_up = |problem: &Problem| {
+        problem.path == "shield.enabled" && problem.what.contains("must be true with live keys")
+    };
+    assert!(problems.iter().any(stays_up), "{problems:#?}");
+}
+
 /// A webhook secret of a form that Stripe's have.
 const WHSEC: &str = "whsec_0123456789abcdefghijklmnopqrstuv";
 const OTHER_WHSEC: &str = "whsec_zyxwvutsrqponmlkjihgfedcba987654";

@@ -8,6 +8,7 @@ use actix_web::http::header;
 use actix_web::{Error, HttpRequest, HttpResponse, web};
 use askama::Template;
 use serde::Deserialize;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::db::query;
 
@@ -96,7 +97,11 @@ pub(super) async fn log_in(
         return later(&state, StatusCode::TOO_MANY_REQUESTS, seconds, error, &fields.name);
     }
     let replaced = guard::token(&request, &state).map(|token| token.hash());
-    match check(&state, fields.name.clone(), fields.password).await {
+    let Some(turn) = turn(&state).await else {
+        let error = "Many people are logging in. Please try again in a moment.".to_owned();
+        return later(&state, StatusCode::SERVICE_UNAVAILABLE, 5, error, &fields.name);
+    };
+    match check(&state, turn, fields.name.clone(), fields.password).await {
         Ok(Checked::Right { user, password_hash }) => {
             let now = state.clock.now();
             match sessions::begin(&state.db, user, password_hash, replaced, now).await {
@@ -116,25 +121,27 @@ pub(super) async fn log_in(
             tracing::warn!(?address, "wrong name or password for the admin pages");
             form(&state, StatusCode::FORBIDDEN, Some(WRONG.to_owned()), &fields.name)
         }
-        Ok(Checked::Busy) => {
-            let error = "Many people are logging in. Please try again in a moment.".to_owned();
-            later(&state, StatusCode::SERVICE_UNAVAILABLE, 5, error, &fields.name)
-        }
         Err(error) => pages::failed(&state, None, &error),
     }
 }
 
-enum Checked {
+pub(super) enum Checked {
     Right { user: i64, password_hash: String },
     Wrong,
-    Busy,
+}
+
+/// Waits for a turn to compute a hash. `None`: too many others wait.
+pub(super) async fn turn(state: &AdminState) -> Option<OwnedSemaphorePermit> {
+    tokio::time::timeout(HASH_WAIT, state.hashes.clone().acquire_owned()).await.ok()?.ok()
 }
 
 /// Checks name and password with one hash computation either way.
-async fn check(state: &AdminState, name: String, given: String) -> Result<Checked, sqlx::Error> {
-    let Ok(Ok(permit)) = tokio::time::timeout(HASH_WAIT, state.hashes.clone().acquire_owned()).await else {
-        return Ok(Checked::Busy);
-    };
+pub(super) async fn check(
+    state: &AdminState,
+    turn: OwnedSemaphorePermit,
+    name: String,
+    given: String,
+) -> Result<Checked, sqlx::Error> {
     let row = query("SELECT id, password_hash FROM admin_users WHERE name = $1")
         .bind(name)
         .fetch_optional(state.db.reader())
@@ -147,7 +154,7 @@ async fn check(state: &AdminState, name: String, given: String) -> Result<Checke
     let right = tokio::task::spawn_blocking(move || {
         let right = password::verify(&given, &phc);
         // Held by the work, not by the caller, who may be gone before it ends.
-        drop(permit);
+        drop(turn);
         right
     })
     .await

@@ -1,9 +1,12 @@
-//! The admin pages: what the seller's finance and support people look at. Read-only.
+//! The admin pages: what the seller's finance and support people look at. Read-only. What changes something is in `api`, for
+//! programs, behind `basic`.
 //!
 //! They have a listener of their own, on loopback by default. A page is answered only through `guard::require_session`,
 //! which also stands in front of whatever is not found; outside it are the login form, the style sheet and the redirect
 //! from `/`. There is no script, nothing from elsewhere, and every answer carries the headers of `headers`.
 
+pub mod api;
+mod basic;
 mod guard;
 mod headers;
 mod login;
@@ -128,6 +131,7 @@ pub fn configure(cfg: &mut ServiceConfig) {
                 .route(web::get().to(login::show_form))
                 .route(web::post().to(login::log_in)),
         )
+        .service(web::scope("/api").wrap(from_fn(basic::require_operator)).configure(api::configure))
         .service(signed_in);
     cfg.service(
         web::resource("/")

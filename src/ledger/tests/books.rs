@@ -319,6 +319,14 @@ impl Books {
         self.ledger.counts().replays.load(Ordering::Relaxed)
     }
 
+    /// For tests of many commits that are not about power cuts.
+    pub(in crate::ledger) async fn do_not_wait_for_the_disk(&self) {
+        if !self.is_postgres() {
+            // The setting cannot be changed inside of a transaction.
+            self.run("COMMIT; PRAGMA synchronous = OFF; BEGIN").await;
+        }
+    }
+
     /// The captures that the database notes as undelivered.
     pub(in crate::ledger) async fn undelivered(&self) -> Vec<EntryId> {
         let row: String = self.ask("SELECT COALESCE(MAX(entries), '[]') FROM undelivered").await;

@@ -401,3 +401,58 @@ pub(super) fn random_text(length: usize) -> Result<String, NoRandomness> {
     getrandom::fill(&mut bytes).map_err(|_| NoRandomness)?;
     Ok(letters(&bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::super::objects::{RefundStatus, Settles};
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_the_same_books() {
+        let mut books = Books::new(Settings::new(true)).unwrap();
+        let endpoint = json!({
+            "id": "we_1", "url": "http://127.0.0.1/", "secrets": ["whsec_0123456789"], "types": ["refund.*"],
+            "of_start": false, "pending": [],
+        });
+        books.put(Record::WebhookEndpoint(serde_json::from_value(endpoint).unwrap()));
+        for (kind, object) in [
+            ("refund.created", json!({ "a": 1 })),
+            ("refund.updated", json!({})),
+            ("charge.updated", json!({})),
+        ] {
+            books.emit(kind, &object, None);
+        }
+        let ids: Vec<String> = books.events.oldest_first().map(|event| event.id.clone()).collect();
+        books.put(Record::Delivered { endpoint: "we_1".into(), event: ids[0].clone() });
+        let twin = books.twin(&ids[1]).unwrap().id;
+        assert!(!ids.contains(&twin));
+        books.put(Record::Refund(Refund {
+            id: "re_1".into(),
+            created: 0,
+            charge: "ch_1".into(),
+            payment_intent: "pi_1".into(),
+            amount: 1,
+            currency: "usd".into(),
+            reason: None,
+            balance_transaction: "txn_1".into(),
+            metadata: Default::default(),
+            status: RefundStatus::Pending,
+            settles: Some(Settles { at: 1, succeeds: true }),
+            failure_balance_transaction: None,
+        }));
+        let lines = serde_json::to_string(&books.snapshot()).unwrap();
+        let mut again = Books::new(Settings::new(false)).unwrap();
+        serde_json::from_str::<Vec<Record>>(&lines)
+            .unwrap()
+            .into_iter()
+            .for_each(|record| again.apply(record));
+        assert_eq!(serde_json::to_string(&again.snapshot()).unwrap(), lines);
+        assert_eq!(again.endpoints[0].pending, [ids[1].clone()]);
+        assert_eq!((again.events.next(), again.due().as_deref()), (5, Some("re_1")));
+        assert_eq!(again.events.get(&ids[0]).unwrap().object, r#"{"a":1}"#);
+    }
+}

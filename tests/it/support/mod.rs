@@ -73,6 +73,18 @@ bonus = "1.00"
 label = "20 dollars and 1 on top"
 "#;
 
+/// Most tests have many payers at one address, some with cards that are declined. What the limits are for is in `shield`.
+pub const WIDE_SHIELD: &str = r#"
+[shield]
+network_attempts_an_hour = 10000
+network_cards_a_day = 10000
+client_cards_a_day = 10000
+client_declines_a_day = 10000
+card_declines_a_day = 10000
+new_payer_declines = 10000
+new_payers_at_once = 10000
+"#;
+
 /// Simulated Stripe and an upstream that outlive the gateway.
 pub struct World {
     pub folder: tempfile::TempDir,
@@ -86,6 +98,10 @@ pub struct World {
     pub extra: String,
     /// Packs, or the whole `[top_up]` section.
     pub packs: String,
+    /// The `[shield]` section.
+    pub shield: String,
+    /// More environment.
+    pub secrets: BTreeMap<String, String>,
 }
 
 pub fn free_listener() -> TcpListener {
@@ -136,6 +152,8 @@ impl World {
             routes: routes.into(),
             extra: extra.into(),
             packs: PACKS.into(),
+            shield: WIDE_SHIELD.into(),
+            secrets: BTreeMap::new(),
         }
     }
 
@@ -153,6 +171,7 @@ impl World {
         if let DatabaseConfig::Postgres(url) = &self.database {
             environment.insert("PREPAID402_DATABASE_URL".to_owned(), url.expose().to_owned());
         }
+        environment.extend(self.secrets.clone());
         environment
     }
 
@@ -179,12 +198,13 @@ impl World {
         format!(
             "listen = \"{listen}\"\nadmin_listen = \"{admin}\"\npublic_url = \"https://api.example.com\"\n\
              data_dir = {data:?}\n{extra}\n[stripe]\npublishable_key = \"{PUBLISHABLE_KEY}\"\napi_base = \"{stripe}\"\n\
-             timeout = \"2s\"\n[upstream]\nurl = \"{upstream}\"\nresponse_timeout = \"2s\"\nidle_timeout = \"2s\"\n{packs}\n{routes}",
+             timeout = \"2s\"\n[upstream]\nurl = \"{upstream}\"\nresponse_timeout = \"2s\"\nidle_timeout = \"2s\"\n{packs}\n{shield}\n{routes}",
             data = self.folder.path().join("data"),
             extra = self.extra,
             stripe = self.sim.base_url,
             upstream = self.upstream.url,
             packs = self.packs,
+            shield = self.shield,
             routes = self.routes,
         )
     }

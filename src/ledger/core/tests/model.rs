@@ -38,6 +38,8 @@ struct Done {
     client: ClientId,
     paid: i64,
     bonus: i64,
+    /// What it takes of other accounts, as debits minus credits.
+    others: Vec<(Account, i64)>,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +60,13 @@ fn same_content(a: &Command, b: &Command) -> bool {
     match (a, b) {
         // Where the money was spent is not part of it: the price and the client are.
         (Command::Capture(a), Command::Capture(b)) => (a.client, a.price) == (b.client, b.price),
+        // What was set aside when it was asked for is not part of it, nor is bonus that had been spent.
+        (Command::Clawback(a), Command::Clawback(b)) => {
+            (a.client, a.amount, a.to) == (b.client, b.amount, b.to)
+        }
+        (Command::Fee(a), Command::Fee(b)) => {
+            (a.client, a.amount, a.account) == (b.client, b.amount, b.account)
+        }
         (a, b) => a == b,
     }
 }
@@ -79,6 +88,9 @@ impl Model {
         {
             return Expected::Refused(Refusal::NothingToReverse);
         }
+        if let Some(refused) = self.refused_before_all(command) {
+            return Expected::Refused(refused);
+        }
         if let Some(done) = self.done.get(&source) {
             let same = same_content(&done.command, command);
             return if same { Expected::Repeated } else { Expected::Refused(Refusal::SourceConflict) };
@@ -93,20 +105,28 @@ impl Model {
             Command::Hold(h) => h.client,
             Command::Release(r) => r.client,
             Command::Reverse(r) => self.done[&r.capture].client,
-            other => panic!("not one of the random commands: {other:?}"),
+            Command::PayOut(p) => p.client,
+            Command::Reinstate(r) => r.client,
+            Command::Fee(f) => f.client,
         };
         let Some(before) = self.wallets.get(&client).copied() else {
             return Expected::Refused(Refusal::UnknownClient);
         };
+        if matches!(command, Command::Clawback(c) if c.amount.is_zero()) {
+            return Expected::Refused(Refusal::OutOfRange);
+        }
         match self.after(command, client, before) {
             Err(refusal) => Expected::Refused(refusal),
-            Ok(after) if after == before => Expected::Refused(Refusal::OutOfRange),
+            Ok(after) if after == before && self.others(command, before).is_empty() => {
+                Expected::Refused(Refusal::OutOfRange)
+            }
             Ok(after) if [after.paid, after.bonus, after.debt].iter().any(|balance| *balance > MAX) => {
                 Expected::Refused(Refusal::OutOfRange)
             }
             Ok(after) => {
                 let (paid, bonus) = (before.paid - after.paid, before.bonus - after.bonus);
-                self.done.insert(source, Done { command: command.clone(), client, paid, bonus });
+                let others = self.others(command, before);
+                self.done.insert(source, Done { command: command.clone(), client, paid, bonus, others });
                 self.wallets.insert(client, after);
                 Expected::Added
             }
@@ -136,8 +156,87 @@ impl Model {
             return None;
         }
         // The wallet has paid already, whatever has become of it since; what was taken from where is still the hold's.
-        self.done.insert(command.source(), Done { command: command.clone(), client, paid, bonus });
+        let others = vec![(Account::Revenue, -held.amount.get()), (Account::Holds, held.amount.get())];
+        self.done.insert(command.source(), Done { command: command.clone(), client, paid, bonus, others });
         Some(Expected::Added)
+    }
+
+    /// A clawback that is in the books: what it asked for, and the bonus that it forfeited.
+    fn clawed(&self, source: &str) -> Option<(&Clawback, i64)> {
+        match self.done.get(source) {
+            Some(Done { command: Command::Clawback(clawback), bonus, .. }) => Some((clawback, *bonus)),
+            _ => None,
+        }
+    }
+
+    /// What cannot be, whether it was asked for before or not.
+    fn refused_before_all(&self, command: &Command) -> Option<Refusal> {
+        match command {
+            // Less than it forfeited is another refund.
+            Command::Clawback(c) => self
+                .clawed(&c.source)
+                .filter(|(_, bonus)| c.forfeits.get() < *bonus)
+                .map(|_| Refusal::SourceConflict),
+            Command::PayOut(p) => match self.clawed(&p.refund) {
+                Some((of, _)) if of.client != p.client => Some(Refusal::SourceConflict),
+                Some((of, _)) if of.to != Account::RefundPending => Some(Refusal::NothingToReverse),
+                Some(_) if self.done.contains_key(&p.refund.replace("refund", "refund-return")) => {
+                    let left = self.done.contains_key(&p.refund.replace("refund", "refund-paid"));
+                    (!left).then_some(Refusal::SourceConflict)
+                }
+                Some(_) => None,
+                None => Some(Refusal::NothingToReverse),
+            },
+            Command::Reinstate(r) => match self.clawed(&r.of) {
+                Some((of, _)) if of.client != r.client => Some(Refusal::SourceConflict),
+                Some((of, _)) if r.amount.is_some_and(|amount| amount > of.amount) => {
+                    Some(Refusal::SourceConflict)
+                }
+                Some(_) => None,
+                None => Some(Refusal::NothingToReverse),
+            },
+            _ => None,
+        }
+    }
+
+    /// What a command that is accepted moves outside of the wallets: debits minus credits.
+    fn others(&self, command: &Command, before: Wallet) -> Vec<(Account, i64)> {
+        let of = |source: &String| match &self.done[source].command {
+            Command::Capture(c) => c.price.get(),
+            Command::Hold(h) => h.amount.get(),
+            other => panic!("{other:?}"),
+        };
+        let mut others = match command {
+            // One that ends a hold has been dealt with.
+            Command::Capture(c) => vec![(Account::Revenue, -c.price.get())],
+            Command::Hold(h) => vec![(Account::Holds, -h.amount.get())],
+            Command::Release(r) => vec![(Account::Holds, of(&r.hold))],
+            Command::Reverse(r) => vec![(Account::Revenue, of(&r.capture))],
+            Command::TopUp(t) => {
+                vec![(Account::StripeClearing, t.amount.get()), (Account::Promotion, t.bonus.get())]
+            }
+            Command::Clawback(c) => {
+                vec![(c.to, -c.amount.get()), (Account::Promotion, -c.forfeits.get().min(before.bonus))]
+            }
+            Command::PayOut(p) => {
+                let amount = self.clawed(&p.refund).unwrap().0.amount.get();
+                vec![(Account::RefundPending, amount), (Account::StripeClearing, -amount)]
+            }
+            Command::Reinstate(r) => {
+                let (of, forfeited) = self.clawed(&r.of).unwrap();
+                let has_left = of.to == Account::RefundPending
+                    && self.done.contains_key(&r.of.replace("refund", "refund-paid"));
+                let from = if has_left { Account::StripeClearing } else { of.to };
+                let amount = r.amount.unwrap_or(of.amount).get();
+                vec![(from, amount), (Account::Promotion, if r.amount.is_none() { forfeited } else { 0 })]
+            }
+            Command::Fee(f) => {
+                let amount = if f.is_returned { -f.amount.get() } else { f.amount.get() };
+                vec![(f.account, amount), (Account::StripeClearing, -amount)]
+            }
+        };
+        others.retain(|(_, amount)| *amount != 0);
+        others
     }
 
     fn after(&self, command: &Command, client: ClientId, before: Wallet) -> Result<Wallet, Refusal> {
@@ -170,15 +269,27 @@ impl Model {
                 after.bonus += self.done[&r.capture].bonus;
             }
             Command::Clawback(c) => {
-                let mut left = c.amount.get();
-                for balance in [&mut after.paid, &mut after.bonus] {
-                    let taken = left.min(*balance);
-                    *balance -= taken;
-                    left -= taken;
+                let (amount, forfeited) = (c.amount.get(), c.forfeits.get().min(before.bonus));
+                if let Within::Credit { reserved } = c.within {
+                    if before.debt > 0 || amount > before.paid {
+                        return Err(Refusal::InsufficientCredits);
+                    }
+                    if before.paid + before.bonus - amount - forfeited < reserved.get() {
+                        return Err(Refusal::ReservationsInFlight);
+                    }
                 }
-                after.debt += left;
+                after.bonus -= forfeited;
+                after.paid = (before.paid - amount).max(0);
+                after.debt += (amount - before.paid).max(0);
             }
-            other => panic!("not one of the random commands: {other:?}"),
+            Command::Reinstate(r) => {
+                let (of, forfeited) = self.clawed(&r.of).unwrap();
+                let amount = r.amount.unwrap_or(of.amount).get();
+                after.debt = (before.debt - amount).max(0);
+                after.paid += (amount - before.debt).max(0);
+                after.bonus += if r.amount.is_none() { forfeited } else { 0 };
+            }
+            Command::PayOut(_) | Command::Fee(_) => {}
         }
         Ok(after)
     }
@@ -191,25 +302,8 @@ impl Model {
         for done in self.done.values() {
             let currency = if done.client == 3 { "eur" } else { "usd" };
             let mut add = |account, amount: i128| *sums.entry((currency, account)).or_default() += amount;
-            let of = |source: &String| match &self.done[source].command {
-                Command::Capture(c) => i128::from(c.price.get()),
-                Command::Hold(h) => i128::from(h.amount.get()),
-                other => panic!("{other:?}"),
-            };
-            match &done.command {
-                Command::Capture(c) => {
-                    add(Account::Revenue, -i128::from(c.price.get()));
-                    add(Account::Holds, if c.held { i128::from(c.price.get()) } else { 0 });
-                }
-                Command::Hold(h) => add(Account::Holds, -i128::from(h.amount.get())),
-                Command::Release(r) => add(Account::Holds, of(&r.hold)),
-                Command::Reverse(r) => add(Account::Revenue, of(&r.capture)),
-                Command::TopUp(t) => {
-                    add(Account::StripeClearing, i128::from(t.amount.get()));
-                    add(Account::Promotion, i128::from(t.bonus.get()));
-                }
-                Command::Clawback(c) => add(c.to, -i128::from(c.amount.get())),
-                other => panic!("not one of the random commands: {other:?}"),
+            for (account, amount) in &done.others {
+                add(*account, i128::from(*amount));
             }
         }
         sums.retain(|_, sum| *sum != 0);
@@ -372,8 +466,12 @@ fn play(steps: &[Step], seen: &mut Seen) {
             Command::Release(_) => "release",
             Command::TopUp(_) => "top-up",
             Command::Reverse(_) => "reverse",
+            Command::Clawback(Clawback { within: Within::Credit { .. }, .. }) => "refund",
             Command::Clawback(_) => "clawback",
-            other => panic!("not one of the random commands: {other:?}"),
+            Command::PayOut(_) => "payout",
+            Command::Reinstate(Reinstate { amount: Some(_), .. }) => "part back",
+            Command::Reinstate(_) => "back",
+            Command::Fee(_) => "fee",
         };
         *seen.entry(format!("{kind}: {what}")).or_default() += 1;
         let settled =
@@ -384,6 +482,11 @@ fn play(steps: &[Step], seen: &mut Seen) {
         };
         if of_a_hold && batch.entries[entries..].iter().any(settled) {
             *seen.entry("reverse: of a settled hold".to_owned()).or_default() += 1;
+        }
+        if let (Command::Reinstate(r), Outcome::Posted { repeated: false, .. }) = (command, &outcome)
+            && batch.find(&payout_source(&r.of)).is_some()
+        {
+            *seen.entry("back: of what had left".to_owned()).or_default() += 1;
         }
         let now = model.wallets.values().map(|wallet| i128::from(wallet.debt)).sum::<i128>();
         let moved = if now > debt { "debt made" } else { "debt repaid" };
@@ -466,20 +569,43 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         };
         Command::Release(Release { client, hold: format!("{of}:{n}") })
     });
-    let clawback = (clients(), number, amount, any::<bool>()).prop_map(|(client, n, amount, dispute)| {
-        let to = if dispute { Account::Dispute } else { Account::RefundPending };
-        let source = format!("refund:{n}");
-        Command::Clawback(Clawback {
-            client,
-            source,
-            amount,
-            to,
-            forfeits: Micros::ZERO,
-            within: Within::Debt,
-        })
-    });
+    let within = prop_oneof![
+        2 => Just(Within::Debt),
+        1 => prop_oneof![Just(0i64), 0..60i64]
+            .prop_map(|reserved| Within::Credit { reserved: Micros::new(reserved).unwrap() }),
+    ];
+    let forfeits = prop_oneof![2 => Just(Micros::ZERO), 3 => few_amounts()];
+    let clawback = (clients(), number.clone(), amount.clone(), any::<bool>(), forfeits, within).prop_map(
+        |(client, n, amount, dispute, forfeits, within)| {
+            let to = if dispute { Account::StripeClearing } else { Account::RefundPending };
+            Command::Clawback(Clawback {
+                client,
+                source: format!("refund:{n}"),
+                amount,
+                to,
+                forfeits,
+                within,
+            })
+        },
+    );
+    let pay_out = (clients(), number.clone())
+        .prop_map(|(client, n)| Command::PayOut(PayOut { client, refund: format!("refund:{n}") }));
+    let back =
+        (clients(), number.clone(), proptest::option::of(amount.clone())).prop_map(|(client, n, part)| {
+            // What comes back in part comes back under a source of its own.
+            let kind = if part.is_some() { "reinstatement" } else { "refund-return" };
+            let source = format!("{kind}:{n}");
+            Command::Reinstate(Reinstate { client, source, of: format!("refund:{n}"), amount: part })
+        });
+    let fee = (clients(), number, few_amounts(), any::<bool>(), any::<bool>()).prop_map(
+        |(client, n, amount, dispute, is_returned)| {
+            let account = if dispute { Account::Dispute } else { Account::StripeFees };
+            Command::Fee(Fee { client, source: format!("fee:{n}"), amount, account, is_returned })
+        },
+    );
     let command = prop_oneof![
-        8 => capture, 6 => top_up, 3 => reverse, 2 => clawback, 5 => hold, 1 => settle, 1 => release
+        8 => capture, 6 => top_up, 3 => reverse, 4 => clawback, 5 => hold, 1 => settle, 1 => release, 1 => pay_out,
+        1 => back, 1 => fee
     ]
     .boxed();
     let step = prop_oneof![9 => command.prop_map(Step::Do), 1 => Just(Step::NextBatch)];
@@ -499,7 +625,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     })
 }
 
-/// What may come after a hold or a capture.
+/// What may come after a hold, a capture or a clawback.
 fn follow_up(step: &Step, which: u8) -> Option<Step> {
     let number = |source: &str| source.split_once(':').map(|(_, number)| number.to_owned());
     let command = match (step, which) {
@@ -518,6 +644,19 @@ fn follow_up(step: &Step, which: u8) -> Option<Step> {
         (Step::Do(Command::Capture(capture)), which) if which == 0 || (which > 1 && capture.client == 2) => {
             Command::Reverse(Reverse { capture: capture.source.clone(), client: None })
         }
+        (Step::Do(Command::Clawback(taken)), 0) => {
+            Command::PayOut(PayOut { client: taken.client, refund: taken.source.clone() })
+        }
+        (Step::Do(Command::Clawback(taken)), which) => Command::Reinstate(Reinstate {
+            client: taken.client,
+            source: format!(
+                "{}:{}",
+                if which == 1 { "reinstatement" } else { "refund-return" },
+                number(&taken.source)?
+            ),
+            of: taken.source.clone(),
+            amount: (which == 1).then(|| taken.amount.min(Micros::new(7).unwrap_or(Micros::ZERO))),
+        }),
         // Whoever lives at the end of the range and is filled up again cannot be given back what was spent before.
         (Step::Do(Command::Capture(capture)), 1) if capture.client == 2 => Command::TopUp(TopUp {
             client: 2,
@@ -582,6 +721,38 @@ fn the_random_commands_reach_every_case() {
         "clawback: OutOfRange",
         "clawback: repeated, in one batch",
         "clawback: repeated, from the books",
+        "refund: 1 entries",
+        "refund: 2 entries",
+        "refund: InsufficientCredits",
+        "refund: ReservationsInFlight",
+        "refund: UnknownClient",
+        "refund: SourceConflict",
+        "refund: repeated, in one batch",
+        "refund: repeated, from the books",
+        "payout: 1 entries",
+        "payout: NothingToReverse",
+        "payout: SourceConflict",
+        "payout: repeated, in one batch",
+        "payout: repeated, from the books",
+        "back: 1 entries",
+        "back: 2 entries",
+        "back: 3 entries",
+        "back: NothingToReverse",
+        "back: SourceConflict",
+        "back: repeated, in one batch",
+        "back: repeated, from the books",
+        "back: of what had left",
+        "part back: 1 entries",
+        "part back: 2 entries",
+        "part back: NothingToReverse",
+        "part back: SourceConflict",
+        "part back: repeated, in one batch",
+        "part back: repeated, from the books",
+        "fee: 1 entries",
+        "fee: UnknownClient",
+        "fee: SourceConflict",
+        "fee: repeated, in one batch",
+        "fee: repeated, from the books",
         "hold: 1 entries",
         "hold: 2 entries",
         "hold: InsufficientCredits",

@@ -28,9 +28,9 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
 }
 
 /// Reads a body; an empty one is an empty object.
-pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpResponse> {
+pub(super) fn read<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
     let body = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(refused)
+    serde_json::from_slice(body)
 }
 
 #[derive(Deserialize)]
@@ -49,7 +49,7 @@ enum Outcome {
 async fn finish_intent(sim: web::Data<Sim>, id: web::Path<String>, body: web::Bytes) -> HttpResponse {
     let Finish { outcome } = match read(&body) {
         Ok(finish) => finish,
-        Err(answer) => return answer,
+        Err(error) => return refused(error),
     };
     change(&sim, |books| endpoints::finish(books, &id, outcome == Outcome::Succeeded)).await
 }
@@ -74,7 +74,7 @@ async fn refund(sim: web::Data<Sim>, body: web::Bytes) -> HttpResponse {
     const REASONS: [&str; 3] = ["duplicate", "fraudulent", "requested_by_customer"];
     let Refund { payment_intent, amount, reason } = match read(&body) {
         Ok(refund) => refund,
-        Err(answer) => return answer,
+        Err(error) => return refused(error),
     };
     if amount.is_some_and(|amount| amount < 1) {
         return refused("\"amount\" must be 1 or more");
@@ -92,7 +92,7 @@ async fn refund(sim: web::Data<Sim>, body: web::Bytes) -> HttpResponse {
 async fn finish_refund(sim: web::Data<Sim>, id: web::Path<String>, body: web::Bytes) -> HttpResponse {
     let Finish { outcome } = match read(&body) {
         Ok(finish) => finish,
-        Err(answer) => return answer,
+        Err(error) => return refused(error),
     };
     change(&sim, |books| refunds::finish(books, &id, outcome == Outcome::Succeeded)).await
 }
@@ -111,7 +111,7 @@ struct Dispute {
 async fn dispute(sim: web::Data<Sim>, id: web::Path<String>, body: web::Bytes) -> HttpResponse {
     let Dispute { amount, reason, inquiry, withdraw } = match read(&body) {
         Ok(dispute) => dispute,
-        Err(answer) => return answer,
+        Err(error) => return refused(error),
     };
     let opening = match (inquiry, withdraw) {
         (true, Some(true)) => {
@@ -146,7 +146,7 @@ struct Close {
 async fn close(sim: web::Data<Sim>, id: web::Path<String>, body: web::Bytes) -> HttpResponse {
     let Close { status, reinstate } = match read(&body) {
         Ok(close) => close,
-        Err(answer) => return answer,
+        Err(error) => return refused(error),
     };
     let status = match status.as_str() {
         "won" => DisputeStatus::Won,
@@ -166,7 +166,7 @@ struct Warning {
 async fn fraud_warning(sim: web::Data<Sim>, id: web::Path<String>, body: web::Bytes) -> HttpResponse {
     let Warning { fraud_type } = match read(&body) {
         Ok(warning) => warning,
-        Err(answer) => return answer,
+        Err(error) => return refused(error),
     };
     change(&sim, |books| {
         let charge = endpoints::paid_charge(books, &id)?;

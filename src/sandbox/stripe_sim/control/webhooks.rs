@@ -63,7 +63,7 @@ struct Add {
 async fn add(sim: web::Data<Sim>, body: web::Bytes) -> HttpResponse {
     let Add { url, secrets, types } = match read(&body) {
         Ok(add) => add,
-        Err(answer) => return answer,
+        Err(error) => return refused(error),
     };
     let sim = sim.into_inner();
     let (id, line) = match webhooks::register(&sim, &url, secrets, types, false) {
@@ -103,11 +103,9 @@ async fn hold(sim: web::Data<Sim>) -> HttpResponse {
     let idle = async {
         loop {
             changed.mark_unchanged();
-            let state = held(&sim);
-            if state.deliveries.running == 0 {
-                return state_of(&state);
+            if let Some(body) = hold_now(&sim) {
+                return body;
             }
-            drop(state);
             // The sender lives as long as the simulator.
             let _ = changed.changed().await;
         }
@@ -118,10 +116,11 @@ async fn hold(sim: web::Data<Sim>) -> HttpResponse {
     }
 }
 
-fn held(sim: &Sim) -> std::sync::MutexGuard<'_, State> {
+/// Holds events, and says so once no delivery is running.
+fn hold_now(sim: &Sim) -> Option<Value> {
     let mut state = sim.state();
     state.deliveries.held = true;
-    state
+    (state.deliveries.running == 0).then(|| state_of(&state))
 }
 
 fn state_of(state: &State) -> Value {
@@ -151,7 +150,7 @@ struct Deliver {
 async fn deliver(sim: web::Data<Sim>, body: web::Bytes) -> HttpResponse {
     let Deliver { events, twin } = match read(&body) {
         Ok(deliver) => deliver,
-        Err(answer) => return answer,
+        Err(error) => return refused(error),
     };
     let (parcels, line) = {
         let mut state = sim.state();

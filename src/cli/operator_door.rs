@@ -1,0 +1,187 @@
+//! The way from the command line to the running server's admin listener: only the server writes.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
+use serde_json::Value;
+
+use super::admin::password_from;
+use crate::agent::http::{Http, Outgoing, SendError, Target, TargetError};
+
+/// The thing asked for was not done, or it is not known whether it was.
+pub(super) const FAILED: u8 = 1;
+/// Wrong usage.
+pub(super) const USAGE: u8 = 2;
+/// The server may ask Stripe twice, half a minute each.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Answers are small.
+const MAX_ANSWER: usize = 1024 * 1024;
+const PASSWORD: &str = "PREPAID402_ADMIN_PASSWORD";
+
+/// Where the server is, and who asks. The password is in PREPAID402_ADMIN_PASSWORD, or is asked for.
+#[derive(Debug, clap::Args)]
+pub(crate) struct OperatorDoor {
+    /// The server's admin listener
+    #[arg(long, value_name = "URL", env = "PREPAID402_ADMIN_URL", default_value = "http://127.0.0.1:4403")]
+    admin_url: String,
+    /// A user of the admin pages
+    #[arg(long, value_name = "NAME", env = "PREPAID402_ADMIN_USER")]
+    user: String,
+    /// Read the password from standard input; a line end at its end does not belong to it
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DoorError {
+    #[error(
+        "--admin-url: it must look like http://127.0.0.1:4403; from another machine, use https:// or an SSH tunnel"
+    )]
+    Url,
+    #[error(
+        "--admin-url: plain http:// to another machine would send the password in the clear; use https:// or an SSH tunnel"
+    )]
+    Insecure,
+    #[error("the password is not there: set PREPAID402_ADMIN_PASSWORD, or use --password-stdin")]
+    NoPassword,
+    #[error("the password cannot be used: {0}")]
+    Password(String),
+    #[error("{0} cannot be used in a request")]
+    Word(&'static str),
+    #[error("{0}: {1}")]
+    NotSent(String, SendError),
+    /// The request may have arrived.
+    #[error("{0}: {1}")]
+    Lost(String, SendError),
+    #[error("{0} is not the admin listener of this program: it answered {1}")]
+    Foreign(String, StatusCode),
+}
+
+impl DoorError {
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Url | Self::Insecure | Self::NoPassword | Self::Password(_) | Self::Word(_) => USAGE,
+            Self::NotSent(..) | Self::Lost(..) | Self::Foreign(..) => FAILED,
+        }
+    }
+
+    /// Whether the server may have done what was asked for.
+    pub(super) fn is_unknown(&self) -> bool {
+        matches!(self, Self::Lost(..))
+    }
+}
+
+/// What the server answered.
+pub(super) struct Said {
+    pub(super) status: StatusCode,
+    pub(super) body: Value,
+}
+
+impl Said {
+    /// A text of the answer, or nothing.
+    pub(super) fn text(&self, field: &str) -> &str {
+        self.body[field].as_str().unwrap_or_default()
+    }
+
+    /// Why it was refused, in the server's words.
+    pub(super) fn refusal(&self) -> String {
+        format!("{} ({})", self.text("message"), self.text("code"))
+    }
+}
+
+/// A door with a password, so that nothing has to be asked for later.
+pub(super) struct OpenDoor {
+    url: String,
+    authorization: HeaderValue,
+}
+
+impl OperatorDoor {
+    /// Checks the address and gets the password, before anything is sent.
+    pub(super) async fn open(self) -> Result<OpenDoor, DoorError> {
+        let url = self.admin_url.trim_end_matches('/').to_owned();
+        target(&url)?;
+        let from_stdin = self.password_stdin;
+        let reading = tokio::task::spawn_blocking(move || read_password(from_stdin));
+        let password = reading.await.map_err(|error| DoorError::Password(error.to_string()))??;
+        let basic = format!("Basic {}", STANDARD.encode(format!("{}:{password}", self.user)));
+        let mut authorization = HeaderValue::from_str(&basic).map_err(|_| DoorError::Word("--user"))?;
+        authorization.set_sensitive(true);
+        Ok(OpenDoor { url, authorization })
+    }
+}
+
+fn target(url: &str) -> Result<Target, DoorError> {
+    Target::parse(url, false).map_err(|error| match error {
+        TargetError::Insecure => DoorError::Insecure,
+        TargetError::Form | TargetError::UserInfo => DoorError::Url,
+    })
+}
+
+fn read_password(from_stdin: bool) -> Result<String, DoorError> {
+    if from_stdin {
+        return password_from(std::io::stdin().lock())
+            .map_err(|error| DoorError::Password(error.to_string()));
+    }
+    match std::env::var(PASSWORD) {
+        Ok(password) if !password.is_empty() => Ok(password),
+        _ if std::io::stdin().is_terminal() => {
+            rpassword::prompt_password("Password: ").map_err(|error| DoorError::Password(error.to_string()))
+        }
+        _ => Err(DoorError::NoPassword),
+    }
+}
+
+/// One segment of a path.
+pub(super) fn segment(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
+impl OpenDoor {
+    /// Sends one POST and reads its answer.
+    pub(super) async fn post(
+        &self,
+        path: &str,
+        key: Option<&str>,
+        body: Option<&Value>,
+    ) -> Result<Said, DoorError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, self.authorization.clone());
+        if let Some(key) = key {
+            let key = HeaderValue::from_str(key).map_err(|_| DoorError::Word("--key"))?;
+            headers.insert(HeaderName::from_static("idempotency-key"), key);
+        }
+        if body.is_some() {
+            let json = HeaderValue::from_static("application/json");
+            headers.insert(hyper::header::CONTENT_TYPE, json);
+        }
+        let outgoing = Outgoing {
+            target: target(&format!("{}{path}", self.url))?,
+            method: Method::POST,
+            headers,
+            body: body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string())),
+        };
+        let broken = |error| match error {
+            SendError::NotSent => DoorError::NotSent(self.url.clone(), error),
+            SendError::Lost | SendError::TimedOut => DoorError::Lost(self.url.clone(), error),
+        };
+        let mut answer = Http::new(PATIENCE).send(&outgoing, None).await.map_err(broken)?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = answer.next().await {
+            bytes.extend_from_slice(&piece.map_err(broken)?);
+            if bytes.len() > MAX_ANSWER {
+                return Err(DoorError::Foreign(self.url.clone(), answer.status));
+            }
+        }
+        let body: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        if !body.is_object() {
+            return Err(DoorError::Foreign(self.url.clone(), answer.status));
+        }
+        Ok(Said { status: answer.status, body })
+    }
+}

@@ -1,0 +1,468 @@
+//! What an operator may do, for programs: refunds, freezing, and what answers a dispute. JSON; refusals are RFC 9457 problems.
+//!
+//! Every request carries name and password (`basic`); there are no cookies. What is asked for goes on when whoever asked has
+//! gone, and is told to the log with the operator's name.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{Error, HttpRequest, HttpResponse};
+use chrono::{DateTime, SecondsFormat};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::basic::Operator;
+use crate::db::{Db, DbError};
+use crate::domain::{Micros, RequestId, TopUpId};
+use crate::http::problem;
+use crate::ledger::aftermath::Change;
+use crate::ledger::read::{self, ClientRow};
+use crate::ledger::{Ledger, LedgerError, Refusal};
+use crate::money_work::MoneyWork;
+use crate::payments::evidence;
+use crate::payments::refunds::{Refund, RefundError, RefundRequest, Refunds};
+use crate::paywall::{Answer, WhoActs};
+use crate::protocol::{card_number, strict_json};
+
+/// The largest body, in bytes; the actual ones are a tenth of it.
+const MAX_BODY: usize = 4 * 1024;
+/// The longest reason, in characters.
+const MAX_REASON: usize = 500;
+
+/// What the operator's door needs. One for the whole process.
+#[derive(Debug)]
+pub struct Desk {
+    db: Db,
+    ledger: Ledger,
+    refunds: Refunds,
+    tasks: MoneyWork,
+    /// Keys of refunds that are being asked for at this moment.
+    in_flight: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Desk {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(db: Db, ledger: Ledger, refunds: Refunds, tasks: MoneyWork) -> Self {
+        Self { db, ledger, refunds, tasks, in_flight: Arc::default() }
+    }
+}
+
+/// A key that is in flight until this is dropped.
+struct InFlight {
+    keys: Arc<Mutex<HashSet<String>>>,
+    key: String,
+}
+
+impl InFlight {
+    /// `None`: it is in flight already.
+    fn begin(keys: &Arc<Mutex<HashSet<String>>>, key: &str) -> Option<Self> {
+        let is_new = keys.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned());
+        is_new.then(|| Self { keys: Arc::clone(keys), key: key.to_owned() })
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
+/// Registers what is below `/admin/api`.
+pub(super) fn configure(cfg: &mut ServiceConfig) {
+    cfg.service(
+        web::resource("/refunds").route(web::post().to(request_refund)).route(web::get().to(list_refunds)),
+    )
+    .route("/clients/{public_id}/freeze", web::post().to(freeze))
+    .route("/clients/{public_id}/unfreeze", web::post().to(unfreeze))
+    .route("/disputes/{id}", web::get().to(dispute))
+    .default_service(web::to(|| async { refuse(Refused::NotFound) }));
+}
+
+/// Why nothing is done.
+#[derive(Debug)]
+pub(super) enum Refused {
+    Unauthorized,
+    Browser,
+    /// Seconds to wait.
+    TooManyAttempts(i64),
+    /// Nothing was done.
+    Busy,
+    NotFound,
+    Invalid(&'static str),
+    RawCardData,
+    InFlight,
+    Refund(RefundError),
+    /// Stripe refused it, or it came back.
+    RefundFailed(Box<Refund>),
+    /// It is not known whether Stripe has made it.
+    RefundUnknown(Box<Refund>),
+    Ledger(LedgerError),
+}
+
+impl From<sqlx::Error> for Refused {
+    fn from(error: sqlx::Error) -> Self {
+        tracing::error!(%error, "the operator's request could not be answered");
+        Self::Busy
+    }
+}
+
+impl Refused {
+    /// The table of answers.
+    fn answer(&self) -> Answer {
+        use WhoActs::{Agent, Human, Seller};
+        let row = |status, code, retryable, who_acts, retry_after, message| Answer {
+            status,
+            code,
+            retryable,
+            who_acts,
+            message,
+            retry_after,
+        };
+        let refused = |status, code, message| row(status, code, false, Human, None, message);
+        let unknown = row(
+            503,
+            "refund_unknown",
+            true,
+            Agent,
+            Some(5),
+            "It is not known yet whether there is a refund. Repeat the request with the same Idempotency-Key: it refunds once.",
+        );
+        match self {
+            Self::Unauthorized => refused(
+                401,
+                "unauthorized",
+                "Send name and password of an admin user as HTTP Basic authentication.",
+            ),
+            Self::Browser => refused(403, "browser_refused", "This door is for programs, not for browsers."),
+            Self::TooManyAttempts(seconds) => row(
+                429,
+                "too_many_attempts",
+                true,
+                Human,
+                Some(u32::try_from(*seconds).unwrap_or(60)),
+                "Too many attempts with this name or from this address. Nothing was done.",
+            ),
+            Self::Busy | Self::Ledger(LedgerError::Unavailable(_) | LedgerError::Closed) => row(
+                503,
+                "busy",
+                true,
+                Seller,
+                Some(5),
+                "The gateway or its database is busy. Repeat the same request shortly: doing it twice does no harm.",
+            ),
+            Self::NotFound => refused(404, "not_found", "There is no such thing."),
+            Self::Invalid(message) => refused(400, "invalid_request", message),
+            Self::RawCardData => refused(
+                400,
+                "raw_card_data_rejected",
+                "A card number must never be sent here. Nothing was done or stored.",
+            ),
+            Self::InFlight => row(
+                409,
+                "idempotency_in_flight",
+                true,
+                Agent,
+                Some(1),
+                "The same refund is being asked for at this moment. Repeat this to learn what became of it.",
+            ),
+            Self::RefundUnknown(_) => unknown,
+            Self::RefundFailed(_) => refused(
+                409,
+                "refund_failed",
+                "The refund has failed, and its credit is back in the wallet. A new attempt needs a new Idempotency-Key.",
+            ),
+            Self::Refund(RefundError::NoSuchTopUp) => {
+                refused(404, "not_charged", "There is no such top-up, or its card was not charged.")
+            }
+            Self::Refund(RefundError::NotPayable) => refused(
+                422,
+                "amount_not_payable",
+                "The amount is not a whole number of the currency's smallest coin.",
+            ),
+            Self::Refund(RefundError::Ledger(LedgerError::Refused(refusal)))
+            | Self::Ledger(LedgerError::Refused(refusal)) => refusal_answer(*refusal),
+            Self::Refund(RefundError::Db(_) | RefundError::Ledger(_)) => unknown,
+        }
+    }
+}
+
+fn refusal_answer(refusal: Refusal) -> Answer {
+    let row = |status, code, message| Answer {
+        status,
+        code,
+        retryable: false,
+        who_acts: WhoActs::Human,
+        message,
+        retry_after: None,
+    };
+    match refusal {
+        Refusal::InsufficientCredits => row(
+            409,
+            "insufficient_credits",
+            "The client has spent more than would be left: only what is unspent can be refunded.",
+        ),
+        Refusal::ReservationsInFlight => Answer {
+            retryable: true,
+            retry_after: Some(2),
+            ..row(
+                409,
+                "reservations_in_flight",
+                "Running requests of this client have set the credit aside. Repeat this when they have ended.",
+            )
+        },
+        Refusal::ExceedsCharge => row(409, "exceeds_charge", "That is more than is left of the charge."),
+        Refusal::NotCharged => {
+            row(404, "not_charged", "There is no such top-up, or its card was not charged.")
+        }
+        Refusal::SourceConflict => row(
+            422,
+            "idempotency_mismatch",
+            "This Idempotency-Key was used for another top-up or amount. Nothing was refunded now.",
+        ),
+        Refusal::ClientFrozen => row(
+            409,
+            "client_frozen",
+            "The client is frozen or in debt, and has nothing that can be refunded.",
+        ),
+        Refusal::UnknownClient => row(404, "not_found", "There is no such client."),
+        Refusal::CurrencyMismatch => {
+            row(409, "currency_mismatch", "The amount is of another currency than the client's.")
+        }
+        Refusal::OutOfRange => row(409, "out_of_range", "A balance would leave the range of amounts."),
+        Refusal::NothingToReverse | Refusal::NoHold => {
+            row(409, "nothing_to_reverse", "There is nothing that could be given back.")
+        }
+    }
+}
+
+/// The answer to what is not done.
+pub(super) fn refuse(refused: Refused) -> HttpResponse {
+    let mut extra = Map::new();
+    match &refused {
+        Refused::RefundUnknown(made) | Refused::RefundFailed(made) => {
+            extra.insert("refund".into(), refund_json(made));
+        }
+        Refused::Refund(RefundError::Ledger(error)) | Refused::Ledger(error) => {
+            tracing::warn!(%error, "an operator's request is refused");
+        }
+        Refused::Refund(error) => tracing::warn!(%error, "an operator's refund is refused"),
+        _ => {}
+    }
+    problem::response(refused.answer(), None, RequestId::new(), extra)
+}
+
+fn answer(body: Result<Value, Refused>) -> HttpResponse {
+    match body {
+        Ok(body) => HttpResponse::Ok().content_type("application/json").body(body.to_string()),
+        Err(refused) => refuse(refused),
+    }
+}
+
+/// `2026-01-31T12:00:00Z`; empty for what no calendar has.
+fn moment(micros: i64) -> String {
+    DateTime::from_timestamp_micros(micros)
+        .map(|at| at.to_rfc3339_opts(SecondsFormat::AutoSi, true))
+        .unwrap_or_default()
+}
+
+fn refund_json(refund: &Refund) -> Value {
+    json!({
+        "id": refund.id,
+        "topUp": refund.top_up,
+        "amount": refund.amount.to_major_string(),
+        "currency": refund.currency.code(),
+        "bonusForfeited": refund.bonus.to_major_string(),
+        "origin": refund.origin,
+        "state": refund.state,
+        "stripeRefund": refund.stripe_refund,
+        "reason": refund.reason,
+        "operator": refund.operator,
+        "failure": refund.failure,
+        "createdAt": moment(refund.created_at),
+    })
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RefundBody {
+    top_up: String,
+    amount: Option<String>,
+    reason: Option<String>,
+}
+
+/// One refund that is asked for: its top-up, amount, reason and key.
+fn read_refund(request: &HttpRequest, body: &[u8], operator: String) -> Result<RefundRequest, Refused> {
+    let mut keys = request.headers().get_all("idempotency-key");
+    let key = keys
+        .next()
+        .filter(|_| keys.next().is_none())
+        .and_then(|value| value.to_str().ok())
+        .filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()))
+        .ok_or(Refused::Invalid(
+            "One Idempotency-Key header of 1 to 255 visible characters is needed: the same key refunds once.",
+        ))?;
+    let text = std::str::from_utf8(body).map_err(|_| Refused::Invalid("The body is not UTF-8."))?;
+    if card_number::contains_card_number(text) {
+        return Err(Refused::RawCardData);
+    }
+    const SHAPE: &str = "The body is {\"topUp\": \"id\", \"amount\": \"5.00\", \"reason\": \"for people\"}; without an amount, all that is left is refunded; the reason may be left out.";
+    strict_json::parse(body, strict_json::Limits::bytes(MAX_BODY)).map_err(|_| Refused::Invalid(SHAPE))?;
+    let body: RefundBody = serde_json::from_slice(body).map_err(|_| Refused::Invalid(SHAPE))?;
+    let top_up = TopUpId::parse(&body.top_up).ok_or(Refused::Refund(RefundError::NoSuchTopUp))?;
+    let amount = match body.amount {
+        None => None,
+        Some(text) => Some(
+            Micros::parse_major(&text)
+                .ok()
+                .filter(|amount| !amount.is_zero())
+                .ok_or(Refused::Invalid("amount is a decimal above zero in quotes, such as \"5.00\"."))?,
+        ),
+    };
+    let is_long = |text: &String| text.chars().count() > MAX_REASON || text.chars().any(char::is_control);
+    if body.reason.as_ref().is_some_and(is_long) {
+        return Err(Refused::Invalid("reason has at most 500 characters, none of them a control character."));
+    }
+    // Apart from the keys that the gateway itself makes.
+    let request_key = format!("operator:{key}");
+    Ok(RefundRequest { top_up, amount, reason: body.reason, operator, request_key })
+}
+
+/// `POST /admin/api/refunds`.
+async fn request_refund(
+    request: HttpRequest,
+    desk: web::Data<Desk>,
+    operator: web::ReqData<Operator>,
+    body: Result<web::Bytes, Error>,
+) -> HttpResponse {
+    answer(refund_now(&request, &desk, operator.into_inner(), body).await.map(|made| refund_json(&made)))
+}
+
+async fn refund_now(
+    request: &HttpRequest,
+    desk: &Desk,
+    Operator(operator): Operator,
+    body: Result<web::Bytes, Error>,
+) -> Result<Refund, Refused> {
+    let body = body.map_err(|_| Refused::Invalid("The body is too large, or was cut off."))?;
+    let wanted = read_refund(request, &body, operator)?;
+    // Two at once would fight for the same credit, and one of them would be told that there is too little.
+    let in_flight = InFlight::begin(&desk.in_flight, &wanted.request_key).ok_or(Refused::InFlight)?;
+    let refunds = desk.refunds.clone();
+    let work = desk.tasks.spawn(async move {
+        let _in_flight = in_flight;
+        let (operator, top_up) = (wanted.operator.clone(), wanted.top_up);
+        let made = refunds.request(wanted).await;
+        match &made {
+            Ok(made) => tracing::info!(
+                operator,
+                refund.id = made.id,
+                top_up.id = made.top_up,
+                refund.amount = made.amount.to_major_string(),
+                refund.currency = made.currency.code(),
+                refund.state = made.state,
+                refund.stripe = made.stripe_refund,
+                "an operator asked for a refund"
+            ),
+            Err(error) => {
+                tracing::warn!(operator, top_up.id = %top_up, %error, "an operator asked for a refund in vain");
+            }
+        }
+        made
+    });
+    let made = work.await.unwrap_or_else(|error| Err(LedgerError::Unavailable(error.to_string()).into()));
+    let made = made.map_err(Refused::Refund)?;
+    match made.state.as_str() {
+        "pending" | "succeeded" => Ok(made),
+        "failed" => Err(Refused::RefundFailed(Box::new(made))),
+        // Its credit is taken; what Stripe says is not known, and whatever else it might say is not known either.
+        _ => Err(Refused::RefundUnknown(Box::new(made))),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct RefundsQuery {
+    top_up: String,
+}
+
+/// `GET /admin/api/refunds?topUp=…`.
+async fn list_refunds(
+    desk: web::Data<Desk>,
+    wanted: Result<web::Query<RefundsQuery>, Error>,
+) -> HttpResponse {
+    answer(refunds_of(&desk, wanted).await)
+}
+
+async fn refunds_of(desk: &Desk, wanted: Result<web::Query<RefundsQuery>, Error>) -> Result<Value, Refused> {
+    let wanted = wanted.map_err(|_| Refused::Invalid("Say of which top-up: ?topUp=ID."))?;
+    let id = TopUpId::parse(&wanted.top_up).ok_or(Refused::NotFound)?;
+    let known = read::top_up_by_id(desk.db.reader(), &id.to_string()).await?;
+    known.ok_or(Refused::NotFound)?;
+    let refunds = desk.refunds.of_top_up(id).await.map_err(|error: DbError| {
+        tracing::error!(%error, "refunds could not be read");
+        Refused::Busy
+    })?;
+    Ok(json!({ "refunds": refunds.iter().map(refund_json).collect::<Vec<_>>() }))
+}
+
+/// `POST /admin/api/clients/{public_id}/freeze`.
+async fn freeze(
+    path: web::Path<String>,
+    desk: web::Data<Desk>,
+    operator: web::ReqData<Operator>,
+) -> HttpResponse {
+    answer(change_client(&desk, &path, operator.into_inner(), |client, _| Change::Freeze { client }).await)
+}
+
+/// `POST /admin/api/clients/{public_id}/unfreeze`: whatever had frozen it.
+async fn unfreeze(
+    path: web::Path<String>,
+    desk: web::Data<Desk>,
+    operator: web::ReqData<Operator>,
+) -> HttpResponse {
+    let lifted = |client, by| Change::Unfreeze { client, by };
+    answer(change_client(&desk, &path, operator.into_inner(), lifted).await)
+}
+
+async fn change_client(
+    desk: &Desk,
+    public_id: &str,
+    Operator(operator): Operator,
+    change: impl FnOnce(i64, String) -> Change,
+) -> Result<Value, Refused> {
+    let client: ClientRow =
+        read::client_by_public_id(desk.db.reader(), public_id).await?.ok_or(Refused::NotFound)?;
+    let change = change(client.id, operator.clone());
+    let (ledger, public_id) = (desk.ledger.clone(), client.public_id.clone());
+    let work = desk.tasks.spawn(async move {
+        let changed = ledger.change(change).await;
+        match &changed {
+            Ok((_, state)) => tracing::info!(
+                operator,
+                client.id = public_id,
+                client.frozen = state.frozen,
+                "an operator changed who may spend"
+            ),
+            Err(error) => {
+                tracing::warn!(operator, client.id = public_id, %error, "an operator could not change who may spend");
+            }
+        }
+        changed
+    });
+    let changed = work.await.unwrap_or_else(|error| Err(LedgerError::Unavailable(error.to_string())));
+    let (_, state) = changed.map_err(Refused::Ledger)?;
+    Ok(json!({
+        "client": client.public_id,
+        "status": if state.frozen { "frozen" } else { "active" },
+        "currency": state.currency.code(),
+        "debt": state.debt.to_major_string(),
+    }))
+}
+
+/// `GET /admin/api/disputes/{id}`.
+async fn dispute(path: web::Path<String>, desk: web::Data<Desk>) -> HttpResponse {
+    let found = evidence::gather(desk.db.reader().into(), &path).await;
+    answer(found.map_err(Refused::from).and_then(|found| found.map(|e| e.json()).ok_or(Refused::NotFound)))
+}

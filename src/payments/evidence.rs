@@ -1,0 +1,522 @@
+//! What answers a dispute: the payment, and what was delivered for it. Read only; holds no secret.
+//!
+//! Stripe takes evidence once. So everything is in one place: who paid what when, every request that was paid from the balance
+//! between the payment and the dispute, what was given back, and who stopped the client from spending.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+
+use chrono::{DateTime, SecondsFormat};
+use serde_json::{Value, json};
+
+use super::refunds::{self, Refund};
+use crate::db::{On, Row, query, query_scalar};
+use crate::domain::{Micros, TopUpId};
+use crate::ledger::account::Account;
+
+/// Entries looked at with one statement.
+const PAGE: i64 = 500;
+/// Entries looked at before this gives up and says so.
+const MAX_ENTRIES: usize = 1_000_000;
+
+/// What answers one dispute.
+#[derive(Debug, Clone)]
+pub struct Evidence {
+    /// Lower-case ISO 4217 code of all amounts.
+    pub currency: String,
+    /// The dispute.
+    pub dispute: DisputeRow,
+    /// The payment that is disputed.
+    pub payment: Payment,
+    /// Who paid.
+    pub client: Client,
+    /// Requests paid from the balance between the payment and the dispute, oldest first.
+    pub requests: Vec<PaidRequest>,
+    /// There are more entries than are looked at; the oldest requests are missing.
+    pub is_cut: bool,
+    /// Refunds of the payment, oldest first.
+    pub refunds: Vec<Refund>,
+    /// Who stopped the client from spending, and until when.
+    pub freezes: Vec<Freeze>,
+}
+
+/// A dispute, as stored.
+#[derive(Debug, Clone)]
+pub struct DisputeRow {
+    /// Stripe's id.
+    pub id: String,
+    /// In micros.
+    pub amount: i64,
+    /// Stripe's word.
+    pub status: String,
+    /// Stripe's word.
+    pub reason: String,
+    /// Unix seconds: evidence is taken until then.
+    pub due_by: Option<i64>,
+    /// Unix microseconds.
+    pub created_at: i64,
+}
+
+/// The payment that is disputed.
+#[derive(Debug, Clone)]
+pub struct Payment {
+    /// Ours.
+    pub top_up: String,
+    /// `ch_…`.
+    pub charge: String,
+    /// `pi_…`.
+    pub payment_intent: Option<String>,
+    /// Charged, in micros.
+    pub amount: i64,
+    /// Credited on top, in micros.
+    pub bonus: i64,
+    /// When it was begun, in Unix microseconds.
+    pub created_at: i64,
+    /// When it was credited, in Unix microseconds; `None`: it is not in the books.
+    pub credited_at: Option<i64>,
+    /// Paid and bonus credit right after it, in micros.
+    pub balance_after: Option<i64>,
+}
+
+/// Who paid.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// What people see.
+    pub public_id: String,
+    /// `active` or `frozen`.
+    pub status: String,
+    /// Since when, in Unix microseconds.
+    pub created_at: i64,
+    /// The first characters of its keys, which is all that is stored of them.
+    pub key_prefixes: Vec<String>,
+    /// Paid credit now, in micros.
+    pub paid: i64,
+    /// Bonus credit now, in micros.
+    pub bonus: i64,
+    /// What it owes now, in micros.
+    pub debt: i64,
+}
+
+/// A request that was paid from the balance.
+#[derive(Debug, Clone)]
+pub struct PaidRequest {
+    /// Its id, which the answer carried as `x-request-id`.
+    pub id: String,
+    /// Unix microseconds.
+    pub at: i64,
+    /// The name of what was bought.
+    pub route: String,
+    /// In micros.
+    pub price: i64,
+    /// What the API answered.
+    pub upstream_status: Option<i64>,
+    /// What became of the answer.
+    pub outcome: Outcome,
+    /// Paid and bonus credit right after it, in micros.
+    pub balance_after: i64,
+}
+
+/// What became of the answer that a request paid for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was passed on to its end, or kept for the caller.
+    Delivered,
+    /// It was not, and the price was given back.
+    Reversed,
+    /// It is on its way.
+    Running,
+}
+
+impl Outcome {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Reversed => "reversed",
+            Self::Running => "running",
+        }
+    }
+}
+
+/// A cause for which a client may not spend.
+#[derive(Debug, Clone)]
+pub struct Freeze {
+    /// `operator`, `dispute:ID` or `fraud_warning:ID`.
+    pub cause: String,
+    /// Unix microseconds.
+    pub created_at: i64,
+    /// Unix microseconds.
+    pub lifted_at: Option<i64>,
+    /// An operator's name, or what the dispute became.
+    pub lifted_by: Option<String>,
+}
+
+const DISPUTE: &str = "\
+SELECT d.id, d.amount, d.status, d.reason, d.due_by, d.created_at, d.charge, t.id, t.payment_intent, t.amount, t.bonus,
+       t.currency, t.created_at, c.id, c.public_id, c.status, c.created_at, c.paid, c.bonus, c.debt, c.last_entry
+FROM disputes AS d JOIN top_ups AS t ON t.id = d.top_up JOIN clients AS c ON c.id = d.client WHERE d.id = $1";
+const KEYS: &str = "SELECT shown_prefix FROM client_keys WHERE client = $1 ORDER BY created_at, id";
+const FREEZES: &str = "\
+SELECT cause, created_at, lifted_at, lifted_by FROM freezes WHERE client = $1 ORDER BY created_at, cause";
+/// The last leg of the top-up: what the client had after it.
+const CREDITED: &str = "\
+SELECT at, sequence, paid_after, bonus_after FROM entries WHERE source IN ($1, $1 || '/2', $1 || '/3', $1 || '/4')
+ORDER BY sequence DESC LIMIT 1";
+const UNDELIVERED: &str = "SELECT entries FROM undelivered";
+/// From an entry back along its client's chain.
+const ENTRIES: &str = "\
+WITH RECURSIVE chain (id, step) AS (
+    SELECT CAST($1 AS BIGINT), 1
+    UNION ALL SELECT e.previous, chain.step + 1 FROM chain JOIN entries AS e ON e.id = chain.id
+    WHERE e.previous IS NOT NULL AND chain.step < $2)
+SELECT e.id, e.at, e.source, e.credit, e.amount, e.sequence, e.previous, e.paid_after, e.bonus_after, r.name, e.upstream_status
+FROM chain JOIN entries AS e ON e.id = chain.id LEFT JOIN routes AS r ON r.id = e.route ORDER BY chain.step";
+
+/// The freezes of a client, oldest first.
+///
+/// # Errors
+/// What the database said.
+pub async fn freezes_of(on: impl Into<On<'_>>, client: i64) -> Result<Vec<Freeze>, sqlx::Error> {
+    let rows = query(FREEZES).bind(client).fetch_all(on).await?;
+    let freeze = |row: &Row| {
+        Ok(Freeze {
+            cause: row.try_get(0)?,
+            created_at: row.try_get(1)?,
+            lifted_at: row.try_get(2)?,
+            lifted_by: row.try_get(3)?,
+        })
+    };
+    rows.iter().map(freeze).collect()
+}
+
+/// Gathers what answers a dispute. `None`: there is no such dispute.
+///
+/// # Errors
+/// What the database said.
+pub async fn gather(mut books: On<'_>, dispute: &str) -> Result<Option<Evidence>, sqlx::Error> {
+    let Some(row) = query(DISPUTE).bind(dispute).fetch_optional(books.again()).await? else {
+        return Ok(None);
+    };
+    let top_up: String = row.try_get(7)?;
+    let id =
+        TopUpId::parse(&top_up).ok_or_else(|| sqlx::Error::Decode("a top-up's id is malformed".into()))?;
+    let client: i64 = row.try_get(13)?;
+    let source = crate::ledger::recording::top_up_source(id);
+    let credited = query(CREDITED).bind(source).fetch_optional(books.again()).await?;
+    let (credited_at, credited_sequence, balance_after) = match &credited {
+        Some(row) => (
+            Some(row.try_get(0)?),
+            row.try_get::<Option<i64>, _>(1)?.unwrap_or(0),
+            balance(row.try_get(2)?, row.try_get(3)?),
+        ),
+        None => (None, 0, None),
+    };
+    let created_at: i64 = row.try_get(5)?;
+    let span = Span {
+        newest: row.try_get(20)?,
+        after: credited_sequence,
+        // Stripe tells whole seconds; what happened within this one came before.
+        until: created_at.saturating_add(1_000_000),
+    };
+    let (requests, is_cut) = requests(&mut books, span).await?;
+    Ok(Some(Evidence {
+        currency: row.try_get(11)?,
+        dispute: DisputeRow {
+            id: row.try_get(0)?,
+            amount: row.try_get(1)?,
+            status: row.try_get(2)?,
+            reason: row.try_get(3)?,
+            due_by: row.try_get(4)?,
+            created_at,
+        },
+        payment: Payment {
+            top_up,
+            charge: row.try_get(6)?,
+            payment_intent: row.try_get(8)?,
+            amount: row.try_get(9)?,
+            bonus: row.try_get(10)?,
+            created_at: row.try_get(12)?,
+            credited_at,
+            balance_after,
+        },
+        client: Client {
+            public_id: row.try_get(14)?,
+            status: row.try_get(15)?,
+            created_at: row.try_get(16)?,
+            key_prefixes: query_scalar(KEYS).bind(client).fetch_all(books.again()).await?,
+            paid: row.try_get(17)?,
+            bonus: row.try_get(18)?,
+            debt: row.try_get(19)?,
+        },
+        requests,
+        is_cut,
+        refunds: refunds::of_top_up(books.again(), id).await?,
+        freezes: freezes_of(books.again(), client).await?,
+    }))
+}
+
+fn balance(paid: Option<i64>, bonus: Option<i64>) -> Option<i64> {
+    paid.zip(bonus).map(|(paid, bonus)| paid.saturating_add(bonus))
+}
+
+/// Which entries of a client are looked at.
+struct Span {
+    newest: Option<i64>,
+    /// The client's counter at the top-up.
+    after: i64,
+    /// Unix microseconds.
+    until: i64,
+}
+
+async fn requests(books: &mut On<'_>, span: Span) -> Result<(Vec<PaidRequest>, bool), sqlx::Error> {
+    let mut running = HashSet::new();
+    for list in query_scalar::<String>(UNDELIVERED).fetch_all(books.again()).await? {
+        let ids: Vec<i64> = serde_json::from_str(&list)
+            .map_err(|_| sqlx::Error::Decode("a list of entries is malformed".into()))?;
+        running.extend(ids);
+    }
+    // Newest first: a reversal comes before what it reverses.
+    let (mut reversed, mut found) = (HashSet::new(), Vec::<PaidRequest>::new());
+    let mut places: HashMap<String, usize> = HashMap::new();
+    let (mut cursor, mut looked) = (span.newest, 0_usize);
+    while let Some(newest) = cursor {
+        let rows = query(ENTRIES).bind(newest).bind(PAGE).fetch_all(books.again()).await?;
+        looked = looked.saturating_add(rows.len());
+        cursor = None;
+        for row in &rows {
+            cursor = row.try_get(6)?;
+            if row.try_get::<Option<i64>, _>(5)?.unwrap_or(0) <= span.after {
+                cursor = None;
+                break;
+            }
+            let source: &str = row.try_get(2)?;
+            let Some((kind, rest)) = source.split_once(':') else { continue };
+            let request = rest.split('/').next().unwrap_or(rest);
+            if kind == "reversal" {
+                reversed.insert(request.to_owned());
+            }
+            let earned = row.try_get::<i64, _>(3)? == Account::Revenue.number();
+            if kind != "usage" || !earned || row.try_get::<i64, _>(1)? > span.until {
+                continue;
+            }
+            let amount: i64 = row.try_get(4)?;
+            if let Some(known) = places.get(request).and_then(|place| found.get_mut(*place)) {
+                // An earlier leg of the same request; the balance is that of its last.
+                known.price = known.price.saturating_add(amount);
+                continue;
+            }
+            let outcome = match reversed.contains(request) {
+                true => Outcome::Reversed,
+                false if running.contains(&row.try_get::<i64, _>(0)?) => Outcome::Running,
+                false => Outcome::Delivered,
+            };
+            places.insert(request.to_owned(), found.len());
+            found.push(PaidRequest {
+                id: request.to_owned(),
+                at: row.try_get(1)?,
+                route: row.try_get::<Option<String>, _>(9)?.unwrap_or_default(),
+                price: amount,
+                upstream_status: row.try_get(10)?,
+                outcome,
+                balance_after: balance(row.try_get(7)?, row.try_get(8)?).unwrap_or(0),
+            });
+        }
+        if looked >= MAX_ENTRIES && cursor.is_some() {
+            found.reverse();
+            return Ok((found, true));
+        }
+    }
+    found.reverse();
+    Ok((found, false))
+}
+
+/// A decimal of the major unit.
+fn decimal(micros: i64) -> String {
+    Micros::new(micros).map_or_else(|| format!("{micros} micros"), Micros::to_major_string)
+}
+
+/// `2026-01-31T12:00:00.123Z`.
+fn moment(micros: i64) -> String {
+    DateTime::from_timestamp_micros(micros)
+        .map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
+        .unwrap_or_default()
+}
+
+fn due(seconds: Option<i64>) -> Option<String> {
+    seconds.map(|seconds| moment(seconds.saturating_mul(1_000_000)))
+}
+
+/// A field of a CSV file, RFC 4180. A spreadsheet takes a text that begins like a formula for one.
+fn field(text: &str) -> String {
+    let text = if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text.to_owned() };
+    if text.contains([',', '"', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text }
+}
+
+impl Evidence {
+    /// Everything, as one JSON object.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        let requests = self.requests.iter().map(|request| {
+            json!({
+                "requestId": request.id,
+                "at": moment(request.at),
+                "route": request.route,
+                "price": decimal(request.price),
+                "upstreamStatus": request.upstream_status,
+                "outcome": request.outcome.word(),
+                "balanceAfter": decimal(request.balance_after),
+            })
+        });
+        let refunds = self.refunds.iter().map(|refund| {
+            json!({
+                "id": refund.id,
+                "amount": decimal(refund.amount.get()),
+                "bonusForfeited": decimal(refund.bonus.get()),
+                "state": refund.state,
+                "origin": refund.origin,
+                "stripeRefund": refund.stripe_refund,
+                "reason": refund.reason,
+                "createdAt": moment(refund.created_at),
+            })
+        });
+        let freezes = self.freezes.iter().map(|freeze| {
+            json!({
+                "cause": freeze.cause,
+                "createdAt": moment(freeze.created_at),
+                "liftedAt": freeze.lifted_at.map(moment),
+                "liftedBy": freeze.lifted_by,
+            })
+        });
+        json!({
+            "currency": self.currency,
+            "dispute": {
+                "id": self.dispute.id,
+                "amount": decimal(self.dispute.amount),
+                "status": self.dispute.status,
+                "reason": self.dispute.reason,
+                "evidenceDueBy": due(self.dispute.due_by),
+                "createdAt": moment(self.dispute.created_at),
+            },
+            "payment": {
+                "topUp": self.payment.top_up,
+                "charge": self.payment.charge,
+                "paymentIntent": self.payment.payment_intent,
+                "amount": decimal(self.payment.amount),
+                "bonus": decimal(self.payment.bonus),
+                "createdAt": moment(self.payment.created_at),
+                "creditedAt": self.payment.credited_at.map(moment),
+                "balanceAfter": self.payment.balance_after.map(decimal),
+            },
+            "client": {
+                "id": self.client.public_id,
+                "status": self.client.status,
+                "createdAt": moment(self.client.created_at),
+                "keyPrefixes": self.client.key_prefixes,
+                "paid": decimal(self.client.paid),
+                "bonus": decimal(self.client.bonus),
+                "debt": decimal(self.client.debt),
+            },
+            "requests": requests.collect::<Vec<_>>(),
+            "requestsAreCut": self.is_cut,
+            "refunds": refunds.collect::<Vec<_>>(),
+            "freezes": freezes.collect::<Vec<_>>(),
+        })
+    }
+
+    /// The requests, as a CSV file.
+    #[must_use]
+    pub fn csv(&self) -> String {
+        let mut csv =
+            "time,request_id,route,price,currency,upstream_status,outcome,balance_after\r\n".to_owned();
+        for request in &self.requests {
+            let status = request.upstream_status.map(|status| status.to_string()).unwrap_or_default();
+            let fields = [
+                moment(request.at),
+                request.id.clone(),
+                request.route.clone(),
+                decimal(request.price),
+                self.currency.clone(),
+                status,
+                request.outcome.word().to_owned(),
+                decimal(request.balance_after),
+            ];
+            csv.push_str(&fields.map(|text| field(&text)).join(","));
+            csv.push_str("\r\n");
+        }
+        csv
+    }
+
+    /// What a person pastes into the form, without the list of requests.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let money = |micros| format!("{} {}", decimal(micros), self.currency.to_ascii_uppercase());
+        let (dispute, payment, client) = (&self.dispute, &self.payment, &self.client);
+        let mut text = String::new();
+        let mut line = |label: &str, value: String| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{label:<22} {value}");
+        };
+        line("Dispute", dispute.id.clone());
+        line("  amount", money(dispute.amount));
+        line("  reason", dispute.reason.clone());
+        line("  status", dispute.status.clone());
+        line("  since", moment(dispute.created_at));
+        line("  evidence due by", due(dispute.due_by).unwrap_or_else(|| "not known".to_owned()));
+        line("Payment", payment.top_up.clone());
+        line("  charge", payment.charge.clone());
+        line("  PaymentIntent", payment.payment_intent.clone().unwrap_or_default());
+        line("  amount", money(payment.amount));
+        line("  bonus on top", money(payment.bonus));
+        line("  begun", moment(payment.created_at));
+        line("  credited", payment.credited_at.map(moment).unwrap_or_else(|| "not in the books".to_owned()));
+        line("  balance after it", payment.balance_after.map(money).unwrap_or_default());
+        line("Client", client.public_id.clone());
+        line("  keys begin with", client.key_prefixes.join(", "));
+        line("  since", moment(client.created_at));
+        line(
+            "  now",
+            format!("{}, {} paid, {} bonus", client.status, money(client.paid), money(client.bonus)),
+        );
+        line("  owes", money(client.debt));
+        let of = |outcome| self.requests.iter().filter(move |request| request.outcome == outcome);
+        let count = |outcome| of(outcome).count();
+        let paid = of(Outcome::Delivered).fold(0_i64, |sum, request| sum.saturating_add(request.price));
+        line("Requests", "paid from the balance between the payment and the dispute".to_owned());
+        line("  delivered", format!("{}, for {}", count(Outcome::Delivered), money(paid)));
+        line("  given back", count(Outcome::Reversed).to_string());
+        line("  running", count(Outcome::Running).to_string());
+        if self.is_cut {
+            line("", "there are more entries than are looked at: the oldest requests are missing".to_owned());
+        }
+        for refund in &self.refunds {
+            let amount = money(refund.amount.get());
+            line(
+                "Refund",
+                format!("{amount}, {}, {}, {}", refund.state, moment(refund.created_at), refund.id),
+            );
+        }
+        for freeze in &self.freezes {
+            let until =
+                freeze.lifted_at.map_or_else(|| "until now".to_owned(), |at| format!("until {}", moment(at)));
+            line("Frozen", format!("{}, from {} {until}", freeze.cause, moment(freeze.created_at)));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_quoted_and_are_no_formulas() {
+        for (text, expected) in [
+            ("GET /a", "GET /a"),
+            ("GET /a,b", "\"GET /a,b\""),
+            ("say \"x\"", "\"say \"\"x\"\"\""),
+            ("=1+1", "'=1+1"),
+            ("", ""),
+        ] {
+            assert_eq!(field(text), expected);
+        }
+    }
+}

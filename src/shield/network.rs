@@ -1,0 +1,76 @@
+//! The network that a caller counts with: whoever rents one address has its neighbours, too.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The caller's network as text: /24 of IPv4, /64 of IPv6. Callers without an address share one.
+pub(crate) fn network(caller: Option<IpAddr>) -> String {
+    match caller.map(|caller| caller.to_canonical()) {
+        None => "unknown".to_owned(),
+        Some(IpAddr::V4(address)) => {
+            let [a, b, c, _] = address.octets();
+            format!("{}/24", Ipv4Addr::new(a, b, c, 0))
+        }
+        Some(IpAddr::V6(address)) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+/// Whether an address means nothing on the internet, so that a proxy's is likely.
+pub(super) fn is_internal(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            let [a, b, ..] = address.octets();
+            let is_carrier_grade = a == 100 && (64..128).contains(&b);
+            address.is_private() || address.is_loopback() || address.is_link_local() || is_carrier_grade
+        }
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn neighbours_count_together() {
+        for (address, expected) in [
+            ("203.0.113.7", "203.0.113.0/24"),
+            ("203.0.113.255", "203.0.113.0/24"),
+            ("203.0.114.7", "203.0.114.0/24"),
+            ("::ffff:203.0.113.7", "203.0.113.0/24"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+            ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+            ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ] {
+            assert_eq!(network(Some(address.parse().unwrap())), expected, "{address}");
+        }
+        assert_eq!(network(None), "unknown");
+    }
+
+    #[test]
+    fn addresses_that_are_a_proxys() {
+        for (address, expected) in [
+            ("127.0.0.1", true),
+            ("10.1.2.3", true),
+            ("172.31.0.1", true),
+            ("172.32.0.1", false),
+            ("192.168.0.1", true),
+            ("100.64.0.1", true),
+            ("100.128.0.1", false),
+            ("203.0.113.7", false),
+            ("::1", true),
+            ("fd00::1", true),
+            ("fe80::1", true),
+            ("2001:db8::1", false),
+            ("::ffff:10.0.0.1", true),
+        ] {
+            assert_eq!(is_internal(address.parse().unwrap()), expected, "{address}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What has happened, as `top_ups` and `charge_attempts` tell it.
+
+use super::rules::{NewPayers, OfClient, Unpaid};
+use crate::db::{Connection, On, Row, Sql, query, query_scalar};
+use crate::domain::SecretHash;
+use crate::ledger::ClientId;
+
+/// Earlier attempts that are looked at: more than any sensible limit.
+const MOST: i64 = 1_000;
+
+/// A token that was declined, for this payer or for one who was nobody yet. What is still being ended is not looked at: the
+/// same token again ends it.
+const IS_DEAD: &str = "\
+SELECT EXISTS (SELECT 1 FROM top_ups WHERE pm_hash = $1 AND (client IS NULL OR client = $2)
+               AND state = 'failed' AND failure = 'card_declined')";
+const HAS_PAID: &str = "\
+SELECT EXISTS (SELECT 1 FROM top_ups WHERE pm_hash = $1 AND client = $2 AND state = 'succeeded')";
+const CARD_HAS_PAID: &str = "\
+SELECT EXISTS (SELECT 1 FROM top_ups WHERE fingerprint = $1 AND client = $2 AND state = 'succeeded')";
+/// What failed because of Stripe or us, before a bank was asked, counts for nothing.
+const UNPAID: Sql = Sql::each(
+    "SELECT a.at, COALESCE(t.fingerprint, lower(hex(t.pm_hash)), t.id), t.state <> 'failed' AND t.failure IS NULL, \
+     COALESCE(t.pm_hash = $3, FALSE) \
+     FROM charge_attempts AS a JOIN top_ups AS t ON t.id = a.id \
+     WHERE a.network = $1 AND a.at > $2 AND t.state <> 'succeeded' \
+     AND NOT (t.state = 'failed' AND t.failure = 'payment_failed' AND t.payment_intent IS NULL) \
+     ORDER BY a.at DESC LIMIT $4",
+    "SELECT a.at, COALESCE(t.fingerprint, encode(t.pm_hash, 'hex'), t.id), t.state <> 'failed' AND t.failure IS NULL, \
+     COALESCE(t.pm_hash = $3, FALSE) \
+     FROM charge_attempts AS a JOIN top_ups AS t ON t.id = a.id \
+     WHERE a.network = $1 AND a.at > $2 AND t.state <> 'succeeded' \
+     AND NOT (t.state = 'failed' AND t.failure = 'payment_failed' AND t.payment_intent IS NULL) \
+     ORDER BY a.at DESC LIMIT $4",
+);
+const OF_CLIENT: Sql = Sql::each(
+    "SELECT created_at, COALESCE(fingerprint, lower(hex(pm_hash)), id), payment_intent IS NOT NULL, \
+     COALESCE(failure IN ('card_declined', 'authentication_required'), FALSE), \
+     payment_intent IS NULL AND COALESCE(failure IN ('invalid_payment', 'too_many_attempts'), FALSE) \
+     FROM top_ups WHERE client = $1 AND created_at > $2 AND id <> $3 ORDER BY id DESC LIMIT $4",
+    "SELECT created_at, COALESCE(fingerprint, encode(pm_hash, 'hex'), id), payment_intent IS NOT NULL, \
+     COALESCE(failure IN ('card_declined', 'authentication_required'), FALSE), \
+     payment_intent IS NULL AND COALESCE(failure IN ('invalid_payment', 'too_many_attempts'), FALSE) \
+     FROM top_ups WHERE client = $1 AND created_at > $2 AND id <> $3 ORDER BY id DESC LIMIT $4",
+);
+const DECLINES_OF_CARD: &str = "\
+SELECT created_at FROM top_ups WHERE fingerprint = $1 AND created_at > $2
+AND failure IN ('card_declined', 'authentication_required') ORDER BY created_at DESC LIMIT $3";
+const NEW_PAYERS: &str = "\
+SELECT COUNT(CASE WHEN t.failure IN ('card_declined', 'authentication_required') THEN 1 END),
+       COUNT(CASE WHEN t.state IN ('succeeded', 'failed') OR t.failure IS NOT NULL THEN 1 END),
+       COUNT(CASE WHEN t.state NOT IN ('succeeded', 'failed') AND t.failure IS NULL THEN 1 END)
+FROM charge_attempts AS a JOIN top_ups AS t ON t.id = a.id WHERE a.at > $1";
+const PAUSED_UNTIL: &str = "SELECT paused_until FROM new_payers WHERE id = 1";
+/// Whoever else wants to let a new payer through waits, and counts this one.
+const LOCK: Sql = Sql::each(PAUSED_UNTIL, "SELECT paused_until FROM new_payers WHERE id = 1 FOR UPDATE");
+const PAUSE: &str = "UPDATE new_payers SET paused_until = $1 WHERE id = 1";
+const NOTE: &str = "INSERT INTO charge_attempts (id, at, network) VALUES ($1, $2, $3)";
+const FORGET: &str = "DELETE FROM charge_attempts WHERE at < $1";
+
+fn bytes(hash: Option<SecretHash>) -> Option<Vec<u8>> {
+    hash.map(|hash| hash.as_bytes().to_vec())
+}
+
+pub(super) async fn is_dead(
+    on: impl Into<On<'_>>,
+    token: SecretHash,
+    client: Option<ClientId>,
+) -> Result<bool, sqlx::Error> {
+    query_scalar(IS_DEAD).bind(bytes(Some(token))).bind(client).fetch_one(on).await
+}
+
+/// Whether a token has paid for a client.
+pub(super) async fn has_paid(
+    on: impl Into<On<'_>>,
+    token: SecretHash,
+    client: ClientId,
+) -> Result<bool, sqlx::Error> {
+    query_scalar(HAS_PAID).bind(bytes(Some(token))).bind(client).fetch_one(on).await
+}
+
+/// Whether a card, by its fingerprint, has paid for a client.
+pub(super) async fn card_has_paid(
+    on: impl Into<On<'_>>,
+    fingerprint: &str,
+    client: ClientId,
+) -> Result<bool, sqlx::Error> {
+    query_scalar(CARD_HAS_PAID).bind(fingerprint.to_owned()).bind(client).fetch_one(on).await
+}
+
+/// Attempts of a network's new payers since a time that did not become payments.
+pub(super) async fn unpaid(
+    on: impl Into<On<'_>>,
+    network: &str,
+    since: i64,
+    token: Option<SecretHash>,
+) -> Result<Vec<Unpaid>, sqlx::Error> {
+    let read = |row: &Row| {
+        Ok(Unpaid {
+            at: row.try_get(0)?,
+            card: row.try_get(1)?,
+            is_running: row.try_get(2)?,
+            is_same_token: row.try_get(3)?,
+        })
+    };
+    let found = query(UNPAID).bind(network.to_owned()).bind(since).bind(bytes(token)).bind(MOST);
+    found.fetch_all(on).await?.iter().map(read).collect()
+}
+
+/// Attempts of a client since a time, but for one.
+pub(super) async fn of_client(
+    on: impl Into<On<'_>>,
+    client: ClientId,
+    since: i64,
+    but: &str,
+) -> Result<Vec<OfClient>, sqlx::Error> {
+    let read = |row: &Row| {
+        Ok(OfClient {
+            at: row.try_get(0)?,
+            card: row.try_get(1)?,
+            is_tried: row.try_get(2)?,
+            is_declined: row.try_get(3)?,
+            is_looked_up_in_vain: row.try_get(4)?,
+        })
+    };
+    let found = query(OF_CLIENT).bind(client).bind(since).bind(but.to_owned()).bind(MOST);
+    found.fetch_all(on).await?.iter().map(read).collect()
+}
+
+/// When a card was declined since a time, whoever presented it.
+pub(super) async fn declines_of_card(
+    on: impl Into<On<'_>>,
+    fingerprint: &str,
+    since: i64,
+) -> Result<Vec<i64>, sqlx::Error> {
+    query_scalar(DECLINES_OF_CARD).bind(fingerprint.to_owned()).bind(since).bind(MOST).fetch_all(on).await
+}
+
+/// What new payers did since a time, wherever they came from.
+pub(super) async fn new_payers(on: impl Into<On<'_>>, since: i64) -> Result<NewPayers, sqlx::Error> {
+    let row = query(NEW_PAYERS).bind(since).fetch_one(on).await?;
+    let count =
+        |index: usize| Ok::<_, sqlx::Error>(u32::try_from(row.try_get::<i64, _>(index)?).unwrap_or(u32::MAX));
+    Ok(NewPayers { declined: count(0)?, ended: count(1)?, running: count(2)? })
+}
+
+/// Until when new payers are paused, in Unix microseconds.
+pub(super) async fn paused_until(on: impl Into<On<'_>>) -> Result<i64, sqlx::Error> {
+    query_scalar(PAUSED_UNTIL).fetch_one(on).await
+}
+
+/// The same, and nobody else lets a new payer through until the transaction ends.
+pub(super) async fn lock(connection: &mut Connection) -> Result<i64, sqlx::Error> {
+    query_scalar(LOCK).fetch_one(connection).await
+}
+
+pub(super) async fn pause(connection: &mut Connection, until: i64) -> Result<(), sqlx::Error> {
+    query(PAUSE).bind(until).execute(connection).await.map(drop)
+}
+
+/// Notes an attempt of a new payer.
+pub(super) async fn note(
+    connection: &mut Connection,
+    id: &str,
+    at: i64,
+    network: &str,
+) -> Result<(), sqlx::Error> {
+    query(NOTE).bind(id.to_owned()).bind(at).bind(network.to_owned()).execute(connection).await.map(drop)
+}
+
+/// Removes what is older.
+pub(super) async fn forget(connection: &mut Connection, before: i64) -> Result<(), sqlx::Error> {
+    query(FORGET).bind(before).execute(connection).await.map(drop)
+}
