@@ -21,14 +21,14 @@
 )]
 
 mod applier;
-pub mod charges;
-mod event;
-mod inbox;
-mod poller;
-pub mod evidence;
 pub mod both_sides;
+pub mod charges;
 pub mod comparison;
 pub mod difference;
+mod event;
+pub mod evidence;
+mod inbox;
+mod poller;
 pub mod refunds;
 
 pub use self::applier::{Applied, Applier};
