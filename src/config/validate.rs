@@ -12,8 +12,8 @@ use super::problem::{Report, shown};
 use super::secrets::SecretSources;
 use super::section::Section;
 use super::{
-    Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, live, routes, shield, stripe, top_up,
-    upstream, webhooks,
+    Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, live, routes, shield, stripe,
+    top_up, upstream, webhooks,
 };
 use crate::domain::Currency;
 

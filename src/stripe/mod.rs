@@ -33,8 +33,8 @@ pub use client::StripeSetupError;
 pub use events::EventsPage;
 pub use facts::{PaymentIntentFacts, PaymentIntentStatus, PaymentMethodFacts};
 pub use failure::{Decline, DeclineKind, Refusal, RefusalKind, StripeFailure, UnknownReason};
-pub use redact::{redact_json, without_secrets};
 pub use recovery::{RecoverablePayment, Recovery};
+pub use redact::{redact_json, without_secrets};
 
 #[cfg(test)]
 mod tests;

@@ -22,8 +22,8 @@
 mod adopt;
 mod attempt;
 mod flights;
-mod intent;
 pub mod installation;
+mod intent;
 mod reconcile;
 mod settle;
 pub mod store;
