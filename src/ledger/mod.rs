@@ -225,7 +225,7 @@ impl Ledger {
         request: RequestId,
         reservation: Reservation,
     ) -> Result<(Posted, Reservation), LedgerError> {
-        if !self.node.is_fresh() {
+        if self.is_shared() && !self.node.is_fresh() {
             // Others may be finishing what this node runs; it must renew its lease first.
             return Err(LedgerError::Unavailable("this node's lease is not certain".to_owned()));
         }

@@ -280,7 +280,7 @@ async fn events_in_any_order_and_twice_leave_one_final_state() {
         let mut top_ups = BTreeMap::new();
         let told: Vec<_> = orders.iter().copied().enumerate().step_by(story.step * less).collect();
         for some in told.chunks(64) {
-            books.ledger.keep_alive().await.unwrap();
+            books.ledger.renew_lease().await.unwrap();
             let some = some.iter().map(|(number, order)| tell(&books, story, *number, *order));
             top_ups.extend(join_all(some).await);
         }
