@@ -75,7 +75,8 @@ async fn all_credited(world: &World, process: &Process) {
     until("every captured cent is credited", async || {
         let (mut ours, mut stripe) =
             (recorded_charges(&world.database).await, world.succeeded_charges().await);
-        (ours.sort(), stripe.sort());
+        ours.sort();
+        stripe.sort();
         ours == stripe && number(&world.database, OPEN).await == 0
     })
     .await;
@@ -147,7 +148,7 @@ async fn an_older_backup_put_back_loses_no_captured_cent() {
     }
 
     // The same clientIds work, and so do the card tokens that first paid.
-    let notes = notes.lock().unwrap();
+    let notes = std::mem::take(&mut *notes.lock().unwrap());
     let mut spent = 0;
     for client in &notes.clients {
         let answer = balance(&world, &process.url, client).await;

@@ -91,7 +91,7 @@ async fn unguard(world: &World) {
         true => &["ALTER TABLE entries DISABLE TRIGGER ALL"],
     };
     for statement in statements {
-        change(&world.database, *statement, &[]).await;
+        change(&world.database, statement, &[]).await;
     }
 }
 

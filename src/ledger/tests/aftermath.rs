@@ -187,7 +187,7 @@ async fn tell(books: &Books, story: &Story, number: usize, order: [usize; 7]) ->
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let later = usize::try_from(random >> 33).unwrap() % (7 - event);
         // Every other charge: nothing that is newer than the event.
-        facts(top_up, &story.events[..=event + if number % 2 == 0 { 0 } else { later }])
+        facts(top_up, &story.events[..=event + if number.is_multiple_of(2) { 0 } else { later }])
     };
     // Each comes; one comes twice in a row; and what was sent first comes once more in the end, as it was read then.
     let mut told: Vec<(usize, ChargeFacts)> = order.iter().map(|event| (*event, read(*event))).collect();
