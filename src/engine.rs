@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Config, DatabaseConfig, IpNetwork};
 use crate::db::{Db, DbError, query_scalar};
-use crate::domain::{Currency, NodeId};
+use crate::domain::{Currency, InstallationId, NodeId};
 use crate::http::Reversals;
 use crate::http::admin::AdminState;
 use crate::http::admin::api::Desk;
@@ -33,7 +33,7 @@ use crate::paywall::offer::Offers;
 use crate::paywall::{Paywall, PaywallParts};
 use crate::proxy::upstream::UpstreamSetupError;
 use crate::stripe::{Stripe, StripeSetupError};
-use crate::top_up::{TopUpParts, TopUps};
+use crate::top_up::{TopUpParts, TopUps, installation};
 use crate::worker;
 
 /// Bodies of requests with an `Idempotency-Key` that are read at once: each may take what `idempotency.max_body_bytes` says.
@@ -93,7 +93,6 @@ pub(crate) struct Parts {
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
     pub(crate) refunds: Refunds,
-    pub(crate) charges: Charges,
     pub(crate) reversals: Reversals,
     pub(crate) tasks: MoneyWork,
     pub(crate) metrics: Arc<Metrics>,
@@ -132,12 +131,15 @@ impl Engine {
         let node = NodeId::new().to_string();
         let (ledger, db, writer) =
             Ledger::open(&config.database, &node, config.limits.max_concurrent_per_client).await?;
-        if let Err(error) = check_books(&db, config, &key_secret).await {
-            // Closed before anybody else opens them.
-            ledger.close();
-            let _ = writer.await;
-            return Err(error);
-        }
+        let installation = match check_books(&db, config, &key_secret).await {
+            Ok(installation) => installation,
+            Err(error) => {
+                // Closed before anybody else opens them.
+                ledger.close();
+                let _ = writer.await;
+                return Err(error);
+            }
+        };
         let keys = Arc::new(Keys::new(db.reader().clone()));
         let tasks = MoneyWork::on_this_runtime();
         let top_ups = TopUps::new(
@@ -147,6 +149,7 @@ impl Engine {
                 keys: Arc::clone(&keys),
                 key_secret,
                 stripe: stripe.clone(),
+                installation,
                 tasks: tasks.clone(),
             },
             config,
@@ -195,7 +198,8 @@ impl Engine {
         let loops = vec![
             tokio::spawn(worker::reconcile(top_ups.clone(), refunds.clone(), stopped.clone())),
             tokio::spawn(worker::apply_events(inbox.clone(), applier, stopped.clone())),
-            tokio::spawn(worker::poll_events(poller, poll_every, stopped)),
+            tokio::spawn(worker::poll_events(poller, poll_every, stopped.clone())),
+            tokio::spawn(worker::adopt(top_ups.clone(), stopped)),
             tokio::spawn(worker::renew(ledger.clone())),
             tokio::spawn(worker::sweep(ledger.clone(), db.clone(), top_ups)),
         ];
@@ -214,7 +218,6 @@ impl Engine {
             paywall,
             offers,
             refunds,
-            charges,
             tasks,
         };
         Ok(Self { parts, writer, loops, stop, _lock: lock })
@@ -345,10 +348,11 @@ pub fn own(database: &Path) -> Result<File, StartError> {
     Ok(lock)
 }
 
-/// Whether these settings fit the books.
-async fn check_books(db: &Db, config: &Config, key_secret: &KeySecret) -> Result<(), StartError> {
+/// Whether these settings fit the books, and whose books they are.
+async fn check_books(db: &Db, config: &Config, key_secret: &KeySecret) -> Result<InstallationId, StartError> {
     refuse_other_currency(db, config.currency).await?;
-    Ok(key_secret.agree_with_other_nodes(db).await?)
+    key_secret.agree_with_other_nodes(db).await?;
+    Ok(installation::id(db).await?)
 }
 
 /// A wallet's balance means nothing in another currency, so changing the configuration's is refused.

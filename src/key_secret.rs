@@ -89,12 +89,26 @@ impl KeySecret {
         Ok(Self { versions: BTreeMap::from([(1, secret)]) })
     }
 
+    /// Whether the environment's value could be used.
+    ///
+    /// # Errors
+    /// [`KeySecretError::Malformed`].
+    pub fn check(environment: &str) -> Result<(), KeySecretError> {
+        Self::load(Some(environment), Path::new("")).map(drop)
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let mut versions = BTreeMap::new();
         for part in text.split(['\n', ',']).map(str::trim).filter(|part| !part.is_empty()) {
             let (version, secret) = part.split_once(':')?;
             let secret: [u8; 32] = STANDARD.decode(secret.trim()).ok()?.try_into().ok()?;
-            versions.insert(version.trim().parse().ok()?, secret);
+            if !is_random(&secret) {
+                return None;
+            }
+            // Of two secrets with one version, which one keys derive from would be a matter of chance.
+            if versions.insert(version.trim().parse().ok()?, secret).is_some() {
+                return None;
+            }
         }
         (!versions.is_empty()).then_some(Self { versions })
     }
@@ -164,6 +178,14 @@ impl KeySecret {
     pub fn again(&self, id: KeyId, version: i64) -> Option<ClientKey> {
         self.versions.get(&version).map(|secret| ClientKey::derive(secret, id))
     }
+}
+
+/// Whether 32 bytes could have come from a generator: these have some 30 different values, and never fewer than 16, while a
+/// text that somebody made up, or nothing but zeros, has less.
+fn is_random(secret: &[u8; 32]) -> bool {
+    let mut seen = [false; 256];
+    secret.iter().for_each(|byte| seen[usize::from(*byte)] = true);
+    seen.iter().filter(|seen| **seen).count() >= 16
 }
 
 /// Tells secrets apart and gives nothing away: 256 random bits cannot be found from a hash of them.
@@ -254,8 +276,8 @@ mod tests {
 
     #[test]
     fn new_keys_use_the_highest_version_and_old_ones_stay_derivable() {
-        let one = format!("1:{}", STANDARD.encode([1; 32]));
-        let both = format!("{one},2:{}", STANDARD.encode([2; 32]));
+        let one = format!("1:{}", STANDARD.encode(random_bytes::<32>()));
+        let both = format!("{one},2:{}", STANDARD.encode(random_bytes::<32>()));
         let old = KeySecret::load(Some(&one), Path::new("/nowhere")).unwrap();
         let new = KeySecret::load(Some(&both), Path::new("/nowhere")).unwrap();
         let (id, version, key) = old.issue();
@@ -267,9 +289,21 @@ mod tests {
     #[test]
     fn malformed_and_readable_secrets_are_refused() {
         let folder = tempfile::tempdir().unwrap();
-        for text in ["", "1:", "x", "1:AAAA", "a:AAAA"] {
-            assert!(KeySecret::load(Some(text), folder.path()).is_err(), "{text}");
+        let good = STANDARD.encode(random_bytes::<32>());
+        let (short, long) = (STANDARD.encode(random_bytes::<31>()), STANDARD.encode(random_bytes::<33>()));
+        let (zeros, word) = (STANDARD.encode([0; 32]), STANDARD.encode(b"secretsecretsecretsecretsecretse"));
+        for text in ["", "1:", "x", "1:AAAA", "a:AAAA", "1:change-me-in-production"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([&short, &long, &zeros, &word].map(|secret| format!("1:{secret}")))
+            .chain([good.clone(), format!("a:{good}"), format!("1:{good},1:{good}")])
+        {
+            let Err(KeySecretError::Malformed(_)) = KeySecret::load(Some(&text), folder.path()) else {
+                panic!("{text}");
+            };
+            assert!(KeySecret::check(&text).is_err());
         }
+        KeySecret::check(&format!("1:{good}")).unwrap();
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;

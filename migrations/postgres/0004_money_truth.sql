@@ -92,3 +92,9 @@ ALTER TABLE top_ups ADD COLUMN charge TEXT COLLATE "C";
 ALTER TABLE clients ADD COLUMN card_consent_at BIGINT;
 
 INSERT INTO freezes (client, cause, created_at) SELECT id, 'operator', created_at FROM clients WHERE status = 'frozen';
+
+CREATE TABLE installation (
+    one            BIGINT PRIMARY KEY CHECK (one = 1),
+    id             TEXT COLLATE "C" NOT NULL,
+    compared_until BIGINT NOT NULL
+);

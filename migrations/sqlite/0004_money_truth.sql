@@ -102,3 +102,11 @@ ALTER TABLE clients ADD COLUMN card_consent_at INTEGER;
 
 -- Whoever was frozen before stays so.
 INSERT INTO freezes (client, cause, created_at) SELECT id, 'operator', created_at FROM clients WHERE status = 'frozen';
+
+-- Which gateway this is among those that charge through one Stripe account: in the metadata of every charge. And up to when,
+-- by Stripe's clock, every charge of it that succeeded has its row. One row.
+CREATE TABLE installation (
+    one            INTEGER PRIMARY KEY CHECK (one = 1),
+    id             TEXT    NOT NULL,
+    compared_until INTEGER NOT NULL        -- Unix seconds
+) STRICT;

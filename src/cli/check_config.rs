@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use crate::config::{self, Config, ConfigProblems, LoadSource, Loaded, Problem, RouteCharge, RouteConfig};
+use crate::config::{
+    self, Config, ConfigProblems, LoadSource, Loaded, Problem, RouteCharge, RouteConfig, Secret,
+};
+use crate::key_secret::KeySecret;
 use crate::proxy::route_table::RouteTable;
 
 /// Exit code for a configuration that cannot be used.
@@ -45,10 +48,12 @@ pub async fn run(args: CheckConfigArgs) -> ExitCode {
 /// # Errors
 /// Exit code 2, after the problems were printed.
 pub fn load_or_report(config_file: Option<PathBuf>) -> Result<Loaded, ExitCode> {
-    config::load(&LoadSource { config_file }).and_then(check_routes).map_err(|problems| {
-        eprint!("{}", problem_text(&problems));
-        ExitCode::from(WRONG_CONFIGURATION)
-    })
+    config::load(&LoadSource { config_file }).and_then(check_key_secret).and_then(check_routes).map_err(
+        |problems| {
+            eprint!("{}", problem_text(&problems));
+            ExitCode::from(WRONG_CONFIGURATION)
+        },
+    )
 }
 
 /// The problems as people read them: a count, then one line each.
@@ -73,6 +78,18 @@ fn overlap_lines(config: &Config) -> Vec<String> {
     RouteTable::new(&config.routes)
         .map(|table| table.overlaps().iter().map(|overlap| format!("overlap: {overlap}")).collect())
         .unwrap_or_default()
+}
+
+/// A key secret that the server could not use.
+fn check_key_secret(loaded: Loaded) -> Result<Loaded, ConfigProblems> {
+    let given = loaded.config.key_secret.as_ref().map(Secret::expose);
+    match given.map(KeySecret::check).transpose() {
+        Ok(_) => Ok(loaded),
+        Err(error) => Err(ConfigProblems(vec![Problem {
+            path: "PREPAID402_KEY_SECRET".to_owned(),
+            what: error.to_string(),
+        }])),
+    }
 }
 
 /// Problems that only the routes together have.
@@ -100,9 +117,13 @@ fn describe(config: &Config) -> String {
 fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(text, "listen         {}", config.listen)?;
     writeln!(text, "admin pages    {}", config.admin_listen)?;
+    if let Some(url) = &config.admin_public_url {
+        writeln!(text, "  reached as       {url}")?;
+    }
     writeln!(text, "public URL     {}", config.public_url)?;
     writeln!(text, "database       {}", config.database.shown())?;
-    writeln!(text, "stripe         {}", config.stripe.api_base)?;
+    let mode = if config.stripe.is_live() { "live: cards are charged" } else { "test: no card is charged" };
+    writeln!(text, "stripe         {}  ({mode})", config.stripe.api_base)?;
     writeln!(text, "  secret key       set, not shown")?;
     writeln!(text, "  publishable key  {}", config.stripe.publishable_key)?;
     if let Some(suffix) = &config.stripe.statement_descriptor_suffix {

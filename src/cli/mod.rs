@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 pub mod admin;
+pub mod backup;
 pub mod bench;
 pub mod check_config;
 pub mod database;
@@ -51,6 +52,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Compare the books with what Stripe has; changes nothing
     Reconcile(reconcile::ReconcileArgs),
+    /// Copy the database while the server runs
+    Backup(backup::BackupArgs),
     /// Bring a database's tables up to date
     Migrate(migrate::MigrateArgs),
     /// People who may look at the admin pages
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
             Command::Get(args) => get::run(args).await,
             Command::Verify(args) => verify::run(args).await,
             Command::Reconcile(args) => reconcile::run(args).await,
+            Command::Backup(args) => backup::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
             Command::Admin(args) => admin::run(args).await,
             Command::Refund(args) => refund::run(args).await,

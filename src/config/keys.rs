@@ -22,6 +22,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("listen", Kind::Text),
     ("admin_listen", Kind::Text),
     ("admin_allow_remote", Kind::Boolean),
+    ("admin_public_url", Kind::Text),
     ("public_url", Kind::Text),
     ("data_dir", Kind::Text),
     ("database_url", Kind::Text),

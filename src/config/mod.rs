@@ -6,6 +6,7 @@
 mod database;
 mod keys;
 mod layers;
+mod live;
 mod load;
 mod parse;
 mod problem;
@@ -31,7 +32,6 @@ pub use self::load::{LoadSource, Loaded, embedded_from, load, load_database, loa
 pub use self::parse::NotANetwork;
 pub use self::problem::{ConfigProblems, Problem};
 pub use self::sandbox::{SandboxOptions, sandbox};
-pub use self::stripe::LIVE_KEYS_REFUSED;
 use crate::domain::{Currency, Micros};
 
 /// Everything that the gateway needs to know, checked.
@@ -41,6 +41,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where the seller's own pages, metrics and admin API listen; loopback unless stated otherwise.
     pub admin_listen: SocketAddr,
+    /// The origin of the admin pages, when they are reached through a proxy that speaks HTTPS.
+    pub admin_public_url: Option<String>,
     /// The origin callers see, `https://api.example.com`, without a trailing slash. Never taken from `Host`.
     pub public_url: String,
     /// Holds the database, the key secret and the lock.
@@ -78,9 +80,9 @@ pub struct Config {
 /// Stripe account and API.
 #[derive(Debug, Clone)]
 pub struct StripeConfig {
-    /// `sk_test_…` or `rk_test_…`.
+    /// `sk_…` or `rk_…`, of the same mode as the publishable key.
     pub secret_key: Secret,
-    /// `pk_test_…`, published in every 402.
+    /// `pk_…`, published in every 402.
     pub publishable_key: String,
     /// `https://api.stripe.com`, or a loopback simulator. No trailing slash.
     pub api_base: String,
@@ -96,7 +98,7 @@ impl StripeConfig {
     /// Whether real money moves.
     #[must_use]
     pub fn is_live(&self) -> bool {
-        ["sk_live_", "rk_live_"].iter().any(|prefix| self.secret_key.expose().starts_with(prefix))
+        stripe::is_live(self.secret_key.expose())
     }
 }
 

@@ -5,9 +5,10 @@ use super::secrets::SecretSources;
 use super::section::Section;
 use super::{Secret, StripeConfig, parse, validate};
 
-/// The sentence for live keys.
-pub const LIVE_KEYS_REFUSED: &str = "Live Stripe keys are refused by this version: refunds, disputes and webhooks are not \
-                                     handled yet, so real money could go wrong. Use sk_test_/rk_test_ and pk_test_ keys.";
+/// Characters that a live key has at least after its prefix. Stripe's have more; a part of one is a mistake of copying.
+const MIN_LIVE_KEY: usize = 16;
+const SECRET_PREFIXES: [&str; 4] = ["sk_test_", "rk_test_", "sk_live_", "rk_live_"];
+const PUBLISHABLE_PREFIXES: [&str; 2] = ["pk_test_", "pk_live_"];
 
 /// Stripe itself.
 pub(super) const STRIPE_API: &str = "https://api.stripe.com";
@@ -20,7 +21,7 @@ pub(super) fn read(
     let secret_key = secret_key(section, secrets, report);
     let publishable_key = section.text("publishable_key", report);
     if publishable_key.is_none() && !section.has("publishable_key") {
-        let what = "set the environment variable STRIPE_PUBLISHABLE_KEY, or write publishable_key = \"pk_test_…\" under [stripe]";
+        let what = "set the environment variable STRIPE_PUBLISHABLE_KEY, or write publishable_key = \"pk_live_…\" (or pk_test_…) under [stripe]";
         section.missing("publishable_key", what, report);
     }
     let keys = check_keys(section, secret_key, publishable_key, report);
@@ -62,15 +63,15 @@ fn secret_key(section: &Section<'_>, secrets: SecretSources<'_>, report: &mut Re
         (None, None) => {
             report.problem(
                 "STRIPE_SECRET_KEY",
-                "is required: set this environment variable to your sk_test_… or rk_test_… key, or name a file with \
-                 stripe.secret_key_file",
+                "is required: set this environment variable to your rk_live_… key (or rk_test_…, sk_test_…), or name a file \
+                 with stripe.secret_key_file",
             );
             None
         }
     }
 }
 
-/// Both keys, when each is a test key of its kind. Live keys are told once, whichever of the two is one.
+/// Both keys, when each is a key of its kind and both are of the same mode.
 fn check_keys(
     section: &Section<'_>,
     secret_key: Option<Secret>,
@@ -79,33 +80,48 @@ fn check_keys(
 ) -> Option<(Secret, String)> {
     let secret_path =
         if section.has("secret_key_file") { "stripe.secret_key_file" } else { "STRIPE_SECRET_KEY" };
-    let live_secret = secret_key.as_ref().is_some_and(|key| is_live(key.expose()));
-    let live_publishable = publishable_key.is_some_and(is_live);
-    if live_secret || live_publishable {
-        let path = if live_secret { secret_path } else { "stripe.publishable_key" };
-        report.problem(path, LIVE_KEYS_REFUSED);
+    let wrong = secret_key.as_ref().and_then(|key| wrong_secret(key.expose()));
+    if let Some(what) = wrong {
+        report.problem(secret_path, what);
     }
-    let secret_ok = secret_key.as_ref().is_some_and(|key| is_key(key.expose(), &["sk_test_", "rk_test_"]));
-    if secret_key.is_some() && !secret_ok && !live_secret {
-        report.problem(secret_path, "is not a Stripe test secret key: it starts with sk_test_ or rk_test_");
+    let secret_key = secret_key.filter(|_| wrong.is_none());
+    let wrong = publishable_key.and_then(wrong_publishable);
+    if let Some(what) = wrong {
+        report.problem("stripe.publishable_key", what);
     }
-    let publishable_ok = publishable_key.is_some_and(|key| is_key(key, &["pk_test_"]));
-    if let Some(key) = publishable_key
-        && !publishable_ok
-        && !live_publishable
-    {
-        report.problem("stripe.publishable_key", wrong_publishable(key));
+    let (secret_key, publishable_key) = (secret_key?, publishable_key.filter(|_| wrong.is_none())?);
+    let modes = [is_live(secret_key.expose()), is_live(publishable_key)].map(mode);
+    if modes[0] != modes[1] {
+        let [secret, publishable] = modes;
+        let what = format!(
+            "is a {publishable} key, but the secret key is a {secret} key: a card tokenised with the one cannot be charged \
+             with the other; take both from the same mode of Stripe's dashboard"
+        );
+        report.problem("stripe.publishable_key", what);
+        return None;
     }
-    let key = secret_key.filter(|_| secret_ok)?;
-    publishable_key.filter(|_| publishable_ok).map(|publishable| (key, publishable.to_owned()))
+    if secret_key.expose().starts_with("sk_live_") {
+        report.warn(
+            "The secret key is sk_live_…, which may do anything in your Stripe account. A restricted key, rk_live_…, is \
+             better; the README lists what it must be allowed to do.",
+        );
+    }
+    Some((secret_key, publishable_key.to_owned()))
 }
 
-fn wrong_publishable(key: &str) -> &'static str {
-    if key.starts_with("sk_") || key.starts_with("rk_") {
-        "holds a secret key, which would be published to every caller: put the pk_test_… key here, and replace the secret \
-         key in Stripe's dashboard if this file was shared"
+fn wrong_secret(key: &str) -> Option<&'static str> {
+    if PUBLISHABLE_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) {
+        Some(
+            "holds a publishable key: it belongs into STRIPE_PUBLISHABLE_KEY, and here goes the secret key, which starts with sk_ or rk_",
+        )
+    } else if key.starts_with("whsec_") {
+        Some("holds a webhook's secret: here goes the secret key, which starts with sk_ or rk_")
+    } else if !is_key(key, &SECRET_PREFIXES) {
+        Some("is not a Stripe secret key: it starts with sk_live_, rk_live_, sk_test_ or rk_test_")
+    } else if is_cut(key) {
+        Some("is shorter than Stripe's live keys are: copy it whole")
     } else {
-        "is not a Stripe test publishable key: it starts with pk_test_"
+        None
     }
 }
 
@@ -114,8 +130,32 @@ pub(super) fn publishes_live_key(section: &Section<'_>) -> bool {
     section.get("publishable_key").and_then(toml::Value::as_str).is_some_and(|key| is_live(key.trim()))
 }
 
-fn is_live(key: &str) -> bool {
+fn wrong_publishable(key: &str) -> Option<&'static str> {
+    if key.starts_with("sk_") || key.starts_with("rk_") {
+        Some(
+            "holds a secret key, which would be published to every caller: put the pk_… key here, and replace the secret key \
+             in Stripe's dashboard if this file was shared",
+        )
+    } else if !is_key(key, &PUBLISHABLE_PREFIXES) {
+        Some("is not a Stripe publishable key: it starts with pk_live_ or pk_test_")
+    } else if is_cut(key) {
+        Some("is shorter than Stripe's live keys are: copy it whole")
+    } else {
+        None
+    }
+}
+
+/// Whether real money moves with this key.
+pub(super) fn is_live(key: &str) -> bool {
     ["sk_live_", "rk_live_", "pk_live_"].iter().any(|prefix| key.starts_with(prefix))
+}
+
+fn mode(live: bool) -> &'static str {
+    if live { "live" } else { "test" }
+}
+
+fn is_cut(key: &str) -> bool {
+    is_live(key) && key.len() < "sk_live_".len() + MIN_LIVE_KEY
 }
 
 /// One of the prefixes, then up to 240 letters, digits and underscores: nothing that could break a header.

@@ -8,6 +8,7 @@ use super::keys::{ARRAYS, SETTINGS, variable_of};
 use super::*;
 
 mod database;
+mod live;
 mod money;
 mod sources;
 mod values;

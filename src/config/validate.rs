@@ -12,8 +12,8 @@ use super::problem::{Report, shown};
 use super::secrets::SecretSources;
 use super::section::Section;
 use super::{
-    Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, routes, shield, stripe, top_up,
-    upstream, webhooks,
+    Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, live, routes, shield, stripe,
+    top_up, upstream, webhooks,
 };
 use crate::domain::Currency;
 
@@ -36,6 +36,7 @@ pub(super) fn config(
     // Everything is read before the first `?`, so that one problem does not hide another.
     let listen = socket_address(&root, "listen", report);
     let admin_listen = admin_listen(&root, listen, report);
+    let admin_public_url = admin_public_url(&root, report);
     let public_url = public_url(&root, listen, report);
     let data_dir = root.text("data_dir", report).map(PathBuf::from);
     let database = database::read(&root, data_dir.as_ref(), report);
@@ -54,9 +55,23 @@ pub(super) fn config(
     if let Some(stripe) = stripe.as_ref().filter(|stripe| !sandbox && stripe.api_base != stripe::STRIPE_API) {
         report.warn(format!("stripe.api_base is {}, a simulator: no card is charged.", stripe.api_base));
     }
+    let settings = live::Settings {
+        stripe: stripe.as_ref(),
+        public_url: public_url.as_deref(),
+        admin_listen,
+        admin_public_url: admin_public_url.as_ref().and_then(Option::as_deref),
+        database: database.as_ref(),
+        has_key_secret: secrets.variable("PREPAID402_KEY_SECRET").is_some(),
+        sandbox,
+    };
+    // A wrong one has been told.
+    if admin_public_url.is_some() {
+        live::check(settings, report);
+    }
     Some(Config {
         listen: listen?,
         admin_listen: admin_listen?,
+        admin_public_url: admin_public_url?,
         public_url: public_url?,
         data_dir: data_dir?,
         database: database?,
@@ -112,6 +127,26 @@ fn admin_listen(root: &Section<'_>, listen: Option<SocketAddr>, report: &mut Rep
         }
     }
     Some(address)
+}
+
+/// The outer `Option` is "usable", the inner "given".
+fn admin_public_url(root: &Section<'_>, report: &mut Report) -> Option<Option<String>> {
+    if !root.has("admin_public_url") {
+        return Some(None);
+    }
+    let text = root.text("admin_public_url", report)?;
+    let what = match WebAddress::parse(text) {
+        Ok(address) if !address.path.is_empty() => {
+            format!("must end after host and port: write \"{}\"", address.origin)
+        }
+        Ok(address) if address.scheme != "https" => {
+            "must begin with https://: it is what a proxy that speaks TLS makes of the admin pages".to_owned()
+        }
+        Ok(address) => return Some(Some(address.origin)),
+        Err(what) => what.to_string(),
+    };
+    report.problem("admin_public_url", what);
+    None
 }
 
 fn public_url(root: &Section<'_>, listen: Option<SocketAddr>, report: &mut Report) -> Option<String> {

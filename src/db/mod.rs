@@ -25,7 +25,7 @@ pub use self::query::{
     Bind, Connection, On, Query, QueryScalar, Read, Readers, Row, Sql, query, query_scalar,
 };
 pub(crate) use self::query::{lost, postgres_now, sql_with_now, sqlite_now};
-pub use self::schema::{Migrated, SCHEMA_VERSION, migrate, require_current};
+pub use self::schema::{Migrated, SCHEMA_VERSION, copy_into, migrate, require_current, version};
 use crate::config::DatabaseConfig;
 
 /// Writes waiting for their connection; more make their callers wait.

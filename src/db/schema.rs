@@ -47,8 +47,11 @@ fn migrator(sources: &[(i64, &'static str, &'static str)]) -> Migrator {
     Migrator::with_migrations(sources.iter().map(migration).collect())
 }
 
-/// The version that the database has; 0 is none.
-async fn version(connection: &mut Connection) -> Result<i64, sqlx::Error> {
+/// The version of the tables that the database has; 0 is none.
+///
+/// # Errors
+/// What the database said.
+pub async fn version(connection: &mut Connection) -> Result<i64, sqlx::Error> {
     let exists = query_scalar::<bool>(Sql::each(
         "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE name = '_sqlx_migrations')",
         "SELECT to_regclass('prepaid402_migrations') IS NOT NULL",
@@ -120,23 +123,40 @@ async fn back_up(connection: &mut Connection, path: &Path, from: i64) -> Result<
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".before-schema-{SCHEMA_VERSION}-of-{from}"));
     let copy = PathBuf::from(name);
-    let failed = |error: &dyn std::fmt::Display| DbError::Backup(format!("{}: {error}", copy.display()));
-    let text = copy.to_str().ok_or_else(|| failed(&"the path is not readable as text"))?;
     // A copy that an attempt before this one left behind is of the same state or of one half-way: made anew.
     match std::fs::remove_file(&copy) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(DbError::Backup(format!("{}: {error}", copy.display())));
+        }
         _ => {}
     }
+    copy_into(connection, &copy).await?;
+    tracing::info!(copy = %copy.display(), "the database was copied before its schema is changed");
+    Ok(copy)
+}
+
+/// Copies a SQLite database into a new file that only its owner can read, as it is at one moment, while others write; the file
+/// is on the disk afterwards. The connection may be one that only reads.
+///
+/// # Errors
+/// [`DbError::Backup`], also when there is such a file. What was begun of it is removed.
+pub async fn copy_into(connection: &mut Connection, copy: &Path) -> Result<(), DbError> {
+    let failed = |error: &dyn std::fmt::Display| DbError::Backup(format!("{}: {error}", copy.display()));
+    let text = copy.to_str().ok_or_else(|| failed(&"the path is not readable as text"))?;
     // Made empty first, so that nobody else can read it at any moment.
     let mut options = std::fs::File::options();
     options.create_new(true).write(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(&copy).map_err(|error| failed(&error))?;
-    query("VACUUM INTO $1").bind(text).execute(connection).await.map_err(|error| failed(&error))?;
-    std::fs::File::open(&copy).and_then(|file| file.sync_all()).map_err(|error| failed(&error))?;
-    tracing::info!(copy = %copy.display(), "the database was copied before its schema is changed");
-    Ok(copy)
+    options.open(copy).map_err(|error| failed(&error))?;
+    let copied = match query("VACUUM INTO $1").bind(text).execute(connection).await {
+        Ok(_) => std::fs::File::open(copy).and_then(|file| file.sync_all()).map_err(|error| failed(&error)),
+        Err(error) => Err(failed(&error)),
+    };
+    if copied.is_err() {
+        let _ = std::fs::remove_file(copy);
+    }
+    copied
 }
 
 #[cfg(test)]

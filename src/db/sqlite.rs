@@ -51,20 +51,60 @@ pub(super) async fn readers(path: &Path) -> Result<SqlitePool, DbError> {
 /// Reads back what durability depends on, since SQLite ignores what it cannot do.
 async fn check_settings(connection: &mut SqliteConnection) -> Result<(), DbError> {
     let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut *connection).await?;
+    let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await?;
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *connection).await?;
+    match unsafe_setting(&version, &journal, synchronous) {
+        None => Ok(()),
+        Some(what) => Err(DbError::Setting(what)),
+    }
+}
+
+/// Why money is not safe with these settings.
+fn unsafe_setting(version: &str, journal: &str, synchronous: i64) -> Option<String> {
     let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     let mut next = || parts.next().unwrap_or(0);
     if (next(), next(), next()) < MIN_SQLITE {
-        return Err(DbError::Setting(format!("SQLite {version} is older than 3.51.3")));
+        return Some(format!(
+            "SQLite {version} is older than 3.51.3 and can destroy a database that two connections use: build this program with \
+             the SQLite that comes with it"
+        ));
     }
-    let journal: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut *connection).await?;
     if journal != "wal" {
-        return Err(DbError::Setting(format!(
-            "journal_mode is {journal}, not wal: is the data directory on a network file system?"
-        )));
+        return Some(format!(
+            "journal_mode is {journal}, not wal: put data_dir on a local disk, not on a network file system"
+        ));
     }
-    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut *connection).await?;
+    // 3 is EXTRA, which is stricter; nothing here sets it.
     if synchronous != 2 {
-        return Err(DbError::Setting(format!("synchronous is {synchronous}, not 2 (FULL)")));
+        return Some(format!(
+            "synchronous is {synchronous}, not 2 (FULL), so a power failure would lose payments that were answered"
+        ));
     }
-    Ok(())
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unsafe_setting;
+
+    #[test]
+    fn what_could_lose_money_is_refused() {
+        for (version, journal, synchronous, words) in [
+            ("3.51.2", "wal", 2, "older than 3.51.3"),
+            ("3.46.0", "wal", 2, "older than 3.51.3"),
+            ("3.9.99", "wal", 2, "older than 3.51.3"),
+            ("2.99.99", "wal", 2, "older than 3.51.3"),
+            ("", "wal", 2, "older than 3.51.3"),
+            ("3.51.3", "delete", 2, "journal_mode is delete"),
+            ("3.51.3", "memory", 2, "journal_mode is memory"),
+            ("3.51.3", "wal", 0, "synchronous is 0"),
+            ("3.51.3", "wal", 1, "synchronous is 1"),
+        ] {
+            let said = unsafe_setting(version, journal, synchronous).unwrap_or_default();
+            assert!(said.contains(words), "{version} {journal} {synchronous}: {said}");
+        }
+        for version in ["3.51.3", "3.51.10", "3.53.0", "4.0.0"] {
+            assert_eq!(unsafe_setting(version, "wal", 2), None, "{version}");
+        }
+    }
 }

@@ -73,6 +73,29 @@ uuid_id! {
     KeyId
 }
 
+uuid_id! {
+    /// One gateway, with all its nodes and for as long as its books live, among those that charge through one Stripe account.
+    InstallationId
+}
+
+impl ClientPublicId {
+    /// The id of the client that a key makes: the same one whenever that client has to be made anew. Tells nothing of the key.
+    #[must_use]
+    pub fn of_first_key(key: KeyId) -> Self {
+        let digest = Sha256::new()
+            .chain_update("prepaid402 client of key\0")
+            .chain_update(key.0.as_bytes())
+            .finalize();
+        // The time stays, so that clients made later sort later.
+        let mut bytes = key.0.into_bytes();
+        bytes[6..].copy_from_slice(&digest[..10]);
+        let built = uuid::Builder::from_bytes(bytes)
+            .with_version(uuid::Version::SortRand)
+            .with_variant(uuid::Variant::RFC4122);
+        Self(built.into_uuid())
+    }
+}
+
 /// The SHA-256 of a secret with 256 bits of entropy: what is stored, and what lookups compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SecretHash([u8; 32]);
@@ -220,6 +243,19 @@ mod tests {
         assert_ne!(key, ClientKey::derive(&secret, KeyId::new()));
         assert_ne!(key, ClientKey::derive(&random_bytes(), id));
         assert!(key.has_issued_shape());
+    }
+
+    #[test]
+    fn a_client_has_one_id_for_its_first_key() {
+        let (key, other) = (KeyId::new(), KeyId::new());
+        let client = ClientPublicId::of_first_key(key);
+        assert_eq!(client, ClientPublicId::of_first_key(key));
+        assert_ne!(client, ClientPublicId::of_first_key(other));
+        let (client, key) = (client.to_string(), key.to_string());
+        assert_eq!(client[..14], key[..14], "the time, by which ids are sorted");
+        assert_eq!(&client[14..15], "7");
+        assert_ne!(client[15..], key[15..]);
+        assert_eq!(ClientPublicId::parse(&client).map(|id| id.to_string()), Some(client));
     }
 
     #[test]

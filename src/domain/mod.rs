@@ -6,6 +6,7 @@ pub mod money;
 
 pub use currency::Currency;
 pub use ids::{
-    ClientKey, ClientPublicId, KeyId, NodeId, PaymentMethodId, RefundId, RequestId, SecretHash, TopUpId,
+    ClientKey, ClientPublicId, InstallationId, KeyId, NodeId, PaymentMethodId, RefundId, RequestId,
+    SecretHash, TopUpId,
 };
 pub use money::{Micros, MoneyError, Units};

@@ -22,7 +22,7 @@ use crate::ledger::{Ledger, read};
 use crate::paywall::offer::Offers;
 use crate::paywall::{Paywall, Refusal, Refused, Wallet};
 use crate::protocol::stripe402::{
-    Credential, PAYMENT, PaymentResponse, decode_payment, encode, single_payment_header,
+    Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
 };
 use crate::protocol::{card_number, strict_json};
 use crate::top_up::store::{State, TopUpRow};
@@ -99,16 +99,23 @@ fn presented_key(request: &HttpRequest) -> Result<Option<ClientKey>, Problem> {
         if authorizations.next().is_some() || request.headers().contains_key(PAYMENT) {
             return Err(Problem::AmbiguousCredentials);
         }
-        let text = value.to_str().map_err(|_| Problem::Unauthorized)?;
+        let text = std::str::from_utf8(value.as_bytes()).map_err(|_| Problem::Unauthorized)?;
         let token = text
             .split_once(' ')
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, token)| token.trim());
+        if card_number::hides_card_number(token.unwrap_or(text)) {
+            return Err(Problem::RawCardData);
+        }
         return token.and_then(ClientKey::parse).map(Some).ok_or(Problem::Unauthorized);
     }
     let values = request.headers().get_all(PAYMENT).map(HeaderValue::as_bytes);
-    let header = single_payment_header(values).map_err(|_| Problem::Unauthorized)?;
-    let credential = header.map(decode_payment).transpose().map_err(|_| Problem::Unauthorized)?;
+    let unusable = |error| match error {
+        PayloadError::RawCardData => Problem::RawCardData,
+        _ => Problem::Unauthorized,
+    };
+    let header = single_payment_header(values).map_err(unusable)?;
+    let credential = header.map(decode_payment).transpose().map_err(unusable)?;
     Ok(credential.and_then(|credential| credential.client_key))
 }
 
@@ -318,12 +325,18 @@ fn read_order(request: &HttpRequest, body: &[u8], caller: Option<IpAddr>) -> Res
         .filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()))
         .ok_or(Invalid("One Idempotency-Key header of 1 to 255 visible characters is needed: the same key never charges twice."))?;
     let text = std::str::from_utf8(body).map_err(|_| Invalid("The body is not UTF-8."))?;
-    if card_number::contains_card_number(text) {
+    if card_number::hides_card_number(text) {
         return Err(OrderProblem::Problem(Problem::RawCardData));
     }
-    strict_json::parse(body, strict_json::Limits::bytes(MAX_BODY)).map_err(|_| {
+    let json = strict_json::parse(body, strict_json::Limits::bytes(MAX_BODY)).map_err(|_| {
         Invalid("The body is not a JSON object of whole numbers and texts without duplicate names.")
     })?;
+    // As it is read, which may differ from how it is written: "\u0034" is a digit.
+    let mut has_card = false;
+    json.for_each_text(&mut |text| has_card |= card_number::hides_card_number(text));
+    if has_card {
+        return Err(OrderProblem::Problem(Problem::RawCardData));
+    }
     let body: TopUpBody = serde_json::from_slice(body)
         .map_err(|_| Invalid("The body is {\"paymentMethodId\": \"pm_…\", \"topUpAmount\": units}; topUpAmount may be left out."))?;
     let card = PaymentMethodId::parse(&body.payment_method_id)

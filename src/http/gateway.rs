@@ -34,6 +34,7 @@ use crate::paywall::offer::{Challenge, Offers, Sale};
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, RepeatKey, Replayed, Usage,
 };
+use crate::protocol::card_number::hides_card_number;
 use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
 };
@@ -587,10 +588,13 @@ pub(crate) fn replay(replayed: &Replayed, is_head: bool) -> HttpResponse {
 
 /// The path as a route pattern: what may be an id, a key or a card number is left open, because logs are read by many.
 fn pattern_for_log(path: &str) -> String {
+    let hides_card = hides_card_number(path);
     let is_plain = |segment: &str| {
         segment.len() <= 24
             && !segment.contains(['_', '%'])
             && segment.bytes().filter(u8::is_ascii_digit).count() < 6
+            && !(hides_card && segment.contains(|c: char| c.is_ascii_digit()))
+            && !hides_card_number(segment)
     };
     let shown = path.split('/').map(|segment| if is_plain(segment) { segment } else { "{id}" });
     shown.collect::<Vec<_>>().join("/")

@@ -10,6 +10,7 @@ mod overview;
 #[cfg(test)]
 mod tests;
 mod top_ups;
+mod troubles;
 
 use super::account::Account;
 use crate::db::Row;
@@ -22,6 +23,7 @@ pub use overview::{Balances, Overview, REVENUE_ENTRIES, Sum, UnfinishedTopUps, o
 pub use top_ups::{
     TopUpFilter, TopUpPage, TopUpRow, client_top_ups, list_top_ups, recent_top_ups, top_up_by_id,
 };
+pub use troubles::{PaymentTrouble, client_troubles};
 
 /// No list gives more rows than this, whatever is asked for.
 pub const MAX_ROWS: u32 = 500;

@@ -5,7 +5,7 @@
 
 use super::core::{ClientId, TopUp};
 use crate::db::{Connection, Sql, query, query_scalar};
-use crate::domain::{ClientPublicId, Currency, Micros, SecretHash, TopUpId};
+use crate::domain::{ClientPublicId, Currency, KeyId, Micros, SecretHash, TopUpId};
 
 /// What Stripe said about a charge that succeeded.
 #[derive(Debug, Clone)]
@@ -65,7 +65,8 @@ pub(super) async fn prepare(
     let client = match row.try_get::<Option<ClientId>, _>(0)? {
         Some(client) => client,
         None => {
-            let client = new_client(connection, currency, charge, at).await?;
+            let first_key = KeyId::parse(&key).ok_or_else(malformed)?;
+            let client = new_client(connection, first_key, currency, charge, at).await?;
             query(NEW_KEY)
                 .bind(&key)
                 .bind(client)
@@ -104,12 +105,13 @@ pub fn top_up_source(id: TopUpId) -> String {
 
 async fn new_client(
     connection: &mut Connection,
+    first_key: KeyId,
     currency: Currency,
     charge: &SucceededCharge,
     at: i64,
 ) -> Result<ClientId, sqlx::Error> {
     query_scalar(NEW_CLIENT)
-        .bind(ClientPublicId::new().to_string())
+        .bind(ClientPublicId::of_first_key(first_key).to_string())
         .bind(currency.code())
         .bind(&charge.stripe_customer)
         .bind(at)

@@ -123,8 +123,8 @@ pub enum Outcome {
     Delivered,
     /// It was not, and the price was given back.
     Reversed,
-    /// It is on its way.
-    Running,
+    /// It is on its way, or whether it arrived is not written down yet, which takes seconds.
+    Unconfirmed,
 }
 
 impl Outcome {
@@ -132,7 +132,7 @@ impl Outcome {
         match self {
             Self::Delivered => "delivered",
             Self::Reversed => "reversed",
-            Self::Running => "running",
+            Self::Unconfirmed => "unconfirmed",
         }
     }
 }
@@ -306,7 +306,7 @@ async fn requests(books: &mut On<'_>, span: Span) -> Result<(Vec<PaidRequest>, b
             }
             let outcome = match reversed.contains(request) {
                 true => Outcome::Reversed,
-                false if running.contains(&row.try_get::<i64, _>(0)?) => Outcome::Running,
+                false if running.contains(&row.try_get::<i64, _>(0)?) => Outcome::Unconfirmed,
                 false => Outcome::Delivered,
             };
             places.insert(request.to_owned(), found.len());
@@ -483,7 +483,7 @@ impl Evidence {
         line("Requests", "paid from the balance between the payment and the dispute".to_owned());
         line("  delivered", format!("{}, for {}", count(Outcome::Delivered), money(paid)));
         line("  given back", count(Outcome::Reversed).to_string());
-        line("  running", count(Outcome::Running).to_string());
+        line("  not certain yet", count(Outcome::Unconfirmed).to_string());
         if self.is_cut {
             line("", "there are more entries than are looked at: the oldest requests are missing".to_owned());
         }

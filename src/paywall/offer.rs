@@ -2,7 +2,7 @@
 
 use crate::domain::{Currency, Micros};
 use crate::ledger::ClientState;
-use crate::protocol::stripe402::{PaymentRequired, Requirement, Resource, TopUpOption, VERSION};
+use crate::protocol::stripe402::{PaymentRequired, Requirement, Resource, SAVED_CARD, TopUpOption, VERSION};
 use crate::top_up::TopUps;
 
 use super::refusal::Refusal;
@@ -67,6 +67,7 @@ impl Offers {
             who_acts: answer.who_acts.word().to_owned(),
             request_id: request_id.to_owned(),
             balance: state.map(|state| state.spendable().to_units_floor().get()),
+            saved_card: SAVED_CARD.to_owned(),
         }
     }
 

@@ -22,6 +22,9 @@ pub const PAYMENT: &str = "payment";
 /// Server to client, on paid answers: base64 of a [`PaymentResponse`].
 pub const PAYMENT_RESPONSE: &str = "payment-response";
 
+/// What a payer agrees to by sending a card: it stays with the seller's Stripe account, and no charge is ever begun by the seller.
+pub const SAVED_CARD: &str = "kept for top-ups you ask for; never charged otherwise";
+
 /// The offer that comes with a 402, in the header and as the body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,6 +59,9 @@ pub struct PaymentRequired {
     /// Units left, only when a valid clientId was presented. Additive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<i64>,
+    /// What happens to the card after it was charged, in a sentence: see [`SAVED_CARD`]. Additive.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub saved_card: String,
 }
 
 /// What is sold.

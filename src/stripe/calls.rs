@@ -21,6 +21,7 @@ use super::facts::{
     PaymentIntentFacts, PaymentMethodFacts, is_stripe_id, payment_intent_facts, payment_method_facts,
 };
 use super::failure::{StripeFailure, UnknownReason};
+use super::recovery::Recovery;
 use super::retry::{Attempted, RetryPolicy, with_retries};
 use crate::config::StripeConfig;
 use crate::domain::{ClientPublicId, PaymentMethodId, TopUpId};
@@ -31,9 +32,9 @@ pub const TOP_UP_METADATA_KEY: &str = "prepaid402_top_up";
 pub const CLIENT_METADATA_KEY: &str = "prepaid402_client";
 
 /// PaymentIntents on one page: 50 stay well below the largest answer that is read.
-const PAGE_SIZE: i64 = 50;
+pub(super) const PAGE_SIZE: i64 = 50;
 /// Pages read at most: 10,000 PaymentIntents.
-const MAX_PAGES: usize = 200;
+pub(super) const MAX_PAGES: usize = 200;
 
 /// Stripe's API. Cheap to clone; clones share the connections.
 #[derive(Debug, Clone)]
@@ -111,8 +112,10 @@ pub struct NewPaymentIntent<'a> {
     pub customer: &'a str,
     /// In the metadata.
     pub top_up_id: TopUpId,
-    /// In the metadata, if the client exists already.
+    /// In the metadata, if it is known.
     pub client: Option<ClientPublicId>,
+    /// In the metadata: what the credit is made from again when the row is lost.
+    pub recovery: Option<Recovery>,
     /// 2 to 22 characters on the card statement.
     pub statement_descriptor_suffix: Option<&'a str>,
     /// For people at Stripe's dashboard.
@@ -177,10 +180,14 @@ impl Stripe {
         let Ok(currency) = new.currency.parse::<stripe_types::Currency>();
         let mut methods = AutomaticMethods::new(true);
         methods.allow_redirects = Some(AllowRedirects::Never);
+        let mut metadata = metadata(new.top_up_id, new.client);
+        if let Some(recovery) = new.recovery {
+            recovery.write(&mut metadata);
+        }
         let mut request = CreatePaymentIntent::new(new.amount_minor, currency)
             .customer(new.customer)
             .automatic_payment_methods(methods)
-            .metadata(metadata(new.top_up_id, new.client));
+            .metadata(metadata);
         if let Some(suffix) = new.statement_descriptor_suffix {
             request = request.statement_descriptor_suffix(suffix);
         }

@@ -8,6 +8,7 @@
 //! - `events.rs` has the list of events.
 //! - `calls.rs` has the calls that charge, `aftermath.rs` those about what becomes of a charge, `balance.rs` those that read
 //!   what has moved on the account.
+//! - `recovery.rs` finds charges again whose rows are lost.
 //!
 //! Money is in Stripe's minor units, as `i64`, with the lower-case ISO 4217 code beside it.
 
@@ -18,6 +19,7 @@ mod client;
 mod events;
 mod facts;
 mod failure;
+mod recovery;
 mod redact;
 mod retry;
 
@@ -31,6 +33,7 @@ pub use client::StripeSetupError;
 pub use events::EventsPage;
 pub use facts::{PaymentIntentFacts, PaymentIntentStatus, PaymentMethodFacts};
 pub use failure::{Decline, DeclineKind, Refusal, RefusalKind, StripeFailure, UnknownReason};
+pub use recovery::{RecoverablePayment, Recovery};
 pub use redact::{redact_json, without_secrets};
 
 #[cfg(test)]

@@ -89,6 +89,7 @@ fn new_intent() -> NewPaymentIntent<'static> {
         customer: "cus_1",
         top_up_id: top_up(),
         client: Some(client()),
+        recovery: None,
         statement_descriptor_suffix: Some("CREDITS"),
         description: Some("API credit"),
     }

@@ -9,7 +9,7 @@ use crate::db::{DbError, query_scalar};
 use crate::domain::{PaymentMethodId, SecretHash, TopUpId};
 use crate::ledger::ClientId;
 use crate::shield::{Attempt, Barred};
-use crate::stripe::{NewCustomer, NewPaymentIntent, RefusalKind, StripeFailure};
+use crate::stripe::{NewCustomer, NewPaymentIntent, Recovery, RefusalKind, StripeFailure};
 
 impl TopUps {
     pub(super) async fn charge_or_wait(&self, id: TopUpId, request: TopUpRequest) -> TopUpOutcome {
@@ -245,7 +245,15 @@ impl TopUps {
             currency: row.currency.code(),
             customer: &customer,
             top_up_id: row.id,
-            client: None,
+            client: Some(row.public_id()),
+            // From the row alone: asked again under the same key, it must be the same request.
+            recovery: Some(Recovery {
+                installation: self.0.installation,
+                key: row.key,
+                key_secret: row.key_secret,
+                bonus: row.bonus,
+                request_key: row.request_key,
+            }),
             statement_descriptor_suffix: self.0.statement_descriptor_suffix.as_deref(),
             description: Some("Prepaid API credit"),
         };

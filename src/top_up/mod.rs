@@ -19,8 +19,10 @@
     )
 )]
 
+mod adopt;
 mod attempt;
 mod flights;
+pub mod installation;
 mod intent;
 mod reconcile;
 mod settle;
@@ -32,12 +34,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::adopt::{AdoptError, Adoption};
 use self::flights::Flights;
 pub use self::intent::{IntentSettled, IntentUnknown};
 use self::store::TopUpRow;
 use crate::config::{Config, TopUpConfig};
 use crate::db::{Db, DbError};
-use crate::domain::{ClientKey, Currency, Micros, PaymentMethodId, SecretHash, TopUpId};
+use crate::domain::{ClientKey, Currency, InstallationId, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::key_secret::KeySecret;
 use crate::ledger::keys::{KeyRecord, Keys};
 use crate::ledger::{ClientState, Ledger, NotReserved, Posted, Reservation};
@@ -59,6 +62,10 @@ struct Inner {
     keys: Arc<Keys>,
     key_secret: KeySecret,
     stripe: Stripe,
+    /// In the metadata of every charge.
+    installation: InstallationId,
+    /// Whether the keys are live keys: what is charged in the other mode is not this gateway's.
+    is_live: bool,
     currency: Currency,
     limits: TopUpConfig,
     statement_descriptor_suffix: Option<String>,
@@ -216,6 +223,8 @@ pub struct TopUpParts {
     pub key_secret: KeySecret,
     /// Who charges.
     pub stripe: Stripe,
+    /// Which gateway this is, see [`installation`].
+    pub installation: InstallationId,
     /// Where money work runs.
     pub tasks: MoneyWork,
 }
@@ -231,6 +240,8 @@ impl TopUps {
             keys: parts.keys,
             key_secret: parts.key_secret,
             stripe: parts.stripe,
+            installation: parts.installation,
+            is_live: config.stripe.is_live(),
             currency: config.currency,
             limits: config.top_up.clone(),
             statement_descriptor_suffix: config.stripe.statement_descriptor_suffix.clone(),

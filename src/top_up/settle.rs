@@ -210,19 +210,97 @@ impl TopUps {
 
     /// Whether Stripe's object is the charge that this row asked for. A mismatch credits nothing and calls for a person.
     fn belongs_together(&self, row: &TopUpRow, facts: &PaymentIntentFacts) -> bool {
-        let expected = row.currency.micros_to_minor(row.amount);
-        let same = facts.top_up_id.as_deref() == Some(row.id.to_string().as_str())
-            && Some(facts.amount_minor) == expected
-            && Some(facts.amount_received_minor) == expected
-            && facts.currency == row.currency.code()
-            && !facts.livemode;
+        let same = is_the_charge_of(row, facts, self.0.is_live);
         if !same {
             tracing::error!(
                 top_up.id = %row.id, payment_intent = facts.id, stripe.amount = facts.amount_minor,
                 stripe.received = facts.amount_received_minor, stripe.currency = facts.currency,
+                stripe.livemode = facts.livemode,
                 "a PaymentIntent is not what this top-up asked for; nothing is credited, a person must look"
             );
         }
         same
+    }
+}
+
+/// The id, the amount, the currency, and the mode of the keys: a test charge is no money, and a live one is not play money.
+fn is_the_charge_of(row: &TopUpRow, facts: &PaymentIntentFacts, is_live: bool) -> bool {
+    let expected = row.currency.micros_to_minor(row.amount);
+    facts.top_up_id.as_deref() == Some(row.id.to_string().as_str())
+        && Some(facts.amount_minor) == expected
+        && Some(facts.amount_received_minor) == expected
+        && facts.currency == row.currency.code()
+        && facts.livemode == is_live
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::domain::{Currency, KeyId, SecretHash, TopUpId};
+    use crate::top_up::store::State;
+
+    fn row() -> TopUpRow {
+        TopUpRow {
+            id: TopUpId::new(),
+            client: None,
+            key: KeyId::new(),
+            key_secret: 1,
+            key_hash: SecretHash::of("key"),
+            amount: Micros::new(5_000_000).unwrap(),
+            bonus: Micros::ZERO,
+            currency: Currency::USD,
+            state: State::Confirming,
+            failure: None,
+            stripe_customer: None,
+            payment_intent: Some("pi_1".to_owned()),
+            created_at: 0,
+            pm_hash: None,
+            request_key: None,
+            client_public_id: None,
+        }
+    }
+
+    fn facts(row: &TopUpRow, livemode: bool) -> PaymentIntentFacts {
+        PaymentIntentFacts {
+            id: "pi_1".to_owned(),
+            status: PaymentIntentStatus::Succeeded,
+            amount_minor: 500,
+            amount_received_minor: 500,
+            currency: "usd".to_owned(),
+            customer: None,
+            payment_method: None,
+            top_up_id: Some(row.id.to_string()),
+            livemode,
+            created: 0,
+            replayed: false,
+            request_id: None,
+        }
+    }
+
+    #[test]
+    fn a_charge_of_the_other_mode_is_never_credited() {
+        let row = row();
+        for (of_charge, of_keys) in [(false, false), (true, true), (false, true), (true, false)] {
+            let same = is_the_charge_of(&row, &facts(&row, of_charge), of_keys);
+            assert_eq!(same, of_charge == of_keys, "charge {of_charge}, keys {of_keys}");
+        }
+    }
+
+    #[test]
+    fn a_charge_of_something_else_is_never_credited() {
+        let row = row();
+        let right = facts(&row, false);
+        assert!(is_the_charge_of(&row, &right, false));
+        for wrong in [
+            PaymentIntentFacts { top_up_id: None, ..right.clone() },
+            PaymentIntentFacts { top_up_id: Some(TopUpId::new().to_string()), ..right.clone() },
+            PaymentIntentFacts { amount_minor: 501, ..right.clone() },
+            PaymentIntentFacts { amount_received_minor: 499, ..right.clone() },
+            PaymentIntentFacts { currency: "eur".to_owned(), ..right.clone() },
+        ] {
+            assert!(!is_the_charge_of(&row, &wrong, false), "{wrong:?}");
+        }
     }
 }

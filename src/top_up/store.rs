@@ -2,7 +2,7 @@
 
 use crate::config::ShieldConfig;
 use crate::db::{Connection, Db, DbError, Row, Sql, now_micros, query, query_scalar, sql_with_now};
-use crate::domain::{Currency, KeyId, Micros, PaymentMethodId, SecretHash, TopUpId};
+use crate::domain::{ClientPublicId, Currency, KeyId, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::ledger::ClientId;
 use crate::shield::{self, Attempt, Barred};
 
@@ -37,6 +37,18 @@ pub struct TopUpRow {
     pub created_at: i64,
     /// SHA-256 of the card token; `None` for Stripe's shared test names.
     pub pm_hash: Option<SecretHash>,
+    /// SHA-256 of payer and `Idempotency-Key`, if there was one.
+    pub request_key: Option<SecretHash>,
+    /// What people see of the client, if there is one.
+    pub client_public_id: Option<ClientPublicId>,
+}
+
+impl TopUpRow {
+    /// What people see of the client that has, or will have, the credit.
+    #[must_use]
+    pub fn public_id(&self) -> ClientPublicId {
+        self.client_public_id.unwrap_or_else(|| ClientPublicId::of_first_key(self.key))
+    }
 }
 
 /// Where an attempt stands.
@@ -101,12 +113,32 @@ pub(super) struct NewTopUp {
     pub(super) node: String,
 }
 
+/// A row to be made again for a charge that has succeeded, or will.
+#[derive(Debug, Clone)]
+pub(super) struct AdoptedTopUp {
+    pub(super) id: TopUpId,
+    pub(super) client: Option<ClientId>,
+    pub(super) key: KeyId,
+    pub(super) key_secret: i64,
+    pub(super) key_hash: SecretHash,
+    pub(super) pm_hash: Option<SecretHash>,
+    pub(super) request_key: Option<SecretHash>,
+    pub(super) amount: Micros,
+    pub(super) bonus: Micros,
+    pub(super) currency: Currency,
+    pub(super) stripe_customer: Option<String>,
+    pub(super) payment_intent: String,
+    /// Unix microseconds.
+    pub(super) created_at: i64,
+}
+
 /// All readings take the same columns, in this order.
 macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT id, client, key, key_secret, key_hash, amount, bonus, currency, state, failure, ",
-            "stripe_customer, payment_intent, created_at, pm_hash FROM top_ups ",
+            "stripe_customer, payment_intent, created_at, pm_hash, request_key, ",
+            "(SELECT c.public_id FROM clients AS c WHERE c.id = top_ups.client) FROM top_ups ",
             $rest
         )
     };
@@ -118,7 +150,8 @@ const BY_REQUEST_KEY: &str = select!("WHERE request_key = $1");
 /// Those that no other node that lives is working on.
 const OPEN: Sql = sql_with_now!(
     "SELECT id, client, key, key_secret, key_hash, amount, bonus, currency, state, failure, \
-     stripe_customer, payment_intent, created_at, pm_hash FROM top_ups \
+     stripe_customer, payment_intent, created_at, pm_hash, request_key, \
+     (SELECT c.public_id FROM clients AS c WHERE c.id = top_ups.client) FROM top_ups \
      WHERE state IN ('created', 'confirming', 'pending') AND (node IS NULL OR node = $2 OR NOT EXISTS \
      (SELECT 1 FROM nodes AS n WHERE n.id = top_ups.node AND n.lease_until > ",
     now,
@@ -130,6 +163,11 @@ const INSERT: &str = "\
 INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, amount, bonus, state, request_key,
                      created_at, updated_at, node)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'created', $10, $11, $11, $12)";
+const INSERT_ADOPTED: &str = "\
+INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, amount, bonus, state, request_key,
+                     stripe_customer, payment_intent, created_at, updated_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'confirming', $10, $11, $12, $13, $14)";
+const IS_KNOWN: &str = "SELECT EXISTS (SELECT 1 FROM top_ups WHERE id = $1 OR payment_intent = $2)";
 const IS_BOUND: &str = "\
 SELECT EXISTS (SELECT 1 FROM payment_method_bindings AS b JOIN client_keys AS k ON k.id = b.key
                WHERE b.hash = $1 AND b.revoked_at IS NULL AND k.revoked_at IS NULL)";
@@ -179,6 +217,8 @@ fn row(row: &Row) -> Result<TopUpRow, sqlx::Error> {
         payment_intent: row.try_get(11)?,
         created_at: row.try_get(12)?,
         pm_hash: row.try_get::<Option<&[u8]>, _>(13)?.and_then(SecretHash::from_slice),
+        request_key: row.try_get::<Option<&[u8]>, _>(14)?.and_then(SecretHash::from_slice),
+        client_public_id: row.try_get::<Option<&str>, _>(15)?.and_then(ClientPublicId::parse),
     })
 }
 
@@ -278,6 +318,55 @@ async fn too_many_charges(
     Ok(oldest
         .filter(|_| recent.try_get::<i64, _>(0).is_ok_and(|count| count >= MAX_CHARGES_A_DAY))
         .map(|oldest| Barred::TooMany { seconds: shield::seconds_until_older(oldest, DAY_MICROS, now) }))
+}
+
+/// Makes a lost row again, in the state in which its charge is known and its outcome is not recorded. A unique violation means
+/// that it is there, or that the payer has an open attempt.
+pub(super) async fn insert_adopted(db: &Db, lost: AdoptedTopUp) -> Result<(), DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            query(INSERT_ADOPTED)
+                .bind(lost.id.to_string())
+                .bind(lost.client)
+                .bind(lost.key.to_string())
+                .bind(lost.key_secret)
+                .bind(lost.key_hash.as_bytes())
+                .bind(lost.pm_hash.as_ref().map(SecretHash::as_bytes))
+                .bind(lost.currency.code())
+                .bind(lost.amount.get())
+                .bind(lost.bonus.get())
+                .bind(lost.request_key.as_ref().map(SecretHash::as_bytes))
+                .bind(lost.stripe_customer)
+                .bind(lost.payment_intent)
+                .bind(lost.created_at)
+                .bind(now_micros())
+                .execute(connection)
+                .await
+                .map(drop)
+        })
+    })
+    .await
+}
+
+/// Whether there is a row for a charge, by its top-up or by its PaymentIntent.
+pub(super) async fn is_known(db: &Db, id: TopUpId, payment_intent: String) -> Result<bool, DbError> {
+    Ok(query_scalar(IS_KNOWN).bind(id.to_string()).bind(payment_intent).fetch_one(db.reader()).await?)
+}
+
+/// The client that people know by this id.
+pub(super) async fn client_by_public_id(
+    db: &Db,
+    public_id: ClientPublicId,
+) -> Result<Option<ClientId>, DbError> {
+    let sql = "SELECT id FROM clients WHERE public_id = $1";
+    Ok(query_scalar(sql).bind(public_id.to_string()).fetch_optional(db.reader()).await?)
+}
+
+/// The hash of a client key that has been issued.
+pub(super) async fn hash_of_key(db: &Db, key: KeyId) -> Result<Option<SecretHash>, DbError> {
+    let sql = "SELECT hash FROM client_keys WHERE id = $1";
+    let found: Option<Vec<u8>> = query_scalar(sql).bind(key.to_string()).fetch_optional(db.reader()).await?;
+    Ok(found.as_deref().and_then(SecretHash::from_slice))
 }
 
 /// The customer that a token belongs to, if an attempt of the same token that failed has made it.

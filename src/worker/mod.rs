@@ -82,6 +82,35 @@ pub async fn poll_events(poller: Poller, every: Duration, mut stop: watch::Recei
     }
 }
 
+/// Time between two passes over Stripe's list of charges, and between two tries when Stripe cannot be asked.
+pub const ADOPT_EVERY: Duration = Duration::from_secs(3_600);
+const ADOPT_AGAIN: Duration = Duration::from_secs(60);
+
+/// Credits charges that the database knows nothing of, at start and every [`ADOPT_EVERY`], until `stop` becomes true.
+pub async fn adopt(top_ups: TopUps, mut stop: watch::Receiver<bool>) {
+    loop {
+        let pause = match top_ups.adopt(None).await {
+            Ok(adoption) => {
+                if adoption.adopted > 0 {
+                    tracing::warn!(
+                        top_ups.adopted = adoption.adopted,
+                        "charges that were missing from the database are credited again"
+                    );
+                }
+                if adoption.waiting > 0 { ADOPT_AGAIN } else { ADOPT_EVERY }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "Stripe's charges could not be compared with the database");
+                ADOPT_AGAIN
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
 /// Renews this node's lease every [`RENEW_EVERY`]. Runs until it is aborted, because the lease is needed to the end.
 pub async fn renew(ledger: Ledger) {
     loop {

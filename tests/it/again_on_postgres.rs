@@ -3,13 +3,15 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 16] = [
+const MONEY: [&str; 18] = [
     "aftermath::",
+    "backup::",
     "billing::",
     "crash::",
     "embedded::",
     "idempotency::",
     "operator::",
+    "leaks::",
     "pages::",
     "paid_request::",
     "parallel::",

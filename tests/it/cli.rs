@@ -6,7 +6,7 @@ use crate::support::http::Client;
 use crate::support::program::{Ran, clean, finish, free_address, program, run, serve};
 use crate::support::{GOOD, Pay, SECRET_KEY, World, change, number};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "sandbox",
     "serve",
     "check-config",
@@ -14,6 +14,7 @@ const COMMANDS: [&str; 14] = [
     "bench",
     "verify",
     "reconcile",
+    "backup",
     "migrate",
     "admin",
     "refund",
@@ -22,8 +23,6 @@ const COMMANDS: [&str; 14] = [
     "export",
     "stripe-sim",
 ];
-const LIVE_KEYS: &str = "Live Stripe keys are refused by this version: refunds, disputes and webhooks are not handled yet, \
-                         so real money could go wrong. Use sk_test_/rk_test_ and pk_test_ keys.";
 
 fn home() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
@@ -157,25 +156,11 @@ async fn check_config_tells_all_problems_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn live_and_missing_keys_start_nothing() {
+async fn missing_keys_start_nothing() {
     let home = home();
     let file = "[upstream]\nurl = \"http://127.0.0.1:8080\"\n[[routes]]\npath = \"/a\"\nprice = \"0.05\"\n";
     write(home.path(), "prepaid402.toml", file);
     for command in ["check-config", "serve"] {
-        let live = [("STRIPE_SECRET_KEY", "sk_live_real"), ("STRIPE_PUBLISHABLE_KEY", "pk_live_real")];
-        for env in [
-            &live[..],
-            &[TEST_KEYS[0], live[1]],
-            &[live[0], TEST_KEYS[1]],
-            &[("STRIPE_SECRET_KEY", "rk_live_real"), TEST_KEYS[1]],
-        ] {
-            let mut child = program(home.path(), &[command]);
-            child.envs(env.iter().copied());
-            let ran = finish(child, None).await;
-            assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{command} {env:?}");
-            assert!(ran.err.contains(LIVE_KEYS), "{}", ran.err);
-            assert!(!ran.err.contains("_real"), "{}", ran.err);
-        }
         let ran = run(home.path(), &[command]).await;
         assert_eq!(ran.code, 2, "{ran:?}");
         assert!(

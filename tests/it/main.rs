@@ -5,13 +5,16 @@ mod support;
 
 mod aftermath;
 mod again_on_postgres;
+mod backup;
 mod bench;
 mod billing;
+mod boot;
 mod cli;
 mod crash;
 mod embedded;
 mod get;
 mod idempotency;
+mod leaks;
 mod node_client;
 mod nodes;
 mod operator;

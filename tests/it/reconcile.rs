@@ -62,6 +62,7 @@ async fn align(world: &World, intents: &[&String]) {
         keys: Arc::new(Keys::new(db.reader().clone())),
         key_secret: KeySecret::load(None, &loaded.data_dir).unwrap(),
         stripe: stripe.clone(),
+        installation: prepaid402::top_up::installation::id(&db).await.unwrap(),
         tasks: tasks.clone(),
     };
     let top_ups = TopUps::new(parts, &loaded);
@@ -90,7 +91,7 @@ async fn unguard(world: &World) {
         true => &["ALTER TABLE entries DISABLE TRIGGER ALL"],
     };
     for statement in statements {
-        change(&world.database, *statement, &[]).await;
+        change(&world.database, statement, &[]).await;
     }
 }
 

@@ -16,10 +16,10 @@ const COOKIE: &str = "canary-cookie-value";
 /// A live-looking key in a caller's input: split, so that scanners of repositories are not alarmed.
 const STRAY_KEY: &str = concat!("sk_", "live_51CanaryCanaryCanaryCanary");
 
-struct Serving {
+pub struct Serving {
     child: Child,
-    url: String,
-    admin: String,
+    pub url: String,
+    pub admin: String,
 }
 
 impl Drop for Serving {
@@ -29,7 +29,12 @@ impl Drop for Serving {
     }
 }
 
-async fn serve(world: &World) -> Serving {
+pub async fn serve(world: &World) -> Serving {
+    serve_with(world, &[]).await
+}
+
+/// With the log at its loudest, in the files `stdout` and `stderr`.
+pub async fn serve_with(world: &World, environment: &[(&str, &str)]) -> Serving {
     let (one, two) = (free_listener(), free_listener());
     let address = |listener: &std::net::TcpListener| listener.local_addr().unwrap();
     let (listen, admin): (SocketAddr, SocketAddr) = (address(&one), address(&two));
@@ -43,6 +48,7 @@ async fn serve(world: &World) -> Serving {
         .envs(world.environment())
         .env_remove(crate::support::postgres::VARIABLE)
         .env("UPSTREAM_TOKEN", UPSTREAM_TOKEN)
+        .envs(environment.iter().copied())
         .env("PREPAID402_LOG__FILTER", "trace")
         .env("RUST_BACKTRACE", "full")
         .stdin(Stdio::null())
@@ -59,7 +65,7 @@ async fn serve(world: &World) -> Serving {
 }
 
 /// Everything that an answer shows to somebody who is not its owner: without `payment-response`.
-fn shown(answer: &Answer) -> String {
+pub fn shown(answer: &Answer) -> String {
     let mut text = answer.text();
     for (name, value) in &answer.headers {
         if name != "payment-response" {
@@ -76,7 +82,7 @@ fn shown(answer: &Answer) -> String {
     text
 }
 
-fn find(place: &str, bytes: &[u8], canaries: &[(&str, String)]) {
+pub fn find(place: &str, bytes: &[u8], canaries: &[(&str, String)]) {
     for (name, canary) in canaries {
         let at = bytes.windows(canary.len()).position(|window| window == canary.as_bytes());
         if let Some(at) = at {

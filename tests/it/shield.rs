@@ -151,7 +151,7 @@ async fn attack(gateway: &Gateway<'_>, attempts: usize, disguise: Arc<Disguise>)
                     }
                     // A card that was not tried can be tried again, for a while.
                     let is_used = answers.last().is_none_or(|answer| answer.code() == "card_declined");
-                    if is_used || answers.len() % 8 == 0 {
+                    if is_used || answers.len().is_multiple_of(8) {
                         token = thief.tokenise(STOLEN[number % STOLEN.len()]).await;
                     }
                     let (from, wallet) = disguise(number);
@@ -348,9 +348,9 @@ async fn every_decline_looks_the_same() {
     let gateway = world.gateway().await;
     let thief = Thief::at(&gateway);
     let mut declines = BTreeSet::new();
-    for number in 0..STOLEN.len() {
+    for (number, card) in STOLEN.iter().enumerate() {
         let answer = thief.try_card(number, None, None).await;
-        assert_eq!((answer.status, answer.code().as_str()), (402, "card_declined"), "{}", STOLEN[number]);
+        assert_eq!((answer.status, answer.code().as_str()), (402, "card_declined"), "{card}");
         declines.insert(without_request_id(&answer));
         for word in ["insufficient", "lost", "stolen", "expired", "cvc", "generic", "fraud", "decline_code"] {
             assert!(!answer.text().to_lowercase().contains(word), "{word} in {}", answer.text());

@@ -124,7 +124,7 @@ fn secrets_are_read_from_private_files_beside_the_configuration() {
     write("good", " sk_test_fromfile\n", 0o640);
     write("open", "sk_test_hidden", 0o644);
     write("empty", " \n", 0o600);
-    write("live", "sk_live_hidden", 0o600);
+    write("other", "pk_test_hidden", 0o600);
     write("large", &"x".repeat(20_000), 0o600);
     let env = env(&REQUIRED[1..]);
     let load = |name: &str| load_from(Some(&format!("stripe.secret_key_file = '{name}'")), dir.path(), &env);
@@ -135,7 +135,7 @@ fn secrets_are_read_from_private_files_beside_the_configuration() {
         ("large", "larger than"),
         ("absent", "cannot read"),
         (".", "is not a file"),
-        ("live", LIVE_KEYS_REFUSED),
+        ("other", "holds a publishable key"),
     ] {
         let problems = load(name).unwrap_err();
         assert_eq!(problems.0.len(), 1, "{problems}");

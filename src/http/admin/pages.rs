@@ -8,13 +8,15 @@ use serde::Deserialize;
 
 use super::sessions::Session;
 use super::view::{
-    Chrome, ClientView, EntryView, Figure, KeyView, Moment, TopUpView, counted, duration, money, sums,
+    Chrome, ClientView, EntryView, Figure, KeyView, Moment, TopUpView, Trouble, counted, duration, money,
+    sums,
 };
 use super::{AdminState, headers};
 use crate::domain::TopUpId;
 use crate::domain::ids::CLIENT_KEY_PREFIX;
 use crate::ledger::read::{self, Overview, TopUpFilter};
 use crate::payments::ParkedEvents;
+use crate::payments::evidence;
 
 /// Rows on a page.
 const ROWS: u32 = 50;
@@ -283,6 +285,7 @@ struct ClientPage<'a> {
     is_first: bool,
     keys: Vec<KeyView>,
     top_ups: Vec<TopUpView>,
+    troubles: Vec<Trouble>,
     entries: Vec<EntryView>,
     next: Option<i64>,
 }
@@ -302,15 +305,19 @@ pub(super) async fn client(
         let Some(client) = read::client_by_public_id(pool, public_id).await? else { return Ok(None) };
         let entries = read::client_entries(pool, client.id, before, ROWS.saturating_add(1)).await?;
         // Keys and payments are on the first page only.
-        let (keys, top_ups) = if before.is_none() {
+        let (keys, top_ups, troubles) = if before.is_none() {
             let keys = read::client_keys(pool, client.id).await?;
-            (keys, read::client_top_ups(pool, client.id, ROWS, None).await?)
+            let top_ups = read::client_top_ups(pool, client.id, ROWS, None).await?;
+            let freezes = evidence::freezes_of(pool, client.id).await?;
+            let payments = read::client_troubles(pool, client.id, ROWS).await?;
+            let payments = payments.into_iter().map(Trouble::of_payment);
+            (keys, top_ups, payments.chain(freezes.into_iter().map(Trouble::of_freeze)).collect())
         } else {
-            (Vec::new(), Vec::new())
+            (Vec::new(), Vec::new(), Vec::new())
         };
-        Ok::<_, sqlx::Error>(Some((client, entries, keys, top_ups)))
+        Ok::<_, sqlx::Error>(Some((client, entries, keys, top_ups, troubles)))
     };
-    let (client, mut entries, keys, top_ups) = match load.await {
+    let (client, mut entries, keys, top_ups, troubles) = match load.await {
         Ok(Some(loaded)) => loaded,
         Ok(None) => return nothing_here(&state, Some(&session)),
         Err(error) => return failed(&state, Some(&session), &error),
@@ -322,6 +329,7 @@ pub(super) async fn client(
         is_first: before.is_none(),
         keys: keys.into_iter().map(KeyView::from).collect(),
         top_ups: top_ups.into_iter().map(TopUpView::from).collect(),
+        troubles,
         entries: entries.into_iter().map(EntryView::from).collect(),
         next,
     };

@@ -6,7 +6,8 @@ use super::AdminState;
 use super::sessions::Session;
 use crate::domain::Micros;
 use crate::ledger::account::Account;
-use crate::ledger::read::{ClientRow, EntryRow, KeyRow, Sum, TopUpRow};
+use crate::ledger::read::{ClientRow, EntryRow, KeyRow, PaymentTrouble, Sum, TopUpRow};
+use crate::payments::evidence::Freeze;
 
 /// What surrounds every page.
 pub(super) struct Chrome<'a> {
@@ -116,6 +117,11 @@ fn describe(entry: &EntryRow) -> String {
         "usage" | "capture" => "Usage",
         "reversal" => "Reversal",
         "refund" => "Refund",
+        "refund-paid" => "Refund paid out",
+        "refund-return" => "Refund returned",
+        "reinstatement" => "Dispute, money back",
+        "dispute-fee" => "Dispute fee",
+        "fee" => "Stripe fee",
         "dispute" => "Dispute",
         "hold" => "Hold",
         "settle" => "Hold settled",
@@ -186,11 +192,15 @@ pub(super) struct TopUpView {
     pub(super) tone: &'static str,
     pub(super) failure: Option<String>,
     pub(super) payment_intent: Option<String>,
+    /// `None` when nothing went back.
+    pub(super) refunded: Option<String>,
 }
 
 impl From<TopUpRow> for TopUpView {
     fn from(top_up: TopUpRow) -> Self {
         let (state, tone) = match top_up.state.as_str() {
+            "succeeded" if top_up.refunded >= top_up.amount => ("Refunded", "open"),
+            "succeeded" if top_up.refunded > 0 => ("Partly refunded", "good"),
             "succeeded" => ("Succeeded", "good"),
             "failed" => ("Failed", "bad"),
             "pending" => ("Outcome unknown", "open"),
@@ -206,6 +216,7 @@ impl From<TopUpRow> for TopUpView {
             tone,
             failure: top_up.failure.map(|code| code.replace('_', " ")),
             payment_intent: top_up.payment_intent,
+            refunded: (top_up.refunded > 0).then(|| money(top_up.refunded, &top_up.currency)),
             id: top_up.id,
         }
     }
@@ -241,6 +252,43 @@ impl From<ClientRow> for ClientView {
             created: Moment::at(client.created_at),
             stripe_customer: client.stripe_customer,
             public_id: client.public_id,
+        }
+    }
+}
+
+/// What became of a client's payments, and why it may not spend: a line of text each.
+pub(super) struct Trouble {
+    pub(super) at: Moment,
+    pub(super) what: String,
+    pub(super) state: String,
+    pub(super) amount: String,
+    pub(super) detail: String,
+}
+
+impl Trouble {
+    /// Refunds and disputes.
+    pub(super) fn of_payment(row: PaymentTrouble) -> Self {
+        Self {
+            at: Moment::at(row.created_at),
+            what: if row.is_dispute { "Dispute" } else { "Refund" }.to_owned(),
+            state: row.state.replace('_', " "),
+            amount: money(row.amount, &row.currency),
+            detail: [row.id, row.detail.unwrap_or_default()].join(" "),
+        }
+    }
+
+    /// Causes of a freeze.
+    pub(super) fn of_freeze(freeze: Freeze) -> Self {
+        let state = match (freeze.lifted_at, freeze.lifted_by) {
+            (None, _) => "in force".to_owned(),
+            (Some(at), by) => format!("lifted {} {}", Moment::at(at).text, by.unwrap_or_default()),
+        };
+        Self {
+            at: Moment::at(freeze.created_at),
+            what: "Freeze".to_owned(),
+            state,
+            amount: String::new(),
+            detail: freeze.cause,
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct TopUpRow {
     pub failure: Option<String>,
     /// Stripe's `pi_…`.
     pub payment_intent: Option<String>,
+    /// Of the amount: refunded, or on its way back.
+    pub refunded: i64,
     /// Unix microseconds.
     pub created_at: i64,
     /// Unix microseconds.
@@ -45,6 +47,7 @@ impl TopUpRow {
             state: row.try_get("state")?,
             failure: row.try_get("failure")?,
             payment_intent: row.try_get("payment_intent")?,
+            refunded: row.try_get("refunded")?,
             created_at: row.try_get("created_at")?,
             updated_at: row.try_get("updated_at")?,
         })
@@ -77,7 +80,9 @@ macro_rules! select {
     ($from:literal, $rest:literal) => {
         concat!(
             "SELECT t.id, t.client, c.public_id AS client_public_id, t.currency, t.amount, t.bonus, t.state, t.failure, \
-             t.payment_intent, t.created_at, t.updated_at FROM ",
+             t.payment_intent, t.created_at, t.updated_at, \
+             (SELECT CAST(COALESCE(SUM(f.amount), 0) AS BIGINT) FROM refunds f \
+              WHERE f.top_up = t.id AND f.state <> 'failed') AS refunded FROM ",
             $from,
             " LEFT JOIN clients c ON c.id = t.client ",
             $rest

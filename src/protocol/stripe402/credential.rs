@@ -7,11 +7,14 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::VERSION;
 use crate::domain::{ClientKey, PaymentMethodId, Units};
-use crate::protocol::card_number::{contains_card_number, is_card_number};
+use crate::protocol::card_number::{hides_card_number, is_card_number};
 use crate::protocol::strict_json::{self, Limits, StrictJsonError, Value};
 
 /// Most bytes of a `payment` header, checked before anything is decoded.
 pub const MAX_PAYMENT_BYTES: usize = 8 * 1024;
+
+/// Several `payment` headers are refused; so many of them are searched for card numbers.
+const MAX_LOOKED_AT: usize = 4;
 
 /// A decoded `payment` header. At least one of `payment_method` and `client_key` is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,13 +86,17 @@ pub enum PayloadError {
 /// The one `payment` header of a request, or `None` when there is none.
 ///
 /// # Errors
-/// [`PayloadError::NotExactlyOne`] for a second header or a comma: two readers could pick different ones.
+/// [`PayloadError::NotExactlyOne`] for a second header or a comma: two readers could pick different ones;
+/// [`PayloadError::RawCardData`] if one of these holds a card number.
 pub fn single_payment_header<'a>(
     mut values: impl Iterator<Item = &'a [u8]>,
 ) -> Result<Option<&'a [u8]>, PayloadError> {
     let first = values.next();
-    if values.next().is_some() || first.is_some_and(|value| value.contains(&b',')) {
-        return Err(PayloadError::NotExactlyOne);
+    let second = values.next();
+    if second.is_some() || first.is_some_and(|value| value.contains(&b',')) {
+        // Whoever sends a card number must learn that, whatever else is wrong.
+        let all = first.into_iter().chain(second).chain(values).take(MAX_LOOKED_AT);
+        return Err(all.fold(PayloadError::NotExactlyOne, |error, value| card_or(value, error)));
     }
     Ok(first)
 }
@@ -108,7 +115,7 @@ pub fn decode_payment(header: &[u8]) -> Result<Credential, PayloadError> {
         card_or(header, card_or(&json, PayloadError::NotJson(reason)))
     })?;
     let mut has_card = false;
-    value.for_each_text(&mut |text| has_card |= contains_card_number(text));
+    value.for_each_text(&mut |text| has_card |= hides_card_number(text));
     if has_card {
         return Err(PayloadError::RawCardData);
     }
@@ -120,7 +127,7 @@ pub fn decode_payment(header: &[u8]) -> Result<Credential, PayloadError> {
 
 /// `otherwise`, unless the bytes contain a card number: then the sender must learn that, whatever else is wrong.
 fn card_or(bytes: &[u8], otherwise: PayloadError) -> PayloadError {
-    if contains_card_number(&String::from_utf8_lossy(bytes)) { PayloadError::RawCardData } else { otherwise }
+    if hides_card_number(&String::from_utf8_lossy(bytes)) { PayloadError::RawCardData } else { otherwise }
 }
 
 fn credential(members: &BTreeMap<String, Value>) -> Result<Credential, PayloadError> {

@@ -67,6 +67,7 @@ mod tests {
             who_acts: "agent".into(),
             request_id: String::new(),
             balance: None,
+            saved_card: String::new(),
         }
     }
 

@@ -1,0 +1,80 @@
+//! Which gateway this is: a random id in the database, and in the metadata of every charge. Two gateways on one Stripe account
+//! must not take each other's charges for their own; nodes that share a database are one gateway, and so is what was put back
+//! from a backup. (A copy of the database that runs beside the original is not told apart from it: give it test keys.)
+
+use crate::db::{Db, DbError, now_micros, query, query_scalar};
+use crate::domain::InstallationId;
+
+/// The id of the database's gateway; made when it is first asked for.
+///
+/// # Errors
+/// When the database cannot be used.
+pub async fn id(db: &Db) -> Result<InstallationId, DbError> {
+    let malformed = || DbError::from(sqlx::Error::Decode("the installation's id is malformed".into()));
+    let known: Option<String> =
+        query_scalar("SELECT id FROM installation").fetch_optional(db.reader()).await?;
+    if let Some(known) = known {
+        return InstallationId::parse(&known).ok_or_else(malformed);
+    }
+    let id: String = db
+        .write(|connection| {
+            Box::pin(async move {
+                // Nothing at Stripe carries an id that is only being made. Another node may be making one as well.
+                query("INSERT INTO installation (one, id, compared_until) VALUES (1, $1, $2) ON CONFLICT (one) DO NOTHING")
+                    .bind(InstallationId::new().to_string())
+                    .bind(now_micros().div_euclid(1_000_000))
+                    .execute(&mut *connection)
+                    .await?;
+                query_scalar("SELECT id FROM installation").fetch_one(connection).await
+            })
+        })
+        .await?;
+    InstallationId::parse(&id).ok_or_else(malformed)
+}
+
+/// Up to when every charge has its row, in Unix seconds.
+pub(super) async fn compared_until(db: &Db) -> Result<i64, DbError> {
+    Ok(query_scalar("SELECT compared_until FROM installation").fetch_one(db.reader()).await?)
+}
+
+/// Notes that; never takes back what was noted.
+pub(super) async fn set_compared_until(db: &Db, until: i64) -> Result<(), DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            query("UPDATE installation SET compared_until = $1 WHERE compared_until < $1")
+                .bind(until)
+                .execute(connection)
+                .await
+                .map(drop)
+        })
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+    use crate::db::testing::TestDatabase;
+
+    #[tokio::test]
+    async fn a_database_has_one_id_for_good_and_its_mark_only_moves_forward() {
+        let database = TestDatabase::new().await;
+        let db = crate::db::run_writes_only(&database.config).await.unwrap();
+        let before = now_micros().div_euclid(1_000_000);
+        let (one, other) = tokio::join!(id(&db), id(&db));
+        let one = one.unwrap();
+        assert_eq!(one, other.unwrap());
+        assert_eq!(one, id(&db).await.unwrap());
+        let mark = compared_until(&db).await.unwrap();
+        assert!(mark >= before, "nothing older can carry the new id");
+        for (set, expected) in [(mark + 5, mark + 5), (mark + 1, mark + 5), (mark + 6, mark + 6)] {
+            set_compared_until(&db, set).await.unwrap();
+            assert_eq!(compared_until(&db).await.unwrap(), expected);
+        }
+        let another = TestDatabase::new().await;
+        let another = crate::db::run_writes_only(&another.config).await.unwrap();
+        assert_ne!(id(&another).await.unwrap(), one);
+    }
+}
