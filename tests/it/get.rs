@@ -31,7 +31,11 @@ async fn stripe_counts(world: &World) -> Value {
 }
 
 async fn untouched(world: &World, why: &str) {
-    assert_eq!(stripe_counts(world).await, serde_json::json!({}), "{why}: Stripe heard nothing");
+    let mut counts = stripe_counts(world).await;
+    let heard = counts.as_object_mut().unwrap();
+    // A gateway that runs looks at these lists by itself, from its start.
+    heard.retain(|call, _| call != "events.list" && call != "payment_intents.list");
+    assert!(heard.is_empty(), "{why}: Stripe heard {heard:?}");
 }
 
 /// Public requests that the gateway answered so far.
