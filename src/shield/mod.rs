@@ -22,7 +22,7 @@
 //!
 //! The limits hold exactly, whoever races whom: each is looked at in the transaction that makes the attempt's row, after the
 //! row. Attempts of one client, token or card wait for each other at the unique indexes of `top_ups`; those of new payers at
-//! the one row of `new_payers`. [`Shield::glance`] spares the database a transaction when the answer is clear already.
+//! the one row of `new_payers`. `Shield::glance` spares the database a transaction when the answer is clear already.
 #![cfg_attr(
     not(test),
     deny(
