@@ -196,10 +196,11 @@ impl Engine {
         );
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
-            tokio::spawn(worker::reconcile(top_ups.clone(), refunds.clone(), stopped.clone())),
+            tokio::spawn(worker::reconcile(top_ups.clone(), stopped.clone())),
+            tokio::spawn(worker::look_after_refunds(refunds.clone(), stopped.clone())),
             tokio::spawn(worker::apply_events(inbox.clone(), applier, stopped.clone())),
             tokio::spawn(worker::poll_events(poller, poll_every, stopped.clone())),
-            tokio::spawn(worker::adopt(top_ups.clone(), stopped)),
+            tokio::spawn(worker::adopt(top_ups.clone(), charges, stopped)),
             tokio::spawn(worker::renew(ledger.clone())),
             tokio::spawn(worker::sweep(ledger.clone(), db.clone(), top_ups)),
         ];

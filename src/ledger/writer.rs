@@ -692,10 +692,13 @@ impl Writer {
             (change, before)
         {
             let taken = before.credit().saturating_sub(state.credit());
-            aside = self.reservations.set_aside(client, before, taken);
-            if aside.is_none() {
-                self.connection.rollback().await?;
-                return Ok(Err(Refusal::ReservationsInFlight));
+            // A refund that is in the books already takes nothing, and cannot be refused any more.
+            if !taken.is_zero() {
+                aside = self.reservations.set_aside(client, before, taken);
+                if aside.is_none() {
+                    self.connection.rollback().await?;
+                    return Ok(Err(Refusal::ReservationsInFlight));
+                }
             }
         }
         let changed: Vec<(ClientId, ClientState)> = batch.changed.iter().map(|id| (*id, state)).collect();

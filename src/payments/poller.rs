@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::event::{Event, HANDLED_TYPES};
 use super::inbox::Inbox;
 use crate::db::{Db, DbError, now_micros, query, query_scalar};
@@ -80,7 +78,7 @@ impl Poller {
         let since = from.saturating_sub(OVERLAP).max(earliest).max(0);
         let (mut newest, mut new, mut after, mut unreadable) = (from, 0_usize, None::<String>, false);
         loop {
-            let deadline = after_deadline();
+            let deadline = crate::top_up::after(DEADLINE);
             let page = self.stripe.list_events_since(since, &HANDLED_TYPES, after.as_deref(), deadline).await;
             let page = page.map_err(PollError::Stripe)?;
             let mut unseen = Vec::new();
@@ -133,9 +131,4 @@ impl Poller {
 
 fn seconds_now() -> i64 {
     now_micros().div_euclid(1_000_000)
-}
-
-#[expect(clippy::arithmetic_side_effects, reason = "a constant of seconds does not overflow a clock")]
-fn after_deadline() -> Instant {
-    Instant::now() + DEADLINE
 }

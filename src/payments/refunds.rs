@@ -122,7 +122,9 @@ const OPEN: &str = select!(
     "WHERE (r.state = 'requested' AND r.updated_at < $1) OR (r.state = 'pending' AND r.updated_at < $2) \
      ORDER BY r.updated_at, r.id LIMIT $3"
 );
-const TOUCH: &str = "UPDATE refunds SET updated_at = $2 WHERE id = $1 AND state IN ('requested', 'pending')";
+/// Whoever moves the time has the refund; other nodes let it be until it is due again.
+const CLAIM: &str = "\
+UPDATE refunds SET updated_at = $2 WHERE id = $1 AND state IN ('requested', 'pending') AND updated_at < $3";
 const CURRENCY: &str = "SELECT currency FROM top_ups WHERE id = $1 AND state = 'succeeded'";
 const INTENT: &str = "SELECT payment_intent FROM top_ups WHERE id = $1";
 
@@ -273,23 +275,15 @@ impl Refunds {
     /// When the database cannot be read.
     pub async fn step(&self) -> Result<usize, DbError> {
         let now = now_micros();
-        let rows = query(OPEN)
-            .bind(now.saturating_sub(TAKE_UP_AFTER))
-            .bind(now.saturating_sub(LOOK_EVERY))
-            .bind(MAX_A_STEP)
-            .fetch_all(self.0.db.reader())
-            .await?;
+        let (take_up, look) = (now.saturating_sub(TAKE_UP_AFTER), now.saturating_sub(LOOK_EVERY));
+        let rows =
+            query(OPEN).bind(take_up).bind(look).bind(MAX_A_STEP).fetch_all(self.0.db.reader()).await?;
         let open = rows.iter().map(refund).collect::<Result<Vec<_>, _>>()?;
         for row in &open {
-            let (id, at) = (row.id.clone(), now_micros());
-            self.0
-                .db
-                .write(move |connection| {
-                    Box::pin(
-                        async move { query(TOUCH).bind(id).bind(at).execute(connection).await.map(drop) },
-                    )
-                })
-                .await?;
+            let due = if row.state == "requested" { take_up } else { look };
+            if !self.claim(&row.id, due).await? {
+                continue;
+            }
             let (refunds, row) = (self.clone(), row.clone());
             let work = self.0.tasks.spawn(async move {
                 match row.state.as_str() {
@@ -300,6 +294,23 @@ impl Refunds {
             let _ = work.await;
         }
         Ok(open.len())
+    }
+
+    /// Takes a refund that nobody has looked at since `due`, in Unix microseconds. `false`: another node has it, or it has ended.
+    async fn claim(&self, id: &str, due: i64) -> Result<bool, DbError> {
+        let id = id.to_owned();
+        let claimed = self.0.db.write(move |connection| {
+            Box::pin(async move {
+                query(CLAIM)
+                    .bind(id)
+                    .bind(now_micros())
+                    .bind(due)
+                    .execute(connection)
+                    .await
+                    .map(|rows| rows == 1)
+            })
+        });
+        claimed.await
     }
 
     async fn intent(&self, top_up: &str) -> Result<Option<String>, DbError> {

@@ -26,12 +26,13 @@ const LIST_DEADLINE: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// What a pass has found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Adoption {
     /// Charges of this gateway that succeeded, or are still being worked on.
     pub seen: usize,
-    /// Those that had no row and have one now. They are credited, or the reconciler will credit them.
-    pub adopted: usize,
+    /// PaymentIntents of those that had no row and have one now. They are credited, or the reconciler will credit them; what has
+    /// become of them since is not booked yet.
+    pub adopted: Vec<String>,
     /// Those that have no row yet, because another attempt of the same payer is open: the next pass takes them.
     pub waiting: usize,
     /// Those without a row that a person must look at; why, the log says.
@@ -77,16 +78,17 @@ impl TopUps {
         let mut complete_until = began;
         for payment in &payments {
             adoption.seen = adoption.seen.saturating_add(1);
-            let (counter, is_left) = match self.adopt_one(payment).await? {
+            let counter = match self.adopt_one(payment).await? {
                 Found::HasRow => continue,
-                Found::Adopted => (&mut adoption.adopted, false),
-                Found::Waiting => (&mut adoption.waiting, true),
-                Found::LeftOut => (&mut adoption.left_out, true),
+                Found::Adopted => {
+                    adoption.adopted.push(payment.facts.id.clone());
+                    continue;
+                }
+                Found::Waiting => &mut adoption.waiting,
+                Found::LeftOut => &mut adoption.left_out,
             };
             *counter = counter.saturating_add(1);
-            if is_left {
-                complete_until = complete_until.min(payment.facts.created);
-            }
+            complete_until = complete_until.min(payment.facts.created);
         }
         // A pass that began later than the usual one has not seen what is between.
         if from <= usual {

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use crate::db::Db;
 use crate::ledger::nodes::RENEW_EVERY;
 use crate::ledger::{Ledger, answers};
+use crate::payments::charges::{Aligned, Charges};
 use crate::payments::refunds::Refunds;
 use crate::payments::{Applier, Inbox, Poller};
 use crate::top_up::TopUps;
@@ -15,15 +16,26 @@ use crate::top_up::TopUps;
 pub const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs the reconciler's step at start and every [`RECONCILE_EVERY`], until `stop` becomes true.
-pub async fn reconcile(top_ups: TopUps, refunds: Refunds, mut stop: watch::Receiver<bool>) {
+pub async fn reconcile(top_ups: TopUps, mut stop: watch::Receiver<bool>) {
     loop {
         match top_ups.reconcile().await {
             Ok(0) => {}
             Ok(ended) => tracing::info!(top_ups.ended = ended, "open top-ups have been settled"),
             Err(error) => tracing::error!(%error, "the reconciler could not read open top-ups"),
         }
+        tokio::select! {
+            () = tokio::time::sleep(RECONCILE_EVERY) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Looks after refunds that have no end yet, at start and every [`RECONCILE_EVERY`], until `stop` becomes true. Apart from
+/// [`reconcile`], because a refund may take long.
+pub async fn look_after_refunds(refunds: Refunds, mut stop: watch::Receiver<bool>) {
+    loop {
         if let Err(error) = refunds.step().await {
-            tracing::error!(%error, "the reconciler could not read open refunds");
+            tracing::error!(%error, "open refunds could not be read");
         }
         tokio::select! {
             () = tokio::time::sleep(RECONCILE_EVERY) => {}
@@ -34,7 +46,7 @@ pub async fn reconcile(top_ups: TopUps, refunds: Refunds, mut stop: watch::Recei
 
 /// Time between two looks for events that are due, when none arrives.
 pub const EVENTS_EVERY: Duration = Duration::from_secs(5);
-/// Old events are removed with every so many looks: about once an hour.
+/// Old events are removed with every so many looks: at least once an hour.
 const LOOKS_TO_TIDY: u32 = 720;
 
 /// Applies Stripe's events: as soon as one arrives, and when a parked one is due again. Until `stop` becomes true.
@@ -86,24 +98,33 @@ pub async fn poll_events(poller: Poller, every: Duration, mut stop: watch::Recei
 pub const ADOPT_EVERY: Duration = Duration::from_secs(3_600);
 const ADOPT_AGAIN: Duration = Duration::from_secs(60);
 
-/// Credits charges that the database knows nothing of, at start and every [`ADOPT_EVERY`], until `stop` becomes true.
-pub async fn adopt(top_ups: TopUps, mut stop: watch::Receiver<bool>) {
+/// Credits charges that the database knows nothing of, and books what has become of them, at start and every [`ADOPT_EVERY`],
+/// until `stop` becomes true.
+pub async fn adopt(top_ups: TopUps, charges: Charges, mut stop: watch::Receiver<bool>) {
+    // Their events may have come, and been ignored, before their rows were there.
+    let mut unaligned: Vec<String> = Vec::new();
     loop {
-        let pause = match top_ups.adopt(None).await {
+        let mut is_done = false;
+        match top_ups.adopt(None).await {
             Ok(adoption) => {
-                if adoption.adopted > 0 {
+                if !adoption.adopted.is_empty() {
                     tracing::warn!(
-                        top_ups.adopted = adoption.adopted,
+                        top_ups.adopted = adoption.adopted.len(),
                         "charges that were missing from the database are credited again"
                     );
                 }
-                if adoption.waiting > 0 { ADOPT_AGAIN } else { ADOPT_EVERY }
+                is_done = adoption.waiting == 0;
+                unaligned.extend(adoption.adopted);
             }
-            Err(error) => {
-                tracing::warn!(%error, "Stripe's charges could not be compared with the database");
-                ADOPT_AGAIN
+            Err(error) => tracing::warn!(%error, "Stripe's charges could not be compared with the database"),
+        }
+        for intent in std::mem::take(&mut unaligned) {
+            if let Aligned::NotYet(why) = charges.align(&intent).await {
+                tracing::warn!(payment_intent = intent, why, "what has become of a charge is not booked yet");
+                unaligned.push(intent);
             }
-        };
+        }
+        let pause = if is_done && unaligned.is_empty() { ADOPT_EVERY } else { ADOPT_AGAIN };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop) => return,

@@ -71,13 +71,17 @@ async fn balance(world: &World, url: &str, client: &str) -> Answer {
     world.client.send("GET", &format!("{url}/billing/balance"), &headers, None).await
 }
 
+/// Stripe's fee of each charge, which is booked when what has become of the charge is read.
+const FEES: &str = "SELECT COUNT(*) FROM entries WHERE source LIKE 'fee:%'";
+
 async fn all_credited(world: &World, process: &Process) {
     until("every captured cent is credited", async || {
         let (mut ours, mut stripe) =
             (recorded_charges(&world.database).await, world.succeeded_charges().await);
         ours.sort();
         stripe.sort();
-        ours == stripe && number(&world.database, OPEN).await == 0
+        let fees = number(&world.database, FEES).await;
+        ours == stripe && number(&world.database, OPEN).await == 0 && usize::try_from(fees) == Ok(ours.len())
     })
     .await;
     world.assert_books_agree().await;
