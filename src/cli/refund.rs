@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::operator_door::{FAILED, OperatorDoor, Said, USAGE};
 use crate::domain::{Micros, TopUpId};
+use crate::paywall::is_key;
 
 /// Refund what a client has not spent of a top-up to the card that paid.
 ///
@@ -46,8 +47,7 @@ fn amount(text: &str) -> Result<Micros, String> {
 }
 
 fn key(text: &str) -> Result<String, &'static str> {
-    let fits = (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
-    fits.then(|| text.to_owned()).ok_or("a key has 1 to 255 visible characters")
+    is_key(text).then(|| text.to_owned()).ok_or("a key has 1 to 255 visible characters")
 }
 
 /// Asks for the refund and says what happened.

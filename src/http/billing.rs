@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
+use super::repeat_key;
 use crate::config::IpNetwork;
 use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Micros, PaymentMethodId, RequestId, SecretHash, TopUpId, Units};
@@ -317,12 +318,7 @@ enum OrderProblem {
 fn read_order(request: &HttpRequest, body: &[u8], caller: Option<IpAddr>) -> Result<Order, OrderProblem> {
     use OrderProblem::Invalid;
     let client_key = presented_key(request).map_err(OrderProblem::Problem)?;
-    let mut keys = request.headers().get_all("idempotency-key");
-    let key = keys
-        .next()
-        .filter(|_| keys.next().is_none())
-        .and_then(|value| value.to_str().ok())
-        .filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()))
+    let key = repeat_key::required(request.headers())
         .ok_or(Invalid("One Idempotency-Key header of 1 to 255 visible characters is needed: the same key never charges twice."))?;
     let text = std::str::from_utf8(body).map_err(|_| Invalid("The body is not UTF-8."))?;
     if card_number::hides_card_number(text) {
@@ -332,9 +328,7 @@ fn read_order(request: &HttpRequest, body: &[u8], caller: Option<IpAddr>) -> Res
         Invalid("The body is not a JSON object of whole numbers and texts without duplicate names.")
     })?;
     // As it is read, which may differ from how it is written: "\u0034" is a digit.
-    let mut has_card = false;
-    json.for_each_text(&mut |text| has_card |= card_number::hides_card_number(text));
-    if has_card {
+    if json.has_text(card_number::hides_card_number) {
         return Err(OrderProblem::Problem(Problem::RawCardData));
     }
     let body: TopUpBody = serde_json::from_slice(body)

@@ -52,8 +52,8 @@ pub fn operations(config: &mut web::ServiceConfig) {
 /// application's own.
 pub(crate) fn caller_address(request: &HttpRequest, trusted_proxies: &[IpNetwork]) -> Option<IpAddr> {
     let forwarded = request.headers().get_all("x-forwarded-for");
-    let forwarded = forwarded.filter_map(|value| value.to_str().ok()).collect::<Vec<_>>();
-    Some(client_address(request.peer_addr()?.ip(), forwarded.into_iter(), trusted_proxies))
+    let forwarded = forwarded.filter_map(|value| value.to_str().ok());
+    Some(client_address(request.peer_addr()?.ip(), forwarded, trusted_proxies))
 }
 
 /// Headers of every public answer: the request id, and what lets a browser's script read the answer.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::problem::Problem;
-use crate::paywall::{Refusal, RepeatKey};
+use crate::paywall::{Refusal, RepeatKey, is_key};
 use crate::proxy::upload;
 
 /// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
@@ -27,6 +27,12 @@ pub(crate) fn presented(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Unf
         (_, Some(_)) => Err(Unfit::Refusal(Refusal::InvalidIdempotencyKey("Send it once."))),
         (key, None) => Ok(key),
     }
+}
+
+/// The header of a request that is not served without one. `None`: there is not exactly one, or it cannot be a key.
+pub(crate) fn required(headers: &HeaderMap) -> Option<&str> {
+    let key = presented(headers).ok().flatten()?;
+    key.to_str().ok().filter(|key| is_key(key))
 }
 
 /// The key with what it stands for, for which the body is read whole. `path` is the one that is priced; `places` limits how many

@@ -19,7 +19,7 @@ use crate::config::WebhooksConfig;
 use crate::db::now_micros;
 use crate::domain::RequestId;
 use crate::payments::{Event, Inbox};
-use crate::proxy::upload::{UploadFault, read_whole};
+use crate::proxy::upload::read_whole;
 
 /// The header that signs a request.
 const SIGNATURE: &str = "stripe-signature";
@@ -96,14 +96,7 @@ impl Webhooks {
         };
         let body = match read_whole(payload, MAX_BODY, BODY_TIMEOUT).await {
             Ok(body) => body,
-            Err(fault) => {
-                let problem = match fault {
-                    UploadFault::TooLarge => Problem::BodyTooLarge,
-                    UploadFault::TooSlow => Problem::BodyTooSlow,
-                    UploadFault::Broken => Problem::BodyBroken,
-                };
-                return (WebhookOutcome::BadBody, refuse(problem, id));
-            }
+            Err(fault) => return (WebhookOutcome::BadBody, refuse(fault.into(), id)),
         };
         let now = now_micros().div_euclid(1_000_000);
         match verify(&header, &body, &self.config.secrets, self.config.tolerance, now) {

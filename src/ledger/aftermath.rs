@@ -197,14 +197,14 @@ pub fn refund_source(id: impl std::fmt::Display) -> String {
 
 /// The top-up's row is locked until the transaction ends: changes about one charge come one after the other.
 const TOP_UP: Sql = Sql::each(
-    "SELECT client, amount, bonus, currency FROM top_ups WHERE id = $1 AND state = 'succeeded'",
-    "SELECT client, amount, bonus, currency FROM top_ups WHERE id = $1 AND state = 'succeeded' FOR UPDATE",
+    "SELECT client, amount, bonus FROM top_ups WHERE id = $1 AND state = 'succeeded'",
+    "SELECT client, amount, bonus FROM top_ups WHERE id = $1 AND state = 'succeeded' FOR UPDATE",
 );
 const SET_CHARGE: &str = "UPDATE top_ups SET charge = $2 WHERE id = $1 AND charge IS NULL";
 /// Of what has not failed.
 const REFUNDED: &str =
     "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM refunds WHERE top_up = $1 AND state <> 'failed'";
-/// What disputes have taken, or may take, and have not given back.
+/// What is disputed and not won: taken, or about to be. An inquiry takes nothing.
 const DISPUTED: &str = "\
 SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM disputes
 WHERE top_up = $1 AND status NOT IN ('won', 'warning_closed', 'prevented', 'warning_needs_response', 'warning_under_review')";

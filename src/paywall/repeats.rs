@@ -1,10 +1,10 @@
 //! `Idempotency-Key` on paid requests: the same key from the same payer for the same method and path is charged once.
 //!
-//! The fingerprint covers query, body and the headers that choose between representations, so a key cannot be used for something
-//! else by mistake. What is repeated is the
-//! answer that was charged, if it was small enough to be kept; otherwise a request that only reads is sent to the upstream
-//! again without a charge, a few times, and of one that changes something the caller is told what happened. A request that
-//! was not charged frees its key, unless it changes something and may have been done. Terms as in the IETF draft "The Idempotency-Key HTTP Header Field".
+//! The fingerprint covers query, body and the headers that choose between representations, so a key cannot be used for
+//! something else by mistake. What is repeated is the answer that was charged, if it was small enough to be kept; otherwise a
+//! request that only reads is sent to the upstream again without a charge, a few times, and of one that changes something the
+//! caller is told what happened. A request that was not charged frees its key, unless it changes something and may have been
+//! done. Terms as in the IETF draft "The Idempotency-Key HTTP Header Field".
 
 use std::time::Duration;
 
@@ -20,6 +20,12 @@ pub(super) const MAX_REPEATS: i64 = 3;
 
 /// Between two tries to free a key while the database is away.
 const FREE_EVERY: Duration = Duration::from_secs(1);
+
+/// Whether a text can be an `Idempotency-Key`: 1 to 255 visible ASCII characters.
+#[must_use]
+pub fn is_key(text: &str) -> bool {
+    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
 
 /// The key of one request, and what it stands for.
 #[derive(Clone)]
@@ -53,7 +59,7 @@ impl RepeatKey {
         variants: &[u8],
         body: &[u8],
     ) -> Result<Self, &'static str> {
-        if !(1..=255).contains(&key.len()) || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !is_key(key) {
             return Err("An Idempotency-Key has 1 to 255 visible characters.");
         }
         Ok(Self {

@@ -44,6 +44,13 @@ pub enum Value {
 }
 
 impl Value {
+    /// Whether any text in the value is of this kind; see [`Value::for_each_text`].
+    pub fn has_text(&self, is_such: impl Fn(&str) -> bool) -> bool {
+        let mut found = false;
+        self.for_each_text(&mut |text| found |= is_such(text));
+        found
+    }
+
     /// Calls `look` with every text in the value: member names, strings, and integers as they are written.
     pub fn for_each_text(&self, look: &mut impl FnMut(&str)) {
         match self {

@@ -294,7 +294,7 @@ impl Stripe {
         Ok(of.payment_intent.filter(|intent| is_stripe_id("pi_", intent)))
     }
 
-    /// Asks for a refund and returns its id, `re_…`.
+    /// Asks for a refund.
     ///
     /// # Errors
     /// See [`StripeFailure`]; unknown may have refunded.

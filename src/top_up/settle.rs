@@ -1,5 +1,5 @@
 //! What a PaymentIntent's state means for its top-up. The one path on which an outcome is recorded: the request, the
-//! reconciler and, later, webhooks all end here, in any order and as often as they like.
+//! reconciler and Stripe's events all end here, in any order and as often as they like.
 
 use tokio::time::Instant;
 

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use super::basic::Operator;
 use crate::db::{Db, DbError};
 use crate::domain::{Micros, RequestId, TopUpId};
-use crate::http::problem;
+use crate::http::{problem, repeat_key};
 use crate::ledger::aftermath::Change;
 use crate::ledger::read::{self, ClientRow};
 use crate::ledger::{Ledger, LedgerError, Refusal};
@@ -294,21 +294,20 @@ struct RefundBody {
 
 /// One refund that is asked for: its top-up, amount, reason and key.
 fn read_refund(request: &HttpRequest, body: &[u8], operator: String) -> Result<RefundRequest, Refused> {
-    let mut keys = request.headers().get_all("idempotency-key");
-    let key = keys
-        .next()
-        .filter(|_| keys.next().is_none())
-        .and_then(|value| value.to_str().ok())
-        .filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()))
-        .ok_or(Refused::Invalid(
-            "One Idempotency-Key header of 1 to 255 visible characters is needed: the same key refunds once.",
-        ))?;
+    let key = repeat_key::required(request.headers()).ok_or(Refused::Invalid(
+        "One Idempotency-Key header of 1 to 255 visible characters is needed: the same key refunds once.",
+    ))?;
     let text = std::str::from_utf8(body).map_err(|_| Refused::Invalid("The body is not UTF-8."))?;
-    if card_number::contains_card_number(text) {
+    if card_number::hides_card_number(text) {
         return Err(Refused::RawCardData);
     }
     const SHAPE: &str = "The body is {\"topUp\": \"id\", \"amount\": \"5.00\", \"reason\": \"for people\"}; without an amount, all that is left is refunded; the reason may be left out.";
-    strict_json::parse(body, strict_json::Limits::bytes(MAX_BODY)).map_err(|_| Refused::Invalid(SHAPE))?;
+    let json = strict_json::parse(body, strict_json::Limits::bytes(MAX_BODY))
+        .map_err(|_| Refused::Invalid(SHAPE))?;
+    // As it is read, which may differ from how it is written: "\u0034" is a digit.
+    if json.has_text(card_number::hides_card_number) {
+        return Err(Refused::RawCardData);
+    }
     let body: RefundBody = serde_json::from_slice(body).map_err(|_| Refused::Invalid(SHAPE))?;
     let top_up = TopUpId::parse(&body.top_up).ok_or(Refused::Refund(RefundError::NoSuchTopUp))?;
     let amount = match body.amount {
