@@ -25,16 +25,8 @@ async fn buy(world: &World, url: &str, number: &str, more: &[&str]) -> Ran {
     run(world.folder.path(), &args).await
 }
 
-/// How often the simulated Stripe was asked, by operation.
-async fn stripe_counts(world: &World) -> Value {
-    world.client.get(&format!("{}/_sim/requests", world.sim.base_url)).await.json()["counts"].clone()
-}
-
 async fn untouched(world: &World, why: &str) {
-    let mut counts = stripe_counts(world).await;
-    let heard = counts.as_object_mut().unwrap();
-    // A gateway that runs looks at these lists by itself, from its start.
-    heard.retain(|call, _| call != "events.list" && call != "payment_intents.list");
+    let heard = world.stripe_calls().await;
     assert!(heard.is_empty(), "{why}: Stripe heard {heard:?}");
 }
 
@@ -223,8 +215,8 @@ async fn a_payment_that_both_sides_died_over_is_resumed_and_charged_once() {
     assert!(resumed.err.contains("paid 0.05 usd; 4.95 usd left"), "{}", resumed.err);
     assert!(!wallet(&world).contains("pm_"), "settled");
     assert_eq!(world.succeeded_charges().await.len(), 1, "one charge in total");
-    let counts = stripe_counts(&world).await;
-    assert_eq!(counts["payment_methods.create"], 1, "the same payment method: {counts}");
+    let counts = world.stripe_calls().await;
+    assert_eq!(counts["payment_methods.create"], 1, "the same payment method: {counts:?}");
     let next = run(world.folder.path(), &["get", &url]).await;
     assert!(next.err.starts_with("paid 0.05 usd; 4.90 usd left"), "{next:?}");
     assert_eq!(server.terminate().await, 0);
@@ -302,7 +294,7 @@ async fn an_unknown_outcome_is_5_and_the_same_card_token_is_sent_again() {
     };
     assert_eq!(sent.len(), 2);
     assert!(sent[0].is_some() && sent[0] == sent[1], "the same token: {sent:?}");
-    assert_eq!(stripe_counts(&world).await["payment_methods.create"], 1);
+    assert_eq!(world.stripe_calls().await["payment_methods.create"], 1);
     // Given up, it still counts: a second pack needs the flag.
     let ran = buy(&world, &url, GOOD, &["--forget-pending"]).await;
     assert_eq!(ran.code, 3, "{ran:?}");

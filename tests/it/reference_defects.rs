@@ -25,13 +25,9 @@ async fn pay_with(gateway: &Gateway<'_>, header: &str) -> Answer {
 
 /// Requests that reached Stripe, tokenising aside (that is the caller's own).
 async fn stripe_calls(world: &World) -> i64 {
-    let seen = world.client.get(&format!("{}/_sim/requests", world.sim.base_url)).await.json();
-    let counts = seen["counts"].as_object().unwrap_or_else(|| panic!("{seen}"));
-    counts
-        .iter()
-        .filter(|(name, _)| *name != "payment_methods.create")
-        .map(|(_, n)| n.as_i64().unwrap())
-        .sum()
+    let mut calls = world.stripe_calls().await;
+    calls.remove("payment_methods.create");
+    calls.values().sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]

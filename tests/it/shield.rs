@@ -49,8 +49,7 @@ fn attempts() -> usize {
 
 /// How often the simulated Stripe was asked for this.
 async fn calls(world: &World, operation: &str) -> u64 {
-    let log = world.client.get(&format!("{}/_sim/requests", world.sim.base_url)).await.json();
-    log["counts"][operation].as_u64().unwrap_or(0)
+    world.stripe_calls().await.get(operation).map_or(0, |count| u64::try_from(*count).unwrap())
 }
 
 async fn charge_attempts(world: &World) -> u64 {

@@ -262,6 +262,18 @@ impl World {
             .collect()
     }
 
+    /// How often Stripe was asked for what, but for the two lists that a gateway looks at by itself, at a moment of its own.
+    pub async fn stripe_calls(&self) -> BTreeMap<String, i64> {
+        let seen = self.client.get(&format!("{}/_sim/requests", self.sim.base_url)).await.json();
+        let counts = seen["counts"].as_object().unwrap_or_else(|| panic!("{seen}"));
+        let by_itself = ["events.list", "payment_intents.list"];
+        counts
+            .iter()
+            .filter(|(name, _)| !by_itself.contains(&name.as_str()))
+            .map(|(name, count)| (name.clone(), count.as_i64().unwrap()))
+            .collect()
+    }
+
     pub async fn faults(&self, faults: Value) {
         let answer = self.client.post_json(&format!("{}/_sim/faults", self.sim.base_url), &faults).await;
         assert!(answer.status < 300, "{}", answer.text());

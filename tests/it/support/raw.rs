@@ -8,8 +8,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::dice::Dice;
 
-/// A test never depends on it, but a hang must end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A test never depends on it, but a hang must end. Longer than the half minute that passes between two rounds of the worker.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Looks until it holds.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
