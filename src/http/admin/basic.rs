@@ -54,8 +54,9 @@ async fn check(request: &ServiceRequest) -> Result<Operator, HttpResponse> {
         return Err(refuse(Refused::TooManyAttempts(seconds)));
     }
     match login::check(state, turn, name.clone(), given).await {
-        Ok(login::Checked::Right { .. }) => {
+        Ok(login::Checked::Right { turn, .. }) => {
             state.throttle.succeeded(&name, address);
+            drop(turn);
             Ok(Operator(name))
         }
         Ok(login::Checked::Wrong) => {

@@ -102,7 +102,7 @@ pub(super) async fn log_in(
         return later(&state, StatusCode::SERVICE_UNAVAILABLE, 5, error, &fields.name);
     };
     match check(&state, turn, fields.name.clone(), fields.password).await {
-        Ok(Checked::Right { user, password_hash }) => {
+        Ok(Checked::Right { user, password_hash, turn: _held }) => {
             let now = state.clock.now();
             match sessions::begin(&state.db, user, password_hash, replaced, now).await {
                 Ok(Some(token)) => {
@@ -126,7 +126,13 @@ pub(super) async fn log_in(
 }
 
 pub(super) enum Checked {
-    Right { user: i64, password_hash: String },
+    /// The turn ends when this is dropped, which should be after the throttle has heard of it: otherwise the next attempts
+    /// of the same user are counted on top of this one.
+    Right {
+        user: i64,
+        password_hash: String,
+        turn: OwnedSemaphorePermit,
+    },
     Wrong,
 }
 
@@ -151,16 +157,10 @@ pub(super) async fn check(
         None => None,
     };
     let phc = known.as_ref().map_or(password::DUMMY_HASH, |(_, phc)| phc).to_owned();
-    let right = tokio::task::spawn_blocking(move || {
-        let right = password::verify(&given, &phc);
-        // Held by the work, not by the caller, who may be gone before it ends.
-        drop(turn);
-        right
-    })
-    .await
-    .unwrap_or(false);
-    Ok(match known {
-        Some((user, password_hash)) if right => Checked::Right { user, password_hash },
+    // The turn is held by the work, not by the caller, who may be gone before it ends.
+    let verified = tokio::task::spawn_blocking(move || (password::verify(&given, &phc), turn)).await;
+    Ok(match (known, verified) {
+        (Some((user, password_hash)), Ok((true, turn))) => Checked::Right { user, password_hash, turn },
         _ => Checked::Wrong,
     })
 }

@@ -3,6 +3,7 @@
 use actix_web::http::StatusCode;
 
 use super::*;
+use crate::http::admin::{HASHES, login};
 
 const PAGES: [&str; 5] = ["/admin", "/admin/", "/admin/clients", "/admin/clients/x", "/admin/payments"];
 
@@ -362,4 +363,21 @@ async fn every_answer_has_every_header() {
             }
         }
     }
+}
+
+/// Otherwise a program that asks much at once is taken for one that guesses.
+#[actix_web::test]
+async fn a_right_password_keeps_its_turn_until_the_throttle_has_heard_of_it() {
+    let office = Office::new().await;
+    let state = office.state(false, false);
+    let turn = login::turn(&state).await.expect("a turn");
+    let checked = login::check(&state, turn, NAME.to_owned(), PASSWORD.to_owned()).await.expect("an answer");
+    assert!(matches!(&checked, login::Checked::Right { .. }));
+    assert_eq!(state.hashes.available_permits(), HASHES - 1);
+    drop(checked);
+    assert_eq!(state.hashes.available_permits(), HASHES);
+    let turn = login::turn(&state).await.expect("a turn");
+    let checked = login::check(&state, turn, NAME.to_owned(), "another".to_owned()).await;
+    assert!(matches!(checked, Ok(login::Checked::Wrong)));
+    assert_eq!(state.hashes.available_permits(), HASHES);
 }
