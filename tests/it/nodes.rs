@@ -552,8 +552,9 @@ async fn a_wire_to_the_database_that_is_cut_at_any_byte_neither_loses_nor_double
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_callers_who_hang_up_leave_no_transaction_open_and_no_connection_poisoned() {
-    const IDLE: &str = "SELECT COUNT(*) FROM pg_stat_activity \
-                        WHERE state = 'idle in transaction' AND application_name = 'prepaid402'";
+    // Of this test's database: other tests' gateways work on the same server.
+    const IDLE: &str = "SELECT COUNT(*) FROM pg_stat_activity WHERE state = 'idle in transaction' \
+                        AND application_name = 'prepaid402' AND datname = current_database()";
     let Some(server) = shared_server() else { return };
     let mut dice = Dice::printed("a thousand hang-ups");
     let nodes = Nodes::new(&server, "", &mut dice).await;
@@ -564,11 +565,15 @@ async fn a_thousand_callers_who_hang_up_leave_no_transaction_open_and_no_connect
     let pay = Pay::client(&wallet.receipt().client_id);
     let address = process.url.trim_start_matches("http://").to_owned();
     let request = format!("GET /api/joke HTTP/1.1\r\nhost: a\r\npayment: {}\r\n\r\n", pay.header());
-    for _ in 0..20 {
-        let callers: Vec<_> =
+    // On a busy machine most of a thousand are gone before the gateway has read them, so more may have to come.
+    let mut callers = 0;
+    while callers < 1_000 || number(&world.database, USAGE).await <= 100 {
+        assert!(callers < 20_000, "they must come late enough to matter:\n{}", process.log());
+        let crowd: Vec<_> =
             (0..50).map(|_| tokio::spawn(hang_up(address.clone(), request.clone(), dice.split()))).collect();
-        for caller in callers {
+        for caller in crowd {
             caller.await.unwrap();
+            callers += 1;
         }
     }
     until("no transaction is open", async || number(&world.database, IDLE).await == 0).await;
@@ -579,9 +584,9 @@ async fn a_thousand_callers_who_hang_up_leave_no_transaction_open_and_no_connect
             assert_eq!(answer.status, 200, "{}", answer.text());
         }
     }
-    println!("{captured} captures of a thousand callers who hung up");
-    assert!(captured > 100, "they must come late enough to matter");
-    assert_eq!(number(&world.database, IDLE).await, 0);
+    println!("{captured} captures of {callers} callers who hung up");
+    // What the gateway does by itself may be between two statements of its own at any moment, but it does not stay there.
+    until("no transaction is open afterwards", async || number(&world.database, IDLE).await == 0).await;
     process.terminate().await;
     assert!(process.wait().await.success());
     let kept = number(&world.database, USAGE).await - number(&world.database, REVERSALS).await;
