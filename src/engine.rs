@@ -182,6 +182,7 @@ impl Engine {
         let applier = Applier::new(top_ups.clone(), charges.clone());
         let poller = Poller::new(db.clone(), stripe, top_ups.clone(), inbox.clone());
         let poll_every = config.webhooks.poll_every;
+        let reconcile_every = config.top_up.reconcile_every;
         if config.webhooks.secrets.is_empty() {
             tracing::info!(
                 "webhooks are off: no STRIPE_WEBHOOK_SECRETS; Stripe's events are asked for every {} s instead",
@@ -196,8 +197,8 @@ impl Engine {
         );
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
-            tokio::spawn(worker::reconcile(top_ups.clone(), stopped.clone())),
-            tokio::spawn(worker::look_after_refunds(refunds.clone(), stopped.clone())),
+            tokio::spawn(worker::reconcile(top_ups.clone(), reconcile_every, stopped.clone())),
+            tokio::spawn(worker::look_after_refunds(refunds.clone(), reconcile_every, stopped.clone())),
             tokio::spawn(worker::apply_events(inbox.clone(), applier, stopped.clone())),
             tokio::spawn(worker::poll_events(poller, poll_every, stopped.clone())),
             tokio::spawn(worker::adopt(top_ups.clone(), charges, stopped)),

@@ -190,6 +190,8 @@ pub struct TopUpConfig {
     pub options: Vec<TopUpPack>,
     /// Whether a charge with an early fraud warning is refunded at once.
     pub refund_on_fraud_warning: bool,
+    /// How often open top-ups and refunds are asked after.
+    pub reconcile_every: Duration,
 }
 
 /// A pack on offer.

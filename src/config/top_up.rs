@@ -2,7 +2,7 @@
 
 use super::problem::Report;
 use super::section::Section;
-use super::{TopUpConfig, TopUpPack};
+use super::{TopUpConfig, TopUpPack, validate};
 use crate::domain::money::MICROS_PER_UNIT;
 use crate::domain::{Currency, Micros};
 
@@ -21,6 +21,8 @@ pub(super) fn read(
     let max_balance = section.amount("max_balance", report);
     let mut options = options(section, currency, report);
     let refund_on_fraud_warning = section.boolean("refund_on_fraud_warning", report);
+    let reconcile_every =
+        section.duration("reconcile_every", validate::millis(1_000)..=validate::millis(3_600_000), report);
     if report.problems.len() > before {
         return None;
     }
@@ -42,6 +44,7 @@ pub(super) fn read(
         max_balance: max_balance?,
         options,
         refund_on_fraud_warning: refund_on_fraud_warning?,
+        reconcile_every: reconcile_every?,
     };
     check_together(section, &top_up, currency, report);
     (report.problems.len() == before).then_some(top_up)

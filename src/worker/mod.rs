@@ -12,11 +12,8 @@ use crate::payments::refunds::Refunds;
 use crate::payments::{Applier, Inbox, Poller};
 use crate::top_up::TopUps;
 
-/// Time between two steps of the reconciler.
-pub const RECONCILE_EVERY: Duration = Duration::from_secs(10);
-
-/// Runs the reconciler's step at start and every [`RECONCILE_EVERY`], until `stop` becomes true.
-pub async fn reconcile(top_ups: TopUps, mut stop: watch::Receiver<bool>) {
+/// Runs the reconciler's step at start and every so often, until `stop` becomes true.
+pub async fn reconcile(top_ups: TopUps, every: Duration, mut stop: watch::Receiver<bool>) {
     loop {
         match top_ups.reconcile().await {
             Ok(0) => {}
@@ -24,21 +21,21 @@ pub async fn reconcile(top_ups: TopUps, mut stop: watch::Receiver<bool>) {
             Err(error) => tracing::error!(%error, "the reconciler could not read open top-ups"),
         }
         tokio::select! {
-            () = tokio::time::sleep(RECONCILE_EVERY) => {}
+            () = tokio::time::sleep(every) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }
 }
 
-/// Looks after refunds that have no end yet, at start and every [`RECONCILE_EVERY`], until `stop` becomes true. Apart from
+/// Looks after refunds that have no end yet, at start and every so often, until `stop` becomes true. Apart from
 /// [`reconcile`], because a refund may take long.
-pub async fn look_after_refunds(refunds: Refunds, mut stop: watch::Receiver<bool>) {
+pub async fn look_after_refunds(refunds: Refunds, every: Duration, mut stop: watch::Receiver<bool>) {
     loop {
         if let Err(error) = refunds.step().await {
             tracing::error!(%error, "open refunds could not be read");
         }
         tokio::select! {
-            () = tokio::time::sleep(RECONCILE_EVERY) => {}
+            () = tokio::time::sleep(every) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }

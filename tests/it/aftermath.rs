@@ -12,30 +12,30 @@ use crate::support::process::Seat;
 use crate::support::program::until;
 use crate::support::{Gateway, Pay, ROUTES, World, column, is_full, number, rows, verify};
 
-const SECRET: &str = "whsec_0123456789abcdefghijklmnopqrstuv";
+pub const SECRET: &str = "whsec_0123456789abcdefghijklmnopqrstuv";
 const OPEN_EVENTS: &str = "SELECT COUNT(*) FROM stripe_events WHERE state IN ('received', 'parked')";
 
 impl World {
     /// Tells the simulated Stripe something that it must understand.
-    async fn sim(&self, path: &str, body: Value) -> Value {
+    pub async fn sim(&self, path: &str, body: Value) -> Value {
         let answer = self.client.post_json(&format!("{}/_sim{path}", self.sim.base_url), &body).await;
         assert!(answer.status < 300, "{path}: {}", answer.text());
         answer.json()
     }
 
-    async fn with_webhooks(extra: &str) -> Self {
+    pub async fn with_webhooks(extra: &str) -> Self {
         let mut world = Self::with(extra, &format!("{ROUTES}{DEAR}")).await;
         world.secrets.insert("STRIPE_WEBHOOK_SECRETS".to_owned(), SECRET.to_owned());
         world
     }
 
-    async fn deliver_to(&self, gateway: &Gateway<'_>) {
+    pub async fn deliver_to(&self, gateway: &Gateway<'_>) {
         let url = format!("{}/webhooks/stripe", gateway.url);
         self.sim("/webhook_endpoints", json!({ "url": url, "secrets": [SECRET] })).await;
     }
 
     /// The PaymentIntent of a client's only top-up, and the client's number.
-    async fn intent_of(&self, client: &str) -> (String, i64) {
+    pub async fn intent_of(&self, client: &str) -> (String, i64) {
         let hash = prepaid402::domain::ClientKey::parse(client).unwrap().hash();
         let keys = rows(&self.database, "SELECT hash, client FROM client_keys").await;
         let found = keys.iter().find(|row| column::<Vec<u8>>(row, 0) == hash.as_bytes()).unwrap();
@@ -45,14 +45,14 @@ impl World {
         (column(charge, 1), number)
     }
 
-    async fn wallet(&self, client: i64) -> (i64, i64, i64, String) {
+    pub async fn wallet(&self, client: i64) -> (i64, i64, i64, String) {
         let clients = rows(&self.database, "SELECT id, paid, bonus, debt, status FROM clients").await;
         let row = clients.iter().find(|row| column::<i64>(row, 0) == client).unwrap();
         (column(row, 1), column(row, 2), column(row, 3), column(row, 4))
     }
 
     /// Everything that Stripe has to deliver has come, and has been applied.
-    async fn applied(&self) {
+    pub async fn applied(&self) {
         until("nothing is on its way", async || {
             let url = format!("{}/_sim/webhooks", self.sim.base_url);
             let overview = self.client.get(&url).await.json();
@@ -65,7 +65,7 @@ impl World {
     }
 
     /// Stripe's cents less its refunds and what disputes hold are what our clearing account has, fees aside.
-    async fn assert_clearing_is_stripes(&self) {
+    pub async fn assert_clearing_is_stripes(&self) {
         let report = verify(&self.database).await;
         assert!(report.is_clean(), "{:#?}", report.findings);
         let net = self.books().await["totals"]["usd"]["net"].as_i64().unwrap();

@@ -3,8 +3,9 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 18] = [
+const MONEY: [&str; 19] = [
     "aftermath::",
+    "alone::",
     "backup::",
     "billing::",
     "crash::",

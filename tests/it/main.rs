@@ -5,6 +5,7 @@ mod support;
 
 mod aftermath;
 mod again_on_postgres;
+mod alone;
 mod backup;
 mod bench;
 mod billing;

@@ -14,18 +14,18 @@ const NAME: &str = "frida";
 const PASSWORD: &str = "violet kettle orbit";
 
 /// An operator in front of a running gateway.
-struct Office<'a> {
-    world: &'a World,
-    gateway: Gateway<'a>,
+pub struct Office<'a> {
+    pub world: &'a World,
+    pub gateway: Gateway<'a>,
     authorization: String,
 }
 
 /// A wallet with one top-up.
-struct Wallet {
-    key: String,
-    top_up: String,
-    intent: String,
-    public_id: String,
+pub struct Wallet {
+    pub key: String,
+    pub top_up: String,
+    pub intent: String,
+    pub public_id: String,
 }
 
 fn basic(name: &str, password: &str) -> String {
@@ -33,7 +33,7 @@ fn basic(name: &str, password: &str) -> String {
 }
 
 impl<'a> Office<'a> {
-    async fn new(world: &'a World) -> Self {
+    pub async fn new(world: &'a World) -> Self {
         let gateway = world.gateway().await;
         let mut connection = prepaid402::db::connect(&world.database).await.unwrap();
         prepaid402::http::admin::users::create_user(&mut connection, NAME, PASSWORD).await.unwrap();
@@ -49,11 +49,11 @@ impl<'a> Office<'a> {
         self.world.client.send(method, &url, &all, body).await
     }
 
-    async fn refund(&self, key: &str, body: &Value) -> Answer {
+    pub async fn refund(&self, key: &str, body: &Value) -> Answer {
         self.ask("POST", "/refunds", &[("idempotency-key", key)], Some(body)).await
     }
 
-    async fn refunds(&self, wallet: &Wallet) -> Vec<Value> {
+    pub async fn refunds(&self, wallet: &Wallet) -> Vec<Value> {
         let answer = self.ask("GET", &format!("/refunds?topUp={}", wallet.top_up), &[], None).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()["refunds"].as_array().unwrap().clone()
@@ -61,7 +61,11 @@ impl<'a> Office<'a> {
 
     /// Pays 20.00, gets 1.00 on top, and spends nothing.
     async fn wallet(&self) -> Wallet {
-        let card = self.world.tokenise(GOOD).await;
+        self.wallet_of(GOOD).await
+    }
+
+    pub async fn wallet_of(&self, number: &str) -> Wallet {
+        let card = self.world.tokenise(number).await;
         let body = json!({ "paymentMethodId": card, "topUpAmount": 200_000 }).to_string();
         let url = format!("{}/billing/top-ups", self.gateway.url);
         let headers = [("idempotency-key", card.as_str())];

@@ -10,7 +10,7 @@ use crate::support::http::Answer;
 use crate::support::process::{Process, Seat};
 use crate::support::{DECLINED, GOOD, Gateway, Pay, ROUTES, World, change, column, intents, number, rows};
 
-const PROCESSING: &str = "4000000000004020";
+pub const PROCESSING: &str = "4000000000004020";
 const OPEN: &str = "SELECT COUNT(*) FROM top_ups WHERE state IN ('created', 'confirming', 'pending')";
 const DEAR: &str = "\n[[routes]]\npath = \"/api/report\"\nprice = \"1.00\"\n";
 
@@ -305,7 +305,7 @@ async fn an_intent_that_is_not_what_the_row_asked_for_credits_nothing() {
 
 // --- Outcomes that come later -------------------------------------------------------------------------------------
 
-async fn finish(world: &World, outcome: &str) {
+pub async fn finish(world: &World, outcome: &str) {
     let books = world.books().await;
     let waiting: Vec<_> =
         intents(&books).into_iter().filter(|intent| intent["status"] == "processing").collect();
