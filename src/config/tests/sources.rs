@@ -176,6 +176,7 @@ fn options() -> SandboxOptions {
         stripe_base: "http://127.0.0.1:5404".to_owned(),
         secret_key: "sk_test_hidden".to_owned(),
         publishable_key: "pk_test_sandbox".to_owned(),
+        webhook_secret: "whsec_0123456789abcdefghijklmnopqrstuv".to_owned(),
         upstream: None,
         demo_upstream: "http://127.0.0.1:5405".to_owned(),
         config_file: None,
