@@ -220,6 +220,8 @@ async fn requests_that_make_no_sense_are_refused_and_do_nothing() {
         (json!({}), 400, "invalid_request"),
         (json!({ "topUp": id, "amount": 5 }), 400, "invalid_request"),
         (json!({ "topUp": id, "amount": "0" }), 400, "invalid_request"),
+        (json!({ "topUp": id, "amount": null }), 400, "invalid_request"),
+        (json!({ "topUp": id, "reason": null }), 400, "invalid_request"),
         (json!({ "topUp": id, "amount": "-1" }), 400, "invalid_request"),
         (json!({ "topUp": id, "amont": "1" }), 400, "invalid_request"),
         (json!({ "topUp": id, "reason": "x".repeat(501) }), 400, "invalid_request"),

@@ -288,8 +288,15 @@ fn refund_json(refund: &Refund) -> Value {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RefundBody {
     top_up: String,
+    #[serde(default, deserialize_with = "present")]
     amount: Option<String>,
+    #[serde(default, deserialize_with = "present")]
     reason: Option<String>,
+}
+
+/// What is left out is not there; null is an error, because a program that has forgotten an amount must not refund all.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
 }
 
 /// One refund that is asked for: its top-up, amount, reason and key.
