@@ -299,14 +299,19 @@ async fn requests(books: &mut On<'_>, span: Span) -> Result<(Vec<PaidRequest>, b
                 continue;
             }
             let amount: i64 = row.try_get(4)?;
+            let is_noted = running.contains(&row.try_get::<i64, _>(0)?);
             if let Some(known) = places.get(request).and_then(|place| found.get_mut(*place)) {
                 // An earlier leg of the same request; the balance is that of its last.
                 known.price = known.price.saturating_add(amount);
+                // One leg is noted for all of them: the first, which is read last.
+                if is_noted && known.outcome == Outcome::Delivered {
+                    known.outcome = Outcome::Unconfirmed;
+                }
                 continue;
             }
             let outcome = match reversed.contains(request) {
                 true => Outcome::Reversed,
-                false if running.contains(&row.try_get::<i64, _>(0)?) => Outcome::Unconfirmed,
+                false if is_noted => Outcome::Unconfirmed,
                 false => Outcome::Delivered,
             };
             places.insert(request.to_owned(), found.len());
@@ -505,7 +510,65 @@ impl Evidence {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+
     use super::*;
+    use crate::db::testing::TestDatabase;
+    use crate::domain::{KeyId, RequestId, SecretHash};
+    use crate::ledger::{Capture, Ledger, SucceededCharge, usage_source};
+
+    /// Only the first leg of a price that takes paid and bonus credit is noted, and the last is read first.
+    #[tokio::test]
+    async fn what_is_on_its_way_is_not_called_delivered_whatever_it_is_paid_with() {
+        let micros = |amount| Micros::new(amount).unwrap();
+        let database = TestDatabase::new().await;
+        let (ledger, db, writer) = Ledger::open(&database.config, "node", 8).await.unwrap();
+        let run = async |sql: String| {
+            db.write(move |connection| Box::pin(connection.run(sql))).await.unwrap();
+        };
+        run("INSERT INTO routes VALUES (1, 'GET /'); INSERT INTO price_lists VALUES (1, 'd', '{}', 1)".into())
+            .await;
+        let (top_up, key, hash) = (TopUpId::new(), KeyId::new(), database.bytes(&[7; 32]));
+        run(format!(
+            "INSERT INTO top_ups (id, key, key_hash, key_secret, currency, amount, bonus, state, payment_intent, \
+             created_at, updated_at) \
+             VALUES ('{top_up}', '{key}', {hash}, 1, 'usd', 100, 50, 'confirming', 'pi_1', 1, 1)"
+        ))
+        .await;
+        let charge = SucceededCharge {
+            top_up,
+            payment_intent: "pi_1".to_owned(),
+            stripe_customer: None,
+            payment_method: Some(SecretHash::of("pm_1")),
+            key_shown_prefix: "pck_123456".to_owned(),
+        };
+        let client = ledger.record_top_up(charge, None).await.unwrap().0.client;
+        let reservation = ledger.reserve(client, micros(120)).await.unwrap();
+        let capture = Capture {
+            client,
+            source: usage_source(RequestId::new()),
+            price: micros(120),
+            route: 1,
+            price_list: 1,
+            upstream_status: 200,
+            held: false,
+        };
+        ledger.capture(capture, reservation).await.unwrap();
+        let legs = db.reader().ask::<i64>("SELECT COUNT(*) FROM entries WHERE source LIKE 'usage:%'".into());
+        assert_eq!(legs.await, 2);
+        let at = crate::db::now_micros();
+        run(format!("INSERT INTO disputes VALUES ('dp_1', '{top_up}', {client}, 'ch_1', 100, 'lost', 'fraudulent', NULL, {at}, {at})"))
+            .await;
+        let outcomes = async || {
+            let found = gather(db.reader().into(), "dp_1").await.unwrap().unwrap();
+            found.requests.iter().map(|request| (request.price, request.outcome)).collect::<Vec<_>>()
+        };
+        assert_eq!(outcomes().await, [(120, Outcome::Unconfirmed)]);
+        run("DELETE FROM undelivered".to_owned()).await;
+        assert_eq!(outcomes().await, [(120, Outcome::Delivered)]);
+        ledger.close();
+        writer.await.unwrap();
+    }
 
     #[test]
     fn fields_are_quoted_and_are_no_formulas() {
