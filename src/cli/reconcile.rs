@@ -123,7 +123,7 @@ async fn read(config: &Config, window: Window) -> Result<Gathered, Box<dyn std::
 fn print_report(gathered: &Gathered, comparison: &Comparison) {
     let stripe = &gathered.facts.stripe;
     println!(
-        "compared {} charges, {} refunds and {} movements of disputes; {} of other products were left out",
+        "compared {} charges, {} refunds and {} movements of disputes; {} of other products and gateways were left out",
         stripe.charges.len(),
         stripe.refunds.len(),
         stripe.disputes.len(),

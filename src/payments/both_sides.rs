@@ -2,20 +2,23 @@
 //!
 //! The two clocks and the way between the two differ, so an edge of the window cuts them at different places. Therefore whatever
 //! only one side has in the window is looked up at the other by its id, whenever it was.
+//!
+//! Several gateways may charge through one Stripe account. Whose a charge is, its metadata say, and a refund or a dispute is
+//! whose its charge is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::comparison::{
     BooksSide, Charged, DisputeMoved, Facts, Moved, Posted, RefundRow, RefundStatus, Refunded, StripeSide,
-    TopUpRow,
+    TopUpRow, charges_nobody_was_credited_for,
 };
 use crate::config::DatabaseConfig;
-use crate::db::{Connection, DbError, Row, connect_read_only, query, query_scalar};
-use crate::domain::{ClientPublicId, RefundId, TopUpId};
+use crate::db::{Connection, DbError, Row, connect_read_only, query, query_scalar, require_current};
+use crate::domain::{ClientPublicId, InstallationId, RefundId, TopUpId};
 use crate::ledger::account::Account;
 use crate::stripe::{BalanceTransaction, MovementSource, PaymentIntentStatus, Stripe, StripeFailure};
-use crate::top_up::after;
+use crate::top_up::{after, installation};
 
 /// What reading one list, or looking up one object, may take.
 const LIST_DEADLINE: Duration = Duration::from_secs(15 * 60);
@@ -35,7 +38,7 @@ pub struct Window {
 pub struct Gathered {
     /// To compare.
     pub facts: Facts,
-    /// Charges, refunds and disputes of other products on the same Stripe account.
+    /// Charges, refunds and disputes of other products, and of other gateways, on the same Stripe account.
     pub foreign: u64,
 }
 
@@ -70,6 +73,8 @@ const REFUNDS_BETWEEN: &str = "\
 SELECT id FROM refunds
 WHERE (created_at >= $1 AND created_at < $2) OR (updated_at >= $1 AND updated_at < $2)";
 const TOP_UP_OF_INTENT: &str = "SELECT id FROM top_ups WHERE payment_intent = $1";
+const STATE_OF_INTENT: &str = "SELECT id, state FROM top_ups WHERE payment_intent = $1";
+const IS_TOP_UP: &str = "SELECT EXISTS (SELECT 1 FROM top_ups WHERE id = $1)";
 const REFUND_OF_STRIPE: &str = "SELECT id FROM refunds WHERE stripe_refund = $1";
 const TOP_UP: &str = "\
 SELECT t.client, c.public_id, t.currency, t.amount, t.state, t.payment_intent, t.charge
@@ -86,12 +91,14 @@ pub async fn gather(
     window: Window,
 ) -> Result<Gathered, GatherError> {
     let mut connection = connect_read_only(database).await?;
+    require_current(&mut connection).await?;
+    let installation = installation::known(&mut connection).await?;
     let mut books = InWindow::read(&mut connection, window).await?;
-    let mut reading = Reading { stripe, side: Side::default(), foreign: 0 };
+    let mut reading = Reading { stripe, installation, side: Side::default(), foreign: 0 };
     reading.lists(window, &mut connection).await?;
     reading.what_only_the_books_have(&books, &mut connection).await?;
     let (side, foreign) = (reading.side, reading.foreign);
-    let facts = Facts {
+    let mut facts = Facts {
         now: crate::db::now_micros().checked_div(1_000_000).unwrap_or_default(),
         books: books.completed(&mut connection, &side).await?,
         stripe: StripeSide {
@@ -100,9 +107,16 @@ pub async fn gather(
             disputes: side.disputes.into_values().collect(),
             not_charged: side.not_charged,
             unknown: side.unknown,
+            given_back: BTreeSet::new(),
         },
     };
     connection.close().await?;
+    for intent in charges_nobody_was_credited_for(&facts) {
+        // Whenever it was given back: the list of the window does not have to name it.
+        if stripe.charge_aftermath(&intent, after(OBJECT_DEADLINE)).await?.is_given_back() {
+            facts.stripe.given_back.insert(intent);
+        }
+    }
     Ok(Gathered { facts, foreign })
 }
 
@@ -252,12 +266,14 @@ struct Side {
     unknown: BTreeSet<String>,
     /// Balance transactions that were read, ours or not.
     transactions: BTreeSet<String>,
-    /// Of PaymentIntents that have been looked up: whether they are ours.
+    /// Of PaymentIntents that have been looked up: the top-up of ours that they are for, if they are ours.
     ours: BTreeMap<String, Option<String>>,
 }
 
 struct Reading<'a> {
     stripe: &'a Stripe,
+    /// Ours.
+    installation: Option<InstallationId>,
     side: Side,
     foreign: u64,
 }
@@ -273,17 +289,37 @@ impl Reading<'_> {
         }
         // A charge's balance transaction can come later than the charge.
         for intent in intents {
-            let top_up = intent.top_up_id.as_deref().and_then(TopUpId::parse);
-            if let (PaymentIntentStatus::Succeeded, Some(top_up)) = (&intent.status, top_up) {
-                self.charged_without_movement(
-                    intent.id,
-                    top_up.to_string(),
-                    intent.amount_received_minor,
-                    intent.currency,
-                );
+            if intent.status == PaymentIntentStatus::Succeeded {
+                let named = self.named(intent.top_up_id.as_deref(), intent.installation, connection).await?;
+                if let Some(top_up) = named {
+                    self.charged_without_movement(
+                        intent.id,
+                        top_up,
+                        intent.amount_received_minor,
+                        intent.currency,
+                    );
+                }
             }
         }
         Ok(())
+    }
+
+    /// The top-up that the metadata of a charge name. `None`: none, or it is another gateway's. What is in our books is ours,
+    /// and what does not say whose it is counts as ours: it must show.
+    async fn named(
+        &self,
+        top_up: Option<&str>,
+        installation: Option<InstallationId>,
+        connection: &mut Connection,
+    ) -> Result<Option<String>, GatherError> {
+        let Some(top_up) = top_up.and_then(TopUpId::parse).map(|id| id.to_string()) else {
+            return Ok(None);
+        };
+        let is_anothers = self.installation.zip(installation).is_some_and(|(ours, named)| ours != named);
+        if is_anothers && !query_scalar(IS_TOP_UP).bind(top_up.clone()).fetch_one(connection).await? {
+            return Ok(None);
+        }
+        Ok(Some(top_up))
     }
 
     fn charged_without_movement(
@@ -304,7 +340,7 @@ impl Reading<'_> {
         });
     }
 
-    /// The top-up that a PaymentIntent is for: by our row, or by its metadata.
+    /// The top-up of ours that a PaymentIntent is for: by our row, or by its metadata.
     async fn top_up_of(
         &mut self,
         intent: &str,
@@ -313,13 +349,28 @@ impl Reading<'_> {
         if let Some(known) = self.side.ours.get(intent) {
             return Ok(known.clone());
         }
-        let mut found: Option<String> =
-            query_scalar(TOP_UP_OF_INTENT).bind(intent.to_owned()).fetch_optional(&mut *connection).await?;
-        if found.is_none() && !self.side.charges.contains_key(intent) {
+        let row = query(STATE_OF_INTENT).bind(intent.to_owned()).fetch_optional(&mut *connection).await?;
+        let (mut found, is_credited) = match &row {
+            Some(row) => (Some(row.try_get::<String, _>(0)?), row.try_get::<&str, _>(1)? == "succeeded"),
+            None => (None, false),
+        };
+        if !is_credited && !self.side.charges.contains_key(intent) {
             match self.stripe.retrieve_payment_intent(intent, after(OBJECT_DEADLINE)).await {
                 Ok(there) => {
-                    let named = there.top_up_id.as_deref().and_then(TopUpId::parse);
-                    found = named.map(|id| id.to_string());
+                    if found.is_none() {
+                        found =
+                            self.named(there.top_up_id.as_deref(), there.installation, connection).await?;
+                    }
+                    // What has become of a charge that nobody was credited for is only understood with that charge, whenever
+                    // it was made.
+                    if let (Some(top_up), PaymentIntentStatus::Succeeded) = (&found, there.status) {
+                        self.charged_without_movement(
+                            intent.to_owned(),
+                            top_up.clone(),
+                            there.amount_received_minor,
+                            there.currency,
+                        );
+                    }
                 }
                 Err(failure) if failure.is_missing() => {}
                 Err(failure) => return Err(failure.into()),
@@ -352,12 +403,16 @@ impl Reading<'_> {
             self.foreign = self.foreign.saturating_add(1);
             return Ok(());
         };
-        let named = source.top_up().and_then(TopUpId::parse).map(|id| id.to_string());
-        let top_up = match (reporting_category.as_str(), named) {
-            ("charge", Some(named)) => Some(named),
+        let top_up = match reporting_category.as_str() {
             // A charge has its PaymentIntent's metadata: nobody needs to be asked.
-            ("charge", None) => {
-                query_scalar(TOP_UP_OF_INTENT).bind(intent.clone()).fetch_optional(&mut *connection).await?
+            "charge" => {
+                let mut top_up = self.named(source.top_up(), source.installation(), connection).await?;
+                if top_up.is_none() {
+                    let of = query_scalar(TOP_UP_OF_INTENT).bind(intent.clone());
+                    top_up = of.fetch_optional(&mut *connection).await?;
+                }
+                self.side.ours.insert(intent.clone(), top_up.clone());
+                top_up
             }
             _ => self.top_up_of(&intent, connection).await?,
         };
@@ -447,14 +502,18 @@ impl Reading<'_> {
                 self.refund(source, intent, amount, currency);
             }
         }
-        let charged: BTreeSet<String> =
-            self.side.charges.values().map(|charge| charge.top_up.clone()).collect();
-        for id in books.top_ups.iter().filter(|id| !charged.contains(*id)) {
+        // A charge may be a second one: the first is the row's, whenever that was made.
+        let charged = self.side.charges.values().map(|charge| charge.top_up.clone());
+        let top_ups: BTreeSet<String> = books.top_ups.iter().cloned().chain(charged).collect();
+        for id in top_ups {
             let row = query(TOP_UP).bind(id.clone()).fetch_optional(&mut *connection).await?;
             let Some(intent) = row.as_ref().map(top_up).transpose()?.and_then(|row| row.payment_intent)
             else {
                 continue;
             };
+            if self.side.charges.contains_key(&intent) {
+                continue;
+            }
             match self.stripe.retrieve_payment_intent(&intent, after(OBJECT_DEADLINE)).await {
                 Ok(there) if there.status == PaymentIntentStatus::Succeeded => {
                     let named = there.top_up_id.as_deref().and_then(TopUpId::parse);

@@ -109,18 +109,15 @@ impl Charges {
             Ok(None) => return Aligned::Nothing("a top-up of another gateway"),
             Err(error) => return Aligned::NotYet(error.to_string()),
         };
-        if row.payment_intent.as_deref().is_some_and(|known| known != intent) {
-            return Aligned::Nothing("the top-up has another PaymentIntent");
-        }
-        if row.state.is_open() {
+        let is_anothers = row.payment_intent.as_deref().is_some_and(|known| known != intent);
+        if row.state.is_open() && !is_anothers {
             let _ = self.0.top_ups.settle_now(&row).await;
         }
         let Some(charge) = seen.charge.as_ref().filter(|charge| charge.status == "succeeded") else {
             return Aligned::Nothing("nothing was charged");
         };
-        if row.state == State::Failed {
-            tracing::error!(top_up.id = %id, "Stripe charged what is failed here; a person must look");
-            return Aligned::NotYet("the top-up is failed here, and was charged".to_owned());
+        if row.state == State::Failed || is_anothers {
+            return astray(id, &seen);
         }
         let charge_id = charge.id.clone();
         let Some(facts) = facts(id, charge_id, &seen, row.currency) else {
@@ -154,6 +151,21 @@ impl Charges {
         }
         Aligned::Done
     }
+}
+
+/// A charge that nobody was credited for, and nobody will be. It has ended when it has been given back; should that fail after
+/// all, Stripe tells, and it is looked at again.
+fn astray(id: TopUpId, seen: &ChargeAftermath) -> Aligned {
+    let intent = seen.payment_intent.as_str();
+    if seen.is_given_back() {
+        tracing::info!(top_up.id = %id, payment_intent = intent, "what was charged astray has been given back");
+        return Aligned::Done;
+    }
+    tracing::error!(
+        top_up.id = %id, payment_intent = intent,
+        "Stripe charged what is failed here, or was charged otherwise; nothing is credited, a person must look"
+    );
+    Aligned::NotYet(format!("{intent} was charged for top-up {id}, which does not know of it"))
 }
 
 /// Stripe's objects in our terms. `None`: an amount is out of range.
@@ -190,7 +202,7 @@ fn facts(top_up: TopUpId, charge: String, seen: &ChargeAftermath, currency: Curr
 fn refund_facts(refund: &StripeRefund, currency: Currency) -> Option<RefundFacts> {
     let status = match refund.status.as_deref() {
         Some("succeeded") => RefundStatus::Succeeded,
-        Some("failed" | "canceled") => RefundStatus::Failed,
+        _ if refund.has_failed() => RefundStatus::Failed,
         // What is not known to have ended is on its way.
         _ => RefundStatus::Pending,
     };

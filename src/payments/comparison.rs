@@ -35,6 +35,8 @@ pub struct StripeSide {
     pub not_charged: BTreeSet<String>,
     /// PaymentIntents that were asked for by id, and that Stripe does not have.
     pub unknown: BTreeSet<String>,
+    /// Of the [charges that nobody was credited for](charges_nobody_was_credited_for): those that have been given back.
+    pub given_back: BTreeSet<String>,
 }
 
 /// A charged PaymentIntent.
@@ -202,6 +204,14 @@ pub fn compare(facts: &Facts) -> Comparison {
     comparing.found
 }
 
+/// PaymentIntents that were charged, and that no credit stands for. Whoever gathers the facts asks what has been given back.
+#[must_use]
+pub fn charges_nobody_was_credited_for(facts: &Facts) -> Vec<String> {
+    let kinds = [Kind::ChargeMissing, Kind::ChargeOfFailed, Kind::ChargedTwice];
+    let found = compare(facts).differences.into_iter().filter(|found| kinds.contains(&found.kind));
+    found.filter_map(|found| found.ids.into_iter().next()).collect()
+}
+
 struct Comparing<'a> {
     facts: &'a Facts,
     found: Comparison,
@@ -274,6 +284,7 @@ impl<'a> Comparing<'a> {
                 for charge in charges {
                     let amount = minor(charge.amount, &charge.currency);
                     match posted {
+                        None if self.is_given_back(charge) => {}
                         None => {
                             self.differ(Kind::ChargeMissing, &[&charge.payment_intent, id], amount, "nothing")
                         }
@@ -295,17 +306,20 @@ impl<'a> Comparing<'a> {
                 charges.iter().position(|charge| Some(&charge.payment_intent) == row.payment_intent.as_ref());
             let main = charges.remove(at.unwrap_or(0));
             for twice in charges {
-                let amount = minor(twice.amount, &twice.currency);
-                self.differ(
-                    Kind::ChargedTwice,
-                    &[&twice.payment_intent, id, &main.payment_intent],
-                    amount,
-                    "nothing",
-                );
+                if !self.is_given_back(twice) {
+                    let ids = [twice.payment_intent.as_str(), id, &main.payment_intent];
+                    let amount = minor(twice.amount, &twice.currency);
+                    self.differ(Kind::ChargedTwice, &ids, amount, "nothing");
+                }
                 self.account_for_fee(twice);
             }
             self.charge(id, row, main, posted);
         }
+    }
+
+    /// A person has followed the remedy of a charge that nobody was credited for.
+    fn is_given_back(&self, charge: &Charged) -> bool {
+        self.facts.stripe.given_back.contains(&charge.payment_intent)
     }
 
     /// A fee of a charge that is a difference by itself.
@@ -320,8 +334,11 @@ impl<'a> Comparing<'a> {
         let stripe = minor(charge.amount, &charge.currency);
         let ours = shown(row.amount.into(), &row.currency);
         if row.state != "succeeded" {
-            let kind = if row.state == "failed" { Kind::ChargeOfFailed } else { Kind::ChargeOfOpen };
-            self.differ(kind, &ids, stripe, format!("{ours}, {}", row.state));
+            let is_failed = row.state == "failed";
+            if !is_failed || !self.is_given_back(charge) {
+                let kind = if is_failed { Kind::ChargeOfFailed } else { Kind::ChargeOfOpen };
+                self.differ(kind, &ids, stripe, format!("{ours}, {}", row.state));
+            }
             self.account_for_fee(charge);
             return;
         }

@@ -61,7 +61,7 @@ macro_rules! kinds {
 
 kinds! {
     /// Charged at Stripe; no such top-up here.
-    ChargeMissing = "charge_missing", "Unless another gateway uses this Stripe account, nobody was credited: refund it at Stripe.";
+    ChargeMissing = "charge_missing", "Unless another gateway of an older version uses this Stripe account, nobody was credited: refund it at Stripe.";
     /// Charged at Stripe; the top-up is failed here.
     ChargeOfFailed = "charge_of_failed", REFUND_IT;
     /// Charged at Stripe; the top-up is still open here.

@@ -32,6 +32,8 @@ pub struct ChargeAftermath {
     pub currency: String,
     /// Whether real money moves.
     pub livemode: bool,
+    /// What was collected, in minor units.
+    pub amount_received: i64,
     /// `ch_…`; `None`: nothing was ever charged.
     pub charge: Option<StripeCharge>,
     /// Oldest first.
@@ -40,6 +42,18 @@ pub struct ChargeAftermath {
     pub disputes: Vec<StripeDispute>,
     /// Early fraud warnings.
     pub warnings: Vec<StripeWarning>,
+}
+
+impl ChargeAftermath {
+    /// Whether all that was collected has gone back to the payer: by refunds that have not failed, and by disputes that are
+    /// lost. A refund can still fail: whoever relies on this looks again when it does.
+    #[must_use]
+    pub fn is_given_back(&self) -> bool {
+        let refunds = self.refunds.iter().filter(|refund| !refund.has_failed()).map(|refund| refund.amount);
+        let lost = self.disputes.iter().filter(|dispute| dispute.status == "lost");
+        let back = refunds.chain(lost.map(|dispute| dispute.amount)).fold(0_i64, i64::saturating_add);
+        self.amount_received > 0 && back >= self.amount_received
+    }
 }
 
 /// A charge, <https://docs.stripe.com/api/charges/object>.
@@ -92,6 +106,12 @@ impl StripeRefund {
     pub fn ours(&self) -> Option<&str> {
         self.metadata.as_ref()?.get(REFUND_METADATA_KEY).map(String::as_str)
     }
+
+    /// Whether its money came back, or never left.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        matches!(self.status.as_deref(), Some("failed" | "canceled"))
+    }
 }
 
 /// A dispute, <https://docs.stripe.com/api/disputes/object>.
@@ -138,6 +158,7 @@ struct Intent {
     id: String,
     currency: String,
     livemode: bool,
+    amount_received: i64,
     metadata: HashMap<String, String>,
     latest_charge: Option<StripeCharge>,
 }
@@ -247,20 +268,22 @@ impl Stripe {
         if intent.id != pi || intent.latest_charge.as_ref().is_some_and(|charge| !is_charge(&charge.id)) {
             return Err(unreadable(&meta));
         }
-        // After the charge, so that what has become of it is never older than it.
-        let mut refunds: Vec<StripeRefund> =
-            self.all_of(Endpoint::ListRefunds, "/refunds", pi, deadline).await?;
-        let mut disputes: Vec<StripeDispute> =
-            self.all_of(Endpoint::ListDisputes, "/disputes", pi, deadline).await?;
-        let warnings =
-            self.all_of(Endpoint::ListFraudWarnings, "/radar/early_fraud_warnings", pi, deadline).await?;
-        refunds.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
-        disputes.sort_by(|a, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        // After the charge, so that what has become of it is never older than it. Nothing becomes of a charge that was not made.
+        let (mut refunds, mut disputes, mut warnings) = (Vec::new(), Vec::new(), Vec::new());
+        if intent.latest_charge.as_ref().is_some_and(|charge| charge.status != "failed") {
+            refunds = self.all_of(Endpoint::ListRefunds, "/refunds", pi, deadline).await?;
+            disputes = self.all_of(Endpoint::ListDisputes, "/disputes", pi, deadline).await?;
+            let path = "/radar/early_fraud_warnings";
+            warnings = self.all_of(Endpoint::ListFraudWarnings, path, pi, deadline).await?;
+        }
+        refunds.sort_by(|a: &StripeRefund, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
+        disputes.sort_by(|a: &StripeDispute, b| (a.created, &a.id).cmp(&(b.created, &b.id)));
         Ok(ChargeAftermath {
             payment_intent: intent.id,
             top_up_id: intent.metadata.get(TOP_UP_METADATA_KEY).cloned(),
             currency: intent.currency,
             livemode: intent.livemode,
+            amount_received: intent.amount_received,
             charge: intent.latest_charge,
             refunds,
             disputes,
@@ -351,4 +374,57 @@ impl Stripe {
 
 fn is_charge(id: &str) -> bool {
     is_stripe_id("ch_", id) || is_stripe_id("py_", id)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_charge_is_given_back_when_all_of_it_is_and_nothing_has_failed() {
+        let is_given_back = |received, refunds: &[(i64, &str)], disputes: &[(i64, &str)]| {
+            let refund = |(amount, status): &(i64, &str)| {
+                let json = format!(r#"{{"id":"re_1","amount":{amount},"status":"{status}","created":1}}"#);
+                miniserde::json::from_str::<StripeRefund>(&json).unwrap()
+            };
+            let dispute = |(amount, status): &(i64, &str)| {
+                let json = format!(
+                    r#"{{"id":"dp_1","amount":{amount},"status":"{status}","reason":"","created":1,"balance_transactions":[]}}"#
+                );
+                miniserde::json::from_str::<StripeDispute>(&json).unwrap()
+            };
+            let seen = ChargeAftermath {
+                payment_intent: "pi_1".to_owned(),
+                top_up_id: None,
+                currency: "usd".to_owned(),
+                livemode: false,
+                amount_received: received,
+                charge: None,
+                refunds: refunds.iter().map(refund).collect(),
+                disputes: disputes.iter().map(dispute).collect(),
+                warnings: Vec::new(),
+            };
+            seen.is_given_back()
+        };
+        for (refunds, disputes) in [
+            (&[(500, "succeeded")][..], &[][..]),
+            (&[(500, "pending")], &[]),
+            (&[(500, "failed"), (100, "succeeded"), (400, "requires_action")], &[]),
+            (&[(100, "succeeded")], &[(400, "lost")]),
+        ] {
+            assert!(is_given_back(500, refunds, disputes), "{refunds:?} {disputes:?}");
+        }
+        for (refunds, disputes) in [
+            (&[][..], &[][..]),
+            (&[(499, "succeeded")], &[]),
+            (&[(500, "failed")], &[]),
+            (&[(500, "canceled")], &[]),
+            (&[], &[(500, "needs_response"), (500, "won")]),
+        ] {
+            assert!(!is_given_back(500, refunds, disputes), "{refunds:?} {disputes:?}");
+        }
+        assert!(!is_given_back(0, &[], &[]), "nothing was charged");
+    }
 }

@@ -9,6 +9,8 @@ use super::aftermath::{Plain, REFUND_METADATA_KEY};
 use super::calls::{CLIENT_METADATA_KEY, Endpoint, Stripe, TOP_UP_METADATA_KEY, unreadable};
 use super::facts::is_stripe_id;
 use super::failure::{StripeFailure, UnknownReason};
+use super::recovery::INSTALLATION;
+use crate::domain::InstallationId;
 
 /// Balance transactions on one page: with their sources, 50 stay below the largest answer that is read.
 const PAGE_SIZE: &str = "50";
@@ -60,6 +62,12 @@ impl MovementSource {
     #[must_use]
     pub fn top_up(&self) -> Option<&str> {
         self.named(TOP_UP_METADATA_KEY)
+    }
+
+    /// The gateway that made the charge, from the metadata. `None`: it does not say.
+    #[must_use]
+    pub fn installation(&self) -> Option<InstallationId> {
+        self.named(INSTALLATION).and_then(InstallationId::parse)
     }
 
     /// The client's public id, from the metadata.

@@ -5,7 +5,8 @@ use stripe_types::Expandable;
 
 use super::calls::TOP_UP_METADATA_KEY;
 use super::client::ResponseMeta;
-use crate::domain::PaymentMethodId;
+use super::recovery::INSTALLATION;
+use crate::domain::{InstallationId, PaymentMethodId};
 
 /// A PaymentMethod as Stripe knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct PaymentIntentFacts {
     pub payment_method: Option<PaymentMethodId>,
     /// From the metadata that we set at its creation.
     pub top_up_id: Option<String>,
+    /// The gateway that made it, from the metadata. `None`: it does not say.
+    pub installation: Option<InstallationId>,
     /// Whether real money moves.
     pub livemode: bool,
     /// When it was created, in seconds since the Unix epoch, by Stripe's clock.
@@ -109,6 +112,7 @@ pub(super) fn payment_intent_facts(intent: PaymentIntent, meta: &ResponseMeta) -
         customer: intent.customer.map(|customer| customer.into_id().as_str().to_owned()),
         payment_method: payment_method.and_then(|id| PaymentMethodId::parse(id.as_str())),
         top_up_id: intent.metadata.get(TOP_UP_METADATA_KEY).cloned(),
+        installation: intent.metadata.get(INSTALLATION).and_then(|id| InstallationId::parse(id)),
         livemode: intent.livemode,
         created: intent.created,
         replayed: meta.replayed,

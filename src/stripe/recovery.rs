@@ -15,7 +15,7 @@ use super::facts::{PaymentIntentFacts, payment_intent_facts};
 use super::failure::{StripeFailure, UnknownReason};
 use crate::domain::{ClientPublicId, InstallationId, KeyId, Micros, SecretHash};
 
-const INSTALLATION: &str = "prepaid402_installation";
+pub(super) const INSTALLATION: &str = "prepaid402_installation";
 const KEY: &str = "prepaid402_key";
 const KEY_SECRET: &str = "prepaid402_key_secret";
 const BONUS: &str = "prepaid402_bonus_micros";

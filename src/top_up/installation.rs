@@ -2,7 +2,7 @@
 //! must not take each other's charges for their own; nodes that share a database are one gateway, and so is what was put back
 //! from a backup. (A copy of the database that runs beside the original is not told apart from it: give it test keys.)
 
-use crate::db::{Db, DbError, now_micros, query, query_scalar};
+use crate::db::{Db, DbError, On, now_micros, query, query_scalar};
 use crate::domain::InstallationId;
 
 /// The id of the database's gateway; made when it is first asked for.
@@ -10,11 +10,8 @@ use crate::domain::InstallationId;
 /// # Errors
 /// When the database cannot be used.
 pub async fn id(db: &Db) -> Result<InstallationId, DbError> {
-    let malformed = || DbError::from(sqlx::Error::Decode("the installation's id is malformed".into()));
-    let known: Option<String> =
-        query_scalar("SELECT id FROM installation").fetch_optional(db.reader()).await?;
-    if let Some(known) = known {
-        return InstallationId::parse(&known).ok_or_else(malformed);
+    if let Some(known) = known(db.reader()).await? {
+        return Ok(known);
     }
     let id: String = db
         .write(|connection| {
@@ -29,7 +26,21 @@ pub async fn id(db: &Db) -> Result<InstallationId, DbError> {
             })
         })
         .await?;
-    InstallationId::parse(&id).ok_or_else(malformed)
+    Ok(parsed(&id)?)
+}
+
+/// The same, where nothing may be written. `None`: no server has run on this database since it has its tables, so nothing at
+/// Stripe carries its id.
+///
+/// # Errors
+/// When the database cannot be read.
+pub async fn known(on: impl Into<On<'_>>) -> Result<Option<InstallationId>, sqlx::Error> {
+    let id: Option<String> = query_scalar("SELECT id FROM installation").fetch_optional(on).await?;
+    id.as_deref().map(parsed).transpose()
+}
+
+fn parsed(id: &str) -> Result<InstallationId, sqlx::Error> {
+    InstallationId::parse(id).ok_or_else(|| sqlx::Error::Decode("the installation's id is malformed".into()))
 }
 
 /// Up to when every charge has its row, in Unix seconds.
@@ -62,11 +73,13 @@ mod tests {
     async fn a_database_has_one_id_for_good_and_its_mark_only_moves_forward() {
         let database = TestDatabase::new().await;
         let db = crate::db::run_writes_only(&database.config).await.unwrap();
+        assert_eq!(known(db.reader()).await.unwrap(), None, "whoever only reads makes none");
         let before = now_micros().div_euclid(1_000_000);
         let (one, other) = tokio::join!(id(&db), id(&db));
         let one = one.unwrap();
         assert_eq!(one, other.unwrap());
         assert_eq!(one, id(&db).await.unwrap());
+        assert_eq!(known(db.reader()).await.unwrap(), Some(one));
         let mark = compared_until(&db).await.unwrap();
         assert!(mark >= before, "nothing older can carry the new id");
         for (set, expected) in [(mark + 5, mark + 5), (mark + 1, mark + 5), (mark + 6, mark + 6)] {

@@ -20,7 +20,7 @@ pub enum IntentSettled {
     Ended,
     /// Its outcome is open; the reconciler goes on.
     Open(TopUpId),
-    /// The intent has taken money, and the attempt does not know it as its own: a person must look.
+    /// The intent has taken money, and has it still, and the attempt does not know it as its own: a person must look.
     Astray(TopUpId),
 }
 
@@ -90,11 +90,16 @@ impl TopUps {
         Ok(Some(row).filter(|row| facts.top_up_id.as_deref() == Some(row.id.to_string().as_str())))
     }
 
-    /// An attempt that has ended without this intent must not have been charged by it.
+    /// An attempt that has ended without this intent must not have been charged by it, or the charge must have been given back.
     async fn after_the_end(&self, row: &TopUpRow, intent: &str) -> Result<IntentSettled, IntentUnknown> {
         let facts = self.0.stripe.retrieve_payment_intent(intent, after(DEADLINE)).await;
         let facts = facts.map_err(IntentUnknown::Stripe)?;
         if facts.status == PaymentIntentStatus::Succeeded || facts.amount_received_minor != 0 {
+            let seen = self.0.stripe.charge_aftermath(intent, after(DEADLINE)).await;
+            if seen.map_err(IntentUnknown::Stripe)?.is_given_back() {
+                tracing::info!(top_up.id = %row.id, payment_intent = intent, "what it took astray has been given back");
+                return Ok(IntentSettled::Ended);
+            }
             tracing::error!(
                 top_up.id = %row.id, payment_intent = intent, top_up.state = row.state.word(),
                 "a PaymentIntent has taken money that its top-up does not know of; nothing is credited, a person must look"

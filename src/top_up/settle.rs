@@ -272,6 +272,7 @@ mod tests {
             customer: None,
             payment_method: None,
             top_up_id: Some(row.id.to_string()),
+            installation: None,
             livemode,
             created: 0,
             replayed: false,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use prepaid402::config;
-use prepaid402::domain::TopUpId;
+use prepaid402::domain::{InstallationId, TopUpId};
 use prepaid402::key_secret::KeySecret;
 use prepaid402::ledger::Ledger;
 use prepaid402::ledger::keys::Keys;
@@ -15,8 +15,9 @@ use prepaid402::stripe::Stripe;
 use prepaid402::top_up::{TopUpParts, TopUps};
 use serde_json::{Value, json};
 
-use crate::support::program::{Ran, finish, program};
-use crate::support::{GOOD, SECRET_KEY, World, change, column, rows};
+use crate::support::program::{Ran, finish, program, until};
+use crate::support::{DECLINED, GOOD, Pay, SECRET_KEY, World, change, column, number, rows, verify};
+use crate::webhooks::metric;
 
 async fn sim(world: &World, path: &str, body: Value) -> Value {
     let answer = world.client.post_json(&format!("{}/_sim/{path}", world.sim.base_url), &body).await;
@@ -76,12 +77,35 @@ async fn align(world: &World, intents: &[&String]) {
 }
 
 async fn reconcile(world: &World, more: &[&str]) -> Ran {
+    reconcile_since(world, "2h", more).await
+}
+
+async fn reconcile_since(world: &World, since: &str, more: &[&str]) -> Ran {
     std::fs::write(world.folder.path().join("prepaid402.toml"), toml(world)).unwrap();
     let args: Vec<&str> =
-        ["reconcile", "--since", "2h", "--until", "now"].into_iter().chain(more.iter().copied()).collect();
+        ["reconcile", "--since", since, "--until", "now"].into_iter().chain(more.iter().copied()).collect();
     let mut command = program(world.folder.path(), &args);
     command.envs(world.environment());
     finish(command, None).await
+}
+
+/// What is named: codes with Stripe's ids.
+async fn named_since(world: &World, since: &str) -> Vec<(String, String)> {
+    let ran = reconcile_since(world, since, &["--json"]).await;
+    let report: Value = serde_json::from_str(&ran.out).unwrap_or_else(|_| panic!("{ran:?}"));
+    let differences = report["differences"].as_array().unwrap();
+    assert_eq!(ran.code, i32::from(!differences.is_empty()), "{ran:?}");
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let mut named: Vec<_> = differences.iter().map(|it| (text(&it["code"]), text(&it["ids"][0]))).collect();
+    named.sort();
+    named
+}
+
+/// A moment after everything that has happened.
+async fn next_second() -> String {
+    let now = chrono::Utc::now().timestamp();
+    until("the next second begins", async || chrono::Utc::now().timestamp() > now).await;
+    chrono::DateTime::from_timestamp(now + 1, 0).unwrap().to_rfc3339()
 }
 
 /// Takes away what guards the entries, as somebody with the file, or a superuser, could.
@@ -261,6 +285,14 @@ async fn what_cannot_be_read_or_is_not_meant_is_exit_code_2() {
     let world = World::new().await;
     let gateway = world.gateway().await;
     gateway.stop().await;
+    let later = match world.database.is_shared() {
+        false => "UPDATE _sqlx_migrations SET version = version + 1000",
+        true => "UPDATE prepaid402_migrations SET version = version + 1000",
+    };
+    change(&world.database, later, &[]).await;
+    let ran = reconcile(&world, &[]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{ran:?}");
+    assert!(ran.err.contains("a newer prepaid402 has migrated it"), "{}", ran.err);
     for args in [&["--since", "yesterday"][..], &["--since", "now", "--until", "1h"], &[]] {
         let args: Vec<&str> = ["reconcile"].into_iter().chain(args.iter().copied()).collect();
         let mut command = program(world.folder.path(), &args);
@@ -268,4 +300,143 @@ async fn what_cannot_be_read_or_is_not_meant_is_exit_code_2() {
         let ran = finish(command, None).await;
         assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{ran:?}");
     }
+}
+
+/// The PaymentIntents of new clients of another gateway, with books of its own, that charges through the same Stripe account.
+async fn charges_of_a_neighbour(world: &mut World, clients: usize) -> Vec<String> {
+    let mut neighbour = World::new().await;
+    std::mem::swap(&mut neighbour.sim, &mut world.sim);
+    let gateway = neighbour.gateway().await;
+    for _ in 0..clients {
+        gateway.new_client("/api/weather").await;
+    }
+    gateway.stop().await;
+    std::mem::swap(&mut neighbour.sim, &mut world.sim);
+    let charged = rows(&neighbour.database, "SELECT payment_intent FROM top_ups ORDER BY id").await;
+    charged.iter().map(|row| column(row, 0)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_money_of_another_gateway_on_the_same_account_is_not_lost() {
+    let mut world = World::new().await;
+    let gateway = world.gateway().await;
+    gateway.new_client("/api/weather").await;
+    gateway.stop().await;
+    let theirs = charges_of_a_neighbour(&mut world, 2).await;
+    let ran = reconcile(&world, &[]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("compared 1 charges"), "{ran:?}");
+    assert!(ran.out.contains("2 of other products and gateways"), "{ran:?}");
+
+    // What becomes of them when they lie before the window.
+    let since = next_second().await;
+    refund(&world, &theirs[0]).await;
+    dispute(&world, &theirs[1]).await;
+    let ran = reconcile_since(&world, &since, &[]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("compared 0 charges, 0 refunds and 0 movements"), "{ran:?}");
+    assert!(ran.out.contains("2 of other products and gateways"), "{ran:?}");
+    assert_eq!(reconcile(&world, &[]).await.code, 0);
+
+    // What is ours, or of one of our top-ups, or does not say whose it is, is not theirs.
+    let first: String = column(&rows(&world.database, "SELECT id FROM top_ups").await[0], 0);
+    let ours: String = column(&rows(&world.database, "SELECT id FROM installation").await[0], 0);
+    let (new, other) = (TopUpId::new(), InstallationId::new());
+    let lost = format!("&metadata[prepaid402_top_up]={new}&metadata[prepaid402_installation]={ours}");
+    let twice = format!("&metadata[prepaid402_top_up]={first}&metadata[prepaid402_installation]={other}");
+    let silent = format!("&metadata[prepaid402_top_up]={}", TopUpId::new());
+    let mut expected = Vec::new();
+    for (code, metadata) in [("charge_missing", lost), ("charge_missing", silent), ("charged_twice", twice)] {
+        expected.push((code.to_owned(), charge(&world, &metadata).await));
+    }
+    expected.sort();
+    assert_eq!(named_since(&world, "2h").await, expected);
+    // The top-up's own charge lies before this window.
+    assert_eq!(named_since(&world, &since).await, expected);
+}
+
+/// Stripe has delivered all it has to, and each event was looked at.
+async fn heard(world: &World) {
+    until("every event is looked at", async || {
+        let url = format!("{}/_sim/webhooks", world.sim.base_url);
+        let overview = world.client.get(&url).await.json();
+        let endpoints = overview["webhook_endpoints"].as_array().unwrap();
+        let is_pending = endpoints.iter().any(|row| !row["pending"].as_array().unwrap().is_empty());
+        let received = "SELECT COUNT(*) FROM stripe_events WHERE state = 'received'";
+        !is_pending && overview["running"] == 0 && number(&world.database, received).await == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_charged_astray_shows_until_it_is_given_back_and_again_when_that_fails() {
+    const PARKED: &str = "SELECT why FROM stripe_events WHERE state = 'parked'";
+    let world = World::with_webhooks("").await;
+    let gateway = world.gateway().await;
+    world.deliver_to(&gateway).await;
+    gateway.new_client("/api/weather").await;
+    let declined = world.tokenise(DECLINED).await;
+    assert_eq!(gateway.pay("/api/weather", &Pay::card(&declined)).await.status, 402);
+    world.applied().await;
+    // As far as the books know, it never came to a charge.
+    let forget = "UPDATE top_ups SET payment_intent = NULL WHERE state = 'failed'";
+    assert_eq!(change(&world.database, forget, &[]).await, 1);
+    let top_ups = rows(&world.database, "SELECT id FROM top_ups ORDER BY state").await;
+    let [failed, succeeded] = [0, 1].map(|row| column::<String>(&top_ups[row], 0));
+    let mut astray = Vec::new();
+    let new = TopUpId::new().to_string();
+    for (code, top_up) in
+        [("charge_missing", new), ("charge_of_failed", failed), ("charged_twice", succeeded)]
+    {
+        let intent = charge(&world, &format!("&metadata[prepaid402_top_up]={top_up}")).await;
+        astray.push((code.to_owned(), intent));
+    }
+    heard(&world).await;
+    assert_eq!(named_since(&world, "2h").await, astray);
+    // Events of top-ups that are not in the books say nothing.
+    let all_parked = async || {
+        let parked = rows(&world.database, PARKED).await;
+        let why: Vec<String> = parked.iter().map(|row| column(row, 0)).collect();
+        astray[1..].iter().all(|(_, intent)| why.iter().any(|why| why.contains(intent.as_str())))
+    };
+    assert!(all_parked().await);
+
+    // A part of it is not enough. The charges lie before this window.
+    let since = next_second().await;
+    for (_, intent) in &astray {
+        refund(&world, intent).await;
+    }
+    heard(&world).await;
+    assert!(all_parked().await);
+    for since in ["2h", &since] {
+        assert_eq!(named_since(&world, since).await, astray);
+    }
+
+    // As the remedy says.
+    let mut refunds = Vec::new();
+    for (_, intent) in &astray {
+        let made = sim(&world, "refunds", json!({ "payment_intent": intent })).await;
+        refunds.push(made["id"].as_str().unwrap().to_owned());
+    }
+    heard(&world).await;
+    // As if the time until the next try were over.
+    change(&world.database, "UPDATE stripe_events SET next_try_at = 1 WHERE state = 'parked'", &[]).await;
+    world.applied().await;
+    assert_eq!(metric(&gateway, "prepaid402_parked_events").await, 0);
+    for since in ["2h", &since] {
+        assert_eq!(named_since(&world, since).await, []);
+    }
+
+    // The payers' banks send it back.
+    for refund in &refunds {
+        sim(&world, &format!("refunds/{refund}/finish"), json!({ "outcome": "failed" })).await;
+    }
+    heard(&world).await;
+    assert!(all_parked().await);
+    assert_ne!(metric(&gateway, "prepaid402_parked_events").await, 0);
+    for since in ["2h", &since] {
+        assert_eq!(named_since(&world, since).await, astray);
+    }
+    assert!(verify(&world.database).await.is_clean());
+    gateway.stop().await;
 }

@@ -248,6 +248,24 @@ fn every_kind_of_difference_is_named_and_nothing_else() {
     }
 }
 
+/// Who has followed the remedy must not read it again.
+#[test]
+fn a_charge_nobody_was_credited_for_is_named_until_it_is_given_back() {
+    let of_nobody = [Kind::ChargeMissing, Kind::ChargeOfFailed, Kind::ChargedTwice];
+    for (kind, plant) in PLANTS {
+        let mut facts = agreeing();
+        plant(&mut facts);
+        let expected: &[&str] = if of_nobody.contains(kind) { &["pi_4"] } else { &[] };
+        assert_eq!(charges_nobody_was_credited_for(&facts), expected, "{}", kind.code());
+        facts.stripe.given_back.insert("pi_4".into());
+        facts.stripe.refunds.push(Refunded { ours: None, ..refunded(4, 500, RefundStatus::Succeeded) });
+        let left = if *kind == Kind::ChargeOfOpen { vec![*kind] } else { Vec::new() };
+        if of_nobody.contains(kind) || *kind == Kind::ChargeOfOpen {
+            assert_eq!(kinds(&facts), left, "{}", kind.code());
+        }
+    }
+}
+
 #[test]
 fn codes_are_different_words() {
     let codes: BTreeSet<&str> = Kind::ALL.iter().map(|kind| kind.code()).collect();
