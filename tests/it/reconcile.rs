@@ -378,7 +378,7 @@ async fn what_was_charged_astray_shows_until_it_is_given_back_and_again_when_tha
     let declined = world.tokenise(DECLINED).await;
     assert_eq!(gateway.pay("/api/weather", &Pay::card(&declined)).await.status, 402);
     world.applied().await;
-    // As far as the books know, it never came to a charge.
+    // It gets another PaymentIntent, which is charged.
     let forget = "UPDATE top_ups SET payment_intent = NULL WHERE state = 'failed'";
     assert_eq!(change(&world.database, forget, &[]).await, 1);
     let top_ups = rows(&world.database, "SELECT id FROM top_ups ORDER BY state").await;
@@ -391,6 +391,8 @@ async fn what_was_charged_astray_shows_until_it_is_given_back_and_again_when_tha
         let intent = charge(&world, &format!("&metadata[prepaid402_top_up]={top_up}")).await;
         astray.push((code.to_owned(), intent));
     }
+    let of_failed = "UPDATE top_ups SET payment_intent = $1 WHERE state = 'failed'";
+    assert_eq!(change(&world.database, of_failed, &[&astray[1].1]).await, 1);
     heard(&world).await;
     assert_eq!(named_since(&world, "2h").await, astray);
     // Events of top-ups that are not in the books say nothing.
