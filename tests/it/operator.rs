@@ -403,6 +403,20 @@ async fn the_command_line_asks_the_running_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_stripe_refuses_to_refund_is_credit_again() {
+    let world = World::new().await;
+    let office = Office::new(&world).await;
+    let wallet = office.wallet().await;
+    // Stripe refunds nothing of a disputed charge, not even what is left of it.
+    world.sim(&format!("/payment_intents/{}/dispute", wallet.intent), json!({ "amount": 700 })).await;
+    let refused = office.refund("k", &json!({ "topUp": wallet.top_up, "amount": "1.00" })).await;
+    assert_refused(&refused, 409, "refund_failed");
+    assert_eq!(office.at_stripe().await, [0_i64; 0]);
+    assert_eq!(office.gateway.balance(&wallet.key).await, 200_000 - 70_000 + 10_000);
+    office.done().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dispute_is_answered_with_what_was_delivered() {
     let world = World::new().await;
     let office = Office::new(&world).await;
@@ -418,9 +432,9 @@ async fn a_dispute_is_answered_with_what_was_delivered() {
     })
     .await;
     let id = office.dispute(&wallet).await;
-    // Whatever makes us look at the charge finds the dispute; the refund itself is refused by Stripe.
+    // Whatever makes us look at the charge finds the dispute, and nothing of the charge is left to be refunded.
     let refused = office.refund("k", &json!({ "topUp": wallet.top_up, "amount": "1.00" })).await;
-    assert_refused(&refused, 409, "refund_failed");
+    assert_refused(&refused, 409, "exceeds_charge");
     assert_eq!(office.at_stripe().await, [0_i64; 0]);
     let frozen = office.gateway.pay("/api/joke", &Pay::client(&wallet.key)).await;
     assert_eq!(frozen.code(), "client_frozen", "{}", frozen.text());
