@@ -17,7 +17,7 @@ pub mod serve;
 pub mod stripe_sim;
 pub mod verify;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -46,6 +46,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Show what the configuration means: each route's price, and free patterns that overlap priced ones
     CheckConfig(check_config::CheckConfigArgs),
+    /// Print every setting with its meaning and default
+    Defaults,
     /// Call an API as an agent would: pay on 402, remember the wallet, stay within limits
     Get(get::GetArgs),
     /// Recompute every balance from the ledger's entries; changes nothing
@@ -91,6 +93,11 @@ pub fn main() -> ExitCode {
             Command::Sandbox(args) => sandbox::run(args).await,
             Command::Serve(args) => serve::run(args).await,
             Command::CheckConfig(args) => check_config::run(args).await,
+            Command::Defaults => {
+                // Whoever reads it may have closed the pipe.
+                let _ = std::io::stdout().write_all(crate::config::DEFAULT_TOML.as_bytes());
+                ExitCode::SUCCESS
+            }
             Command::Get(args) => get::run(args).await,
             Command::Verify(args) => verify::run(args).await,
             Command::Reconcile(args) => reconcile::run(args).await,

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::app::{self, RunningApp, StartError};
 use crate::config::{Config, DatabaseConfig, RouteCharge, SandboxOptions};
@@ -128,6 +129,8 @@ async fn start(args: &SandboxArgs) -> Result<Sandbox, Stopped> {
     let demo_address = demo_listener.local_addr().map_err(failed)?;
     demo_api::start(demo_listener).await.map_err(failed)?;
 
+    // Of this run alone, as the admin password is.
+    let webhook_secret = format!("whsec_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
     let options = SandboxOptions {
         data_dir: args.data_dir.clone(),
         listen,
@@ -135,6 +138,7 @@ async fn start(args: &SandboxArgs) -> Result<Sandbox, Stopped> {
         stripe_base: sim.base_url.clone(),
         secret_key: SANDBOX_SECRET_KEY.to_owned(),
         publishable_key: SANDBOX_PUBLISHABLE_KEY.to_owned(),
+        webhook_secret: webhook_secret.clone(),
         upstream: args.upstream.clone(),
         demo_upstream: format!("http://{demo_address}"),
         config_file: args.config.clone(),
@@ -147,8 +151,14 @@ async fn start(args: &SandboxArgs) -> Result<Sandbox, Stopped> {
     let database = loaded.config.database.clone();
     let sample = sample(&loaded.config);
     let app = app::start(loaded.config, None).await.map_err(failed)?;
+    sim.deliver_webhooks_to(&webhook_url(&app), &[webhook_secret]).await.map_err(failed)?;
     let admin_password = admin_login(&database).await.map_err(failed)?;
     Ok(Sandbox { app, sim, admin_password, sample })
+}
+
+/// Where the simulated Stripe tells what becomes of charges.
+fn webhook_url(app: &RunningApp) -> String {
+    format!("http://{}/webhooks/stripe", app.address)
 }
 
 /// A login for this run: the password is new at every start and never stored in the clear.
@@ -208,6 +218,7 @@ fn ready_json(args: &SandboxArgs, sandbox: &Sandbox) -> serde_json::Value {
         "adminUser": ADMIN,
         "adminPassword": sandbox.admin_password,
         "stripeBase": sandbox.sim.base_url,
+        "webhookUrl": webhook_url(&sandbox.app),
         "publishableKey": SANDBOX_PUBLISHABLE_KEY,
         "secretKey": SANDBOX_SECRET_KEY,
         "dataDir": args.data_dir.display().to_string(),

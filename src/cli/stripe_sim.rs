@@ -35,7 +35,7 @@ Examples:
   curl -u pk_test_prepaid402_sandbox: http://127.0.0.1:4404/v1/payment_methods \\
     -d type=card -d 'card[number]=4242424242424242' -d 'card[exp_month]=12' -d 'card[exp_year]=2040' -d 'card[cvc]=123'
   curl http://127.0.0.1:4404/_sim/books
-  STRIPE_WEBHOOK_SECRET=whsec_0123456789abcdef prepaid402 stripe-sim --webhook-url http://127.0.0.1:4402/webhooks/stripe
+  STRIPE_WEBHOOK_SECRETS=whsec_0123456789abcdefghijklmn prepaid402 stripe-sim --webhook-url http://127.0.0.1:4402/webhooks/stripe
   curl http://127.0.0.1:4404/_sim/payment_intents/pi_…/dispute -X POST";
 
 /// Run a simulated Stripe: no account, no network, no real money.
@@ -64,7 +64,7 @@ pub struct StripeSimArgs {
     #[arg(long, value_name = "URL")]
     webhook_url: Option<String>,
     /// The environment variable with the secret that signs them: whsec_…; several, separated by commas, all sign.
-    #[arg(long, value_name = "NAME", default_value = "STRIPE_WEBHOOK_SECRET", requires = "webhook_url")]
+    #[arg(long, value_name = "NAME", default_value = "STRIPE_WEBHOOK_SECRETS", requires = "webhook_url")]
     webhook_secret_env: String,
     /// Listen on an address that other machines reach. Anybody there can use /_sim/.
     #[arg(long)]

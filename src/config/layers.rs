@@ -11,7 +11,15 @@ use super::problem::{Report, closest};
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
 
 /// Variables with our prefix that are no settings.
-const OTHER_VARIABLES: &[&str] = &["PREPAID402_CONFIG", "PREPAID402_KEY_SECRET", "PREPAID402_PAYMENT_METHOD"];
+const OTHER_VARIABLES: &[&str] = &[
+    "PREPAID402_ADMIN_PASSWORD",
+    "PREPAID402_ADMIN_URL",
+    "PREPAID402_ADMIN_USER",
+    "PREPAID402_BENCH_POSTGRES",
+    "PREPAID402_CONFIG",
+    "PREPAID402_KEY_SECRET",
+    "PREPAID402_PAYMENT_METHOD",
+];
 
 /// Kubernetes sets these in every container when a Service is named `prepaid402`; they are no settings of ours.
 fn is_from_kubernetes(variable: &str) -> bool {

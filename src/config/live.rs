@@ -16,6 +16,8 @@ pub(super) struct Settings<'a> {
     /// Whether `PREPAID402_KEY_SECRET` is set.
     pub(super) has_key_secret: bool,
     pub(super) sandbox: bool,
+    /// Whether every address counts as a proxy's.
+    pub(super) trusts_everybody: bool,
 }
 
 pub(super) fn check(settings: Settings<'_>, report: &mut Report) {
@@ -57,6 +59,13 @@ fn check_live(settings: Settings<'_>, report: &mut Report) {
             "public_url",
             "must begin with https:// with live keys: over plain http anybody on the way can read and spend a client's key; \
              put a proxy that speaks TLS in front, and write the address that callers see, such as \"https://api.example.com\"",
+        );
+    }
+    if settings.trusts_everybody {
+        report.problem(
+            "trusted_proxies",
+            "must not hold the whole internet with live keys: anybody could choose the address they come from, and the limits \
+             against stolen cards count by it; write the addresses of your own proxies, such as [\"10.0.0.0/8\"]",
         );
     }
     let remote = settings.admin_listen.is_some_and(|address| !address.ip().to_canonical().is_loopback());

@@ -69,6 +69,8 @@ pub struct SandboxOptions {
     pub secret_key: String,
     /// The simulator's publishable key, `pk_test_…`.
     pub publishable_key: String,
+    /// What the simulator signs its webhooks with, `whsec_…`.
+    pub webhook_secret: String,
     /// The user's own API; wins over the file's.
     pub upstream: Option<String>,
     /// The demo API, used when neither `upstream` nor the file names one.
@@ -86,6 +88,7 @@ impl std::fmt::Debug for SandboxOptions {
             .field("stripe_base", &self.stripe_base)
             .field("secret_key", &Secret::new(String::new()))
             .field("publishable_key", &self.publishable_key)
+            .field("webhook_secret", &Secret::new(String::new()))
             .field("upstream", &self.upstream)
             .field("demo_upstream", &self.demo_upstream)
             .field("config_file", &self.config_file)
@@ -131,6 +134,7 @@ pub(super) fn sandbox_from(
         .collect();
     env.insert("STRIPE_SECRET_KEY".to_owned(), options.secret_key.clone());
     env.insert("STRIPE_PUBLISHABLE_KEY".to_owned(), options.publishable_key.clone());
+    env.insert(webhooks::SECRETS.to_owned(), options.webhook_secret.clone());
     let mut report = Report::default();
     let mut table = layers::merge(Some(file_text.unwrap_or(&demo)), &env, &mut report);
     force(&mut table, options);

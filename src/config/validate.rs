@@ -63,6 +63,7 @@ pub(super) fn config(
         database: database.as_ref(),
         has_key_secret: secrets.variable("PREPAID402_KEY_SECRET").is_some(),
         sandbox,
+        trusts_everybody: trusted_proxies.iter().flatten().any(|network| network.prefix == 0),
     };
     // A wrong one has been told.
     if admin_public_url.is_some() {

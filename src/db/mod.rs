@@ -59,7 +59,7 @@ pub enum DbError {
         found: i64,
     },
     /// The copy that precedes a migration could not be made.
-    #[error("the database is not migrated, because its backup copy could not be made: {0}")]
+    #[error("no copy of the database could be made, so nothing was done to it: {0}")]
     Backup(String),
     /// Durability would not be what we promise.
     #[error("the database refuses a setting that durability depends on: {0}")]

@@ -175,7 +175,7 @@ async fn balance(request: HttpRequest, billing: web::Data<Billing>) -> HttpRespo
         "paid": units(state.paid),
         "bonus": units(state.bonus),
         "debt": units(state.debt),
-        "frozen": state.is_frozen(),
+        "frozen": state.frozen,
         "entries": state.sequence,
     });
     done(HttpResponse::Ok().json(body), id)

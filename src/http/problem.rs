@@ -104,7 +104,7 @@ impl Problem {
                 false,
                 Agent,
                 None,
-                "The body is larger than this route allows. Nothing was charged.",
+                "The body is larger than is allowed here. Nothing was charged.",
             ),
             Self::BodyTooSlow => row(
                 408,

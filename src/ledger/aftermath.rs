@@ -247,6 +247,12 @@ const LIFT: &str = "\
 UPDATE freezes SET lifted_at = $3, lifted_by = $4 WHERE client = $1 AND cause = $2 AND lifted_at IS NULL";
 const LIFT_ALL: &str =
     "UPDATE freezes SET lifted_at = $2, lifted_by = $3 WHERE client = $1 AND lifted_at IS NULL";
+/// In a statement of its own, before `freezes` is touched: a statement that waits for a row goes on with what it has read of other
+/// tables before the wait, so a status from freezes that another node is changing could be wrong for good.
+const LOCK_CLIENT: Sql = Sql::each(
+    "SELECT id FROM clients WHERE id = $1",
+    "SELECT id FROM clients WHERE id = $1 FOR NO KEY UPDATE",
+);
 const SET_STATUS: &str = "\
 UPDATE clients SET status = CASE WHEN EXISTS
     (SELECT 1 FROM freezes WHERE client = $1 AND lifted_at IS NULL) THEN 'frozen' ELSE 'active' END WHERE id = $1";
@@ -263,14 +269,21 @@ pub(super) async fn prepare(
         Change::RequestRefund(new) => request_refund(connection, new, reservations, at).await,
         Change::FailRefund { refund, failure } => fail_refund(connection, *refund, failure, at).await,
         Change::Freeze { client } => {
+            lock_client(connection, *client).await?;
             query(FREEZE_AGAIN).bind(*client).bind("operator").bind(at).execute(&mut *connection).await?;
             set_status(connection, *client).await
         }
         Change::Unfreeze { client, by } => {
+            lock_client(connection, *client).await?;
             query(LIFT_ALL).bind(*client).bind(at).bind(by).execute(&mut *connection).await?;
             set_status(connection, *client).await
         }
     }
+}
+
+/// After the top-up's row, if that is locked too.
+async fn lock_client(connection: &mut Connection, client: ClientId) -> Result<(), sqlx::Error> {
+    query(LOCK_CLIENT).bind(client).fetch_optional(connection).await.map(drop)
 }
 
 async fn set_status(connection: &mut Connection, client: ClientId) -> Result<Prepared, sqlx::Error> {
@@ -328,6 +341,7 @@ async fn align(connection: &mut Connection, facts: &ChargeFacts, at: i64) -> Res
         return Ok(Prepared::Refused(Refusal::NotCharged));
     };
     let client = charge.client;
+    lock_client(connection, client).await?;
     query(SET_CHARGE).bind(charge.id.to_string()).bind(&facts.charge).execute(&mut *connection).await?;
     let mut commands = Vec::new();
     if let Some(fee) = &facts.fee {
@@ -509,7 +523,6 @@ async fn align_dispute(
     let client = charge.client;
     let known: Option<String> =
         query_scalar(DISPUTE_STATUS).bind(&dispute.id).fetch_optional(&mut *connection).await?;
-    let is_over = |status: &str| matches!(status, "won" | "lost" | "warning_closed" | "prevented");
     match known {
         None => {
             query(NEW_DISPUTE)
@@ -527,9 +540,18 @@ async fn align_dispute(
                 .await?;
             freeze(connection, client, &dispute_cause(&dispute.id), at).await?;
         }
-        // What was read before it closed, and arrives after.
-        Some(status) if is_over(&status) && !is_over(&dispute.status) => {}
-        Some(_) => {
+        // What was read before it went on, and arrives after.
+        Some(known) if stage(&dispute.status) < stage(&known) => return movements(client, dispute, commands),
+        Some(known) => {
+            // The bank has come back to an inquiry that it had closed.
+            if known == "warning_closed" && dispute.status != known {
+                query(FREEZE_AGAIN)
+                    .bind(client)
+                    .bind(dispute_cause(&dispute.id))
+                    .bind(at)
+                    .execute(&mut *connection)
+                    .await?;
+            }
             query(SET_DISPUTE)
                 .bind(&dispute.id)
                 .bind(&dispute.status)
@@ -550,6 +572,25 @@ async fn align_dispute(
             .execute(connection)
             .await?;
     }
+    movements(client, dispute, commands)
+}
+
+/// How far a dispute has come. It never goes back.
+fn stage(status: &str) -> u8 {
+    match status {
+        "warning_needs_response" | "warning_under_review" => 0,
+        "warning_closed" => 1,
+        "won" | "lost" | "prevented" => 3,
+        _ => 2,
+    }
+}
+
+/// What a dispute has taken and given back: as much as is known, however old the reading.
+fn movements(
+    client: ClientId,
+    dispute: &DisputeFacts,
+    commands: &mut Vec<Command>,
+) -> Result<(), sqlx::Error> {
     let mut taken = None;
     for movement in &dispute.movements {
         match (movement.is_reinstated, &taken) {

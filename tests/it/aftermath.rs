@@ -40,7 +40,11 @@ impl World {
         let keys = rows(&self.database, "SELECT hash, client FROM client_keys").await;
         let found = keys.iter().find(|row| column::<Vec<u8>>(row, 0) == hash.as_bytes()).unwrap();
         let number: i64 = column(found, 1);
-        let charges = rows(&self.database, "SELECT client, payment_intent FROM top_ups ORDER BY id").await;
+        let charges = rows(
+            &self.database,
+            "SELECT client, payment_intent FROM top_ups WHERE client IS NOT NULL ORDER BY id",
+        )
+        .await;
         let charge = charges.iter().find(|row| column::<i64>(row, 0) == number).unwrap();
         (column(charge, 1), number)
     }

@@ -53,6 +53,11 @@ async fn what_could_lose_money_does_not_start() {
         ),
         (&format!("{HTTPS}{remote}"), &live, "admin_public_url: must be set"),
         (
+            &format!("{HTTPS}trusted_proxies = [\"10.0.0.0/8\", \"::/0\"]\n"),
+            &live,
+            "trusted_proxies: must not hold the whole internet with live keys",
+        ),
+        (
             &format!("{HTTPS}database_url = \"postgres://u@127.0.0.1/d\"\n"),
             &live,
             "PREPAID402_KEY_SECRET: is required with live keys and PostgreSQL",

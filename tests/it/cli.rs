@@ -361,3 +361,13 @@ async fn migrate_copies_a_file_of_an_older_schema_before_it_is_changed() {
     let verified = run(home.path(), &["verify", "--database", "old.db"]).await;
     assert_eq!(verified.code, 0, "{verified:?}");
 }
+
+#[tokio::test]
+async fn every_setting_can_be_printed() {
+    let home = tempfile::tempdir().unwrap();
+    let printed = run(home.path(), &["defaults"]).await;
+    assert_eq!((printed.code, printed.out.as_str()), (0, prepaid402::config::DEFAULT_TOML));
+    for setting in ["reconcile_every", "poll_every", "new_payers_at_once", "admin_listen"] {
+        assert!(printed.out.contains(setting), "{setting}");
+    }
+}

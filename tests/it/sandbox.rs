@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::program::{SandboxProgram, clean, finish, program, run, sandbox_args};
+use crate::support::http::Client;
+use crate::support::program::{SandboxProgram, clean, finish, program, run, sandbox_args, until};
 use crate::support::upstream::TestUpstream;
-use crate::support::{Pay, intents, recorded_charges};
+use crate::support::{Pay, intents, number, recorded_charges};
 
 fn home() -> TempDir {
     tempfile::tempdir().unwrap()
@@ -49,13 +50,25 @@ async fn it_sells_keeps_exact_books_and_keeps_them_across_a_restart() {
         assert_eq!(now.credits_remaining, 549_500 - 500 * n);
     }
 
+    // What Stripe keeps of the charge comes by a webhook, as does what is refunded at its dashboard.
+    let database = home.path().join("data/prepaid402.db").into();
+    let fees = "SELECT COUNT(*) FROM entries WHERE source LIKE 'fee:%'";
+    until("the fee is booked", async || number(&database, fees).await > 0).await;
+    let webhooks = format!("{}/_sim/webhooks", sandbox.text("stripeBase"));
+    until("Stripe has heard that it has come", async || {
+        let told = Client::new().get(&webhooks).await.json()["deliveries"].clone();
+        let told = told.as_array().unwrap();
+        !told.is_empty() && told.iter().any(|delivery| delivery["status"] == 200)
+    })
+    .await;
+
     let verified = run(home.path(), &["verify", "--data-dir", "data"]).await;
     assert_eq!(verified.code, 0, "{verified:?}");
     assert!(verified.out.contains("1 client, 1 top-up (0 of them open)"), "{}", verified.out);
     assert!(verified.out.ends_with("the books are right\n"), "{}", verified.out);
     let verified = run(home.path(), &["verify", "--data-dir", "data", "--json"]).await;
     let report: Value = serde_json::from_str(&verified.out).unwrap();
-    assert_eq!((&report["clean"], &report["entries"]), (&json!(true), &json!(503)));
+    assert_eq!((&report["clean"], &report["entries"]), (&json!(true), &json!(504)));
     let mut ours = recorded_charges(&home.path().join("data/prepaid402.db").into()).await;
     ours.sort();
     assert_eq!(ours, charges(&sandbox.books().await));

@@ -127,6 +127,7 @@ fn the_sandbox_takes_no_live_key() {
         stripe_base: "https://api.stripe.com".to_owned(),
         secret_key: LIVE_SECRET.to_owned(),
         publishable_key: LIVE_PUBLISHABLE.to_owned(),
+        webhook_secret: "whsec_0123456789abcdefghijklmnopqrstuv".to_owned(),
         upstream: None,
         demo_upstream: "http://127.0.0.1:5405".to_owned(),
         config_file: None,

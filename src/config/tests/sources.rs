@@ -176,6 +176,7 @@ fn options() -> SandboxOptions {
         stripe_base: "http://127.0.0.1:5404".to_owned(),
         secret_key: "sk_test_hidden".to_owned(),
         publishable_key: "pk_test_sandbox".to_owned(),
+        webhook_secret: "whsec_0123456789abcdefghijklmnopqrstuv".to_owned(),
         upstream: None,
         demo_upstream: "http://127.0.0.1:5405".to_owned(),
         config_file: None,
@@ -272,8 +273,12 @@ fn a_file_that_cannot_be_read_is_the_only_problem() {
 }
 
 #[test]
-fn variables_of_the_agent_and_of_kubernetes_are_no_settings() {
+fn variables_of_other_commands_and_of_kubernetes_are_no_settings() {
     for name in [
+        "PREPAID402_ADMIN_PASSWORD",
+        "PREPAID402_ADMIN_URL",
+        "PREPAID402_ADMIN_USER",
+        "PREPAID402_BENCH_POSTGRES",
         "PREPAID402_PAYMENT_METHOD",
         "PREPAID402_PORT",
         "PREPAID402_PORT_4402_TCP_ADDR",

@@ -55,7 +55,7 @@ async fn check(request: &ServiceRequest) -> Result<Operator, HttpResponse> {
     }
     match login::check(state, turn, name.clone(), given).await {
         Ok(login::Checked::Right { turn, .. }) => {
-            state.throttle.succeeded(&name, address);
+            state.throttle.succeeded(&name, address, state.clock.now());
             drop(turn);
             Ok(Operator(name))
         }

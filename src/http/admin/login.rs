@@ -106,7 +106,7 @@ pub(super) async fn log_in(
             let now = state.clock.now();
             match sessions::begin(&state.db, user, password_hash, replaced, now).await {
                 Ok(Some(token)) => {
-                    state.throttle.succeeded(&fields.name, address);
+                    state.throttle.succeeded(&fields.name, address, state.clock.now());
                     tracing::info!(user = fields.name, ?address, "logged in to the admin pages");
                     let mut answer = pages::see_other("/admin");
                     set_cookie(&mut answer, &state, Some(token.expose()));

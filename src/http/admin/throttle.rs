@@ -4,6 +4,9 @@
 //! slots with a key that changes at every start, so memory is bounded, nothing is ever evicted, and nobody can push a
 //! counter out by trying other names. Two that share a slot share its delay. Nobody is locked out for good: the longest
 //! delay is a minute, and a slot forgets after a quarter of an hour. An account is guessed at most 20 times in ten minutes.
+//!
+//! Whoever has given the right password from an address is counted apart for half a day, so that others who guess, at the same
+//! name from elsewhere or at other names, do not keep an operator out.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::{IpAddr, Ipv6Addr};
@@ -15,6 +18,8 @@ const FORGET: i64 = 15 * 60 * SECOND;
 const SLOTS: usize = 2048;
 /// Wrong passwords for one account without a delay.
 const FREE_PER_ACCOUNT: u32 = 3;
+/// How long a name and an address that belong together are remembered.
+const KNOWN: i64 = 12 * 60 * 60 * SECOND;
 /// The same for one address, from which several people may come.
 const FREE_PER_ADDRESS: u32 = 10;
 
@@ -46,10 +51,30 @@ impl Slot {
     }
 }
 
+/// A name and an address from which its password came.
+#[derive(Debug, Clone, Copy, Default)]
+struct Pair {
+    /// Both, hashed: whoever comes later to the same place of the table takes it.
+    hash: u64,
+    /// When the right password came; 0: never.
+    right_at: i64,
+    slot: Slot,
+}
+
 #[derive(Debug)]
 struct Tables {
     accounts: Vec<Slot>,
     addresses: Vec<Slot>,
+    pairs: Vec<Pair>,
+}
+
+impl Tables {
+    /// What is counted for a name and an address that are known to belong together.
+    fn known(&mut self, hash: u64, now: i64) -> Option<&mut Slot> {
+        let pair = place(&mut self.pairs, hash);
+        let is_known = pair.hash == hash && pair.right_at != 0 && now.saturating_sub(pair.right_at) < KNOWN;
+        is_known.then_some(&mut pair.slot)
+    }
 }
 
 /// Counts login attempts.
@@ -62,40 +87,46 @@ pub(super) struct LoginThrottle {
 impl LoginThrottle {
     pub(super) fn new() -> Self {
         let empty = || vec![Slot::default(); SLOTS];
+        let pairs = vec![Pair::default(); SLOTS];
         Self {
             hasher: RandomState::new(),
-            tables: Mutex::new(Tables { accounts: empty(), addresses: empty() }),
+            tables: Mutex::new(Tables { accounts: empty(), addresses: empty(), pairs }),
         }
     }
 
     /// Counts an attempt as failed until [`Self::succeeded`] says otherwise, so that parallel attempts are counted too.
     /// When it comes too early, nothing is counted and the seconds to wait are given.
     pub(super) fn attempt(&self, name: &str, address: Option<IpAddr>, now: i64) -> Result<(), i64> {
-        let (account, address) = self.slots(name, address);
+        let (account, address, pair) = self.places(name, address);
         let mut tables = self.lock();
-        let wait = slot(&mut tables.accounts, account)
-            .wait(FREE_PER_ACCOUNT, now)
-            .max(slot(&mut tables.addresses, address).wait(FREE_PER_ADDRESS, now));
-        if wait > 0 {
-            return Err(wait.saturating_add(SECOND - 1).div_euclid(SECOND));
+        if let Some(known) = tables.known(pair, now) {
+            return waited(known.wait(FREE_PER_ACCOUNT, now)).map(|()| known.count(now));
         }
-        slot(&mut tables.accounts, account).count(now);
-        slot(&mut tables.addresses, address).count(now);
+        let wait = place(&mut tables.accounts, account)
+            .wait(FREE_PER_ACCOUNT, now)
+            .max(place(&mut tables.addresses, address).wait(FREE_PER_ADDRESS, now));
+        waited(wait)?;
+        place(&mut tables.accounts, account).count(now);
+        place(&mut tables.addresses, address).count(now);
         Ok(())
     }
 
     /// Forgets the account's attempts. The address only gets this one attempt back: whoever knows one password must not
     /// guess others for free.
-    pub(super) fn succeeded(&self, name: &str, address: Option<IpAddr>) {
-        let (account, address) = self.slots(name, address);
+    pub(super) fn succeeded(&self, name: &str, address: Option<IpAddr>, now: i64) {
+        let (account, address, pair) = self.places(name, address);
         let mut tables = self.lock();
-        *slot(&mut tables.accounts, account) = Slot::default();
-        let address = slot(&mut tables.addresses, address);
-        address.attempts = address.attempts.saturating_sub(1);
+        if tables.known(pair, now).is_none() {
+            *place(&mut tables.accounts, account) = Slot::default();
+            let address = place(&mut tables.addresses, address);
+            address.attempts = address.attempts.saturating_sub(1);
+        }
+        *place(&mut tables.pairs, pair) = Pair { hash: pair, right_at: now, slot: Slot::default() };
     }
 
-    fn slots(&self, name: &str, address: Option<IpAddr>) -> (u64, u64) {
-        (self.hasher.hash_one(name), self.hasher.hash_one(address.map(network)))
+    fn places(&self, name: &str, address: Option<IpAddr>) -> (u64, u64, u64) {
+        let address = address.map(network);
+        (self.hasher.hash_one(name), self.hasher.hash_one(address), self.hasher.hash_one((name, address)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Tables> {
@@ -104,7 +135,12 @@ impl LoginThrottle {
     }
 }
 
-fn slot(table: &mut [Slot], hash: u64) -> &mut Slot {
+/// Microseconds to wait, as whole seconds.
+fn waited(wait: i64) -> Result<(), i64> {
+    if wait > 0 { Err(wait.saturating_add(SECOND - 1).div_euclid(SECOND)) } else { Ok(()) }
+}
+
+fn place<T>(table: &mut [T], hash: u64) -> &mut T {
     let index = usize::try_from(hash % (SLOTS as u64)).unwrap_or(0);
     &mut table[index]
 }
@@ -164,7 +200,7 @@ mod tests {
         assert_eq!(throttle.attempt("bob", from, SECOND), Err(2));
         // The clock is set back: the delay is no longer than it was.
         assert_eq!(throttle.attempt("bob", from, -3_600 * SECOND), Err(2));
-        throttle.succeeded("bob", from);
+        throttle.succeeded("bob", from, SECOND);
         assert_eq!(throttle.attempt("bob", from, SECOND), Ok(()));
         for _ in 0..2 {
             assert_eq!(throttle.attempt("bob", from, SECOND), Ok(()));
@@ -172,5 +208,32 @@ mod tests {
         assert!(throttle.attempt("bob", from, SECOND).is_err());
         assert_eq!(throttle.attempt("bob", from, 2 * FORGET), Ok(()));
         assert_eq!(throttle.attempt("bob", from, 2 * FORGET), Ok(()));
+    }
+
+    #[test]
+    fn others_who_guess_do_not_keep_out_whoever_had_the_right_password() {
+        let throttle = LoginThrottle::new();
+        let (home, elsewhere) = (address("192.0.2.9"), address("192.0.2.10"));
+        assert_eq!(throttle.attempt("bob", home, SECOND), Ok(()));
+        throttle.succeeded("bob", home, SECOND);
+        let mut now = SECOND;
+        for n in 0..1_000 {
+            now += SECOND / 10;
+            let _ = throttle.attempt("bob", elsewhere, now);
+            let _ = throttle.attempt(&format!("bob{n}"), home, now);
+            assert_eq!(throttle.attempt("bob", home, now), Ok(()), "{n}");
+            throttle.succeeded("bob", home, now);
+        }
+        assert!(throttle.attempt("bob", elsewhere, now).is_err());
+        assert!(throttle.attempt("carol", home, now).is_err());
+        // It is no licence to guess either, and it ends.
+        let allowed =
+            (0..600).filter(|second| throttle.attempt("bob", home, now + second * SECOND).is_ok()).count();
+        assert!((3..=20).contains(&allowed), "{allowed}");
+        let later = now + KNOWN + SECOND;
+        for _ in 0..3 {
+            assert_eq!(throttle.attempt("bob", elsewhere, later), Ok(()));
+        }
+        assert!(throttle.attempt("bob", home, later).is_err(), "one of many again");
     }
 }

@@ -148,7 +148,7 @@ pub(super) fn refund_of(name: &str, top_up: TopUpId, amount: i64, status: Refund
     }
 }
 
-fn dispute_of(name: &str, top_up: TopUpId, amount: i64, status: &str) -> DisputeFacts {
+pub(super) fn dispute_of(name: &str, top_up: TopUpId, amount: i64, status: &str) -> DisputeFacts {
     DisputeFacts {
         id: format!("du_{name}_{top_up}"),
         amount: m(amount),
@@ -309,7 +309,7 @@ async fn events_in_any_order_and_twice_leave_one_final_state() {
 // ---- who may spend ------------------------------------------------------------------------------------------------
 
 impl Books {
-    async fn align(&self, facts: ChargeFacts) -> ClientState {
+    pub(super) async fn align(&self, facts: ChargeFacts) -> ClientState {
         self.ledger.change(Change::Align(facts)).await.unwrap().1
     }
 
@@ -422,6 +422,32 @@ async fn whoever_is_frozen_for_two_reasons_is_let_go_when_both_are_over() {
     assert!(!books.align(disputes("warning_needs_response", "needs_response")).await.frozen);
     assert!(books.may_spend(client).await);
     assert_eq!(books.balances(client).await, (100, 20, 0));
+    books.assert_clean().await;
+}
+
+/// The bank may come back to an inquiry that it had closed. What was read before each step arrives late and changes nothing.
+#[tokio::test]
+async fn an_inquiry_that_was_closed_and_becomes_a_dispute_freezes_again() {
+    let books = Books::open().await;
+    let (client, top_up) = books.buyer().await;
+    let facts = |status: &str, movements: Vec<DisputeMovement>| ChargeFacts {
+        disputes: vec![DisputeFacts { movements, ..dispute_of("one", top_up, 40, status) }],
+        ..nothing_yet(top_up)
+    };
+    let taken = || vec![moved("one", top_up, 40, false)];
+    assert!(books.align(facts("warning_needs_response", vec![])).await.frozen);
+    assert!(!books.align(facts("warning_closed", vec![])).await.frozen);
+    assert!(books.align(facts("needs_response", taken())).await.frozen);
+    for late in ["warning_needs_response", "warning_under_review", "warning_closed"] {
+        assert!(books.align(facts(late, vec![])).await.frozen, "{late}");
+        assert!(!books.may_spend(client).await, "{late}");
+    }
+    let kept: String = books.ask("SELECT status FROM disputes".to_owned()).await;
+    assert_eq!(kept, "needs_response");
+    // An operator lets the client go meanwhile: the same dispute does not freeze again as it goes on.
+    books.unfreeze(client).await.unwrap();
+    assert!(!books.align(facts("under_review", taken())).await.frozen);
+    assert_eq!(books.balances(client).await, (60, 20, 0));
     books.assert_clean().await;
 }
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::db::testing::is_about_postgres;
+use crate::ledger::aftermath::ChargeFacts;
 
 /// Two nodes on one new database.
 async fn two_nodes() -> [Arc<Books>; 2] {
@@ -98,6 +99,67 @@ async fn a_client_that_was_frozen_or_freed_elsewhere_is_so_here() {
     assert!(matches!(refused, Err(ReserveError::NotReserved(NotReserved::Frozen(_)))));
     one.run(format!("UPDATE clients SET status = 'active' WHERE id = {client}")).await;
     assert!(spend(&other, client, 10).await);
+}
+
+/// While another node is freezing a client, or letting it go, this one does not decide by the freezes of before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_is_frozen_exactly_while_there_is_a_freeze_whichever_node_changes_it() {
+    if is_about_postgres() {
+        return;
+    }
+    let [one, other] = two_nodes().await;
+    let disputed = |top_up, status: &str| ChargeFacts {
+        disputes: vec![super::aftermath::dispute_of("one", top_up, 10, status)],
+        ..super::aftermath::nothing_yet(top_up)
+    };
+    // What the other node has written before it commits: a freeze of its own, or that the only other one is lifted.
+    for (theirs, theirs_status, is_frozen) in [
+        (
+            "INSERT INTO freezes (client, cause, created_at) VALUES ({client}, 'dispute:du_other', 1)",
+            "frozen",
+            true,
+        ),
+        (
+            "UPDATE freezes SET lifted_at = 2, lifted_by = 'won' WHERE client = {client} AND cause = 'operator'",
+            "frozen",
+            false,
+        ),
+    ] {
+        let (client, top_up) = one.buyer().await;
+        assert!(one.align(disputed(top_up, "needs_response")).await.frozen);
+        if !is_frozen {
+            one.ledger.change(Change::Freeze { client }).await.unwrap();
+        }
+        let mut elsewhere = one.database.connect().await;
+        elsewhere.begin().await.unwrap();
+        elsewhere.run(format!("SELECT 1 FROM clients WHERE id = {client} FOR NO KEY UPDATE")).await.unwrap();
+        elsewhere.run(theirs.replace("{client}", &client.to_string())).await.unwrap();
+        elsewhere
+            .run(format!("UPDATE clients SET status = '{theirs_status}' WHERE id = {client}"))
+            .await
+            .unwrap();
+        let here = Arc::clone(&other);
+        let won = disputed(top_up, "won");
+        let aligned = tokio::spawn(async move { here.align(won).await });
+        one.database.until_waiting(1).await;
+        elsewhere.commit().await.unwrap();
+        assert_eq!(aligned.await.unwrap().frozen, is_frozen, "{theirs}");
+        one.assert_clean().await;
+    }
+    // And by chance: both nodes align charges of one client at once.
+    for round in 0..30 {
+        let (client, first) = one.buyer().await;
+        let second = one.charged(Some(client), "usd", 50, 0).await;
+        one.ledger.record_top_up(charge_of(second), None).await.unwrap();
+        one.align(disputed(first, "needs_response")).await;
+        let second_ends = if round % 2 == 0 { "needs_response" } else { "won" };
+        if round % 2 == 1 {
+            other.align(disputed(second, "needs_response")).await;
+        }
+        tokio::join!(one.align(disputed(first, "won")), other.align(disputed(second, second_ends)));
+        one.assert_clean().await;
+        other.assert_clean().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

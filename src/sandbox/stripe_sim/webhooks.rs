@@ -91,7 +91,7 @@ pub enum WebhookError {
     Url(String),
     /// No secret, or one that is none.
     #[error(
-        "a webhook needs from one to five secrets that start with whsec_ and have at least 16 characters"
+        "a webhook needs from one to five secrets that start with whsec_ and have at least 24 characters behind it"
     )]
     Secret,
     /// Too many endpoints.
@@ -118,7 +118,7 @@ fn check_url(url: &str) -> Result<(), WebhookError> {
 fn check_secrets(secrets: &[String]) -> Result<(), WebhookError> {
     let good = |secret: &String| {
         secret.starts_with("whsec_")
-            && (16..=255).contains(&secret.len())
+            && (30..=255).contains(&secret.len())
             && secret.bytes().all(|byte| byte.is_ascii_graphic())
     };
     if secrets.is_empty() || secrets.len() > MAX_SECRETS || !secrets.iter().all(good) {
@@ -450,11 +450,16 @@ mod tests {
         let check = |secrets: &[&str]| {
             check_secrets(&secrets.iter().map(|secret| (*secret).to_owned()).collect::<Vec<_>>()).is_ok()
         };
-        assert!(check(&["whsec_0123456789"]) && check(&["whsec_0123456789", "whsec_9876543210"]));
-        for wrong in [&[][..], &[""], &["whsec_"], &["sk_test_0123456789"], &["whsec_0123456789", ""]] {
+        assert!(
+            check(&["whsec_0123456789abcdefghijklmn"])
+                && check(&["whsec_0123456789abcdefghijklmn", "whsec_9876543210abcdefghijklmn"])
+        );
+        for wrong in
+            [&[][..], &[""], &["whsec_"], &["sk_test_0123456789"], &["whsec_0123456789abcdefghijklmn", ""]]
+        {
             assert!(!check(wrong), "{wrong:?}");
         }
-        assert!(!check(&["whsec_0123456789"; 6]));
+        assert!(!check(&["whsec_0123456789abcdefghijklmn"; 6]));
     }
 
     #[test]

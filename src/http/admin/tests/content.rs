@@ -12,7 +12,7 @@ const CORPUS: [&str; 8] = [
     "' autofocus onfocus=alert(1) x='",
     "</title><script>alert(1)</script>",
     "javascript:alert(1)",
-    "{{ 7 * 7 }}",
+    "{{ 7919 * 7907 }}",
     "<svg/onload=alert(1)>",
     "&lt;script&gt;",
 ];
@@ -84,9 +84,15 @@ async fn nothing_from_others_becomes_markup() {
             format!("/admin/{}", encoded(text)),
         ] {
             let answer = door(get(&path, &cookie)).await;
-            for marker in
-                ["<script", "<img", "<svg", "onerror=alert(1)>", "' autofocus", "href=\"javascript", "49</"]
-            {
+            for marker in [
+                "<script",
+                "<img",
+                "<svg",
+                "onerror=alert(1)>",
+                "' autofocus",
+                "href=\"javascript",
+                "62615533",
+            ] {
                 assert!(!answer.body.contains(marker), "{path} has {marker}\n{}", answer.body);
             }
             // Shown as text, wherever it is shown: every `&` is one of ours.

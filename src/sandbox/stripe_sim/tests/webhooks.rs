@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-const SECRET: &str = "whsec_0123456789abcdef";
-const OTHER: &str = "whsec_fedcba9876543210";
+const SECRET: &str = "whsec_0123456789abcdefghijklmn";
+const OTHER: &str = "whsec_fedcba9876543210abcdefgh";
 
 /// An endpoint that notes what it gets, and answers as told: first these statuses, then 200.
 struct Endpoint {
@@ -164,6 +164,7 @@ async fn each_secret_signs() {
         (&*endpoint.url, json!([])),
         (&*endpoint.url, json!([""])),
         (&*endpoint.url, json!(["whsec_"])),
+        (&*endpoint.url, json!(["whsec_0123456789abcdefghijklm"])),
     ] {
         stripe.refused("/_sim/webhook_endpoints", &json!({ "url": url, "secrets": secrets })).await;
     }
