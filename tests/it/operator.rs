@@ -407,12 +407,22 @@ async fn what_stripe_refuses_to_refund_is_credit_again() {
     let world = World::new().await;
     let office = Office::new(&world).await;
     let wallet = office.wallet().await;
-    // Stripe refunds nothing of a disputed charge, not even what is left of it.
-    world.sim(&format!("/payment_intents/{}/dispute", wallet.intent), json!({ "amount": 700 })).await;
-    let refused = office.refund("k", &json!({ "topUp": wallet.top_up, "amount": "1.00" })).await;
+    // The charge is disputed after we have looked, and before Stripe has answered; then it refuses.
+    world.faults(json!([{ "on": "refunds.create", "action": "hang", "execute": false }])).await;
+    let body = json!({ "topUp": wallet.top_up, "amount": "1.00" });
+    let (refused, _) = tokio::join!(office.refund("k", &body), async {
+        let taken = "SELECT COUNT(*) FROM refunds WHERE state = 'requested'";
+        crate::support::program::until("its credit is taken", async || {
+            number(&world.database, taken).await == 1
+        })
+        .await;
+        office.dispute(&wallet).await
+    });
     assert_refused(&refused, 409, "refund_failed");
     assert_eq!(office.at_stripe().await, [0_i64; 0]);
-    assert_eq!(office.gateway.balance(&wallet.key).await, 200_000 - 70_000 + 10_000);
+    assert_eq!(office.refunds(&wallet).await[0]["state"], "failed");
+    let (paid, debt) = ("SELECT paid + bonus FROM clients", "SELECT debt FROM clients");
+    assert_eq!((number(&world.database, paid).await, number(&world.database, debt).await), (1_000_000, 0));
     office.done().await;
 }
 
