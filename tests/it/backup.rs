@@ -361,6 +361,8 @@ async fn only_charges_of_this_gateway_are_credited_again_and_what_was_refunded_o
     // Another start, another pass: nothing more, also at the neighbour's, whose books are its own.
     process.kill().await;
     world.lapse_leases().await;
+    // A pass is noted with a second's precision.
+    change(&world.database, "UPDATE installation SET compared_until = compared_until - 10", &[]).await;
     let compared = number(&world.database, COMPARED_UNTIL).await;
     let process = seat.start().await;
     until("all is compared again", async || number(&world.database, COMPARED_UNTIL).await > compared).await;
@@ -431,8 +433,14 @@ async fn aftermath(world: &World) -> Vec<String> {
             "freeze",
             "SELECT cause || ' ' || CASE WHEN lifted_at IS NULL THEN 'stands' ELSE 'lifted' END FROM freezes",
         ),
-        ("entry", "SELECT COUNT(*) || ' of ' || SUM(amount) FROM entries WHERE source NOT LIKE 'refund%'"),
-        ("entry", "SELECT COUNT(*) || ' of ' || SUM(amount) FROM entries WHERE source LIKE 'refund%'"),
+        (
+            "entry",
+            "SELECT COUNT(*) || ' of ' || COALESCE(SUM(amount), 0) FROM entries WHERE source NOT LIKE 'refund%'",
+        ),
+        (
+            "entry",
+            "SELECT COUNT(*) || ' of ' || COALESCE(SUM(amount), 0) FROM entries WHERE source LIKE 'refund%'",
+        ),
     ] {
         let found = rows(&world.database, sql).await;
         told.extend(found.iter().map(|row| format!("{what} {}", column::<String>(row, 0))));
