@@ -89,6 +89,7 @@ CREATE TABLE new_payers (
 INSERT INTO new_payers (id, paused_until) VALUES (1, 0);
 
 ALTER TABLE top_ups ADD COLUMN charge TEXT COLLATE "C";
+CREATE INDEX top_ups_without_charge ON top_ups (id) WHERE state = 'succeeded' AND charge IS NULL;
 ALTER TABLE clients ADD COLUMN card_consent_at BIGINT;
 
 INSERT INTO freezes (client, cause, created_at) SELECT id, 'operator', created_at FROM clients WHERE status = 'frozen';

@@ -98,6 +98,7 @@ INSERT INTO new_payers (id, paused_until) VALUES (1, 0);
 -- The charge of a succeeded top-up, under which Stripe names it in disputes; and since when the caller has agreed that the
 -- card may be charged again, NULL: never.
 ALTER TABLE top_ups ADD COLUMN charge TEXT;
+CREATE INDEX top_ups_without_charge ON top_ups (id) WHERE state = 'succeeded' AND charge IS NULL;
 ALTER TABLE clients ADD COLUMN card_consent_at INTEGER;
 
 -- Whoever was frozen before stays so.

@@ -129,6 +129,25 @@ impl SecretHash {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// For a text: 64 hexadecimal digits.
+    #[must_use]
+    pub fn hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// From such a text.
+    #[must_use]
+    pub fn from_hex(digits: &str) -> Option<Self> {
+        if !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let bytes = digits.as_bytes().chunks(2).map(|pair| {
+            let pair = std::str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
+            u8::from_str_radix(pair, 16).ok()
+        });
+        Self::from_slice(&bytes.collect::<Option<Vec<u8>>>()?)
+    }
 }
 
 /// A client key, the wire's `clientId`: a bearer secret of 256 bits that names a wallet.
@@ -256,6 +275,26 @@ mod tests {
         assert_eq!(&client[14..15], "7");
         assert_ne!(client[15..], key[15..]);
         assert_eq!(ClientPublicId::parse(&client).map(|id| id.to_string()), Some(client));
+    }
+
+    #[test]
+    fn a_hash_is_read_from_its_digits_and_from_nothing_else() {
+        let hash = SecretHash::of("x");
+        let digits = hash.hex();
+        assert_eq!(digits.len(), 64);
+        assert_eq!(SecretHash::from_hex(&digits), Some(hash));
+        assert_eq!(SecretHash::from_hex(&digits.to_uppercase()), Some(hash));
+        for wrong in [
+            "",
+            "00",
+            &digits[1..],
+            &format!("{digits}0"),
+            &format!("{digits}00"),
+            &"é".repeat(32),
+            &"+1".repeat(32),
+        ] {
+            assert_eq!(SecretHash::from_hex(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub struct RefundFacts {
     pub id: String,
     /// Ours, from the metadata; `None` when it was made elsewhere.
     pub ours: Option<RefundId>,
+    /// Who wanted it, and the key of the request as a row holds it, from the metadata. Only for a row that is lost.
+    pub asked: Option<(RefundOrigin, String)>,
     /// How much.
     pub amount: Micros,
     /// Where it stands.
@@ -158,7 +160,7 @@ pub struct NewRefund {
     pub reason: Option<String>,
     /// The operator's name.
     pub operator: Option<String>,
-    /// The operator's own key: the same key refunds once.
+    /// Of the request, the operator's or a warning's: the same key refunds once.
     pub request_key: Option<String>,
 }
 
@@ -212,6 +214,8 @@ const REFUND_OF_STRIPE: &str = "SELECT id, state, amount FROM refunds WHERE stri
 const REFUND_OF_OURS: &str =
     "SELECT id, state, amount FROM refunds WHERE id = $1 AND top_up = $2 AND stripe_refund IS NULL";
 const REFUND_OF_REQUEST: &str = "SELECT id, top_up, amount FROM refunds WHERE request_key = $1 OR id = $2";
+const KNOWS_REFUND: &str = "SELECT EXISTS (SELECT 1 FROM refunds WHERE id = $1)";
+const KNOWS_REQUEST: &str = "SELECT EXISTS (SELECT 1 FROM refunds WHERE request_key = $1)";
 const REFUND: &str = "SELECT top_up FROM refunds WHERE id = $1";
 const NEW_REFUND: &str = "\
 INSERT INTO refunds (id, top_up, client, amount, bonus, origin, state, stripe_refund, request_key, reason, operator,
@@ -422,7 +426,8 @@ async fn align_refund(
             row.try_get::<String, _>(0)?
         }
         None => {
-            let (id, refunded) = (RefundId::new().to_string(), charge.refunded(connection).await?);
+            let Identity { id, origin, request_key } = identity(connection, refund).await?;
+            let refunded = charge.refunded(connection).await?;
             let bonus = charge.forfeits(refunded, refund.amount);
             query(NEW_REFUND)
                 .bind(&id)
@@ -430,10 +435,10 @@ async fn align_refund(
                 .bind(charge.client)
                 .bind(refund.amount.get())
                 .bind(bonus.get())
-                .bind("stripe")
+                .bind(origin)
                 .bind("pending")
                 .bind(&refund.id)
-                .bind(None::<String>)
+                .bind(request_key)
                 .bind(None::<String>)
                 .bind(None::<String>)
                 .bind(at)
@@ -475,6 +480,30 @@ async fn align_refund(
         RefundStatus::Failed => {}
     }
     Ok(Ok(()))
+}
+
+/// Of the row of a refund that is not known here.
+struct Identity {
+    id: String,
+    origin: &'static str,
+    request_key: Option<String>,
+}
+
+/// A refund that was made elsewhere gets an id. One of ours, whose row an older copy of the database has lost, is what it was, so
+/// that the key of its request still refunds once; unless another row has its id or its key by now.
+async fn identity(connection: &mut Connection, refund: &RefundFacts) -> Result<Identity, sqlx::Error> {
+    let elsewhere = || Identity { id: RefundId::new().to_string(), origin: "stripe", request_key: None };
+    let Some(id) = refund.ours.map(|ours| ours.to_string()) else {
+        return Ok(elsewhere());
+    };
+    if query_scalar(KNOWS_REFUND).bind(&id).fetch_one(&mut *connection).await? {
+        return Ok(elsewhere());
+    }
+    let Some((origin, key)) = &refund.asked else {
+        return Ok(Identity { id, ..elsewhere() });
+    };
+    let is_taken: bool = query_scalar(KNOWS_REQUEST).bind(key).fetch_one(connection).await?;
+    Ok(Identity { id, origin: origin.word(), request_key: (!is_taken).then(|| key.clone()) })
 }
 
 /// The whole of a refund comes back.

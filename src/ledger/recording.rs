@@ -27,6 +27,7 @@ const TOP_UP: Sql = Sql::each(
     "SELECT client, key, key_hash, currency, amount, bonus, payment_intent, key_secret FROM top_ups WHERE id = $1",
     "SELECT client, key, key_hash, currency, amount, bonus, payment_intent, key_secret FROM top_ups WHERE id = $1 FOR UPDATE",
 );
+const CLIENT_OF_FIRST_KEY: &str = "SELECT id FROM clients WHERE public_id = $1";
 const NEW_CLIENT: &str = "\
 INSERT INTO clients (public_id, currency, paid, bonus, debt, sequence, status, stripe_customer, created_at)
 VALUES ($1, $2, 0, 0, 0, 0, 'active', $3, $4) RETURNING id";
@@ -62,10 +63,14 @@ pub(super) async fn prepare(
         return Err(sqlx::Error::Decode("a top-up was charged by another PaymentIntent".into()));
     }
     let key: String = row.try_get(1)?;
-    let client = match row.try_get::<Option<ClientId>, _>(0)? {
+    let first_key = KeyId::parse(&key).ok_or_else(malformed)?;
+    let known = match row.try_get::<Option<ClientId>, _>(0)? {
+        Some(client) => Some(client),
+        None => client_of_first_key(connection, first_key).await?,
+    };
+    let client = match known {
         Some(client) => client,
         None => {
-            let first_key = KeyId::parse(&key).ok_or_else(malformed)?;
             let client = new_client(connection, first_key, currency, charge, at).await?;
             query(NEW_KEY)
                 .bind(&key)
@@ -101,6 +106,18 @@ pub(super) async fn prepare(
 #[must_use]
 pub fn top_up_source(id: TopUpId) -> String {
     format!("topup:{id}")
+}
+
+/// The client that another top-up under the same first key has made since this one's row was: after a loss of rows there may be
+/// several such (`top_up::adopt`). Its key and binding are there already. Two nodes that both find nobody are told apart by the
+/// unique public id: one fails, is tried again as a whole, and finds it. The client's row is locked with all others later, in
+/// the order of their ids.
+async fn client_of_first_key(
+    connection: &mut Connection,
+    first_key: KeyId,
+) -> Result<Option<ClientId>, sqlx::Error> {
+    let public_id = ClientPublicId::of_first_key(first_key).to_string();
+    query_scalar(CLIENT_OF_FIRST_KEY).bind(public_id).fetch_optional(connection).await
 }
 
 async fn new_client(

@@ -68,6 +68,32 @@ async fn recording_a_top_up_many_times_credits_once() {
 }
 
 #[tokio::test]
+async fn two_charges_of_a_new_client_make_one_client_with_the_key_and_card_of_the_first() {
+    let books = Books::open().await;
+    for at_once in [false, true] {
+        let [one, other] = books.two_of_a_new_client(1000, 200).await;
+        let record = |top_up| books.ledger.record_top_up(charge_of(top_up), None);
+        let recorded = match at_once {
+            true => tokio::join!(record(one), record(other)),
+            false => (record(one).await, record(other).await),
+        };
+        let (first, second) = (recorded.0.unwrap().0, recorded.1.unwrap().0);
+        assert_eq!(first.client, second.client);
+        assert!(!first.repeated && !second.repeated);
+        assert_eq!(books.balances(first.client).await, (1200, 0, 0));
+        for table in ["client_keys", "payment_method_bindings"] {
+            let sql = format!("SELECT COUNT(*) FROM {table} WHERE client = {}", first.client);
+            assert_eq!(books.ask::<i64>(sql).await, 1, "{table}");
+        }
+        // Once more: both are there.
+        assert!(record(one).await.unwrap().0.repeated && record(other).await.unwrap().0.repeated);
+    }
+    assert_eq!(books.ask::<i64>("SELECT COUNT(*) FROM clients").await, 2);
+    assert_eq!(books.replays(), 0);
+    books.assert_clean().await;
+}
+
+#[tokio::test]
 async fn another_payment_intent_for_the_same_top_up_credits_nothing() {
     let books = Books::open().await;
     for recorded_before in [false, true] {

@@ -5,9 +5,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 use super::refunds::Refunds;
+use crate::db::DbError;
 use crate::domain::{Currency, Micros, RefundId, TopUpId};
 use crate::ledger::aftermath::{
-    Change, ChargeFacts, DisputeFacts, DisputeMovement, Movement, RefundFacts, RefundStatus, WarningFacts,
+    Change, ChargeFacts, DisputeFacts, DisputeMovement, Movement, RefundFacts, RefundOrigin, RefundStatus,
+    WarningFacts,
 };
 use crate::ledger::{Ledger, LedgerError, Refusal};
 use crate::money_work::MoneyWork;
@@ -17,6 +19,9 @@ use crate::top_up::store::State;
 
 /// What one look at a charge may take.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Top-ups looked at in one pass of [`Charges::align_forgotten`].
+pub const MAX_A_PASS: i64 = 50;
 
 /// Aligns our books with Stripe's, charge by charge. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -82,6 +87,23 @@ impl Charges {
             let work = tasks.spawn(async move { charges.align_now(&intent).await });
             work.await.unwrap_or_else(|error| Aligned::NotYet(error.to_string()))
         })
+    }
+
+    /// Aligns succeeded top-ups of which nothing but the credit is booked yet, because this process or another one ended before
+    /// it came to that: [`MAX_A_PASS`] of them, those after a certain one. Usually there are none, or some whose event is still
+    /// on its way. Answers after which one to go on; `None`: these were the last.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn align_forgotten(&self, after: Option<TopUpId>) -> Result<Option<TopUpId>, DbError> {
+        let forgotten = self.0.top_ups.without_charge(after, MAX_A_PASS).await?;
+        for (_, intent) in &forgotten {
+            if let Aligned::NotYet(why) = self.align(intent).await {
+                tracing::warn!(payment_intent = intent, why, "what has become of a charge is not booked yet");
+            }
+        }
+        let is_full = i64::try_from(forgotten.len()) == Ok(MAX_A_PASS);
+        Ok(forgotten.last().filter(|_| is_full).map(|(id, _)| *id))
     }
 
     /// The same, for any object that is about a charge: the charge, a refund, a dispute, an early fraud warning.
@@ -206,7 +228,12 @@ fn refund_facts(refund: &StripeRefund, currency: Currency) -> Option<RefundFacts
         // What is not known to have ended is on its way.
         _ => RefundStatus::Pending,
     };
+    let origin = match refund.reason.as_deref() {
+        Some("fraudulent") => RefundOrigin::FraudWarning,
+        _ => RefundOrigin::Operator,
+    };
     Some(RefundFacts {
+        asked: refund.request_key().map(|key| (origin, key.hex())),
         id: refund.id.clone(),
         ours: refund.ours().and_then(RefundId::parse),
         amount: currency.minor_to_micros(refund.amount)?,

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::charges::{Aligned, Charges, WeakCharges};
 use crate::db::{Db, DbError, On, Row, now_micros, query, query_scalar};
-use crate::domain::{Currency, Micros, RefundId, TopUpId};
+use crate::domain::{Currency, Micros, RefundId, SecretHash, TopUpId};
 use crate::ledger::aftermath::{Change, NewRefund, RefundOrigin};
 use crate::ledger::{Ledger, LedgerError, Refusal};
 use crate::money_work::MoneyWork;
@@ -71,6 +71,9 @@ pub struct Refund {
     pub failure: Option<String>,
     /// Unix microseconds.
     pub created_at: i64,
+    /// See [`stored_key`].
+    #[serde(skip)]
+    request_key: Option<String>,
 }
 
 /// A refund that an operator asks for.
@@ -109,14 +112,15 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT r.id, r.top_up, r.amount, c.currency, r.bonus, r.origin, r.state, r.stripe_refund, r.reason, ",
-            "r.operator, r.failure, r.created_at FROM refunds AS r JOIN clients AS c ON c.id = r.client ",
+            "r.operator, r.failure, r.created_at, r.request_key FROM refunds AS r JOIN clients AS c ON c.id = r.client ",
             $rest
         )
     };
 }
 
 const BY_ID: &str = select!("WHERE r.id = $1");
-const BY_KEY: &str = select!("WHERE r.request_key = $1");
+/// The key itself is what earlier versions stored.
+const BY_KEY: &str = select!("WHERE r.request_key IN ($1, $2)");
 const OF_TOP_UP: &str = select!("WHERE r.top_up = $1 ORDER BY r.created_at, r.id");
 const OPEN: &str = select!(
     "WHERE (r.state = 'requested' AND r.updated_at < $1) OR (r.state = 'pending' AND r.updated_at < $2) \
@@ -143,6 +147,7 @@ fn refund(row: &Row) -> Result<Refund, sqlx::Error> {
         operator: row.try_get(9)?,
         failure: row.try_get(10)?,
         created_at: row.try_get(11)?,
+        request_key: row.try_get(12)?,
     })
 }
 
@@ -152,6 +157,11 @@ fn refund(row: &Row) -> Result<Refund, sqlx::Error> {
 /// When the database cannot be read.
 pub(super) async fn of_top_up(on: impl Into<On<'_>>, id: TopUpId) -> Result<Vec<Refund>, sqlx::Error> {
     query(OF_TOP_UP).bind(id.to_string()).fetch_all(on).await?.iter().map(refund).collect()
+}
+
+/// The key of a request as its row holds it, and the refund's metadata at Stripe: its hash, because a key may say anything.
+fn stored_key(key: &str) -> String {
+    SecretHash::of(key).hex()
 }
 
 impl Refunds {
@@ -188,7 +198,15 @@ impl Refunds {
             return Err(RefundError::NotPayable);
         }
         // A repeated request must not be refused for what its first one has taken.
-        let known = self.by_key(&request.request_key).await?;
+        let mut known = self.by_key(&request.request_key).await?;
+        if known.is_none() {
+            // Its first one may have been lost when an older copy of the database was put back. Stripe has it.
+            if let Aligned::NotYet(why) = self.align(&request.top_up.to_string()).await? {
+                let why = format!("what has been refunded already is not known: {why}");
+                return Err(LedgerError::Unavailable(why).into());
+            }
+            known = self.by_key(&request.request_key).await?;
+        }
         if known.is_none() {
             let new = NewRefund {
                 id: RefundId::new(),
@@ -197,7 +215,7 @@ impl Refunds {
                 origin: RefundOrigin::Operator,
                 reason: request.reason,
                 operator: Some(request.operator),
-                request_key: Some(request.request_key.clone()),
+                request_key: Some(stored_key(&request.request_key)),
             };
             let taken = self.0.ledger.request_refund(new).await;
             // Refused may mean that the same request has just taken it.
@@ -236,7 +254,7 @@ impl Refunds {
             origin: RefundOrigin::FraudWarning,
             reason: Some(format!("early fraud warning {warning}")),
             operator: None,
-            request_key: Some(key.clone()),
+            request_key: Some(stored_key(&key)),
         };
         self.0.ledger.request_refund(new).await?;
         if let Some(made) = self.by_key(&key).await.map_err(unavailable)? {
@@ -257,7 +275,7 @@ impl Refunds {
     }
 
     async fn by_key(&self, key: &str) -> Result<Option<Refund>, DbError> {
-        let row = query(BY_KEY).bind(key).fetch_optional(self.0.db.reader()).await?;
+        let row = query(BY_KEY).bind(stored_key(key)).bind(key).fetch_optional(self.0.db.reader()).await?;
         Ok(row.as_ref().map(refund).transpose()?)
     }
 
@@ -319,13 +337,19 @@ impl Refunds {
         Ok(found.flatten())
     }
 
+    /// Books what Stripe has made of a charge.
+    async fn align(&self, top_up: &str) -> Result<Aligned, DbError> {
+        let charges = self.0.charges.get().and_then(WeakCharges::upgrade);
+        Ok(match (self.intent(top_up).await?, charges) {
+            (Some(intent), Some(charges)) => charges.align(&intent).await,
+            (None, _) => Aligned::Nothing("there is no PaymentIntent"),
+            (_, None) => Aligned::NotYet("the gateway is stopping".to_owned()),
+        })
+    }
+
     /// What Stripe has made of the charge. `false`: it could not be read.
     async fn read_back(&self, row: &Refund) -> bool {
-        let charges = self.0.charges.get().and_then(WeakCharges::upgrade);
-        match (self.intent(&row.top_up).await, charges) {
-            (Ok(Some(intent)), Some(charges)) => charges.align(&intent).await == Aligned::Done,
-            _ => false,
-        }
+        matches!(self.align(&row.top_up).await, Ok(Aligned::Done))
     }
 
     /// Asks Stripe for a refund whose credit has been taken, always under the same key.
@@ -348,6 +372,8 @@ impl Refunds {
                 amount_minor,
                 refund_id: &row.id,
                 top_up_id: &row.top_up,
+                // Not for one that was begun before keys were hashed: under Stripe's key nothing may change.
+                request_key: row.request_key.as_deref().and_then(SecretHash::from_hex),
                 is_fraudulent: row.origin == "fraud_warning",
             };
             match self.0.stripe.create_refund(new, crate::top_up::after(DEADLINE)).await {

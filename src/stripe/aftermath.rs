@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use super::calls::{Endpoint, Stripe, TOP_UP_METADATA_KEY, checked_intent_id, unreadable};
 use super::facts::is_stripe_id;
 use super::failure::{StripeFailure, UnknownReason};
+use super::recovery::REQUEST_KEY;
+use crate::domain::SecretHash;
 
 /// The metadata key under which a refund names ours.
 pub const REFUND_METADATA_KEY: &str = "prepaid402_refund";
@@ -94,6 +96,8 @@ pub struct StripeRefund {
     pub status: Option<String>,
     /// Why it failed.
     pub failure_reason: Option<String>,
+    /// `fraudulent` is what we say of those that answer an early fraud warning; Stripe's word, or somebody else's, otherwise.
+    pub reason: Option<String>,
     /// Set by us, and by others.
     pub metadata: Option<HashMap<String, String>>,
     /// Unix seconds.
@@ -107,10 +111,17 @@ impl StripeRefund {
         self.metadata.as_ref()?.get(REFUND_METADATA_KEY).map(String::as_str)
     }
 
+<<<<<<< HEAD
     /// Whether its money came back, or never left.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         matches!(self.status.as_deref(), Some("failed" | "canceled"))
+=======
+    /// The hash of the key under which it was asked for, from the metadata, if that is one.
+    #[must_use]
+    pub fn request_key(&self) -> Option<SecretHash> {
+        SecretHash::from_hex(self.metadata.as_ref()?.get(REQUEST_KEY)?)
+>>>>>>> adopt
     }
 }
 
@@ -248,6 +259,9 @@ pub struct NewStripeRefund<'a> {
     pub refund_id: &'a str,
     /// The top-up, in the metadata.
     pub top_up_id: &'a str,
+    /// The hash of the key under which it was asked for, in the metadata: an older copy of the database that is put back must
+    /// still refund once under that key.
+    pub request_key: Option<SecretHash>,
     /// The card's holder has said, or a warning has, that it was not them.
     pub is_fraudulent: bool,
 }
@@ -335,6 +349,10 @@ impl Stripe {
             (refund.as_str(), new.refund_id),
             (top_up.as_str(), new.top_up_id),
         ];
+        let request_key = new.request_key.map(|hash| (format!("metadata[{REQUEST_KEY}]"), hash.hex()));
+        if let Some((name, digits)) = &request_key {
+            body.push((name, digits));
+        }
         if new.is_fraudulent {
             body.push(("reason", "fraudulent"));
         }

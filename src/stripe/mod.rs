@@ -33,7 +33,7 @@ pub use client::StripeSetupError;
 pub use events::EventsPage;
 pub use facts::{PaymentIntentFacts, PaymentIntentStatus, PaymentMethodFacts};
 pub use failure::{Decline, DeclineKind, Refusal, RefusalKind, StripeFailure, UnknownReason};
-pub use recovery::{RecoverablePayment, Recovery};
+pub use recovery::{RecoverablePayment, RecoverablePayments, Recovery};
 pub use redact::{redact_json, without_secrets};
 
 #[cfg(test)]

@@ -6,10 +6,12 @@ use std::collections::HashMap;
 
 use stripe_core::payment_intent::ListPaymentIntent;
 use stripe_shared::PaymentIntent;
-use stripe_types::{Expandable, RangeBoundsTs, RangeQueryTs};
+use stripe_types::{RangeBoundsTs, RangeQueryTs};
 use tokio::time::Instant;
 
-use super::calls::{CLIENT_METADATA_KEY, Endpoint, MAX_PAGES, PAGE_SIZE, Stripe, unreadable};
+use super::calls::{
+    CLIENT_METADATA_KEY, Endpoint, MAX_PAGES, PAGE_SIZE, Stripe, TOP_UP_METADATA_KEY, unreadable,
+};
 use super::client::ResponseMeta;
 use super::facts::{PaymentIntentFacts, payment_intent_facts};
 use super::failure::{StripeFailure, UnknownReason};
@@ -19,7 +21,8 @@ pub(super) const INSTALLATION: &str = "prepaid402_installation";
 const KEY: &str = "prepaid402_key";
 const KEY_SECRET: &str = "prepaid402_key_secret";
 const BONUS: &str = "prepaid402_bonus_micros";
-const REQUEST_KEY: &str = "prepaid402_request_key";
+/// Also in a refund's metadata: the hash of the operator's key.
+pub(super) const REQUEST_KEY: &str = "prepaid402_request_key";
 
 /// What is not in a PaymentIntent otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,7 +47,7 @@ impl Recovery {
         set(KEY_SECRET, self.key_secret.to_string());
         set(BONUS, self.bonus.get().to_string());
         if let Some(hash) = &self.request_key {
-            set(REQUEST_KEY, hex(hash.as_bytes()));
+            set(REQUEST_KEY, hash.hex());
         }
     }
 
@@ -52,7 +55,7 @@ impl Recovery {
     fn read(metadata: &HashMap<String, String>) -> Option<Self> {
         let text = |name: &str| metadata.get(name).map(String::as_str);
         let request_key = match text(REQUEST_KEY) {
-            Some(digits) => Some(SecretHash::from_slice(&from_hex(digits)?)?),
+            Some(digits) => Some(SecretHash::from_hex(digits)?),
             None => None,
         };
         Some(Self {
@@ -74,8 +77,15 @@ pub struct RecoverablePayment {
     pub client: ClientPublicId,
     /// The rest of the metadata.
     pub recovery: Recovery,
-    /// Something of it has been given back, or its owner's bank has taken it back.
-    pub is_disturbed: bool,
+}
+
+/// What a list of PaymentIntents holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecoverablePayments {
+    /// Those of the gateway that was asked for.
+    pub ours: Vec<RecoverablePayment>,
+    /// How many are for top-ups of others: another gateway's, or of a version that did not say whose they are.
+    pub foreign: usize,
 }
 
 impl Stripe {
@@ -90,19 +100,21 @@ impl Stripe {
         from_unix: i64,
         to_unix: i64,
         deadline: Instant,
-    ) -> Result<Vec<RecoverablePayment>, StripeFailure> {
+    ) -> Result<RecoverablePayments, StripeFailure> {
         let created = RangeBoundsTs { gte: Some(from_unix), lte: Some(to_unix), ..RangeBoundsTs::default() };
-        let first = ListPaymentIntent::new()
-            .created(RangeQueryTs::Bounds(created))
-            .expand(["data.latest_charge".to_owned()])
-            .limit(PAGE_SIZE);
+        let first = ListPaymentIntent::new().created(RangeQueryTs::Bounds(created)).limit(PAGE_SIZE);
         let mut request = first.clone();
-        let mut found = Vec::new();
+        let mut found = RecoverablePayments::default();
         for _ in 0..MAX_PAGES {
             let (page, meta) = self.call(Endpoint::ListPaymentIntents, None, &request, deadline).await?;
             let last = page.data.last().map(|intent| intent.id.as_str().to_owned());
             for intent in page.data {
-                found.extend(recoverable(intent, installation, &meta)?);
+                let is_for_a_top_up = intent.metadata.contains_key(TOP_UP_METADATA_KEY);
+                match recoverable(intent, installation, &meta)? {
+                    Some(payment) => found.ours.push(payment),
+                    None if is_for_a_top_up => found.foreign = found.foreign.saturating_add(1),
+                    None => {}
+                }
             }
             if !page.has_more {
                 return Ok(found);
@@ -124,25 +136,8 @@ fn recoverable(
     let (Some(client), Some(recovery)) = (client, recovery) else {
         return Ok(None);
     };
-    let is_disturbed = match &intent.latest_charge {
-        None => false,
-        Some(Expandable::Object(charge)) => charge.amount_refunded > 0 || charge.refunded || charge.disputed,
-        // Not what was asked for, and whether money went back is not known.
-        Some(Expandable::Id(_)) => return Err(unreadable(meta)),
-    };
     let facts = payment_intent_facts(intent, meta).ok_or_else(|| unreadable(meta))?;
-    Ok(Some(RecoverablePayment { facts, client, recovery, is_disturbed }))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(digits: &str) -> Option<Vec<u8>> {
-    if !digits.bytes().all(|b| b.is_ascii_hexdigit()) || !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    (0..digits.len()).step_by(2).map(|at| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok()).collect()
+    Ok(Some(RecoverablePayment { facts, client, recovery }))
 }
 
 #[cfg(test)]

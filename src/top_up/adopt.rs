@@ -1,13 +1,15 @@
 //! Charges whose rows are lost: Stripe has made them, and an older copy of the database, put back from a backup, knows nothing
-//! of them. They are found by their metadata and credited again, by the one path on which an outcome is recorded.
+//! of them. They are found by their metadata and credited again, by the one path on which an outcome is recorded; and right after
+//! it, what has been given back of them since, or disputed, is taken again.
 //!
 //! A row is older than its charge, so a charge of ours without a row has no other explanation. What has a row is left alone, and
 //! so is what another gateway on the same Stripe account has charged.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use super::store::{self, AdoptedTopUp};
-use super::{Landed, TopUps, after, installation};
+use super::{TopUps, after, installation};
 use crate::db::{DbError, now_micros};
 use crate::domain::{ClientPublicId, TopUpId};
 use crate::stripe::{PaymentIntentStatus, RecoverablePayment, StripeFailure, UnknownReason};
@@ -22,17 +24,19 @@ const SPAN: i64 = 24 * 3_600;
 const PATIENCE: i64 = 7 * 24 * 3_600;
 /// To read one list.
 const LIST_DEADLINE: Duration = Duration::from_secs(60);
-/// To credit one charge.
-const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Settles the top-up of a PaymentIntent and books what has become of its charge since. `false`: not all of it yet.
+pub type Align<'a> = &'a (dyn Fn(&str) -> Pin<Box<dyn Future<Output = bool> + Send>> + Send + Sync);
 
 /// What a pass has found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Adoption {
     /// Charges of this gateway that succeeded, or are still being worked on.
     pub seen: usize,
-    /// PaymentIntents of those that had no row and have one now. They are credited, or the reconciler will credit them; what has
-    /// become of them since is not booked yet.
-    pub adopted: Vec<String>,
+    /// Those that had no row and have one now. They are credited, or the reconciler will credit them.
+    pub adopted: usize,
+    /// PaymentIntents of those for which not everything is booked yet.
+    pub unaligned: Vec<String>,
     /// Those that have no row yet, because another attempt of the same payer is open: the next pass takes them.
     pub waiting: usize,
     /// Those without a row that a person must look at; why, the log says.
@@ -61,11 +65,11 @@ enum Found {
 
 impl TopUps {
     /// Credits every charge of this gateway that has no row. Without `since` (Unix seconds, by Stripe's clock): those made since
-    /// the last pass that was complete, and in the hour before it. Idempotent.
+    /// the last pass that was complete, and in the hour before it. Each is aligned at once. Idempotent.
     ///
     /// # Errors
     /// [`AdoptError`]; what was credited by then stays.
-    pub async fn adopt(&self, since: Option<i64>) -> Result<Adoption, AdoptError> {
+    pub async fn adopt(&self, since: Option<i64>, align: Align<'_>) -> Result<Adoption, AdoptError> {
         let usual = installation::compared_until(&self.0.db).await?.saturating_sub(OVERLAP);
         let began = now_micros().div_euclid(1_000_000);
         let from = since.unwrap_or(usual);
@@ -81,7 +85,11 @@ impl TopUps {
             let counter = match self.adopt_one(payment).await? {
                 Found::HasRow => continue,
                 Found::Adopted => {
-                    adoption.adopted.push(payment.facts.id.clone());
+                    adoption.adopted = adoption.adopted.saturating_add(1);
+                    // Before anything else: what was given back since must not be spent.
+                    if !align(&payment.facts.id).await {
+                        adoption.unaligned.push(payment.facts.id.clone());
+                    }
                     continue;
                 }
                 Found::Waiting => &mut adoption.waiting,
@@ -100,7 +108,7 @@ impl TopUps {
 
     /// The charges of this gateway that were made from one second to another.
     async fn list(&self, from: i64, to: i64) -> Result<Vec<RecoverablePayment>, AdoptError> {
-        let mut found = Vec::new();
+        let (mut found, mut foreign) = (Vec::new(), 0usize);
         let mut spans = Vec::new();
         let mut start = from;
         while start <= to {
@@ -111,12 +119,15 @@ impl TopUps {
         while let Some((start, end)) = spans.pop() {
             let stripe = &self.0.stripe;
             match stripe.list_recoverable(self.0.installation, start, end, after(LIST_DEADLINE)).await {
-                Ok(listed) => found.extend(listed.into_iter().filter(|payment| {
-                    matches!(
-                        payment.facts.status,
-                        PaymentIntentStatus::Succeeded | PaymentIntentStatus::Processing
-                    )
-                })),
+                Ok(listed) => {
+                    foreign = foreign.saturating_add(listed.foreign);
+                    found.extend(listed.ours.into_iter().filter(|payment| {
+                        matches!(
+                            payment.facts.status,
+                            PaymentIntentStatus::Succeeded | PaymentIntentStatus::Processing
+                        )
+                    }));
+                }
                 Err(StripeFailure::Unknown { reason: UnknownReason::TooMany, .. }) if start < end => {
                     let middle = start.midpoint(end);
                     spans.push((start, middle));
@@ -125,6 +136,11 @@ impl TopUps {
                 Err(failure) => return Err(AdoptError::Stripe(failure)),
             }
         }
+        tracing::debug!(
+            payments.ours = found.len(),
+            payments.foreign = foreign,
+            "Stripe's payments are listed"
+        );
         Ok(found)
     }
 
@@ -139,6 +155,10 @@ impl TopUps {
             Ok(lost) => lost,
             Err(why) => return Ok(left_out(payment, why)),
         };
+        // The first charge of a new client makes the client, and its card alone leads back to it.
+        if lost.client.is_none() && store::is_awaited(&self.0.db, lost.key).await? {
+            return Ok(Found::Waiting);
+        }
         if !self.insert_lost(id, lost).await? {
             // Made by another node in this moment, or the payer has an open attempt, which must end first.
             let known = store::is_known(&self.0.db, id, payment.facts.id.clone()).await?;
@@ -149,14 +169,6 @@ impl TopUps {
             currency = payment.facts.currency,
             "a charge that this database knew nothing of is credited again: the database is older than the charge"
         );
-        if let Some(row) = store::by_id(&self.0.db, id).await? {
-            let top_ups = self.clone();
-            let settling =
-                self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, after(DEADLINE), false).await });
-            if !matches!(settling.await, Ok(Landed::Credited | Landed::Nothing)) {
-                tracing::warn!(top_up.id = %id, "it is not credited yet; the reconciler will");
-            }
-        }
         Ok(Found::Adopted)
     }
 
@@ -167,9 +179,6 @@ impl TopUps {
         payment: &RecoverablePayment,
     ) -> Result<Result<AdoptedTopUp, &'static str>, DbError> {
         let (facts, recovery) = (&payment.facts, &payment.recovery);
-        if payment.is_disturbed {
-            return Ok(Err("some of it has been refunded, or it is disputed, since"));
-        }
         if facts.livemode != self.0.is_live {
             return Ok(Err("it is of the other mode, live or test, than the keys"));
         }

@@ -13,19 +13,37 @@ pub async fn id(db: &Db) -> Result<InstallationId, DbError> {
     if let Some(known) = known(db.reader()).await? {
         return Ok(known);
     }
-    let id: String = db
+    let (id, newest): (String, Option<i64>) = db
         .write(|connection| {
             Box::pin(async move {
                 // Nothing at Stripe carries an id that is only being made. Another node may be making one as well.
-                query("INSERT INTO installation (one, id, compared_until) VALUES (1, $1, $2) ON CONFLICT (one) DO NOTHING")
+                let made = query("INSERT INTO installation (one, id, compared_until) VALUES (1, $1, $2) ON CONFLICT (one) DO NOTHING")
                     .bind(InstallationId::new().to_string())
                     .bind(now_micros().div_euclid(1_000_000))
                     .execute(&mut *connection)
                     .await?;
-                query_scalar("SELECT id FROM installation").fetch_one(connection).await
+                let id = query_scalar("SELECT id FROM installation").fetch_one(&mut *connection).await?;
+                let newest = match made {
+                    0 => None,
+                    // Ids ascend in time.
+                    _ => query_scalar("SELECT created_at FROM top_ups ORDER BY id DESC LIMIT 1").fetch_optional(connection).await?,
+                };
+                Ok((id, newest))
             })
         })
         .await?;
+    if let Some(newest) = newest {
+        let since = chrono::DateTime::from_timestamp_micros(newest)
+            .map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
+        let since = since.unwrap_or_default();
+        tracing::error!(
+            since,
+            "this database has top-ups and has only now been given the id by which its charges are known at Stripe. If it is a \
+             backup that was put back, charges made since it was taken carry another id: they are not credited again, and \
+             `prepaid402 reconcile` takes them for another gateway's. Look at the payments of that time in Stripe's dashboard. In \
+             any case make a backup now, because older ones have the same gap"
+        );
+    }
     Ok(parsed(&id)?)
 }
 

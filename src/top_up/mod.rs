@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use self::adopt::{AdoptError, Adoption};
+pub use self::adopt::{AdoptError, Adoption, Align};
 use self::flights::Flights;
 pub use self::intent::{IntentSettled, IntentUnknown};
 use self::store::TopUpRow;
@@ -332,6 +332,19 @@ impl TopUps {
     /// When the database cannot be read.
     pub async fn find_by_request_key(&self, key: SecretHash) -> Result<Option<TopUpRow>, DbError> {
         store::by_request_key(&self.0.db, key).await
+    }
+
+    /// Succeeded attempts whose charge nobody has read yet, with their PaymentIntents: so many of them, in the order of their ids,
+    /// those after a certain one.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) async fn without_charge(
+        &self,
+        after: Option<TopUpId>,
+        limit: i64,
+    ) -> Result<Vec<(TopUpId, String)>, DbError> {
+        store::without_charge(&self.0.db, after, limit).await
     }
 
     /// When the oldest attempt was made, in Unix microseconds.

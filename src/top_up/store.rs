@@ -168,6 +168,12 @@ INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, a
                      stripe_customer, payment_intent, created_at, updated_at)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'confirming', $10, $11, $12, $13, $14)";
 const IS_KNOWN: &str = "SELECT EXISTS (SELECT 1 FROM top_ups WHERE id = $1 OR payment_intent = $2)";
+/// Of a client that does not exist yet.
+const IS_AWAITED: &str = "\
+SELECT EXISTS (SELECT 1 FROM top_ups WHERE key = $1 AND client IS NULL AND state IN ('created', 'confirming', 'pending'))";
+const WITHOUT_CHARGE: &str = "\
+SELECT id, payment_intent FROM top_ups
+WHERE state = 'succeeded' AND charge IS NULL AND payment_intent IS NOT NULL AND id > $1 ORDER BY id LIMIT $2";
 const IS_BOUND: &str = "\
 SELECT EXISTS (SELECT 1 FROM payment_method_bindings AS b JOIN client_keys AS k ON k.id = b.key
                WHERE b.hash = $1 AND b.revoked_at IS NULL AND k.revoked_at IS NULL)";
@@ -351,6 +357,27 @@ pub(super) async fn insert_adopted(db: &Db, lost: AdoptedTopUp) -> Result<(), Db
 /// Whether there is a row for a charge, by its top-up or by its PaymentIntent.
 pub(super) async fn is_known(db: &Db, id: TopUpId, payment_intent: String) -> Result<bool, DbError> {
     Ok(query_scalar(IS_KNOWN).bind(id.to_string()).bind(payment_intent).fetch_one(db.reader()).await?)
+}
+
+/// Whether the attempt that will make a key's client is open.
+pub(super) async fn is_awaited(db: &Db, key: KeyId) -> Result<bool, DbError> {
+    Ok(query_scalar(IS_AWAITED).bind(key.to_string()).fetch_one(db.reader()).await?)
+}
+
+/// See [`super::TopUps::without_charge`].
+pub(super) async fn without_charge(
+    db: &Db,
+    after: Option<TopUpId>,
+    limit: i64,
+) -> Result<Vec<(TopUpId, String)>, DbError> {
+    let malformed = || sqlx::Error::Decode("a top-up row is malformed".into());
+    let after = after.map(|id| id.to_string()).unwrap_or_default();
+    let rows = query(WITHOUT_CHARGE).bind(after).bind(limit).fetch_all(db.reader()).await?;
+    let found = rows.iter().map(|row| {
+        let id = TopUpId::parse(row.try_get(0)?).ok_or_else(malformed)?;
+        Ok::<_, sqlx::Error>((id, row.try_get(1)?))
+    });
+    Ok(found.collect::<Result<_, _>>()?)
 }
 
 /// The client that people know by this id.

@@ -1,5 +1,6 @@
 //! Background loops around one-step functions. A failing step is logged and tried again; it never stops the others.
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -93,40 +94,70 @@ pub async fn poll_events(poller: Poller, every: Duration, mut stop: watch::Recei
 
 /// Time between two passes over Stripe's list of charges, and between two tries when Stripe cannot be asked.
 pub const ADOPT_EVERY: Duration = Duration::from_secs(3_600);
+/// While something is left to do: at first, and at last.
+const ADOPT_SOON: Duration = Duration::from_secs(5);
 const ADOPT_AGAIN: Duration = Duration::from_secs(60);
 
 /// Credits charges that the database knows nothing of, and books what has become of them, at start and every [`ADOPT_EVERY`],
 /// until `stop` becomes true.
 pub async fn adopt(top_ups: TopUps, charges: Charges, mut stop: watch::Receiver<bool>) {
-    // Their events may have come, and been ignored, before their rows were there.
+    // Their events may have come, and been ignored, before their rows were there. A process that ends forgets this list, and
+    // the next one finds them among those without a charge.
     let mut unaligned: Vec<String> = Vec::new();
+    let mut forgotten_after = None;
+    let mut soon = ADOPT_SOON;
     loop {
+        let align = |intent: &str| {
+            let (aligning, intent) = (charges.align(intent), intent.to_owned());
+            let aligned: Pin<Box<dyn Future<Output = bool> + Send>> =
+                Box::pin(async move { is_aligned(&intent, aligning.await) });
+            aligned
+        };
+        for intent in std::mem::take(&mut unaligned) {
+            if !align(&intent).await {
+                unaligned.push(intent);
+            }
+        }
         let mut is_done = false;
-        match top_ups.adopt(None).await {
+        match top_ups.adopt(None, &align).await {
             Ok(adoption) => {
-                if !adoption.adopted.is_empty() {
+                if adoption.adopted > 0 {
                     tracing::warn!(
-                        top_ups.adopted = adoption.adopted.len(),
+                        top_ups.adopted = adoption.adopted,
                         "charges that were missing from the database are credited again"
                     );
                 }
                 is_done = adoption.waiting == 0;
-                unaligned.extend(adoption.adopted);
+                unaligned.extend(adoption.unaligned);
             }
             Err(error) => tracing::warn!(%error, "Stripe's charges could not be compared with the database"),
         }
-        for intent in std::mem::take(&mut unaligned) {
-            if let Aligned::NotYet(why) = charges.align(&intent).await {
-                tracing::warn!(payment_intent = intent, why, "what has become of a charge is not booked yet");
-                unaligned.push(intent);
-            }
+        match charges.align_forgotten(forgotten_after).await {
+            Ok(next) => forgotten_after = next,
+            Err(error) => tracing::error!(%error, "top-ups without a charge could not be read"),
         }
-        let pause = if is_done && unaligned.is_empty() { ADOPT_EVERY } else { ADOPT_AGAIN };
+        let pause = match is_done && unaligned.is_empty() && forgotten_after.is_none() {
+            true => {
+                soon = ADOPT_SOON;
+                ADOPT_EVERY
+            }
+            false => {
+                let later = soon.saturating_mul(2).min(ADOPT_AGAIN);
+                std::mem::replace(&mut soon, later)
+            }
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
     }
+}
+
+fn is_aligned(intent: &str, aligned: Aligned) -> bool {
+    if let Aligned::NotYet(why) = &aligned {
+        tracing::warn!(payment_intent = intent, why, "what has become of a charge is not booked yet");
+    }
+    !matches!(aligned, Aligned::NotYet(_))
 }
 
 /// Renews this node's lease every [`RENEW_EVERY`]. Runs until it is aborted, because the lease is needed to the end.

@@ -8,13 +8,15 @@ use prepaid402::config::{DatabaseConfig, Secret};
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection as _};
 
+use crate::operator::Office;
 use crate::support::callers::{Crowd, DEAR, Notes, OPEN};
 use crate::support::dice::Dice;
 use crate::support::http::Answer;
 use crate::support::process::{Process, Seat};
 use crate::support::program::{Ran, run, until};
 use crate::support::{
-    GOOD_CARDS, Pay, ROUTES, SECRET_KEY, World, column, is_on_sqlite, number, recorded_charges, rows, verify,
+    GOOD_CARDS, Pay, ROUTES, SECRET_KEY, World, change, column, is_on_sqlite, number, recorded_charges, rows,
+    verify,
 };
 
 async fn backup(world: &World, to: &Path) -> Ran {
@@ -194,6 +196,7 @@ async fn an_older_backup_put_back_loses_no_captured_cent() {
     assert_eq!(ran.code, 0, "{ran:?}");
 }
 
+const COMPARED_UNTIL: &str = "SELECT compared_until FROM installation";
 const ENTRIES: &str = "SELECT COUNT(*) FROM entries";
 
 /// A copy of the world's database as it is now, with no gateway running.
@@ -221,6 +224,30 @@ async fn copy_of(world: &World) -> DatabaseConfig {
     }
 }
 
+/// Puts a copy back. No gateway may run.
+fn back_to(world: &mut World, copy: &DatabaseConfig) {
+    match (&world.database, copy) {
+        (DatabaseConfig::Sqlite(_), DatabaseConfig::Sqlite(copy)) => put_back(world, copy),
+        _ => world.database = copy.clone(),
+    }
+}
+
+/// Stripe refuses one of its calls, as often as it is made, for longer than anybody waits.
+async fn refuse(world: &World, on: &str) {
+    let fault = json!({ "on": on, "action": "rate_limit", "times": 1_000_000, "retry_after_seconds": 3_600 });
+    world.faults(json!([fault])).await;
+}
+
+/// Pays 20.00, gets 1.00 on top, and spends nothing. Answers the client key.
+async fn wallet(world: &World, url: &str, card: &str) -> String {
+    let body = json!({ "paymentMethodId": card, "topUpAmount": 200_000 }).to_string();
+    let body = Some(("application/json", body.as_bytes()));
+    let url = format!("{url}/billing/top-ups");
+    let answer = world.client.send("POST", &url, &[("idempotency-key", card)], body).await;
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    answer.receipt().client_id
+}
+
 /// The simulated Stripe, asked with the seller's key, as another program of the seller's would.
 async fn stripe(world: &World, path: &str, form: &str, key: &str) -> Value {
     let bearer = format!("Bearer {SECRET_KEY}");
@@ -234,7 +261,7 @@ async fn stripe(world: &World, path: &str, form: &str, key: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[allow(clippy::too_many_lines, reason = "one table of charges that must, and must not, be credited")]
-async fn only_charges_of_this_gateway_that_still_stand_are_credited_again() {
+async fn only_charges_of_this_gateway_are_credited_again_and_what_was_refunded_of_them_is_not() {
     let mut dice = Dice::printed("adoption");
     let mut world = World::with("", ROUTES).await;
     let seat = Seat::new(&world, &mut dice);
@@ -256,7 +283,7 @@ async fn only_charges_of_this_gateway_that_still_stand_are_credited_again() {
     assert_eq!(first.status, 201, "{}", first.text());
     let second = order(&world, &url, &old, &card_two, "second", 50_000).await;
     assert_eq!(second.status, 201, "{}", second.text());
-    // Somebody whose charge is given back at Stripe, and somebody who disputes nothing but half of it.
+    // Somebody whose charge is given back at Stripe, and somebody who gets half of it.
     let refunded = pay(&world, &url, &Pay::card(&card().await)).await;
     let half = pay(&world, &url, &Pay::card(&card().await)).await;
     let (charge, other) = (refunded.receipt().charge_id.unwrap(), half.receipt().charge_id.unwrap());
@@ -290,22 +317,16 @@ async fn only_charges_of_this_gateway_that_still_stand_are_credited_again() {
         (neighbour, client)
     };
 
-    // Back to the backup.
-    match (&world.database, &copy) {
-        (DatabaseConfig::Sqlite(_), DatabaseConfig::Sqlite(copy)) => put_back(&world, copy),
-        _ => world.database = copy.clone(),
-    }
+    back_to(&mut world, &copy);
     let seat = Seat::new(&world, &mut dice);
     let process = seat.start().await;
     let url = process.url.clone();
-    until("the charges that stand are credited", async || {
-        number(&world.database, "SELECT COUNT(*) FROM top_ups WHERE state = 'succeeded'").await >= 4
+    until("the charges are credited, and what has become of them is booked", async || {
+        number(&world.database, FEES).await >= 6 && number(&world.database, OPEN).await == 0
     })
     .await;
-    until("the others are told", async || process.log().matches("a person must look").count() >= 2).await;
-    assert!(process.log().contains("some of it has been refunded"), "{}", process.log());
     let found = top_ups(&world.database).await;
-    assert_eq!(found.len(), 4, "{found:#?}");
+    assert_eq!(found.len(), 6, "{found:#?}");
     for (id, row) in &found {
         assert_eq!(known.get(id), Some(row));
     }
@@ -318,10 +339,12 @@ async fn only_charges_of_this_gateway_that_still_stand_are_credited_again() {
     let spent = after["balance"].as_i64().unwrap() - before["balance"].as_i64().unwrap();
     assert_eq!(spent, 100, "what was spent since the backup is the seller's loss, and only that");
     assert_eq!(balance(&world, &url, &old).await.json()["paid"], 50_000 - 100 + 50_000);
-    // Who was not, has no wallet, and nobody else's.
-    for answer in [&refunded, &half] {
-        assert_eq!(balance(&world, &url, &answer.receipt().client_id).await.status, 401);
+    // What was given back is not there.
+    for (answer, left) in [(&refunded, 0), (&half, 25_000)] {
+        let answer = balance(&world, &url, &answer.receipt().client_id).await;
+        assert_eq!((answer.status, &answer.json()["balance"]), (200, &json!(left)), "{}", answer.text());
     }
+    // Whoever paid another gateway has no wallet, and nobody else's.
     assert_eq!(balance(&world, &url, &neighbour.1).await.status, 401);
 
     // The same Idempotency-Key still charges once.
@@ -338,13 +361,247 @@ async fn only_charges_of_this_gateway_that_still_stand_are_credited_again() {
     // Another start, another pass: nothing more, also at the neighbour's, whose books are its own.
     process.kill().await;
     world.lapse_leases().await;
+    // A pass is noted with a second's precision.
+    change(&world.database, "UPDATE installation SET compared_until = compared_until - 10", &[]).await;
+    let compared = number(&world.database, COMPARED_UNTIL).await;
     let process = seat.start().await;
-    until("the others are told again", async || process.log().matches("a person must look").count() >= 4)
-        .await;
+    until("all is compared again", async || number(&world.database, COMPARED_UNTIL).await > compared).await;
     assert_eq!(top_ups(&world.database).await, found);
+    assert!(!process.log().contains("a person must look"), "{}", process.log());
     process.kill().await;
+    assert!(verify(&world.database).await.is_clean());
     let neighbours = top_ups(&neighbour.0.database).await;
     assert_eq!(neighbours.len(), 1, "{neighbours:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_client_who_paid_with_two_cards_is_one_client_although_the_first_charge_cannot_be_read_at_once()
+ {
+    let mut dice = Dice::printed("two cards");
+    let mut world = World::with("", ROUTES).await;
+    world.packs = "[top_up]\nreconcile_every = \"1s\"\nminimum = \"5.00\"\n".to_owned();
+    let seat = Seat::new(&world, &mut dice);
+    let process = seat.start().await;
+    process.terminate().await;
+    assert!(process.wait().await.success());
+    let copy = copy_of(&world).await;
+
+    let process = seat.start().await;
+    let [first, second] = [world.tokenise(GOOD_CARDS[0]).await, world.tokenise(GOOD_CARDS[1]).await];
+    let client = pay(&world, &process.url, &Pay::card(&first)).await.receipt().client_id;
+    let ordered = order(&world, &process.url, &client, &second, "second", 50_000).await;
+    assert_eq!(ordered.status, 201, "{}", ordered.text());
+    process.kill().await;
+
+    back_to(&mut world, &copy);
+    for on in ["payment_intents.retrieve", "events.list"] {
+        refuse(&world, on).await;
+    }
+    let process = Seat::new(&world, &mut dice).start().await;
+    until("a charge is found and cannot be read, twice", async || {
+        process.log().matches("what has become of a charge is not booked yet").count() >= 2
+    })
+    .await;
+    assert_eq!(number(&world.database, OPEN).await, 1, "the second waits for the one that makes its client");
+    world.clear_faults().await;
+    all_credited(&world, &process).await;
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM clients").await, 1);
+    assert_eq!(balance(&world, &process.url, &client).await.json()["balance"], 100_000);
+    // The card that first paid, and no other, leads back to the wallet.
+    let paid = pay(&world, &process.url, &Pay::card(&first)).await;
+    assert_eq!((paid.status, paid.receipt().client_id), (200, client));
+    let other = pay(&world, &process.url, &Pay::card(&second)).await;
+    assert_ne!(other.try_receipt().map(|receipt| receipt.client_id), Some(paid.receipt().client_id));
+    assert!(verify(&world.database).await.is_clean());
+    process.kill().await;
+}
+
+/// What is told of every client, refund, dispute and freeze, in the order of their making at Stripe.
+async fn aftermath(world: &World) -> Vec<String> {
+    let mut told = Vec::new();
+    for (what, sql) in [
+        (
+            "client",
+            "SELECT public_id || ' ' || paid || ' ' || bonus || ' ' || debt || ' ' || status FROM clients",
+        ),
+        (
+            "refund",
+            "SELECT stripe_refund || ' ' || amount || ' ' || bonus || ' ' || state || ' ' || origin FROM refunds",
+        ),
+        ("dispute", "SELECT id || ' ' || amount || ' ' || status FROM disputes"),
+        (
+            "freeze",
+            "SELECT cause || ' ' || CASE WHEN lifted_at IS NULL THEN 'stands' ELSE 'lifted' END FROM freezes",
+        ),
+        (
+            "entry",
+            "SELECT COUNT(*) || ' of ' || COALESCE(SUM(amount), 0) FROM entries WHERE source NOT LIKE 'refund%'",
+        ),
+        (
+            "entry",
+            "SELECT COUNT(*) || ' of ' || COALESCE(SUM(amount), 0) FROM entries WHERE source LIKE 'refund%'",
+        ),
+    ] {
+        let found = rows(&world.database, sql).await;
+        told.extend(found.iter().map(|row| format!("{what} {}", column::<String>(row, 0))));
+    }
+    told.sort();
+    told
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_charges_that_were_refunded_or_disputed_end_as_if_they_had_never_been_lost() {
+    let mut dice = Dice::printed("disturbed");
+    let mut world = World::with("[webhooks]\npoll_every = \"5s\"\n", ROUTES).await;
+    let seat = Seat::new(&world, &mut dice);
+    let process = seat.start().await;
+    process.terminate().await;
+    assert!(process.wait().await.success());
+    let copy = copy_of(&world).await;
+
+    let process = seat.start().await;
+    let mut intents = Vec::new();
+    for card in GOOD_CARDS.iter().cycle().take(6) {
+        let card = world.tokenise(card).await;
+        let client = wallet(&world, &process.url, &card).await;
+        intents.push(world.intent_of(&client).await.0);
+    }
+    let [part, all, open, won, lost, asked] = &intents[..] else { unreachable!() };
+    for amount in [333, 667] {
+        world.sim("/refunds", json!({ "payment_intent": part, "amount": amount })).await;
+    }
+    world.sim("/refunds", json!({ "payment_intent": all })).await;
+    let about = |intent: &String| format!("/payment_intents/{intent}/dispute");
+    world.sim(&about(open), json!({ "amount": 700 })).await;
+    // Before any money moves.
+    world.sim(&about(asked), json!({ "withdraw": false })).await;
+    for (intent, ends) in [(won, "won"), (lost, "lost")] {
+        let id = world.sim(&about(intent), json!({})).await["id"].as_str().unwrap().to_owned();
+        if ends == "won" {
+            world.sim(&format!("/disputes/{id}/reinstate"), json!({})).await;
+        }
+        world.sim(&format!("/disputes/{id}/close"), json!({ "status": ends })).await;
+    }
+    until("everything is booked", async || {
+        let told = aftermath(&world).await.join("\n");
+        let ends = |what: &str, times| told.matches(what).count() == times;
+        number(&world.database, FEES).await == 6
+            && ends("succeeded stripe", 3)
+            && (ends(" lost", 1) && ends(" won", 1) && ends("stands", 3) && ends("lifted", 1))
+    })
+    .await;
+    let before = aftermath(&world).await;
+    process.kill().await;
+
+    back_to(&mut world, &copy);
+    // So that nobody but the one who looks for lost charges hears of them.
+    refuse(&world, "events.list").await;
+    let process = Seat::new(&world, &mut dice).start().await;
+    until("it is as it was", async || aftermath(&world).await == before).await;
+    assert!(!process.log().contains("a person must look"), "{}", process.log());
+    world.assert_books_agree().await;
+    world.assert_clearing_is_stripes().await;
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operators_key_refunds_once_although_an_older_backup_was_put_back() {
+    let mut world = World::with("[webhooks]\npoll_every = \"5s\"\n", ROUTES).await;
+    let office = Office::new(&world).await;
+    let wallet = office.wallet_of(GOOD_CARDS[0]).await;
+    until("all is known of the charge", async || number(&world.database, FEES).await == 1).await;
+    office.gateway.stop().await;
+    let copy = copy_of(&world).await;
+
+    let office = Office::again(&world).await;
+    let part = json!({ "topUp": wallet.top_up, "amount": "5.00" });
+    let first = office.refund("k", &part).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    office.gateway.stop().await;
+
+    // Stripe's events do not come, so the request itself must find out.
+    back_to(&mut world, &copy);
+    refuse(&world, "events.list").await;
+    let office = Office::again(&world).await;
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM refunds").await, 0);
+    // When Stripe does not say what it has, nothing is begun.
+    refuse(&world, "refunds.list").await;
+    let unknown = office.refund("k", &part).await;
+    assert_eq!((unknown.status, unknown.code().as_str()), (503, "refund_unknown"), "{}", unknown.text());
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM refunds").await, 0);
+    world.clear_faults().await;
+    refuse(&world, "events.list").await;
+    for _ in 0..2 {
+        let again = office.refund("k", &part).await;
+        assert_eq!(again.status, 200, "{}", again.text());
+        for field in ["id", "amount", "bonusForfeited", "origin", "state"] {
+            assert_eq!(again.json()[field], first.json()[field], "{field} in {}", again.text());
+        }
+    }
+    assert_eq!(office.at_stripe().await, [500]);
+    assert_eq!(office.gateway.balance(&wallet.key).await, 157_500);
+    let other = json!({ "topUp": wallet.top_up, "amount": "6.00" });
+    assert_eq!(office.refund("k", &other).await.code(), "idempotency_mismatch");
+    let rest = office.refund("l", &json!({ "topUp": wallet.top_up })).await;
+    assert_eq!((rest.status, &rest.json()["amount"]), (200, &json!("15.00")), "{}", rest.text());
+    assert_eq!(office.at_stripe().await, [500, 1_500]);
+    assert_eq!(office.refunds(&wallet).await.len(), 2);
+    world.assert_books_agree().await;
+    office.gateway.stop().await;
+}
+
+/// Top-ups that Stripe knows nothing of: made by hand, or under keys of another account.
+const UNREADABLE: &str = "\
+INSERT INTO top_ups (id, client, key, key_secret, key_hash, currency, amount, bonus, state, payment_intent, created_at, updated_at)
+SELECT $1, client, key, key_secret, key_hash, currency, amount, bonus, state, $2, created_at, updated_at FROM top_ups
+WHERE pm_hash IS NOT NULL";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_process_had_not_booked_when_it_died_the_next_one_books() {
+    let mut dice = Dice::printed("forgotten");
+    let world = World::with("", ROUTES).await;
+    let seat = Seat::new(&world, &mut dice);
+    for on in ["events.list", "refunds.list"] {
+        refuse(&world, on).await;
+    }
+    let process = seat.start().await;
+    let card = world.tokenise(GOOD_CARDS[0]).await;
+    let paid = pay(&world, &process.url, &Pay::card(&card)).await;
+    assert_eq!(paid.status, 200, "{}", paid.text());
+    process.kill().await;
+    assert_eq!(number(&world.database, FEES).await, 0);
+    // More than one pass looks at, and older.
+    for n in 0..60 {
+        let (id, intent) = (format!("00000000-0000-7000-8000-0000000000{n:02}"), format!("pi_none{n}"));
+        assert_eq!(change(&world.database, UNREADABLE, &[&id, &intent]).await, 1);
+    }
+    world.clear_faults().await;
+    refuse(&world, "events.list").await;
+    let process = seat.start().await;
+    until("the fee is booked", async || number(&world.database, FEES).await == 1).await;
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM top_ups WHERE charge IS NOT NULL").await, 1);
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_from_before_charges_said_whose_they_are_is_told_what_that_means_once() {
+    const WORDS: &str = "make a backup now";
+    let mut dice = Dice::printed("installation");
+    let world = World::with("", ROUTES).await;
+    let seat = Seat::new(&world, &mut dice);
+    let process = seat.start().await;
+    let card = world.tokenise(GOOD_CARDS[0]).await;
+    assert_eq!(pay(&world, &process.url, &Pay::card(&card)).await.status, 200);
+    assert!(!process.log().contains(WORDS), "a new database has no gap: {}", process.log());
+    process.kill().await;
+    assert_eq!(change(&world.database, "DELETE FROM installation", &[]).await, 1);
+    for _ in 0..2 {
+        let process = seat.start().await;
+        let log = process.log();
+        assert_eq!(log.matches(WORDS).count(), 1, "{log}");
+        assert!(log.contains("prepaid402 reconcile --since 20"), "{log}");
+        process.kill().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -34,10 +34,15 @@ fn basic(name: &str, password: &str) -> String {
 
 impl<'a> Office<'a> {
     pub async fn new(world: &'a World) -> Self {
-        let gateway = world.gateway().await;
+        let office = Self::again(world).await;
         let mut connection = prepaid402::db::connect(&world.database).await.unwrap();
         prepaid402::http::admin::users::create_user(&mut connection, NAME, PASSWORD).await.unwrap();
-        Self { world, gateway, authorization: basic(NAME, PASSWORD) }
+        office
+    }
+
+    /// With a database that knows the operator.
+    pub async fn again(world: &'a World) -> Self {
+        Self { world, gateway: world.gateway().await, authorization: basic(NAME, PASSWORD) }
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
@@ -85,7 +90,7 @@ impl<'a> Office<'a> {
     }
 
     /// Refunds at Stripe, in cents.
-    async fn at_stripe(&self) -> Vec<i64> {
+    pub async fn at_stripe(&self) -> Vec<i64> {
         let books = self.world.books().await;
         books["refunds"].as_array().unwrap().iter().map(|row| row["amount"].as_i64().unwrap()).collect()
     }
@@ -414,10 +419,20 @@ async fn a_dispute_is_answered_with_what_was_delivered() {
         number(&world.database, "SELECT COUNT(*) FROM entries WHERE source LIKE 'reversal:%'").await > 0
     })
     .await;
-    let id = office.dispute(&wallet).await;
-    // Whatever makes us look at the charge finds the dispute; the refund itself is refused by Stripe.
-    let refused = office.refund("k", &json!({ "topUp": wallet.top_up, "amount": "1.00" })).await;
+    // Somebody disputes it after the refund has looked for that, and before Stripe has answered; then Stripe refuses.
+    world.faults(json!([{ "on": "refunds.create", "action": "hang", "execute": false }])).await;
+    let body = json!({ "topUp": wallet.top_up, "amount": "1.00" });
+    let (refused, id) = tokio::join!(office.refund("k", &body), async {
+        let taken = "SELECT COUNT(*) FROM refunds WHERE state = 'requested'";
+        crate::support::program::until("its credit is taken", async || {
+            number(&world.database, taken).await == 1
+        })
+        .await;
+        office.dispute(&wallet).await
+    });
     assert_refused(&refused, 409, "refund_failed");
+    let late = json!({ "topUp": wallet.top_up, "amount": "2.00" });
+    assert_refused(&office.refund("l", &late).await, 409, "exceeds_charge");
     assert_eq!(office.at_stripe().await, [0_i64; 0]);
     let frozen = office.gateway.pay("/api/joke", &Pay::client(&wallet.key)).await;
     assert_eq!(frozen.code(), "client_frozen", "{}", frozen.text());

@@ -138,7 +138,14 @@ pub(super) fn nothing_yet(top_up: TopUpId) -> ChargeFacts {
 }
 
 pub(super) fn refund_of(name: &str, top_up: TopUpId, amount: i64, status: RefundStatus) -> RefundFacts {
-    RefundFacts { id: format!("re_{name}_{top_up}"), ours: None, amount: m(amount), status, failure: None }
+    RefundFacts {
+        id: format!("re_{name}_{top_up}"),
+        ours: None,
+        asked: None,
+        amount: m(amount),
+        status,
+        failure: None,
+    }
 }
 
 pub(super) fn dispute_of(name: &str, top_up: TopUpId, amount: i64, status: &str) -> DisputeFacts {

@@ -204,6 +204,18 @@ impl Books {
         id
     }
 
+    /// Two charges of a client that does not exist yet, under the same first key: as when an older copy of the database was put
+    /// back after both.
+    pub(in crate::ledger) async fn two_of_a_new_client(&self, one: i64, other: i64) -> [TopUpId; 2] {
+        let both = [self.charged(None, "usd", one, 0).await, self.charged(None, "usd", other, 0).await];
+        let [first, second] = &both;
+        for column in ["key", "key_hash"] {
+            let of_first = format!("(SELECT {column} FROM top_ups WHERE id = '{first}')");
+            self.run(format!("UPDATE top_ups SET {column} = {of_first} WHERE id = '{second}'")).await;
+        }
+        both
+    }
+
     /// A new client with this credit.
     pub(in crate::ledger) async fn client(&self, amount: i64, bonus: i64) -> ClientId {
         let top_up = self.charged(None, "usd", amount, bonus).await;

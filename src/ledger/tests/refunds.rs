@@ -214,6 +214,56 @@ async fn a_refund_of_ours_is_known_again_and_goes_the_way_that_stripe_says() {
     books.assert_clean().await;
 }
 
+/// Everything of a lost row that Stripe has kept for us.
+fn lost(id: RefundId, key: &str, top_up: TopUpId, amount: i64) -> ChargeFacts {
+    let refund = RefundFacts {
+        ours: Some(id),
+        asked: Some((RefundOrigin::Operator, key.to_owned())),
+        ..refund_of(&id.to_string(), top_up, amount, RefundStatus::Succeeded)
+    };
+    ChargeFacts { refunds: vec![refund], ..nothing_yet(top_up) }
+}
+
+#[tokio::test]
+async fn a_refund_whose_row_is_lost_is_again_what_it_was_and_its_key_refunds_once() {
+    let books = Books::open().await;
+    let (client, top_up) = books.buyer().await;
+    let new = keyed(top_up, Some(25), "k");
+    let rows =
+        "SELECT string_agg(id || ' ' || origin || ' ' || COALESCE(request_key, '-'), ', ') FROM refunds";
+    for _ in 0..2 {
+        books.align_with(lost(new.id, "k", top_up, 25)).await;
+        assert_eq!(books.balances(client).await, (75, 15, 0));
+    }
+    assert_eq!(books.ask::<String>(rows).await, format!("{} operator k", new.id));
+    // Asked for again: it is there.
+    books.refund(NewRefund { id: RefundId::new(), ..new.clone() }).await.unwrap();
+    assert_eq!(books.balances(client).await, (75, 15, 0));
+    let other = NewRefund { id: RefundId::new(), amount: Some(m(26)), ..new };
+    assert_eq!(books.refund(other).await, Err(Refusal::SourceConflict));
+    books.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_lost_refund_whose_key_or_id_is_taken_by_now_is_booked_all_the_same() {
+    let books = Books::open().await;
+    let (client, top_up) = books.buyer().await;
+    // The key has refunded again since the database was put back.
+    books.refund(keyed(top_up, Some(10), "k")).await.unwrap();
+    books.align_with(lost(RefundId::new(), "k", top_up, 25)).await;
+    assert_eq!(books.balances(client).await, (65, 13, 0));
+    let keys = "SELECT COUNT(*) FROM refunds WHERE request_key = 'k'";
+    assert_eq!(books.ask::<i64>(keys).await, 1);
+    // Somebody has copied our metadata to a refund of another charge.
+    let (other, second) = books.buyer().await;
+    let copied = RefundId::new();
+    books.align_with(lost(copied, "c", top_up, 5)).await;
+    books.align_with(lost(copied, "c", second, 5)).await;
+    assert_eq!(books.balances(other).await, (95, 19, 0));
+    assert_eq!(books.ask::<i64>("SELECT COUNT(*) FROM refunds").await, 4);
+    books.assert_clean().await;
+}
+
 // ---- all at once --------------------------------------------------------------------------------------------------
 
 /// What Stripe has refunded of one charge: never more than that.

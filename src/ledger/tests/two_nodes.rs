@@ -163,6 +163,28 @@ async fn a_client_is_frozen_exactly_while_there_is_a_freeze_whichever_node_chang
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_node_records_a_charge_of_the_same_new_client_and_both_are_credited() {
+    if is_about_postgres() {
+        return;
+    }
+    let nodes = two_nodes().await;
+    for round in 0..20 {
+        let [one, other] = nodes[0].two_of_a_new_client(500, 70).await;
+        let record = |node: usize, top_up| {
+            let ledger = nodes[node].ledger.clone();
+            tokio::spawn(async move { ledger.record_top_up(charge_of(top_up), None).await.unwrap().0 })
+        };
+        let (first, second) = tokio::join!(record(0, one), record(1, other));
+        let client = first.unwrap().client;
+        assert_eq!(client, second.unwrap().client, "round {round}");
+        for books in &nodes {
+            assert_eq!(books.balances(client).await, (570, 0, 0), "round {round}");
+        }
+    }
+    nodes[0].assert_clean().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_nodes_record_the_same_charge_and_it_is_credited_once() {
     if is_about_postgres() {
         return;

@@ -521,6 +521,7 @@ async fn refunded() -> TestDatabase {
     let refund = |id: &str, amount, status| RefundFacts {
         id: id.to_owned(),
         ours: None,
+        asked: None,
         amount: m(amount),
         status,
         failure: None,
