@@ -111,17 +111,16 @@ impl StripeRefund {
         self.metadata.as_ref()?.get(REFUND_METADATA_KEY).map(String::as_str)
     }
 
-<<<<<<< HEAD
     /// Whether its money came back, or never left.
     #[must_use]
     pub fn has_failed(&self) -> bool {
         matches!(self.status.as_deref(), Some("failed" | "canceled"))
-=======
+    }
+
     /// The hash of the key under which it was asked for, from the metadata, if that is one.
     #[must_use]
     pub fn request_key(&self) -> Option<SecretHash> {
         SecretHash::from_hex(self.metadata.as_ref()?.get(REQUEST_KEY)?)
->>>>>>> adopt
     }
 }
 
