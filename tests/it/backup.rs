@@ -599,7 +599,7 @@ async fn a_database_from_before_charges_said_whose_they_are_is_told_what_that_me
         let process = seat.start().await;
         let log = process.log();
         assert_eq!(log.matches(WORDS).count(), 1, "{log}");
-        assert!(log.contains("prepaid402 reconcile --since 20"), "{log}");
+        assert!(log.contains("payments of that time in Stripe's dashboard"), "{log}");
         process.kill().await;
     }
 }
