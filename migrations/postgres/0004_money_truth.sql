@@ -31,6 +31,7 @@ CREATE TABLE refunds (
     state         TEXT COLLATE "C" NOT NULL CHECK (state IN ('requested', 'pending', 'succeeded', 'failed')),
     stripe_refund TEXT COLLATE "C" UNIQUE,
     request_key   TEXT COLLATE "C" UNIQUE,
+    whole         BIGINT CHECK (whole IN (0, 1)),
     reason        TEXT,
     operator      TEXT,
     failure       TEXT,

@@ -34,6 +34,7 @@ CREATE TABLE refunds (
     state         TEXT    NOT NULL CHECK (state IN ('requested', 'pending', 'succeeded', 'failed')),
     stripe_refund TEXT    UNIQUE,          -- re_…, once known
     request_key   TEXT    UNIQUE,          -- the operator's own key of the request: the same key refunds once
+    whole         INTEGER CHECK (whole IN (0, 1)),   -- asked for without an amount; NULL: not asked for here
     reason        TEXT,
     operator      TEXT,
     failure       TEXT,

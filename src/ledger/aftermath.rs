@@ -219,8 +219,8 @@ const KNOWS_REQUEST: &str = "SELECT EXISTS (SELECT 1 FROM refunds WHERE request_
 const REFUND: &str = "SELECT top_up FROM refunds WHERE id = $1";
 const NEW_REFUND: &str = "\
 INSERT INTO refunds (id, top_up, client, amount, bonus, origin, state, stripe_refund, request_key, reason, operator,
-                     created_at, updated_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12)";
+                     created_at, updated_at, whole)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $12, $13)";
 /// Never back: pending, then succeeded, then failed is the only order there is.
 const SET_REFUND: &str = "\
 UPDATE refunds SET stripe_refund = $2, state = $3, failure = COALESCE($4, failure), updated_at = $5
@@ -442,6 +442,7 @@ async fn align_refund(
                 .bind(None::<String>)
                 .bind(None::<String>)
                 .bind(at)
+                .bind(None::<i64>)
                 .execute(&mut *connection)
                 .await?;
             // One that has failed before it was known here has taken nothing.
@@ -668,6 +669,7 @@ async fn request_refund(
         .bind(new.reason.as_deref())
         .bind(new.operator.as_deref())
         .bind(at)
+        .bind(i64::from(new.amount.is_none()))
         .execute(connection)
         .await?;
     let within = match new.origin {

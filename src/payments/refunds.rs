@@ -74,6 +74,9 @@ pub struct Refund {
     /// See [`stored_key`].
     #[serde(skip)]
     request_key: Option<String>,
+    /// 1: it was asked for without an amount. `None`: it was not asked for in this database.
+    #[serde(skip)]
+    whole: Option<i64>,
 }
 
 /// A refund that an operator asks for.
@@ -112,7 +115,7 @@ macro_rules! select {
     ($rest:literal) => {
         concat!(
             "SELECT r.id, r.top_up, r.amount, c.currency, r.bonus, r.origin, r.state, r.stripe_refund, r.reason, ",
-            "r.operator, r.failure, r.created_at, r.request_key FROM refunds AS r JOIN clients AS c ON c.id = r.client ",
+            "r.operator, r.failure, r.created_at, r.request_key, r.whole FROM refunds AS r JOIN clients AS c ON c.id = r.client ",
             $rest
         )
     };
@@ -148,6 +151,7 @@ fn refund(row: &Row) -> Result<Refund, sqlx::Error> {
         failure: row.try_get(10)?,
         created_at: row.try_get(11)?,
         request_key: row.try_get(12)?,
+        whole: row.try_get(13)?,
     })
 }
 
@@ -226,8 +230,10 @@ impl Refunds {
             }
         }
         let made = self.by_key(&request.request_key).await?.ok_or_else(malformed)?;
+        let asks_for_all = i64::from(request.amount.is_none());
         let same = made.top_up == request.top_up.to_string()
-            && request.amount.is_none_or(|amount| amount == made.amount);
+            && request.amount.is_none_or(|amount| amount == made.amount)
+            && made.whole.is_none_or(|whole| whole == asks_for_all);
         if !same {
             return Err(LedgerError::Refused(Refusal::SourceConflict).into());
         }

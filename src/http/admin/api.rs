@@ -219,7 +219,7 @@ fn refusal_answer(refusal: Refusal) -> Answer {
         Refusal::SourceConflict => row(
             422,
             "idempotency_mismatch",
-            "This Idempotency-Key was used for another top-up or amount. Nothing was refunded now.",
+            "This Idempotency-Key was used for another top-up or amount, or for all that was left. Nothing was refunded now.",
         ),
         Refusal::ClientFrozen => row(
             409,
