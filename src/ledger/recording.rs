@@ -63,14 +63,15 @@ pub(super) async fn prepare(
         return Err(sqlx::Error::Decode("a top-up was charged by another PaymentIntent".into()));
     }
     let key: String = row.try_get(1)?;
-    let first_key = KeyId::parse(&key).ok_or_else(malformed)?;
+    let first_key = || KeyId::parse(&key).ok_or_else(malformed);
     let known = match row.try_get::<Option<ClientId>, _>(0)? {
         Some(client) => Some(client),
-        None => client_of_first_key(connection, first_key).await?,
+        None => client_of_first_key(connection, first_key()?).await?,
     };
     let client = match known {
         Some(client) => client,
         None => {
+            let first_key = first_key()?;
             let client = new_client(connection, first_key, currency, charge, at).await?;
             query(NEW_KEY)
                 .bind(&key)
