@@ -28,7 +28,7 @@ use crate::ledger::keys::Keys;
 use crate::money_work::MoneyWork;
 use crate::payments::charges::Charges;
 use crate::payments::refunds::Refunds;
-use crate::payments::{Applier, Inbox, Poller};
+use crate::payments::{Applier, Inbox, Poller, Watch};
 use crate::paywall::offer::Offers;
 use crate::paywall::{Paywall, PaywallParts};
 use crate::proxy::upstream::UpstreamSetupError;
@@ -97,6 +97,7 @@ pub(crate) struct Parts {
     pub(crate) tasks: MoneyWork,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) inbox: Inbox,
+    pub(crate) books: Watch,
     pub(crate) webhooks: web::Data<Webhooks>,
     /// Requests that may still begin.
     pub(crate) permits: Arc<Semaphore>,
@@ -180,9 +181,10 @@ impl Engine {
         let metrics = Arc::new(Metrics::new());
         let inbox = Inbox::new(db.clone(), tasks.clone());
         let applier = Applier::new(top_ups.clone(), charges.clone());
+        let books = Watch::new(config.database.clone(), stripe.clone());
         let poller = Poller::new(db.clone(), stripe, top_ups.clone(), inbox.clone());
         let poll_every = config.webhooks.poll_every;
-        let reconcile_every = config.top_up.reconcile_every;
+        let (reconcile_every, compare_every) = (config.top_up.reconcile_every, config.top_up.compare_every);
         if config.webhooks.secrets.is_empty() {
             tracing::info!(
                 "webhooks are off: no STRIPE_WEBHOOK_SECRETS; Stripe's events are asked for every {} s instead",
@@ -200,6 +202,7 @@ impl Engine {
             tokio::spawn(worker::reconcile(top_ups.clone(), reconcile_every, stopped.clone())),
             tokio::spawn(worker::look_after_refunds(refunds.clone(), reconcile_every, stopped.clone())),
             tokio::spawn(worker::apply_events(inbox.clone(), applier, stopped.clone())),
+            tokio::spawn(worker::compare(books.clone(), compare_every, stopped.clone())),
             tokio::spawn(worker::poll_events(poller, poll_every, stopped.clone())),
             tokio::spawn(worker::adopt(top_ups.clone(), charges, stopped)),
             tokio::spawn(worker::renew(ledger.clone())),
@@ -210,6 +213,7 @@ impl Engine {
             permits: Arc::new(Semaphore::new(config.limits.max_concurrent_requests)),
             keyed_bodies: Arc::new(Semaphore::new(MAX_KEYED_BODIES)),
             metrics,
+            books,
             inbox,
             webhooks: web::Data::new(webhooks),
             closing: Arc::new(AtomicBool::new(false)),
@@ -276,6 +280,7 @@ impl Parts {
             ledger: self.ledger.clone(),
             top_ups: self.offers.top_ups.clone(),
             inbox: self.inbox.clone(),
+            books: self.books.clone(),
             metrics: Arc::clone(&self.metrics),
             closing: Arc::clone(&self.closing),
         })

@@ -44,6 +44,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("top_up.max_balance", Kind::Text),
     ("top_up.refund_on_fraud_warning", Kind::Boolean),
     ("top_up.reconcile_every", Kind::Text),
+    ("top_up.compare_every", Kind::Text),
     ("limits.max_body_bytes", Kind::Integer),
     ("limits.body_timeout", Kind::Text),
     ("limits.max_concurrent_requests", Kind::Integer),

@@ -192,6 +192,8 @@ pub struct TopUpConfig {
     pub refund_on_fraud_warning: bool,
     /// How often open top-ups and refunds are asked after.
     pub reconcile_every: Duration,
+    /// How often the books are compared with Stripe.
+    pub compare_every: Duration,
 }
 
 /// A pack on offer.

@@ -23,6 +23,8 @@ pub(super) fn read(
     let refund_on_fraud_warning = section.boolean("refund_on_fraud_warning", report);
     let reconcile_every =
         section.duration("reconcile_every", validate::millis(1_000)..=validate::millis(3_600_000), report);
+    let compare_every =
+        section.duration("compare_every", validate::millis(10_000)..=validate::millis(86_400_000), report);
     if report.problems.len() > before {
         return None;
     }
@@ -45,6 +47,7 @@ pub(super) fn read(
         options,
         refund_on_fraud_warning: refund_on_fraud_warning?,
         reconcile_every: reconcile_every?,
+        compare_every: compare_every?,
     };
     check_together(section, &top_up, currency, report);
     (report.problems.len() == before).then_some(top_up)

@@ -8,7 +8,7 @@ use actix_web::{HttpResponse, web};
 use super::metrics::{Metrics, Readings};
 use crate::db::{Db, now_micros, query};
 use crate::ledger::Ledger;
-use crate::payments::{Inbox, ParkedEvents};
+use crate::payments::{Inbox, ParkedEvents, Watch};
 use crate::top_up::TopUps;
 
 /// What health and metrics look at.
@@ -18,6 +18,7 @@ pub struct Operations {
     pub(crate) ledger: Ledger,
     pub(crate) top_ups: TopUps,
     pub(crate) inbox: Inbox,
+    pub(crate) books: Watch,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) closing: Arc<AtomicBool>,
 }
@@ -70,6 +71,7 @@ pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
         event_polls_failed,
         parked_events: parked.count,
         oldest_parked_seconds: age(parked.oldest),
+        book_differences: operations.books.differences(),
     };
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")

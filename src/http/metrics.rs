@@ -96,6 +96,7 @@ pub struct Metrics {
     event_polls_failed: Counter,
     parked_events: Gauge,
     oldest_parked_seconds: Gauge,
+    book_differences: Gauge,
 }
 
 /// Values that are read when the metrics are asked for.
@@ -131,6 +132,8 @@ pub struct Readings {
     pub parked_events: i64,
     /// Age of the oldest of them, in seconds.
     pub oldest_parked_seconds: i64,
+    /// Differences between the books and Stripe; -1: not known.
+    pub book_differences: i64,
 }
 
 impl Default for Metrics {
@@ -172,6 +175,10 @@ impl Metrics {
             gauge("new_payers_paused", "1 while new payers are refused because many cards are declined");
         let parked_events = gauge("parked_events", "Stripe's events that could not be applied yet");
         let oldest_parked_seconds = gauge("oldest_parked_event_seconds", "Age of the oldest of them");
+        let book_differences = gauge(
+            "book_differences",
+            "Differences between the books and Stripe in the last two days; -1 while it is not known",
+        );
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::<u64, AtomicU64>::default();
             registry.register(name, help, counter.clone());
@@ -212,6 +219,7 @@ impl Metrics {
             event_polls_failed,
             parked_events,
             oldest_parked_seconds,
+            book_differences,
         }
     }
 
@@ -237,6 +245,7 @@ impl Metrics {
         self.new_payers_paused.set(readings.new_payers_paused.into());
         self.parked_events.set(readings.parked_events);
         self.oldest_parked_seconds.set(readings.oldest_parked_seconds);
+        self.book_differences.set(readings.book_differences);
         for (counter, now) in [
             (&self.ledger_batches, readings.batches),
             (&self.ledger_commands, readings.commands),

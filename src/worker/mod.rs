@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::db::Db;
+use crate::db::{Db, now_micros};
 use crate::ledger::nodes::RENEW_EVERY;
 use crate::ledger::{Ledger, answers};
 use crate::payments::charges::{Aligned, Charges};
 use crate::payments::refunds::Refunds;
-use crate::payments::{Applier, Inbox, Poller};
+use crate::payments::{Applier, Inbox, Poller, Watch};
 use crate::top_up::TopUps;
 
 /// Runs the reconciler's step at start and every so often, until `stop` becomes true.
@@ -88,6 +88,19 @@ pub async fn poll_events(poller: Poller, every: Duration, mut stop: watch::Recei
         tokio::select! {
             () = tokio::time::sleep(every) => {}
             _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+/// Compares the books with Stripe every so often, first after that time, until `stop` becomes true.
+pub async fn compare(watch: Watch, every: Duration, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        if let Err(error) = watch.look(now_micros().div_euclid(1_000_000)).await {
+            tracing::warn!(%error, "the books could not be compared with Stripe");
         }
     }
 }

@@ -16,7 +16,9 @@ use prepaid402::top_up::{TopUpParts, TopUps};
 use serde_json::{Value, json};
 
 use crate::support::program::{Ran, finish, program, until};
-use crate::support::{DECLINED, GOOD, Pay, SECRET_KEY, World, change, column, number, rows, verify};
+use crate::support::{
+    DECLINED, GOOD, Gateway, Pay, ROUTES, SECRET_KEY, World, change, column, number, rows, verify,
+};
 use crate::webhooks::metric;
 
 async fn sim(world: &World, path: &str, body: Value) -> Value {
@@ -441,4 +443,32 @@ async fn what_was_charged_astray_shows_until_it_is_given_back_and_again_when_tha
     }
     assert!(verify(&world.database).await.is_clean());
     gateway.stop().await;
+}
+
+/// The number of differences that the server itself has found.
+async fn book_differences(gateway: &Gateway<'_>) -> i64 {
+    let text = gateway.world.client.get(&format!("{}/metrics", gateway.admin_url)).await.text();
+    let value = text.lines().find_map(|line| line.strip_prefix("prepaid402_book_differences "));
+    value.unwrap().parse().unwrap()
+}
+
+/// Nobody has to run `reconcile` to hear of a difference that stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_notices_a_difference_by_itself() {
+    let mut world = World::with("[webhooks]\npoll_every = \"1h\"\n", ROUTES).await;
+    world.packs = "[top_up]\ncompare_every = \"10s\"\nminimum = \"5.00\"\n".to_owned();
+    let gateway = world.gateway().await;
+    assert_eq!(book_differences(&gateway).await, -1, "nothing is known yet");
+    let client = gateway.new_client("/api/weather").await;
+    let (intent, number) = world.intent_of(&client).await;
+    until("the books agree", async || book_differences(&gateway).await == 0).await;
+    world.sim("/refunds", json!({ "payment_intent": intent, "amount": 100 })).await;
+    until("a refund that nobody has told of", async || book_differences(&gateway).await == 1).await;
+    gateway.stop().await;
+    world.extra = "[webhooks]\npoll_every = \"5s\"\n".to_owned();
+    let gateway = world.gateway().await;
+    until("it is booked", async || world.wallet(number).await.0 == 3_950_000).await;
+    until("the books agree again", async || book_differences(&gateway).await == 0).await;
+    gateway.stop().await;
+    world.assert_clearing_is_stripes().await;
 }
