@@ -13,6 +13,11 @@ use crate::payments::refunds::Refunds;
 use crate::payments::{Applier, Inbox, Poller, Watch};
 use crate::top_up::TopUps;
 
+/// Pauses between two steps. `true`: `stop` became true meanwhile.
+async fn stopped_within(pause: Duration, stop: &mut watch::Receiver<bool>) -> bool {
+    tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await.is_ok()
+}
+
 /// Runs the reconciler's step at start and every so often, until `stop` becomes true.
 pub async fn reconcile(top_ups: TopUps, every: Duration, mut stop: watch::Receiver<bool>) {
     loop {
@@ -21,9 +26,8 @@ pub async fn reconcile(top_ups: TopUps, every: Duration, mut stop: watch::Receiv
             Ok(ended) => tracing::info!(top_ups.ended = ended, "open top-ups have been settled"),
             Err(error) => tracing::error!(%error, "the reconciler could not read open top-ups"),
         }
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+        if stopped_within(every, &mut stop).await {
+            return;
         }
     }
 }
@@ -35,9 +39,8 @@ pub async fn look_after_refunds(refunds: Refunds, every: Duration, mut stop: wat
         if let Err(error) = refunds.step().await {
             tracing::error!(%error, "open refunds could not be read");
         }
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+        if stopped_within(every, &mut stop).await {
+            return;
         }
     }
 }
@@ -85,9 +88,8 @@ pub async fn poll_events(poller: Poller, every: Duration, mut stop: watch::Recei
             Ok(new) => tracing::info!(events.new = new, "events were fetched that no webhook had brought"),
             Err(error) => tracing::error!(%error, "Stripe's events could not be fetched; nothing is skipped"),
         }
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+        if stopped_within(every, &mut stop).await {
+            return;
         }
     }
 }
@@ -95,9 +97,8 @@ pub async fn poll_events(poller: Poller, every: Duration, mut stop: watch::Recei
 /// Compares the books with Stripe every so often, first after that time, until `stop` becomes true.
 pub async fn compare(watch: Watch, every: Duration, mut stop: watch::Receiver<bool>) {
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+        if stopped_within(every, &mut stop).await {
+            return;
         }
         if let Err(error) = watch.look(now_micros().div_euclid(1_000_000)).await {
             tracing::warn!(%error, "the books could not be compared with Stripe");
@@ -159,9 +160,8 @@ pub async fn adopt(top_ups: TopUps, charges: Charges, mut stop: watch::Receiver<
                 std::mem::replace(&mut soon, later)
             }
         };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+        if stopped_within(pause, &mut stop).await {
+            return;
         }
     }
 }

@@ -199,6 +199,13 @@ async fn an_older_backup_put_back_loses_no_captured_cent() {
 const COMPARED_UNTIL: &str = "SELECT compared_until FROM installation";
 const ENTRIES: &str = "SELECT COUNT(*) FROM entries";
 
+/// The copy of a gateway that has just ended as it should.
+async fn copy_after(process: Process, world: &World) -> DatabaseConfig {
+    process.terminate().await;
+    assert!(process.wait().await.success());
+    copy_of(world).await
+}
+
 /// A copy of the world's database as it is now, with no gateway running.
 async fn copy_of(world: &World) -> DatabaseConfig {
     match &world.database {
@@ -269,9 +276,7 @@ async fn only_charges_of_this_gateway_are_credited_again_and_what_was_refunded_o
     let mut cards = GOOD_CARDS.iter().cycle();
     let mut card = async || world.tokenise(cards.next().unwrap()).await;
     let old = pay(&world, &process.url, &Pay::card(&card().await)).await.receipt().client_id;
-    process.terminate().await;
-    assert!(process.wait().await.success());
-    let copy = copy_of(&world).await;
+    let copy = copy_after(process, &world).await;
 
     // What happens after the backup.
     let process = seat.start().await;
@@ -382,9 +387,7 @@ async fn a_lost_client_who_paid_with_two_cards_is_one_client_although_the_first_
     world.packs = "[top_up]\nreconcile_every = \"1s\"\nminimum = \"5.00\"\n".to_owned();
     let seat = Seat::new(&world, &mut dice);
     let process = seat.start().await;
-    process.terminate().await;
-    assert!(process.wait().await.success());
-    let copy = copy_of(&world).await;
+    let copy = copy_after(process, &world).await;
 
     let process = seat.start().await;
     let [first, second] = [world.tokenise(GOOD_CARDS[0]).await, world.tokenise(GOOD_CARDS[1]).await];
@@ -455,9 +458,7 @@ async fn lost_charges_that_were_refunded_or_disputed_end_as_if_they_had_never_be
     let mut world = World::with("[webhooks]\npoll_every = \"5s\"\n", ROUTES).await;
     let seat = Seat::new(&world, &mut dice);
     let process = seat.start().await;
-    process.terminate().await;
-    assert!(process.wait().await.success());
-    let copy = copy_of(&world).await;
+    let copy = copy_after(process, &world).await;
 
     let process = seat.start().await;
     let mut intents = Vec::new();

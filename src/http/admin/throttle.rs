@@ -18,10 +18,10 @@ const FORGET: i64 = 15 * 60 * SECOND;
 const SLOTS: usize = 2048;
 /// Wrong passwords for one account without a delay.
 const FREE_PER_ACCOUNT: u32 = 3;
-/// How long a name and an address that belong together are remembered.
-const KNOWN: i64 = 12 * 60 * 60 * SECOND;
 /// The same for one address, from which several people may come.
 const FREE_PER_ADDRESS: u32 = 10;
+/// How long a name and an address that belong together are remembered.
+const KNOWN: i64 = 12 * 60 * 60 * SECOND;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Slot {
