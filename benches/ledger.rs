@@ -23,6 +23,10 @@ use prepaid402::domain::{ClientPublicId, Micros, RequestId};
 use prepaid402::ledger::{Capture, Ledger, usage_source};
 use sqlx::Connection as _;
 
+/// The program's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ACCOUNTS: i64 = 1_000;
 const PRICE: i64 = 500;
 

@@ -1,5 +1,9 @@
 //! The `prepaid402` binary; see `cli`.
 
+/// A paid request makes and frees a few dozen small values, some of them on another thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     prepaid402::cli::main()
 }

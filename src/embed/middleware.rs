@@ -17,9 +17,11 @@ use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, VARY};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{Error, HttpMessage as _, HttpResponse, ResponseError, web};
 
-use super::Inner;
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::body::{ReadBody, WatchedBody};
 use super::paid::Paid;
+use super::{Inner, Numbers, Sold};
 use crate::domain::{Micros, RequestId};
 use crate::http::gateway::{read_credential, replay};
 use crate::http::gateway_body::Delivery;
@@ -28,6 +30,7 @@ use crate::http::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, head
 use crate::http::problem::{self, Problem};
 use crate::http::repeat_key::{self, Unfit};
 use crate::http::{caller_address, finish, preflight};
+use crate::ledger::mailbox;
 use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage, Wallet,
@@ -101,6 +104,10 @@ where
     type Future = Ready<Result<Self::Transform, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
+        // Once for each of the server's workers.
+        if let Some(handing_on) = mailbox::open_here() {
+            actix_web::rt::spawn(handing_on);
+        }
         ready(Ok(PricedService { price: Rc::new(self.clone()), service: Rc::new(service) }))
     }
 }
@@ -137,12 +144,10 @@ where
     }
 }
 
-/// What entries name a route and its price by.
-type Numbers = (i64, i64);
-type Sold = (Result<ServiceResponse<BoxBody>, Error>, Outcome);
+type Answer = (Result<ServiceResponse<BoxBody>, Error>, Outcome);
 
 impl Price {
-    async fn sell<S, B>(self: Rc<Self>, service: Rc<S>, mut request: ServiceRequest, id: RequestId) -> Sold
+    async fn sell<S, B>(self: Rc<Self>, service: Rc<S>, mut request: ServiceRequest, id: RequestId) -> Answer
     where
         S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
         B: MessageBody + 'static,
@@ -226,12 +231,30 @@ impl Price {
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         let caller = caller_address(request.request(), &parts.trusted_proxies);
         let purchase = Purchase { request: id, price: self.price, credential, is_safe, repeat, caller };
-        let (inner, price) = (Arc::clone(&self.inner), self.price);
-        let work = parts.tasks.run(async move {
+        let sold = (route, self.price.get());
+        if let Some(numbers) = self.inner.known_numbers(&sold)
+            && let Some(admitted) = parts.paywall.open_at_once(&purchase)
+        {
+            return Ok((Opened::Admitted(Box::new(admitted)), numbers));
+        }
+        Box::pin(self.open_slowly(purchase, sold, permit))
+            .await
+            .map_err(|(refused, outcome)| (refuse(&refused), outcome))
+    }
+
+    /// In a task of its own: what a caller who hangs up must not cancel.
+    async fn open_slowly(
+        &self,
+        purchase: Purchase,
+        sold: Sold,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(Opened, Numbers), (Refused, Outcome)> {
+        let (inner, id) = (Arc::clone(&self.inner), purchase.request);
+        let work = self.inner.parts.tasks.run(async move {
             let opened = inner.parts.paywall.open(&purchase).await?;
             // Only for those who pay: names come from outside, and each is written down for good.
             let numbers = match &opened {
-                Opened::Admitted(_) => inner.numbers(route, price).await.map_err(|error| {
+                Opened::Admitted(_) => inner.numbers(sold).await.map_err(|error| {
                     tracing::error!(%error, "a route could not be given its number");
                     Refused::because(Refusal::Busy)
                 })?,
@@ -242,11 +265,10 @@ impl Price {
             Ok((opened, numbers))
         });
         match work.await {
-            Ok(Ok(opened)) => Ok(opened),
-            Ok(Err(refused)) => Err((refuse(&refused), Outcome::PaymentRefused)),
+            Ok(opened) => opened.map_err(|refused| (refused, Outcome::PaymentRefused)),
             Err(error) => {
                 tracing::error!(%error, request.id = %id, "a paid request ended unexpectedly");
-                Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy))
+                Err((Refused::because(Refusal::Busy), Outcome::Busy))
             }
         }
     }
@@ -275,17 +297,17 @@ impl Price {
         answered: Result<ServiceResponse<BoxBody>, Error>,
         id: RequestId,
         (route, price_list): Numbers,
-    ) -> Sold {
+    ) -> Answer {
         let answered = match answered {
             Ok(answered) => answered,
             Err(error) => {
-                let note = self.let_go(admitted, error.as_response_error().status_code()).await;
+                let note = Box::pin(self.let_go(admitted, error.as_response_error().status_code())).await;
                 return (Err(WithNote { error, note }.into()), Outcome::NotCharged);
             }
         };
         let status = answered.status();
         if !self.inner.charged_statuses.contains(status.as_u16()) {
-            let note = self.let_go(admitted, status).await;
+            let note = Box::pin(self.let_go(admitted, status)).await;
             return (Ok(with_note(answered, &note)), Outcome::NotCharged);
         }
         let (request, response) = answered.into_parts();
@@ -293,7 +315,7 @@ impl Price {
         let is_head = *request.method() == Method::HEAD;
         let body = if admitted.is_kept() {
             let max_bytes = self.inner.idempotency.max_answer_bytes;
-            ReadBody::read(body, response.headers(), is_head, max_bytes).await
+            Box::pin(ReadBody::read(body, response.headers(), is_head, max_bytes)).await
         } else {
             Ok(ReadBody::unread(body))
         };
@@ -301,7 +323,7 @@ impl Price {
             Ok(body) => body,
             Err(error) => {
                 tracing::warn!(%error, request.id = %id, "a handler's answer broke off before it was charged");
-                let note = self.interrupted(admitted).await;
+                let note = Box::pin(self.interrupted(admitted)).await;
                 let answer = problem::plain(Problem::UpstreamFailed, id);
                 let answered = ServiceResponse::new(request, answer);
                 return (Ok(with_note(answered, &note)), Outcome::UpstreamFailed);
@@ -399,7 +421,8 @@ fn stored_headers(headers: &HeaderMap) -> Vec<(String, String)> {
 
 /// Adds what became of the payment. It names the caller's wallet, so the answer belongs to one caller and to no cache.
 fn note_in(headers: &mut HeaderMap, note: &PaymentResponse) {
-    for name in CACHING {
+    let caching: Vec<_> = headers.keys().filter(|name| CACHING.contains(&name.as_str())).cloned().collect();
+    for name in caching {
         headers.remove(name);
     }
     headers.insert(PAYMENT_RESPONSE_NAME, header_value(encode(note)));

@@ -102,7 +102,7 @@ pub(crate) struct Inner {
     charged_statuses: StatusSet,
     admin_address: SocketAddr,
     /// Numbers of routes and prices that were sold already, by name and price.
-    numbers: Mutex<HashMap<(String, i64), (i64, i64)>>,
+    numbers: Mutex<HashMap<Sold, Numbers>>,
     running: Mutex<Option<Running>>,
 }
 
@@ -204,17 +204,25 @@ impl Embedded {
     }
 }
 
+/// A handler by method and pattern, and its price in millionths.
+type Sold = (String, i64);
+/// What entries name a route and its price list by.
+type Numbers = (i64, i64);
+
 impl Inner {
-    /// The numbers that entries name a route and its price by.
-    async fn numbers(&self, route: String, price: Micros) -> Result<(i64, i64), DbError> {
-        let key = (route, price.get());
-        let known = self.numbers.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
-        if let Some(known) = known {
+    /// The numbers that entries name a route and its price by, if they were here before.
+    fn known_numbers(&self, sold: &Sold) -> Option<Numbers> {
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).get(sold).copied()
+    }
+
+    /// The same; what is new is written down for good.
+    async fn numbers(&self, sold: Sold) -> Result<Numbers, DbError> {
+        if let Some(known) = self.known_numbers(&sold) {
             return Ok(known);
         }
-        let registered = prices::register(&self.parts.db, vec![key.clone()]).await?;
+        let registered = prices::register(&self.parts.db, vec![sold.clone()]).await?;
         let numbers = (registered.routes.first().copied().unwrap_or_default(), registered.list);
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).insert(key, numbers);
+        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).insert(sold, numbers);
         Ok(numbers)
     }
 }

@@ -362,15 +362,18 @@ impl Gateway {
     ) -> PaidOutcome {
         let problem = match answered {
             Ok(response) if charge.statuses.contains(response.status().as_u16()) => {
-                match self.read_if_kept(&admitted, response).await {
-                    Some((answer, kept)) => return self.capture(admitted, answer, kept, charge).await,
+                if !admitted.is_kept() {
+                    return self.capture(admitted, response.into(), None, charge).await;
+                }
+                match Box::pin(self.read_to_keep(response)).await {
+                    Some((answer, kept)) => return self.capture(admitted, answer, Some(kept), charge).await,
                     None => Problem::UpstreamFailed,
                 }
             }
             Ok(response) => {
                 let message =
                     format!("The API answered {}, which is not charged.", response.status().as_u16());
-                let uncharged = self.paywall.let_go(admitted, false).await;
+                let uncharged = Box::pin(self.paywall.let_go(admitted, false)).await;
                 let note = payment_answer::not_charged(&uncharged, NOT_CHARGED, &message);
                 return PaidOutcome::NotCharged(response.into(), note);
             }
@@ -378,20 +381,13 @@ impl Gateway {
         };
         let message = payment_answer::with_card_charge(problem.answer().message, admitted.charged.as_ref());
         let may_be_done = problem != Problem::UpstreamUnreachable;
-        let uncharged = self.paywall.let_go(admitted, may_be_done).await;
+        let uncharged = Box::pin(self.paywall.let_go(admitted, may_be_done)).await;
         let note = payment_answer::not_charged(&uncharged, problem.answer().code, &message);
         PaidOutcome::Failed(problem, note)
     }
 
     /// Reads an answer that is to be stored. `None`: the upstream cut it.
-    async fn read_if_kept(
-        &self,
-        admitted: &Admitted,
-        response: hyper::Response<Incoming>,
-    ) -> Option<(Answer, Option<Answered>)> {
-        if !admitted.is_kept() {
-            return Some((response.into(), None));
-        }
+    async fn read_to_keep(&self, response: hyper::Response<Incoming>) -> Option<(Answer, Answered)> {
         let (head, mut body) = response.into_parts();
         let max_bytes = self.idempotency.max_answer_bytes;
         let read = kept_answer::read(&head.headers, &mut body, max_bytes, self.upstream.idle_timeout).await;
@@ -409,7 +405,7 @@ impl Gateway {
                 .collect(),
             body: kept,
         };
-        Some((Answer { head, body }, Some(answered)))
+        Some((Answer { head, body }, answered))
     }
 
     async fn capture(

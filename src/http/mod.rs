@@ -20,6 +20,7 @@ use std::net::IpAddr;
 
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
 
 pub(crate) use self::reversals::Reversals;
 use crate::config::IpNetwork;
@@ -60,7 +61,7 @@ pub(crate) fn caller_address(request: &HttpRequest, trusted_proxies: &[IpNetwork
 pub(crate) fn finish(response: &mut HttpResponse, id: RequestId) {
     let headers = response.headers_mut();
     let name = HeaderName::from_static;
-    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(id.to_string())) {
         headers.insert(name("x-request-id"), value);
     }
     headers.insert(name("access-control-allow-origin"), HeaderValue::from_static("*"));

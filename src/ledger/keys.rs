@@ -110,14 +110,19 @@ impl Keys {
         Self { reader, known: Cache::new(KEPT) }
     }
 
+    /// The same as [`Keys::look_up`] for a key that was here lately, without the database.
+    #[must_use]
+    pub fn remembered(&self, hash: SecretHash) -> Option<KeyRecord> {
+        let (known, since) = self.known.get(&hash)?;
+        (matches!(self.reader, Readers::Sqlite(_)) || since.elapsed() < TRUSTED_FOR).then_some(known)
+    }
+
     /// What a client key leads to.
     ///
     /// # Errors
     /// When the database cannot be read.
     pub async fn look_up(&self, hash: SecretHash) -> Result<KeyLookup, sqlx::Error> {
-        if let Some((known, since)) = self.known.get(&hash)
-            && (matches!(self.reader, Readers::Sqlite(_)) || since.elapsed() < TRUSTED_FOR)
-        {
+        if let Some(known) = self.remembered(hash) {
             return Ok(KeyLookup::Known(known));
         }
         if let Some(found) = self.look_up_issued(hash).await? {

@@ -8,7 +8,8 @@
 //! `core.rs` has every rule and no I/O. `writer.rs` commits batches; `fault.rs` decides what a failed one means. `storage.rs`
 //! reads and writes, with the bulk statements of `sqlite.rs` and `postgres.rs`: two databases, one ledger.
 //! `reservations.rs` is what running requests of this node have set aside; holds set aside across nodes. `nodes.rs` finishes
-//! what dead nodes left. `answers.rs` keeps answers for `Idempotency-Key`. `verify.rs` recomputes everything from the entries.
+//! what dead nodes left. `mailbox.rs` brings outcomes to the threads that wait for
+//! them. `answers.rs` keeps answers for `Idempotency-Key`. `verify.rs` recomputes everything from the entries.
 #![cfg_attr(
     not(test),
     deny(
@@ -25,6 +26,7 @@ pub mod answers;
 pub mod core;
 mod fault;
 pub mod keys;
+pub(crate) mod mailbox;
 pub mod nodes;
 mod postgres;
 pub mod prices;
@@ -40,6 +42,7 @@ mod writer;
 
 use std::sync::Arc;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +50,7 @@ use self::aftermath::{Change, NewRefund};
 pub use self::answers::StoredAnswer;
 pub use self::core::{Capture, ClientId, ClientState, EntryId, Refusal};
 use self::core::{Hold, Release, Reverse};
+use self::mailbox::Recipient;
 use self::nodes::Node;
 pub use self::recording::SucceededCharge;
 pub use self::reservations::{NotReserved, Reservation, Reservations};
@@ -154,14 +158,22 @@ impl Ledger {
     /// # Errors
     /// [`ReserveError`].
     pub async fn reserve(&self, client: ClientId, price: Micros) -> Result<Reservation, ReserveError> {
-        match self.reservations.reserve(client, price) {
+        match self.reserve_at_once(client, price) {
             Err(NotReserved::Unknown) => {}
             // Another node may have topped this client up: nobody is told to pay because of what memory says.
             Err(NotReserved::Insufficient(_) | NotReserved::Frozen(_)) if self.is_shared() => {}
             other => return other.map_err(ReserveError::NotReserved),
         }
         self.learn(client).await?;
-        self.reservations.reserve(client, price).map_err(ReserveError::NotReserved)
+        self.reserve_at_once(client, price).map_err(ReserveError::NotReserved)
+    }
+
+    /// The same by what memory says, which may lag behind the database where nodes share it.
+    ///
+    /// # Errors
+    /// [`NotReserved`].
+    pub fn reserve_at_once(&self, client: ClientId, price: Micros) -> Result<Reservation, NotReserved> {
+        self.reservations.reserve(client, price)
     }
 
     /// The posted balances of a client. `None`: there is no such client.
@@ -212,7 +224,11 @@ impl Ledger {
         reservation: Reservation,
         store: Option<StoredAnswer>,
     ) -> Result<Posted, LedgerError> {
-        self.ask(|answer| Job::Capture { capture, reservation, store, answer }).await
+        let job = |caller| {
+            let answer = Recipient::new(caller, mailbox::here());
+            Job::Capture { capture, reservation, store, answer }
+        };
+        self.ask(job).await
     }
 
     /// Turns a reservation into a hold that every node sees, durably. What comes back is the reservation without its amount; it
@@ -329,7 +345,14 @@ impl Ledger {
         job: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Job,
     ) -> Result<T, LedgerError> {
         let (answer, outcome) = oneshot::channel();
-        self.jobs.send(job(answer)).await.map_err(|_| LedgerError::Closed)?;
+        match self.jobs.try_send(job(answer)) {
+            Ok(()) => {}
+            // Waiting is the exception, and a job is large: its future lives elsewhere.
+            Err(TrySendError::Full(job)) => {
+                Box::pin(self.jobs.send(job)).await.map_err(|_| LedgerError::Closed)?;
+            }
+            Err(TrySendError::Closed(_)) => return Err(LedgerError::Closed),
+        }
         outcome.await.map_err(|_| LedgerError::Closed)?
     }
 

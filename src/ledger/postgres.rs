@@ -1,21 +1,25 @@
 //! The ledger's bulk statements on PostgreSQL: rows travel as arrays, and one statement appends entries and updates clients.
 
+use sqlx::Row as _;
 use sqlx::postgres::PgConnection;
 
 use super::core::{ClientId, ClientState, Entry, EntryId};
-use super::storage::{HoldRow, Written, entry_columns, state_columns};
+use super::storage::{HoldRow, Writing, entry_columns, state_columns};
 use crate::db::Row;
 
-/// In the order of their ids, so that the batches of two nodes do not wait for each other crosswise. `NO KEY`: rows that only
-/// refer to a client may be made meanwhile.
+/// Locked in the order of their ids, so that the batches of two nodes do not wait for each other crosswise. `NO KEY`: rows
+/// that only refer to a client may be made meanwhile. The ids for entries come with the first row, and are taken once it is
+/// known how many were locked, so while all are: one client's ids ascend in the order of commits, whichever nodes they come
+/// from.
 const LOCK_CLIENTS: &str = concat!(
-    "SELECT ",
+    "WITH c AS MATERIALIZED (SELECT ",
     state_columns!(),
-    " FROM clients AS c WHERE c.id = ANY($1) ORDER BY c.id FOR NO KEY UPDATE"
+    " FROM clients AS c WHERE c.id = ANY($1) ORDER BY c.id FOR NO KEY UPDATE), l AS (SELECT COUNT(*) AS locked, MIN(id) AS first FROM c)
+SELECT ",
+    state_columns!(),
+    ", CASE WHEN c.id = l.first THEN (SELECT array_agg(nextval('entry_ids')) \
+     FROM generate_series(1, CASE WHEN l.locked > 0 THEN $2 END)) END FROM c, l"
 );
-
-/// Taken while the clients are locked: one client's ids ascend in the order of commits, whichever nodes they come from.
-const ENTRY_IDS: &str = "SELECT nextval('entry_ids') FROM generate_series(1, $1)";
 
 const LOAD_RECORDED: &str =
     concat!("SELECT ", entry_columns!(), " FROM entries AS e WHERE e.source = ANY($1)");
@@ -40,8 +44,12 @@ WITH added AS (
          AS v (id, paid, bonus, debt, sequence, last_entry)
     WHERE clients.id = v.id
     RETURNING 1
+), noted AS (
+    INSERT INTO undelivered (node, entries) SELECT $23, $24 WHERE $23 IS NOT NULL
+    ON CONFLICT (node) DO UPDATE SET entries = excluded.entries
+    RETURNING 1
 )
-SELECT (SELECT COUNT(*) FROM added), (SELECT COUNT(*) FROM changed)";
+SELECT (SELECT COUNT(*) FROM added) + (SELECT COUNT(*) FROM changed) + (SELECT COUNT(*) FROM noted)";
 
 const INSERT_HOLDS: &str = "\
 INSERT INTO holds (request, client, amount, node, created_at)
@@ -57,17 +65,15 @@ fn wrapped(rows: Vec<sqlx::postgres::PgRow>) -> Vec<Row> {
 pub(super) async fn lock_clients(
     connection: &mut PgConnection,
     ids: &[ClientId],
-) -> Result<Vec<Row>, sqlx::Error> {
-    sqlx::query(LOCK_CLIENTS).bind(ids).fetch_all(connection).await.map(wrapped)
-}
-
-pub(super) async fn entry_ids(
-    connection: &mut PgConnection,
-    count: i64,
-) -> Result<Vec<EntryId>, sqlx::Error> {
-    let mut ids: Vec<EntryId> = sqlx::query_scalar(ENTRY_IDS).bind(count).fetch_all(connection).await?;
-    ids.sort_unstable();
-    Ok(ids)
+    entries: i64,
+) -> Result<(Vec<Row>, Vec<EntryId>), sqlx::Error> {
+    let rows = sqlx::query(LOCK_CLIENTS).bind(ids).bind(entries).fetch_all(connection).await?;
+    let mut entry_ids = Vec::new();
+    for row in &rows {
+        entry_ids.extend(row.try_get::<Option<Vec<EntryId>>, _>(8)?.unwrap_or_default());
+    }
+    entry_ids.sort_unstable();
+    Ok((wrapped(rows), entry_ids))
 }
 
 pub(super) async fn load_recorded(
@@ -84,23 +90,21 @@ pub(super) async fn captures(
     sqlx::query(CAPTURES).bind(ids).fetch_all(connection).await.map(wrapped)
 }
 
-/// Appends entries and writes the balances of the clients that changed.
+/// Writes one batch.
 pub(super) async fn append(
     connection: &mut PgConnection,
-    at: i64,
-    entries: &[Entry],
-    clients: &[(ClientId, ClientState)],
-) -> Result<Written, sqlx::Error> {
-    if entries.is_empty() && clients.is_empty() {
-        return Ok(Written::default());
-    }
+    writing: Writing<'_>,
+    undelivered: Option<(&str, String)>,
+) -> Result<u64, sqlx::Error> {
+    let Writing { at, entries, clients, .. } = writing;
+    let (node, row) = undelivered.unzip();
     let numbers = |of: fn(&Entry) -> i64| entries.iter().map(of).collect::<Vec<i64>>();
     let optional = |of: fn(&Entry) -> Option<i64>| entries.iter().map(of).collect::<Vec<Option<i64>>>();
     let states =
         |of: fn(&ClientState) -> i64| clients.iter().map(|(_, state)| of(state)).collect::<Vec<i64>>();
     let sources: Vec<&str> = entries.iter().map(|e| e.source.as_str()).collect();
     let currencies: Vec<&str> = entries.iter().map(|e| e.currency.code()).collect();
-    let (added, changed): (i64, i64) = sqlx::query_as(APPEND)
+    let written: i64 = sqlx::query_scalar(APPEND)
         .bind(at)
         .bind(numbers(|e| e.id))
         .bind(sources)
@@ -123,9 +127,11 @@ pub(super) async fn append(
         .bind(states(|state| state.debt.get()))
         .bind(states(|state| state.sequence))
         .bind(clients.iter().map(|(_, state)| state.last_entry).collect::<Vec<Option<i64>>>())
+        .bind(node)
+        .bind(row)
         .fetch_one(connection)
         .await?;
-    Ok(Written { entries: u64::try_from(added).unwrap_or(0), clients: u64::try_from(changed).unwrap_or(0) })
+    Ok(u64::try_from(written).unwrap_or(0))
 }
 
 pub(super) async fn insert_holds(

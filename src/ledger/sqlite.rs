@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use sqlx::sqlite::SqliteConnection;
 
 use super::core::{ClientId, ClientState, Entry, EntryId};
-use super::storage::{HoldRow, Written, entry_columns, state_columns};
+use super::storage::{HoldRow, Writing, entry_columns, state_columns};
 use crate::db::Row;
 
 const NEXT_ENTRY: &str = "SELECT COALESCE(MAX(id), 0) + 1 FROM entries";
@@ -27,17 +27,28 @@ const CAPTURES: &str = "\
 SELECT e.source, e.client FROM json_each($1) AS wanted JOIN entries AS e ON e.id = wanted.value ORDER BY e.id";
 
 /// `jsonb_each` hands out parsed rows: taking thirteen values from each costs no second parse.
-const INSERT_ENTRIES: &str = "\
+macro_rules! append {
+    () => {
+        "\
 INSERT INTO entries (id, at, source, debit, credit, amount, currency, client, sequence, previous,
                      paid_after, bonus_after, debt_after, route, price_list, upstream_status)
 SELECT $1 + key, $2, value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7,
        value->>8, value->>9, value->>10, value->>11, value->>12, value->>13
-FROM jsonb_each($3)";
-
-const UPDATE_CLIENTS: &str = "\
+FROM jsonb_each($3);
 UPDATE clients SET paid = v.value->>1, bonus = v.value->>2, debt = v.value->>3, sequence = v.value->>4,
                    last_entry = v.value->>5
-FROM jsonb_each($1) AS v WHERE clients.id = v.value->>0";
+FROM jsonb_each($4) AS v WHERE clients.id = v.value->>0"
+    };
+}
+/// Several statements at once: each trip to the thread that has the connection costs two changes of threads. Parameters
+/// are counted through.
+const APPEND: &str = append!();
+const APPEND_AND_NOTE: &str = concat!(
+    append!(),
+    ";
+INSERT INTO undelivered (node, entries) VALUES ($5, $6)
+ON CONFLICT (node) DO UPDATE SET entries = excluded.entries"
+);
 
 const INSERT_HOLDS: &str = "\
 INSERT INTO holds (request, client, amount, node, created_at)
@@ -91,31 +102,31 @@ impl std::fmt::Display for Nullable {
     }
 }
 
-/// Appends entries, whose ids ascend one by one, and writes the balances of the clients that changed.
+/// Writes one batch, whose entries' ids ascend one by one.
 pub(super) async fn append(
     connection: &mut SqliteConnection,
-    at: i64,
-    entries: &[Entry],
-    clients: &[(ClientId, ClientState)],
-) -> Result<Written, sqlx::Error> {
-    Ok(Written {
-        entries: insert_entries(&mut *connection, at, entries).await?,
-        clients: update_clients(connection, clients).await?,
-    })
+    writing: Writing<'_>,
+    undelivered: Option<(&str, String)>,
+) -> Result<u64, sqlx::Error> {
+    let first = writing.entries.first().map_or(0, |entry| entry.id);
+    let (entries, clients) = (entry_rows(writing.entries)?, client_rows(writing.clients));
+    let statements = if undelivered.is_some() { APPEND_AND_NOTE } else { APPEND };
+    let mut query = sqlx::query(statements).bind(first).bind(writing.at).bind(entries).bind(clients);
+    if let Some((node, row)) = undelivered {
+        query = query.bind(node.to_owned()).bind(row);
+    }
+    Ok(query.execute(connection).await?.rows_affected())
 }
 
-async fn insert_entries(
-    connection: &mut SqliteConnection,
-    at: i64,
-    entries: &[Entry],
-) -> Result<u64, sqlx::Error> {
-    let Some(first) = entries.first() else {
-        return Ok(0);
-    };
-    let mut rows = String::with_capacity(entries.len().saturating_mul(160));
+fn entry_rows(entries: &[Entry]) -> Result<String, sqlx::Error> {
+    let mut rows = String::with_capacity(entries.len().saturating_mul(160).saturating_add(2));
     rows.push('[');
     for (index, e) in entries.iter().enumerate() {
-        debug_assert_eq!(Some(e.id), first.id.checked_add(i64::try_from(index).unwrap_or(0)));
+        debug_assert_eq!(
+            Some(e.id),
+            entries[0].id.checked_add(i64::try_from(index).unwrap_or(0)),
+            "the statement counts ids up from the first"
+        );
         if index > 0 {
             rows.push(',');
         }
@@ -143,17 +154,10 @@ async fn insert_entries(
         );
     }
     rows.push(']');
-    let done = sqlx::query(INSERT_ENTRIES).bind(first.id).bind(at).bind(rows).execute(connection).await?;
-    Ok(done.rows_affected())
+    Ok(rows)
 }
 
-async fn update_clients(
-    connection: &mut SqliteConnection,
-    clients: &[(ClientId, ClientState)],
-) -> Result<u64, sqlx::Error> {
-    if clients.is_empty() {
-        return Ok(0);
-    }
+fn client_rows(clients: &[(ClientId, ClientState)]) -> String {
     let mut rows = String::from("[");
     for (id, state) in clients {
         if rows.len() > 1 {
@@ -170,8 +174,7 @@ async fn update_clients(
         );
     }
     rows.push(']');
-    let done = sqlx::query(UPDATE_CLIENTS).bind(rows).execute(connection).await?;
-    Ok(done.rows_affected())
+    rows
 }
 
 pub(super) async fn insert_holds(

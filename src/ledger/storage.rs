@@ -38,11 +38,24 @@ pub(super) struct HoldRow {
     pub(super) amount: Micros,
 }
 
-/// How many rows the database took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Written {
-    pub(super) entries: u64,
-    pub(super) clients: u64,
+/// What one batch writes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Writing<'a> {
+    /// Microseconds since 1970.
+    pub(super) at: i64,
+    pub(super) entries: &'a [Entry],
+    /// The balances of the clients that changed.
+    pub(super) clients: &'a [(ClientId, ClientState)],
+    /// A node and its captures whose answer has not been delivered, when that row is to be rewritten.
+    pub(super) undelivered: Option<(&'a str, &'a [EntryId])>,
+}
+
+impl Writing<'_> {
+    /// How many rows that is. No statement can write more than its own, so an equal sum means that each wrote all.
+    pub(super) fn rows(&self) -> usize {
+        let row = usize::from(self.undelivered.is_some());
+        self.entries.len().saturating_add(self.clients.len()).saturating_add(row)
+    }
 }
 
 /// A stored value that no version of this program writes.
@@ -101,21 +114,41 @@ pub(super) async fn load_client(readers: &Readers, id: ClientId) -> Result<Optio
     row.as_ref().map(|row| client_state(row).map(|(_, state)| state)).transpose()
 }
 
-/// The states of these clients, which nobody else changes until the transaction ends; those that do not exist are missing.
+/// Clients that nobody else changes until the transaction ends.
+#[derive(Debug, Default)]
+pub(super) struct Locked {
+    /// Those that do not exist are missing.
+    pub(super) clients: Vec<(ClientId, ClientState)>,
+    /// Ids for entries, from the sequence that the nodes share; `None` where there is one writer, who counts.
+    pub(super) entry_ids: Option<Vec<EntryId>>,
+}
+
+/// Locks clients, and takes ids for so many entries of theirs.
 pub(super) async fn lock_clients(
     connection: &mut Connection,
     ids: &[ClientId],
-) -> Result<Vec<(ClientId, ClientState)>, sqlx::Error> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rows = match connection {
+    entries: usize,
+) -> Result<Locked, sqlx::Error> {
+    match connection {
         // The whole file is locked already.
-        Connection::Sqlite(connection) => sqlite::load_clients(connection, ids).await?,
-        Connection::Postgres(connection) => postgres::lock_clients(connection, ids).await?,
-        Connection::Lost => return Err(lost()),
-    };
-    rows.iter().map(client_state).collect()
+        Connection::Sqlite(_) if ids.is_empty() => Ok(Locked::default()),
+        Connection::Sqlite(connection) => {
+            let rows = sqlite::load_clients(connection, ids).await?;
+            let clients = rows.iter().map(client_state).collect::<Result<_, _>>()?;
+            Ok(Locked { clients, entry_ids: None })
+        }
+        // Nobody whose entries these could be.
+        Connection::Postgres(_) if ids.is_empty() => {
+            Ok(Locked { clients: Vec::new(), entry_ids: Some(Vec::new()) })
+        }
+        Connection::Postgres(connection) => {
+            let entries = i64::try_from(entries).unwrap_or(i64::MAX);
+            let (rows, entry_ids) = postgres::lock_clients(connection, ids, entries).await?;
+            let clients = rows.iter().map(client_state).collect::<Result<_, _>>()?;
+            Ok(Locked { clients, entry_ids: Some(entry_ids) })
+        }
+        Connection::Lost => Err(lost()),
+    }
 }
 
 /// Everything in the books under these sources, all legs.
@@ -136,18 +169,25 @@ pub(super) async fn load_recorded(
     rows.iter().map(|row| entry(row).map(|entry| (entry.source.clone(), entry))).collect()
 }
 
-/// Appends entries and writes the balances of the clients that changed.
-pub(super) async fn append(
-    connection: &mut Connection,
-    at: i64,
-    entries: &[Entry],
-    clients: &[(ClientId, ClientState)],
-) -> Result<Written, sqlx::Error> {
+/// Appends entries, writes the balances of the clients that changed and the row of undelivered captures, in one go. Answers
+/// how many rows the database took: [`Writing::rows`] when all is well.
+pub(super) async fn append(connection: &mut Connection, writing: Writing<'_>) -> Result<u64, sqlx::Error> {
+    if writing.rows() == 0 {
+        return Ok(0);
+    }
+    let undelivered = match writing.undelivered {
+        Some((node, entries)) => Some((node, undelivered_text(entries)?)),
+        None => None,
+    };
     match connection {
-        Connection::Sqlite(connection) => sqlite::append(connection, at, entries, clients).await,
-        Connection::Postgres(connection) => postgres::append(connection, at, entries, clients).await,
+        Connection::Sqlite(connection) => sqlite::append(connection, writing, undelivered).await,
+        Connection::Postgres(connection) => postgres::append(connection, writing, undelivered).await,
         Connection::Lost => Err(lost()),
     }
+}
+
+fn undelivered_text(entries: &[EntryId]) -> Result<String, sqlx::Error> {
+    serde_json::to_string(entries).map_err(|error| sqlx::Error::Encode(error.into()))
 }
 
 /// Adds the rows of holds that were taken, and answers how many there are.
@@ -188,8 +228,7 @@ pub(super) async fn write_undelivered(
     node: &str,
     entries: &[EntryId],
 ) -> Result<(), sqlx::Error> {
-    let entries = serde_json::to_string(entries).map_err(|error| sqlx::Error::Encode(error.into()))?;
-    query(WRITE_UNDELIVERED).bind(node).bind(entries).execute(connection).await?;
+    query(WRITE_UNDELIVERED).bind(node).bind(undelivered_text(entries)?).execute(connection).await?;
     Ok(())
 }
 
@@ -229,20 +268,6 @@ pub(super) async fn open_holds(
     };
     let rows = rows.fetch_all(connection).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
-}
-
-/// Ids for so many entries, from the sequence that the nodes share; `None` where there is one writer, who counts.
-pub(super) async fn entry_ids(
-    connection: &mut Connection,
-    count: usize,
-) -> Result<Option<Vec<EntryId>>, sqlx::Error> {
-    match connection {
-        Connection::Sqlite(_) => Ok(None),
-        Connection::Lost => Err(lost()),
-        Connection::Postgres(connection) => {
-            postgres::entry_ids(connection, i64::try_from(count).unwrap_or(i64::MAX)).await.map(Some)
-        }
-    }
 }
 
 /// Where there is one node at a time: the rows of those before it go.

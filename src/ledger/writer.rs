@@ -19,9 +19,10 @@ use super::core::{
     Batch, Capture, ClientId, ClientState, Command, EntryId, Hold, Outcome, Refusal, Release, Reverse,
 };
 use super::fault::Fault;
+use super::mailbox::{Recipient, Round};
 use super::recording::{self, SucceededCharge};
 use super::reservations::{NotReserved, Reservation, Reservations};
-use super::storage::{self, HoldRow};
+use super::storage::{self, HoldRow, Writing};
 use super::{LedgerError, sqlite};
 use crate::config::DatabaseConfig;
 use crate::db::{Connection, WriteEnd, WriteJob, now_micros};
@@ -48,7 +49,7 @@ pub(super) enum Job {
         capture: Capture,
         reservation: Reservation,
         store: Option<StoredAnswer>,
-        answer: oneshot::Sender<Answer>,
+        answer: Recipient<Answer>,
     },
     Hold {
         hold: Hold,
@@ -157,7 +158,7 @@ pub(super) struct Writer {
 }
 
 /// What a batch is asked to do.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Asked {
     Command(Command),
     /// Becomes a command when the top-up's row has been read.
@@ -228,7 +229,7 @@ impl Writer {
         let asked: Vec<Asked> = reversals.chain(releases).map(Asked::Command).collect();
         let mut reversed = 0u64;
         for chunk in asked.chunks(MAX_BATCH) {
-            let committed = self.commit(chunk, &[], true).await.map_err(Fault::into_error)?;
+            let committed = self.commit(chunk.to_vec(), &[], true).await.map_err(Fault::into_error)?;
             for (asked, outcome) in chunk.iter().zip(committed.outcomes) {
                 let fresh = matches!(outcome, Outcome::Posted { repeated: false, .. });
                 let is_reversal = matches!(asked, Asked::Command(Command::Reverse(_)));
@@ -399,7 +400,7 @@ impl Writer {
     async fn settle_doubt(&mut self, capture: &Reverse) -> Result<Committed, Fault> {
         // The unknown commit may have taken place, and then has the id that would come next.
         self.learn_next_entry().await.map_err(Fault::from)?;
-        self.commit(&[Asked::Command(Command::Reverse(capture.clone()))], &[], true).await
+        self.commit(vec![Asked::Command(Command::Reverse(capture.clone()))], &[], true).await
     }
 
     /// After a failure: a connection that does not end its transaction is opened anew. No cached state survives.
@@ -520,6 +521,7 @@ impl Writer {
         self.counts.batches.fetch_add(1, Relaxed);
         self.counts.commands.fetch_add(jobs.len().try_into().unwrap_or(u64::MAX), Relaxed);
         let mut refused = Vec::new();
+        let mut round = Round::new();
         for (job, outcome) in jobs.into_iter().zip(committed.outcomes) {
             let posted = match outcome {
                 Outcome::Posted { entry, client, state, repeated } => {
@@ -542,7 +544,7 @@ impl Writer {
                         reservation.settle(posted.state);
                     }
                     // Nobody there to hear it means that the process is ending: the capture stays noted as undelivered.
-                    let _ = answer.send(posted);
+                    round.add(answer, posted);
                 }
                 Job::TopUp { reserve, answer, .. } => {
                     let answered = posted.map(|posted| {
@@ -587,7 +589,7 @@ impl Writer {
                     let client = Some(capture.client);
                     self.doubtful.push(Reverse { capture: capture.source, client });
                 }
-                let _ = answer.send(Err(unknown()));
+                answer.answer(Err(unknown()));
             }
             Job::TopUp { answer, .. } => {
                 let _ = answer.send(Err(unknown()));
@@ -612,13 +614,13 @@ impl Writer {
     async fn commit_jobs(&mut self, jobs: &[Job], repeated: bool) -> Result<Committed, Fault> {
         let asked: Vec<Asked> = jobs.iter().map(Job::asked).collect();
         let stores: Vec<Option<&StoredAnswer>> = jobs.iter().map(Job::store).collect();
-        self.commit(&asked, &stores, repeated).await
+        self.commit(asked, &stores, repeated).await
     }
 
     /// One transaction: read, apply, append, update, commit. Any error rolls everything back and empties the cache.
     async fn commit(
         &mut self,
-        asked: &[Asked],
+        asked: Vec<Asked>,
         stores: &[Option<&StoredAnswer>],
         repeated: bool,
     ) -> Result<Committed, Fault> {
@@ -673,7 +675,7 @@ impl Writer {
         let commands: Vec<Option<Command>> = commands.into_iter().map(Some).collect();
         let mut batch = self.read(&commands, true).await?;
         if commands.is_empty() {
-            batch.clients.extend(storage::lock_clients(&mut self.connection, &[client]).await?);
+            batch.clients.extend(storage::lock_clients(&mut self.connection, &[client], 0).await?.clients);
         }
         let before = batch.clients.get(&client).copied();
         for command in commands.iter().flatten() {
@@ -702,12 +704,8 @@ impl Writer {
             }
         }
         let changed: Vec<(ClientId, ClientState)> = batch.changed.iter().map(|id| (*id, state)).collect();
-        let written = storage::append(&mut self.connection, at, &batch.entries, &changed).await?;
-        if usize::try_from(written.entries) != Ok(batch.entries.len())
-            || usize::try_from(written.clients) != Ok(changed.len())
-        {
-            return Err(Fault::guilty("entries or a client's row are missing"));
-        }
+        let writing = Writing { at, entries: &batch.entries, clients: &changed, undelivered: None };
+        self.append(writing).await?;
         self.connection.commit().await?;
         if !self.is_shared() {
             self.next_entry = batch.next_entry().unwrap_or(self.next_entry);
@@ -718,12 +716,13 @@ impl Writer {
 
     async fn try_commit(
         &mut self,
-        asked: &[Asked],
+        asked: Vec<Asked>,
         stores: &[Option<&StoredAnswer>],
         repeated: bool,
     ) -> Result<Committed, Fault> {
         let at = now_micros();
         self.connection.begin().await?;
+        let is_charge: Vec<bool> = asked.iter().map(|asked| matches!(asked, Asked::Charge(_))).collect();
         let commands = self.prepare(asked, at).await?;
         let mut batch = self.read(&commands, repeated).await?;
         let outcomes: Vec<Outcome> = commands
@@ -734,10 +733,10 @@ impl Writer {
             })
             .collect();
 
-        let uncredited = |((asked, command), outcome): ((&Asked, &Option<Command>), &Outcome)| {
-            matches!((asked, command, outcome), (Asked::Charge(_), Some(_), Outcome::Refused(_)))
+        let uncredited = |((is_charge, command), outcome): ((&bool, &Option<Command>), &Outcome)| {
+            *is_charge && command.is_some() && matches!(outcome, Outcome::Refused(_))
         };
-        if asked.iter().zip(&commands).zip(&outcomes).any(uncredited) {
+        if is_charge.iter().zip(&commands).zip(&outcomes).any(uncredited) {
             // Its row says "succeeded" already; without entries it must not stay so.
             self.connection.rollback().await?;
             return match &outcomes[..] {
@@ -748,21 +747,14 @@ impl Writer {
 
         let changed: Vec<(ClientId, ClientState)> =
             batch.changed.iter().filter_map(|id| Some((*id, *batch.clients.get(id)?))).collect();
-        let written = storage::append(&mut self.connection, at, &batch.entries, &changed).await?;
-        if usize::try_from(written.entries) != Ok(batch.entries.len()) {
-            let (taken, made) = (written.entries, batch.entries.len());
-            return Err(Fault::guilty(&format!("{taken} of {made} entries were inserted")));
-        }
-        if usize::try_from(written.clients) != Ok(changed.len()) {
-            return Err(Fault::guilty("a client's row is missing"));
-        }
-        self.write_holds(&commands, &outcomes, at).await?;
-        let captured = self.write_answers(&commands, &outcomes, stores).await?;
+        let captured = noted(&commands, &outcomes, stores);
         let row_written = !captured.is_empty();
-        if row_written {
-            let row = self.undelivered_row(&captured);
-            storage::write_undelivered(&mut self.connection, &self.node, &row).await?;
-        }
+        let row = if row_written { self.undelivered_row(&captured) } else { Vec::new() };
+        let node = self.node.clone();
+        let undelivered = row_written.then_some((node.as_str(), &row[..]));
+        self.append(Writing { at, entries: &batch.entries, clients: &changed, undelivered }).await?;
+        self.write_holds(&commands, &outcomes, at).await?;
+        self.write_answers(&commands, &outcomes, stores).await?;
         self.connection.commit().await?;
 
         self.row_is_stale &= !row_written;
@@ -777,26 +769,26 @@ impl Writer {
     }
 
     /// Turns charges into commands: their rows are written, in the order of their ids, which is the order of locks.
-    async fn prepare(&mut self, asked: &[Asked], at: i64) -> Result<Vec<Option<Command>>, Fault> {
-        let mut charges: Vec<(usize, &SucceededCharge)> = asked
-            .iter()
-            .enumerate()
-            .filter_map(|(index, asked)| match asked {
-                Asked::Charge(charge) => Some((index, charge)),
-                Asked::Command(_) => None,
-            })
-            .collect();
-        charges.sort_by_key(|(_, charge)| charge.top_up.to_string());
-        let mut prepared = HashMap::new();
-        for (index, charge) in charges {
-            let top_up = recording::prepare(&mut self.connection, charge, at).await?;
-            prepared.insert(index, top_up.map(Command::TopUp));
+    async fn prepare(&mut self, asked: Vec<Asked>, at: i64) -> Result<Vec<Option<Command>>, Fault> {
+        let mut charges: Vec<(usize, SucceededCharge)> = Vec::new();
+        let mut commands: Vec<Option<Command>> = Vec::with_capacity(asked.len());
+        for asked in asked {
+            match asked {
+                Asked::Command(command) => commands.push(Some(command)),
+                Asked::Charge(charge) => {
+                    charges.push((commands.len(), charge));
+                    commands.push(None);
+                }
+            }
         }
-        let command = |(index, asked): (usize, &Asked)| match asked {
-            Asked::Command(command) => Some(command.clone()),
-            Asked::Charge(_) => prepared.remove(&index).flatten(),
-        };
-        Ok(asked.iter().enumerate().map(command).collect())
+        charges.sort_by_key(|(_, charge)| charge.top_up.to_string());
+        for (index, charge) in charges {
+            let top_up = recording::prepare(&mut self.connection, &charge, at).await?;
+            if let Some(command) = commands.get_mut(index) {
+                *command = top_up.map(Command::TopUp);
+            }
+        }
+        Ok(commands)
     }
 
     /// Reads what the commands need. First the clients are locked, then what is recorded is looked up: a transaction of ours
@@ -823,11 +815,13 @@ impl Writer {
             clients.extend(touched.iter().filter_map(|id| Some((*id, *self.cache.get(id)?))));
             touched.retain(|id| !clients.contains_key(id));
         }
-        clients.extend(storage::lock_clients(&mut self.connection, &touched).await?);
-        let recall: Vec<String> = known.clone().flat_map(|command| command.recalls(repeated)).collect();
+        // Ids in advance of looking up: those of a command that turns out to be recorded stay unused.
+        let legs = known.clone().map(Command::max_legs).sum();
+        let locked = storage::lock_clients(&mut self.connection, &touched, legs).await?;
+        clients.extend(locked.clients);
+        let recall: Vec<String> = known.flat_map(|command| command.recalls(repeated)).collect();
         let recorded = storage::load_recorded(&mut self.connection, &recall).await?;
-        let ids = known.map(Command::max_legs).sum();
-        let ids = storage::entry_ids(&mut self.connection, ids).await?;
+        let ids = locked.entry_ids;
         let mut batch = ids.map_or_else(|| Batch::starting_at(self.next_entry), Batch::with_ids);
         batch.clients = clients;
         batch.recorded = recorded;
@@ -868,31 +862,61 @@ impl Writer {
         Ok(())
     }
 
-    /// Stores answers with their captures, and tells which captures are to be noted as undelivered.
+    /// Stores answers with their captures.
     async fn write_answers(
         &mut self,
         commands: &[Option<Command>],
         outcomes: &[Outcome],
         stores: &[Option<&StoredAnswer>],
-    ) -> Result<Vec<EntryId>, Fault> {
-        let mut noted = Vec::new();
-        for (index, (command, outcome)) in commands.iter().zip(outcomes).enumerate() {
-            let (Some(Command::Capture(_)), Outcome::Posted { entry, repeated, .. }) = (command, outcome)
-            else {
-                continue;
-            };
-            let store = stores.get(index).copied().flatten();
-            if let (Some(answer), false) = (store, repeated)
+    ) -> Result<(), Fault> {
+        for (_, outcome, store) in captures(commands, outcomes, stores) {
+            if let (Some(answer), Outcome::Posted { repeated: false, .. }) = (store, outcome)
                 && !answers::store(&mut self.connection, answer).await?
             {
                 return Err(Fault::guilty("another request has taken over this Idempotency-Key"));
             }
-            if is_noted(store) {
-                noted.push(*entry);
-            }
         }
-        Ok(noted)
+        Ok(())
     }
+
+    /// Writes what a batch has made of the books. All of it, or it fails.
+    async fn append(&mut self, writing: Writing<'_>) -> Result<(), Fault> {
+        let written = storage::append(&mut self.connection, writing).await?;
+        if usize::try_from(written) != Ok(writing.rows()) {
+            let rows = writing.rows();
+            return Err(Fault::guilty(&format!(
+                "{written} of {rows} rows were written: entries or a client's row are missing"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// The captures of a batch, with what became of them and the answer that is stored with each.
+fn captures<'a>(
+    commands: &'a [Option<Command>],
+    outcomes: &'a [Outcome],
+    stores: &'a [Option<&'a StoredAnswer>],
+) -> impl Iterator<Item = (&'a Capture, &'a Outcome, Option<&'a StoredAnswer>)> {
+    let with_outcomes = commands.iter().zip(outcomes).enumerate();
+    with_outcomes.filter_map(|(index, (command, outcome))| match command {
+        Some(Command::Capture(capture)) => Some((capture, outcome, stores.get(index).copied().flatten())),
+        _ => None,
+    })
+}
+
+/// The captures of a batch that are to be noted as undelivered.
+fn noted(
+    commands: &[Option<Command>],
+    outcomes: &[Outcome],
+    stores: &[Option<&StoredAnswer>],
+) -> Vec<EntryId> {
+    captures(commands, outcomes, stores)
+        .filter_map(|(_, outcome, store)| match outcome {
+            Outcome::Posted { entry, .. } if is_noted(store) => Some(*entry),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Whether a capture is given back when its answer may not have been delivered. An answer that is kept whole can be fetched

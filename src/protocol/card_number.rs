@@ -36,15 +36,11 @@ pub fn contains_card_number(text: &str) -> bool {
     let bytes = text.as_bytes();
     let mut position = 0;
     while position < bytes.len() {
-        let groups = groups_at(bytes, position);
-        let Some(last) = groups.last() else {
-            position += 1;
-            continue;
-        };
-        position = last.end;
-        if any_window_is_card(bytes, &groups) {
+        let (digits, end) = digits_from(bytes, position);
+        if digits >= MIN_DIGITS && any_window_is_card(bytes, &groups_at(bytes, position)) {
             return true;
         }
+        position = end.max(position + 1);
     }
     false
 }
@@ -92,11 +88,13 @@ fn is_nothing_but_a_card_number(field: &str, at_least: usize) -> bool {
     let Some(start) = field.find(|c: char| c.is_ascii_digit()) else { return false };
     let (prefix, rest) = field.split_at(start);
     let is_prefix = prefix.ends_with('_') && prefix.bytes().all(|b| b.is_ascii_alphabetic() || b == b'_');
+    if !is_prefix && prefix.contains(char::is_alphanumeric)
+        || rest.contains(|c: char| c.is_alphanumeric() && !c.is_ascii_digit())
+    {
+        return false;
+    }
     let digits: Vec<u8> = rest.bytes().filter(u8::is_ascii_digit).collect();
-    (is_prefix || !prefix.contains(char::is_alphanumeric))
-        && !rest.contains(|c: char| c.is_alphanumeric() && !c.is_ascii_digit())
-        && digits.len() >= at_least
-        && looks_issued(&digits)
+    digits.len() >= at_least && looks_issued(&digits)
 }
 
 /// The text with ASCII digits for those of any script, a blank for any blank, a dash for any dash, and nothing for what cannot
@@ -133,21 +131,35 @@ fn digit_of_another_script(c: char) -> Option<char> {
     char::from_digit(code - zero, 10).filter(|_| code - zero < 10)
 }
 
-/// The digit groups that start at `position`, each joined to the next by one blank, dash or dot. Empty unless a digit is there.
-fn groups_at(bytes: &[u8], position: usize) -> Vec<Range<usize>> {
-    let mut groups = Vec::new();
-    let mut start = position;
+/// How many digits start at `position`, in groups that one blank, dash or dot joins, and where they end. Looked at before any
+/// group is written down: ids and keys are full of digits, and hardly ever of enough.
+fn digits_from(bytes: &[u8], position: usize) -> (usize, usize) {
+    let (mut digits, mut at) = (0, position);
     loop {
-        let length = bytes.get(start..).unwrap_or(&[]).iter().take_while(|b| b.is_ascii_digit()).count();
-        if length == 0 {
-            return groups;
+        let start = at;
+        while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+            at += 1;
         }
-        groups.push(start..start + length);
-        match bytes.get(start + length) {
-            Some(b' ' | b'-' | b'.') => start += length + 1,
-            _ => return groups,
+        digits += at - start;
+        let is_joined = matches!(bytes.get(at), Some(b' ' | b'-' | b'.'))
+            && bytes.get(at + 1).is_some_and(u8::is_ascii_digit);
+        if at == start || !is_joined {
+            return (digits, at);
         }
+        at += 1;
     }
+}
+
+/// The digit groups that start at `position`, where a digit is.
+fn groups_at(bytes: &[u8], position: usize) -> Vec<Range<usize>> {
+    let (_, end) = digits_from(bytes, position);
+    let mut start = position;
+    let groups = bytes[position..end].split(|byte| !byte.is_ascii_digit()).map(|group| {
+        let range = start..start + group.len();
+        start = range.end + 1;
+        range
+    });
+    groups.collect()
 }
 
 fn any_window_is_card(bytes: &[u8], groups: &[Range<usize>]) -> bool {
