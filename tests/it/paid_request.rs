@@ -5,7 +5,7 @@ use std::sync::Arc;
 use prepaid402::app::StartError;
 
 use crate::support::http::Answer;
-use crate::support::{DECLINED, GOOD, Gateway, PUBLISHABLE_KEY, Pay, THREE_D_SECURE, World, number};
+use crate::support::{DECLINED, GOOD, Gateway, PUBLISHABLE_KEY, Pay, THREE_D_SECURE, World, change, number};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unpaid_request_gets_an_offer_and_costs_nobody_anything() {
@@ -117,6 +117,32 @@ async fn what_cannot_pay_is_refused_with_its_code_and_nothing_moves() {
         let answer = world.client.send("GET", &url, &[("payment", header)], None).await;
         nothing_moved(&world, &gateway, &answer, 402, "invalid_payment").await;
     }
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+/// A wallet that was here lately takes a shorter way; it meets the same rules there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_that_was_here_lately_is_refused_like_any_other() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let client = gateway.new_client("/api/weather").await;
+    let dear = gateway.pay("/api/weather", &Pay::client(&client).max(499)).await;
+    assert_eq!((dear.status, dear.code().as_str()), (402, "price_above_max"));
+    assert_eq!(gateway.pay("/api/weather", &Pay::client(&client).max(500)).await.status, 200);
+    assert_eq!(gateway.balance(&client).await, 50_000 - 2 * 500);
+    gateway.stop().await;
+
+    change(&world.database, "UPDATE client_keys SET scope = 'read'", &[]).await;
+    let gateway = world.gateway().await;
+    // Now the gateway knows the balance and the key.
+    assert_eq!(gateway.balance(&client).await, 50_000 - 2 * 500);
+    for look in 1..=3 {
+        let refused = gateway.pay("/api/weather", &Pay::client(&client)).await;
+        assert_eq!((refused.status, refused.code().as_str()), (403, "scope"), "look {look}");
+    }
+    assert_eq!(gateway.balance(&client).await, 50_000 - 2 * 500);
+    assert_eq!(world.upstream.hits(), 2);
     gateway.stop().await;
     world.assert_books_agree().await;
 }

@@ -64,6 +64,9 @@ async fn a_card_pays_on_the_first_request_and_the_handler_learns_who_paid_what()
     }
     // The card leads to the same wallet.
     assert_eq!(shop.get("/five", &Pay::card(&card)).await.receipt().client_id, client);
+    // A wallet and a price that were here before take a shorter way, with the same rules.
+    let dear = shop.get("/five", &Pay::client(&client).max(PRICE - 1)).await;
+    assert_eq!((dear.status, dear.code().as_str()), (402, "price_above_max"));
     assert_eq!(shop.balance(&client).await, PACK - 2 * PRICE - 500);
     assert_eq!(world.succeeded_charges().await.len(), 1);
     // Entries name the resource by its pattern, whatever was asked.
