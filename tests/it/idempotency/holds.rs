@@ -240,6 +240,30 @@ async fn nodes_that_race_for_the_last_credit_ask_the_api_only_as_often_as_is_pai
     closed(one).await;
 }
 
+/// What a node remembers of a wallet lets it read for it, and change nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_remembers_pays_for_no_unsafe_request() {
+    if has_one_node_only() {
+        return;
+    }
+    let world = dear_world().await;
+    let (here, there) = (world.gateway().await, world.gateway().await);
+    let client = wallet(&here).await;
+    // Both know the key and the balance now.
+    let before = here.balance(&client).await;
+    assert_eq!(there.balance(&client).await, before);
+    assert_eq!(there.pay("/up/dear", &Pay::client(&client)).await.status, 200);
+    let hits = world.upstream.hits();
+    for method in ["POST", "PUT", "DELETE"] {
+        let answer =
+            Ask::new(method, "/up/dear", &Pay::client(&client), "unused").without_key().at(&here).await;
+        cannot_pay_now(&answer);
+    }
+    assert_eq!(world.upstream.hits(), hits, "nothing was done that nobody pays for");
+    there.stop().await;
+    closed(here).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_payment_of_an_unsafe_method_holds_its_price_of_the_new_credit() {
     if has_one_node_only() {
