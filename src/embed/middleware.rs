@@ -16,7 +16,6 @@ use actix_web::error::ErrorInternalServerError;
 use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, VARY};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{Error, HttpMessage as _, HttpResponse, ResponseError, web};
-
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{ReadBody, WatchedBody};
@@ -104,10 +103,6 @@ where
     type Future = Ready<Result<Self::Transform, ()>>;
 
     fn new_transform(&self, service: S) -> Self::Future {
-        // Once for each of the server's workers.
-        if let Some(handing_on) = mailbox::open_here() {
-            actix_web::rt::spawn(handing_on);
-        }
         ready(Ok(PricedService { price: Rc::new(self.clone()), service: Rc::new(service) }))
     }
 }
@@ -166,6 +161,10 @@ impl Price {
         }
         let paid = self.paid(opened.wallet(), id, matches!(opened, Opened::Again(_)));
         request.extensions_mut().insert(paid);
+        // Once for each of the server's workers, and on the runtime that serves.
+        if let Some(handing_on) = mailbox::open_here() {
+            actix_web::rt::spawn(handing_on);
+        }
         // In a task of its own: a caller who hangs up once the work has begun does not get it for nothing.
         let work = actix_web::rt::spawn(async move {
             let answered = service.call(request).await.map(ServiceResponse::map_into_boxed_body);

@@ -32,7 +32,7 @@ impl<T> Clone for Mailbox<T> {
 }
 
 impl<T: 'static> Mailbox<T> {
-    /// A mailbox, and the task of its thread that hands on what arrives until nobody can send anything any more.
+    /// A mailbox, and the task of its thread that hands on what arrives, for as long as anybody can send something.
     pub(super) fn new() -> (Self, impl Future<Output = ()> + 'static) {
         let (sender, mut receiver) = mpsc::unbounded_channel();
         let handing_on = async move { while receiver.recv().await.is_some() {} };
@@ -85,7 +85,7 @@ impl<T> Round<T> {
 impl<T> Drop for Round<T> {
     fn drop(&mut self) {
         for (mailbox, bag) in self.bags.drain(..) {
-            // Where the thread has ended, the bag comes back, and is dropped here.
+            // Where the thread has ended, the bag comes back and is dropped here, or goes with the last who could send.
             let _ = mailbox.0.send(bag);
         }
     }
@@ -100,17 +100,30 @@ pub(super) fn here() -> Option<Mailbox<super::writer::Answer>> {
     HERE.with_borrow(Clone::clone)
 }
 
-/// Gives this thread a mailbox for answers to captures. `None`: it has one. The task is to be run on this thread for as long as
-/// it serves.
+/// Takes a mailbox off its thread when the task that hands on ends: nothing keeps alive then what arrived too late for it.
+struct Opened(Mailbox<super::writer::Answer>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        // Dropped after the borrow: what is delivered by that may look here.
+        drop(HERE.try_with(|here| here.borrow_mut().take_if(|mailbox| mailbox.0.same_channel(&self.0.0))));
+    }
+}
+
+/// Gives this thread a mailbox for answers to captures. `None`: it has one. The task is to be run by the runtime that serves on
+/// this thread, until that ends.
 pub(crate) fn open_here() -> Option<impl Future<Output = ()> + 'static> {
     HERE.with_borrow_mut(|here| {
-        // That of a runtime that has ended is of no use any more.
-        if here.as_ref().is_some_and(|mailbox| !mailbox.0.is_closed()) {
+        if here.is_some() {
             return None;
         }
         let (mailbox, handing_on) = Mailbox::new();
-        *here = Some(mailbox);
-        Some(handing_on)
+        *here = Some(mailbox.clone());
+        let opened = Opened(mailbox);
+        Some(async move {
+            handing_on.await;
+            drop(opened);
+        })
     })
 }
 
@@ -156,7 +169,9 @@ mod tests {
     fn a_thread_has_one_mailbox_until_its_task_ends() {
         let task = open_here().unwrap();
         assert!(open_here().is_none());
+        assert!(here().is_some());
         drop(task);
+        assert!(here().is_none());
         assert!(open_here().is_some());
     }
 }
