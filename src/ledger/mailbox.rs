@@ -135,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_round_is_handed_on_by_the_mailbox_it_is_for() {
-        let ((first, hand_on), (second, _never_runs)) = (Mailbox::new(), Mailbox::new());
+        let ((first, hand_on), (second, never_runs)) = (Mailbox::new(), Mailbox::new());
         let (callers, mut answers): (Vec<_>, Vec<_>) = (0..5).map(|_| oneshot::channel()).unzip();
         let mut round = Round::new();
         let boxes = [Some(first.clone()), Some(second), Some(first), None, None];
@@ -150,7 +150,7 @@ mod tests {
         assert!(arrived(&mut answers).is_empty());
         hand_on.await;
         assert_eq!(arrived(&mut answers), [0, 2]);
-        drop(_never_runs);
+        drop(never_runs);
         assert_eq!(arrived(&mut answers), [1], "a thread that ends delivers what lies in its mailbox");
     }
 

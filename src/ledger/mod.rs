@@ -8,8 +8,8 @@
 //! `core.rs` has every rule and no I/O. `writer.rs` commits batches; `fault.rs` decides what a failed one means. `storage.rs`
 //! reads and writes, with the bulk statements of `sqlite.rs` and `postgres.rs`: two databases, one ledger.
 //! `reservations.rs` is what running requests of this node have set aside; holds set aside across nodes. `nodes.rs` finishes
-//! what dead nodes left. `mailbox.rs` brings outcomes to the threads that wait for
-//! them. `answers.rs` keeps answers for `Idempotency-Key`. `verify.rs` recomputes everything from the entries.
+//! what dead nodes left. `mailbox.rs` brings outcomes to the threads that wait for them. `answers.rs` keeps answers for
+//! `Idempotency-Key`. `verify.rs` recomputes everything from the entries.
 #![cfg_attr(
     not(test),
     deny(

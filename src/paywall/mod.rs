@@ -291,8 +291,7 @@ impl Paywall {
     /// can cancel it. `None` decides nothing: ask [`Paywall::open`].
     #[must_use]
     pub fn open_at_once(&self, purchase: &Purchase) -> Option<Admitted> {
-        let takes_a_hold = self.ledger.is_shared() && !purchase.is_safe;
-        if purchase.repeat.is_some() || takes_a_hold || purchase.is_too_dear() {
+        if purchase.repeat.is_some() || self.takes_a_hold(purchase) || purchase.is_too_dear() {
             return None;
         }
         let key = purchase.credential.client_key.as_ref()?;
@@ -306,6 +305,11 @@ impl Paywall {
             wallet,
             charged: None,
         })
+    }
+
+    /// Where nodes share the database, memory may promise what another node has spent: enough for what only reads.
+    fn takes_a_hold(&self, purchase: &Purchase) -> bool {
+        self.ledger.is_shared() && !purchase.is_safe
     }
 
     async fn open_slowly(&self, purchase: &Purchase) -> Result<Opened, Refused> {
@@ -375,7 +379,7 @@ impl Paywall {
                 Err(refusal) => return Err(refused(refusal, None)),
             },
         };
-        let funds = if self.ledger.is_shared() && !purchase.is_safe {
+        let funds = if self.takes_a_hold(purchase) {
             let client = wallet.record.client;
             let guard = HoldGuard::new(self.ledger.clone(), self.tasks.clone(), purchase.request, client);
             match self.ledger.hold(purchase.request, reservation).await {
