@@ -25,7 +25,7 @@ use crate::config::Secret;
 use crate::domain::ids::random_bytes;
 
 use histogram::Histogram;
-use load::{Plan, Requests};
+use load::{Connections, Requests, Slice};
 use purse::{Buyer, Spent};
 use report::{Phase, Report, ServerReport};
 use servers::{ServerKind, Stage};
@@ -264,12 +264,8 @@ async fn drive(driven: Driven<'_>, settings: &Settings) -> Result<ServerReport, 
     let http = target::client();
     let free_status = target::probe_free(&http, base, free).await?;
     let asked = target::probe_paid(&http, base, paid).await?;
-    let plan = Plan {
-        address: base.address,
-        connections: settings.connections,
-        warm_up: settings.warm_up,
-        window: settings.window,
-    };
+    let mut connections = Connections::to(base.address, settings.connections);
+    let slice = Slice { settle: settings.warm_up, window: settings.window };
     let mut report = ServerReport {
         name: name.to_owned(),
         url: base.url.clone(),
@@ -279,7 +275,7 @@ async fn drive(driven: Driven<'_>, settings: &Settings) -> Result<ServerReport, 
     };
     for (phase, path, expected) in [("free", free, free_status), ("unpaid", paid, 402)] {
         settings.say(&format!("{name}, {phase}"));
-        let measured = load::run(&plan, &Requests::Same(base.render(path, None)), expected).await;
+        let measured = connections.drive(slice, &Requests::Same(base.render(path, None)), expected).await;
         let failed = measured.failures() > 0;
         report.phases.push(Phase { name: phase, expected, measured });
         if failed {
@@ -294,7 +290,7 @@ async fn drive(driven: Driven<'_>, settings: &Settings) -> Result<ServerReport, 
     let (purse, buyer) = (Arc::new(purse), Arc::new(buyer));
     let refilling = tokio::spawn(Arc::clone(&purse).refill(buyer));
     settings.say(&format!("{name}, paid"));
-    let measured = load::run(&plan, &Requests::Paid(Arc::clone(&purse)), expected).await;
+    let measured = connections.drive(slice, &Requests::Paid(Arc::clone(&purse)), expected).await;
     purse.close();
     // It ends with what it is buying; that it may have panicked shows in the waiting.
     let _ = refilling.await;

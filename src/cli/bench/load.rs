@@ -1,4 +1,5 @@
-//! The load engine: connections that ask again as soon as they are answered, over a closed loop.
+//! The load engine: connections that ask again as soon as they are answered, over a closed loop, for one slice of a phase after
+//! the other.
 //!
 //! Requests are rendered before the clock starts, and bodies of answers are skipped: the client shares its cores with the
 //! server, so that what it does costs the server time.
@@ -22,23 +23,19 @@ use super::response::{Answer, Garbage, Reader};
 const BUFFER: usize = 16 * 1024;
 /// Establishing one connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long answers may be late at the end of a phase.
+/// How long answers may be late at the end of a slice.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How soon a connection without credit looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// A connection that was idle for this long may have been closed by the server, and is opened anew.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// How long, and how hard.
+/// How long.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Plan {
-    /// Where the server is.
-    pub(super) address: SocketAddr,
-    /// Connections, each with one request at a time.
-    pub(super) connections: usize,
+pub(super) struct Slice {
     /// Not measured.
-    pub(super) warm_up: Duration,
-    /// Measured.
+    pub(super) settle: Duration,
+    /// Measured, after that.
     pub(super) window: Duration,
 }
 
@@ -51,7 +48,7 @@ pub(super) enum Requests {
     Paid(Arc<Purse>),
 }
 
-/// What came of a phase.
+/// What came of a slice, or of several.
 #[derive(Debug, Default)]
 pub(super) struct Measured {
     /// Expected answers that came in the measured time.
@@ -74,6 +71,7 @@ impl Measured {
         self.unexpected.values().chain(self.broken.values()).sum()
     }
 
+    /// Counts everything that the other one has counted.
     fn add(&mut self, other: Self) {
         self.answers += other.answers;
         self.latencies.add(&other.latencies);
@@ -116,37 +114,58 @@ struct Window {
     end: Instant,
 }
 
-/// Drives the server for one phase.
-pub(super) async fn run(plan: &Plan, requests: &Requests, expected: u16) -> Measured {
-    let mut measured = Measured::default();
-    let mut opening = JoinSet::new();
-    for _ in 0..plan.connections {
-        opening.spawn(Connection::open(plan.address));
+/// The connections to a server, each with one request at a time. They are kept from slice to slice, whatever is asked for:
+/// none is idle while another phase has its turn, and all phases have the same.
+pub(super) struct Connections {
+    address: SocketAddr,
+    count: usize,
+    kept: Vec<Connection>,
+}
+
+impl Connections {
+    /// So many; they are opened with the first slice.
+    pub(super) fn to(address: SocketAddr, count: usize) -> Self {
+        Self { address, count, kept: Vec::new() }
     }
-    let mut connections = Vec::new();
-    for opened in opening.join_all().await {
-        match opened {
-            Ok(connection) => connections.push(connection),
-            Err(reason) => measured.broke(&reason),
+
+    /// Drives the server for one slice.
+    pub(super) async fn drive(&mut self, slice: Slice, requests: &Requests, expected: u16) -> Measured {
+        let mut measured = Measured::default();
+        self.complete(&mut measured).await;
+        let begin = Instant::now() + slice.settle;
+        let window = Window { begin, end: begin + slice.window };
+        let mut driving = JoinSet::new();
+        for (number, connection) in self.kept.drain(..).enumerate() {
+            let driver = Driver {
+                connection,
+                requests: requests.clone(),
+                number,
+                expected,
+                measured: Measured::default(),
+            };
+            driving.spawn(driver.run(window));
+        }
+        for (more, kept) in driving.join_all().await {
+            measured.add(more);
+            self.kept.extend(kept);
+        }
+        measured
+    }
+
+    /// Opens those that are missing, before the clock starts.
+    async fn complete(&mut self, measured: &mut Measured) {
+        self.kept.retain(|connection| connection.used.elapsed() < IDLE);
+        let mut opening = JoinSet::new();
+        for _ in self.kept.len()..self.count {
+            opening.spawn(Connection::open(self.address));
+        }
+        for opened in opening.join_all().await {
+            match opened {
+                Ok(connection) => self.kept.push(connection),
+                Err(reason) => measured.broke(&reason),
+            }
         }
     }
-    let begin = Instant::now() + plan.warm_up;
-    let window = Window { begin, end: begin + plan.window };
-    let mut driving = JoinSet::new();
-    for (number, connection) in connections.into_iter().enumerate() {
-        let driver = Driver {
-            connection,
-            requests: requests.clone(),
-            number,
-            expected,
-            measured: Measured::default(),
-        };
-        driving.spawn(driver.run(window));
-    }
-    for more in driving.join_all().await {
-        measured.add(more);
-    }
-    measured
 }
 
 /// One connection and what came of it.
@@ -159,12 +178,16 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self, window: Window) -> Measured {
+    /// What came, and the connection, if it can be used again.
+    async fn run(mut self, window: Window) -> (Measured, Option<Connection>) {
         let ended = timeout_at(window.end + PATIENCE, self.ask_until_the_end(window)).await;
-        if let Err(reason) = ended.unwrap_or(Err(Broken::Late)) {
-            self.measured.broke(&reason);
+        match ended.unwrap_or(Err(Broken::Late)) {
+            Ok(()) => (self.measured, Some(self.connection)),
+            Err(reason) => {
+                self.measured.broke(&reason);
+                (self.measured, None)
+            }
         }
-        self.measured
     }
 
     async fn ask_until_the_end(&mut self, window: Window) -> Result<(), Broken> {
@@ -173,6 +196,7 @@ impl Driver {
             let sent = Instant::now();
             let answer = self.connection.ask(&request).await?;
             let received = Instant::now();
+            self.connection.used = received;
             if answer.status != self.expected {
                 *self.measured.unexpected.entry(answer.status).or_default() += 1;
             } else {
@@ -228,6 +252,8 @@ struct Connection {
     stream: TcpStream,
     reader: Reader,
     buffer: Box<[u8]>,
+    /// When it was opened, or its last answer came.
+    used: Instant,
 }
 
 impl Connection {
@@ -236,7 +262,7 @@ impl Connection {
         let stream = opened.map_err(|_| Broken::NotOpened)?.map_err(|_| Broken::NotOpened)?;
         stream.set_nodelay(true).map_err(|_| Broken::NotOpened)?;
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Ok(Self { address, stream, reader: Reader::new(), buffer })
+        Ok(Self { address, stream, reader: Reader::new(), buffer, used: Instant::now() })
     }
 
     /// Sends a request and reads its answer to the end.
@@ -262,6 +288,8 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use tokio::net::TcpListener;
 
     use super::*;
@@ -286,11 +314,79 @@ mod tests {
         address
     }
 
-    async fn measure(address: SocketAddr, connections: usize) -> Measured {
-        let window = Duration::from_millis(50);
-        let plan = Plan { address, connections, warm_up: Duration::ZERO, window };
+    /// One short slice.
+    async fn drive(connections: &mut Connections) -> Measured {
+        let slice = Slice { settle: Duration::ZERO, window: Duration::from_millis(50) };
         let request = Bytes::from_static(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n");
-        run(&plan, &Requests::Same(request), 200).await
+        connections.drive(slice, &Requests::Same(request), 200).await
+    }
+
+    async fn measure(address: SocketAddr, connections: usize) -> Measured {
+        drive(&mut Connections::to(address, connections)).await
+    }
+
+    /// A server that counts connections and always answers.
+    async fn counting_server() -> (SocketAddr, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(async move {
+                    let mut buffer = [0; 1024];
+                    while stream.read(&mut buffer).await.unwrap_or(0) > 0 {
+                        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+                    }
+                });
+            }
+        });
+        (address, accepted)
+    }
+
+    #[tokio::test]
+    async fn connections_are_kept_from_slice_to_slice_unless_they_were_idle() {
+        let (address, accepted) = counting_server().await;
+        let mut connections = Connections::to(address, 3);
+        for _ in 0..2 {
+            let measured = drive(&mut connections).await;
+            assert!(measured.answers > 3 && measured.failures() == 0, "{measured:?}");
+        }
+        assert_eq!(accepted.load(Ordering::Relaxed), 3, "the same ones in both slices");
+        connections.kept[1].used -= IDLE;
+        let measured = drive(&mut connections).await;
+        assert_eq!((measured.failures(), measured.reopened), (0, 0), "{measured:?}");
+        assert_eq!((accepted.load(Ordering::Relaxed), connections.kept.len()), (4, 3));
+    }
+
+    #[tokio::test]
+    async fn what_comes_before_the_window_is_not_measured() {
+        let (address, _) = counting_server().await;
+        let slice = Slice { settle: Duration::from_millis(50), window: Duration::ZERO };
+        let request = Requests::Same(Bytes::from_static(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"));
+        let measured = Connections::to(address, 2).drive(slice, &request, 200).await;
+        assert_eq!((measured.answers, measured.latencies.max()), (0, 0), "{measured:?}");
+        // But what goes wrong then is.
+        let measured = Connections::to(address, 2).drive(slice, &request, 402).await;
+        assert!(measured.failures() > 0, "{measured:?}");
+    }
+
+    #[test]
+    fn slices_add_up() {
+        let slice = |answers| {
+            let mut measured = Measured { answers, reopened: 1, ..Measured::default() };
+            measured.latencies.record(answers);
+            measured.unexpected.insert(429, 2);
+            measured.broken.insert("late".to_owned(), 3);
+            measured.waited = Duration::from_millis(4);
+            measured
+        };
+        let mut sum = slice(10);
+        sum.add(slice(20));
+        assert_eq!((sum.answers, sum.reopened, sum.failures()), (30, 2, 10));
+        assert_eq!((sum.latencies.percentile(5_000), sum.latencies.max()), (10, 20));
+        assert_eq!((sum.unexpected[&429], sum.broken["late"], sum.waited.as_millis()), (4, 6, 8));
     }
 
     #[tokio::test]
