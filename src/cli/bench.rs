@@ -8,13 +8,13 @@ mod load;
 mod purse;
 mod report;
 mod response;
+mod rounds;
 mod servers;
 mod target;
 mod upstream;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -25,9 +25,8 @@ use crate::config::Secret;
 use crate::domain::ids::random_bytes;
 
 use histogram::Histogram;
-use load::{Connections, Requests, Slice};
-use purse::{Buyer, Spent};
-use report::{Phase, Report, ServerReport};
+use report::{Report, ServerReport};
+use rounds::{Driven, drive};
 use servers::{ServerKind, Stage};
 use target::Base;
 
@@ -44,12 +43,17 @@ Examples:
   prepaid402 bench --url http://127.0.0.1:4402 --free /api/health --paid /api/weather --stripe-base http://127.0.0.1:4404
 
 Without --url it starts everything itself as programs of its own: a simulated Stripe, an API with one fixed answer and the
-gateway in front of it (proxied), then the same answer from an application with the paywall inside (embedded), in a temporary folder in --data-dir that it removes afterwards. With --url it drives a server that
-runs already (here: `prepaid402 sandbox`), and buys wallets there with Stripe's test cards. Test keys only.
+gateway in front of it (proxied), then the same answer from an application with the paywall inside (embedded), in a temporary
+folder in --data-dir that it removes afterwards. With --url it drives a server that runs already (here: `prepaid402 sandbox`),
+and buys wallets there with Stripe's test cards. Test keys only.
 
 Each phase is a closed loop: every connection asks again as soon as it is answered. `free` asks for what costs nothing,
-`unpaid` for the price alone, and `paid` spends from wallets, durably. A phase in which anything else came than the expected
-status gives no rate.
+`unpaid` for the price alone, and `paid` spends from wallets, durably. After their warm-ups the phases are measured in rounds:
+each has half a second (more if the server is slow), in changing order, until all have their --seconds. A machine that becomes
+slower or faster meanwhile does so for all three. A phase in which anything else came than the expected status gives no rate.
+
+The ratios are those of the rates over all rounds; beside them are the median, the lowest and the highest round. Where these
+are far apart, measure longer, or on a quieter machine.
 
 Absolute figures depend on the machine and its disk, and the client shares its cores with the server: compare the ratios.
 
@@ -77,10 +81,10 @@ pub struct BenchArgs {
     /// Connections, each with one request at a time
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub connections: u16,
-    /// Measured seconds of each phase
+    /// Measured seconds of each phase, in slices that alternate with those of the others
     #[arg(long, value_name = "S", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=300))]
     pub seconds: u16,
-    /// Seconds before that, in each phase
+    /// Seconds of load before that, in each phase (0.2 at least)
     #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=60))]
     pub warm_up: u16,
     /// Wallets that the paid requests are spread over
@@ -238,63 +242,4 @@ impl Settings {
             eprintln!("measuring: {what}");
         }
     }
-
-    /// How many requests a phase may send that is no faster than the fastest of these, and a quarter more.
-    fn most_requests(&self, phases: &[Phase]) -> u64 {
-        let fastest = phases.iter().map(|phase| phase.measured.answers).max().unwrap_or(0);
-        let seconds = self.window.as_secs().max(1);
-        let all = fastest.saturating_mul(seconds.saturating_add(self.warm_up.as_secs())) / seconds;
-        let in_flight = u64::try_from(self.connections).unwrap_or(u64::MAX);
-        all.saturating_mul(5) / 4 + in_flight.saturating_mul(4)
-    }
-}
-
-/// A server to drive.
-struct Driven<'a> {
-    name: &'a str,
-    base: &'a Base,
-    free: &'a str,
-    paid: &'a str,
-    stripe: StripeBase,
-}
-
-/// The three phases. The last one comes only when the others worked, because it costs wallets.
-async fn drive(driven: Driven<'_>, settings: &Settings) -> Result<ServerReport, Problem> {
-    let Driven { name, base, free, paid, stripe } = driven;
-    let http = target::client();
-    let free_status = target::probe_free(&http, base, free).await?;
-    let asked = target::probe_paid(&http, base, paid).await?;
-    let mut connections = Connections::to(base.address, settings.connections);
-    let slice = Slice { settle: settings.warm_up, window: settings.window };
-    let mut report = ServerReport {
-        name: name.to_owned(),
-        url: base.url.clone(),
-        phases: Vec::new(),
-        spent: Spent::default(),
-        books: None,
-    };
-    for (phase, path, expected) in [("free", free, free_status), ("unpaid", paid, 402)] {
-        settings.say(&format!("{name}, {phase}"));
-        let measured = connections.drive(slice, &Requests::Same(base.render(path, None)), expected).await;
-        let failed = measured.failures() > 0;
-        report.phases.push(Phase { name: phase, expected, measured });
-        if failed {
-            return Ok(report);
-        }
-    }
-    let requests = settings.most_requests(&report.phases);
-    let wallets = u64::try_from(settings.wallets).unwrap_or(u64::MAX);
-    settings.say(&format!("{name}, buying {wallets} wallets"));
-    let buyer = Buyer::new(http, stripe, base, paid, asked, requests.div_ceil(wallets))?;
-    let (purse, expected) = buyer.fill(settings.wallets, requests).await?;
-    let (purse, buyer) = (Arc::new(purse), Arc::new(buyer));
-    let refilling = tokio::spawn(Arc::clone(&purse).refill(buyer));
-    settings.say(&format!("{name}, paid"));
-    let measured = connections.drive(slice, &Requests::Paid(Arc::clone(&purse)), expected).await;
-    purse.close();
-    // It ends with what it is buying; that it may have panicked shows in the waiting.
-    let _ = refilling.await;
-    report.phases.push(Phase { name: "paid", expected, measured });
-    report.spent = purse.spent();
-    Ok(report)
 }

@@ -61,7 +61,16 @@ fn assert_measured(server: &Value) {
     }
     for ratio in ["paidToFree", "unpaidToFree", "paidToUnpaid"] {
         assert!(server["ratios"][ratio].is_f64(), "{ratio} in {server}");
+        let spread = |name| server["ratiosByRound"][ratio][name].as_f64().unwrap();
+        assert!(
+            spread("min") <= spread("median") && spread("median") <= spread("max"),
+            "{ratio} in {server}"
+        );
     }
+    assert!(
+        server["rounds"].as_u64().unwrap() > 0 && server["sliceMillis"].as_u64().unwrap() > 0,
+        "{server}"
+    );
 }
 
 /// The books of a sandbox are right, and Stripe has charged what they say.
@@ -168,12 +177,21 @@ async fn people_get_a_table() {
     let arguments: Vec<_> = BRIEFLY.into_iter().filter(|word| *word != "--json").chain(["1"]).collect();
     let ran = run(home.path(), &arguments).await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    for part in
-        ["fsync of 4096 bytes", "requests/s", "p99.9", "paid / free", "the books are right", "compare ratios"]
-    {
+    for part in [
+        "fsync of 4096 bytes",
+        "requests/s",
+        "p99.9",
+        "paid / free",
+        "median round",
+        "lowest–highest",
+        "the books are right",
+        "compare ratios",
+    ] {
         assert!(ran.out.contains(part), "{part} in\n{}", ran.out);
     }
-    assert!(ran.err.contains("measuring: proxied, sqlite, paid"), "{}", ran.err);
+    for part in ["warm-up of free", "warm-up of unpaid", "warm-up of paid", "free, unpaid and paid in "] {
+        assert!(ran.err.contains(&format!("measuring: proxied, sqlite, {part}")), "{part} in {}", ran.err);
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -72,7 +72,7 @@ impl Measured {
     }
 
     /// Counts everything that the other one has counted.
-    fn add(&mut self, other: Self) {
+    pub(super) fn add(&mut self, other: Self) {
         self.answers += other.answers;
         self.latencies.add(&other.latencies);
         for (status, count) in other.unexpected {
@@ -83,6 +83,11 @@ impl Measured {
         }
         self.reopened += other.reopened;
         self.waited += other.waited;
+    }
+
+    /// What went wrong, without the rest.
+    pub(super) fn only_failures(self) -> Self {
+        Self { unexpected: self.unexpected, broken: self.broken, ..Self::default() }
     }
 
     fn broke(&mut self, reason: &Broken) {
@@ -373,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_add_up() {
+    fn slices_add_up_and_failures_stay_apart() {
         let slice = |answers| {
             let mut measured = Measured { answers, reopened: 1, ..Measured::default() };
             measured.latencies.record(answers);
@@ -387,6 +392,8 @@ mod tests {
         assert_eq!((sum.answers, sum.reopened, sum.failures()), (30, 2, 10));
         assert_eq!((sum.latencies.percentile(5_000), sum.latencies.max()), (10, 20));
         assert_eq!((sum.unexpected[&429], sum.broken["late"], sum.waited.as_millis()), (4, 6, 8));
+        let failures = sum.only_failures();
+        assert_eq!((failures.answers, failures.latencies.max(), failures.failures()), (0, 0, 10));
     }
 
     #[tokio::test]

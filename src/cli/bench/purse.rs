@@ -1,7 +1,8 @@
 //! Wallets that a load test spends from, and the buyer that fills them with test cards.
 //!
 //! The hot loop only counts: each wallet knows how many requests its credit still covers, so that no request is refused for
-//! want of credit. A wallet that is nearly empty asks for a successor, which the buyer makes beside the load.
+//! want of credit. A wallet that is nearly empty asks for a successor, which the buyer makes beside the load, but only beside
+//! the paid one.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tokio::sync::Notify;
+use tokio::sync::{self, Notify};
 use tokio::time::sleep;
 
 use super::Problem;
@@ -23,7 +24,7 @@ use crate::protocol::stripe402::{PaymentPayload, PaymentResponse, VERSION, encod
 
 /// Wallets that are bought at the same time.
 const AT_ONCE: usize = 4;
-/// Wallets that are bought before a phase at most, unless more were asked for.
+/// Wallets that are bought before the load at most, unless more were asked for.
 const MOST_BEFORE: u64 = 64;
 /// What prepaid402 charges at once by default, in units of the protocol: 500 of the currency.
 const USUAL_MAXIMUM: i64 = 5_000_000;
@@ -53,6 +54,8 @@ pub(super) struct Purse {
     /// Successors that were asked for and are not in use yet.
     wanted: AtomicUsize,
     ask: Notify,
+    /// Held while a wallet is bought, and while none may be.
+    buying: sync::Mutex<()>,
     closed: AtomicBool,
     replaced: AtomicU64,
     bought_during: AtomicU64,
@@ -93,11 +96,18 @@ impl Purse {
             spares: Mutex::new(spares),
             wanted: AtomicUsize::new(0),
             ask: Notify::new(),
+            buying: sync::Mutex::new(()),
             closed: AtomicBool::new(false),
             replaced: AtomicU64::new(0),
             bought_during: AtomicU64::new(0),
             problem: Mutex::new(None),
         }
+    }
+
+    /// One that nothing can be paid from.
+    #[cfg(test)]
+    pub(super) fn empty() -> Self {
+        Self::new(Vec::new(), Vec::new())
     }
 
     /// The next paid request, from this wallet or the next one that has credit.
@@ -130,6 +140,7 @@ impl Purse {
         loop {
             self.ask.notified().await;
             loop {
+                let _buying = self.buying.lock().await;
                 if self.closed.load(Ordering::Relaxed) {
                     return;
                 }
@@ -148,6 +159,12 @@ impl Purse {
                 }
             }
         }
+    }
+
+    /// No wallet is bought while this is held, and none is being bought when it is given: buying belongs to what paying costs,
+    /// so that it must not slow the other phases down, and not get ahead while they have their turn.
+    pub(super) async fn rest(&self) -> sync::MutexGuard<'_, ()> {
+        self.buying.lock().await
     }
 
     /// Ends [`Self::refill`] after what it is buying.
@@ -323,6 +340,7 @@ mod tests {
 
     use super::*;
     use crate::agent::offer::Offer;
+    use crate::cli::bench::target::client;
     use crate::protocol::stripe402::decode_payment_required;
 
     fn asked(packs: &[i64]) -> Asked {
@@ -361,5 +379,25 @@ mod tests {
         assert_eq!(purse.spent().replaced, 1);
         assert_eq!(purse.wanted.load(Ordering::Relaxed), 2, "both dry wallets ask for a successor");
         assert!(!format!("{purse:?}").contains("request"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_bought_while_the_purse_rests() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let base = Base::find(&url, false).await.expect("found");
+        // Whoever tries to buy there fails, and tells it.
+        drop(listener);
+        let stripe = StripeBase::new(Some(&url)).expect("an address of this machine");
+        let buyer = Buyer::new(client(), stripe, &base, "/x", asked(&[]), 1).expect("a buyer");
+        let purse = Arc::new(Purse::new(vec![wallet("a", 1)], Vec::new()));
+        let resting = purse.rest().await;
+        let refilling = tokio::spawn(Arc::clone(&purse).refill(Arc::new(buyer)));
+        assert!(purse.take(0).is_some(), "which asks for a successor");
+        sleep(Duration::from_millis(100)).await;
+        assert_eq!(purse.spent().problem, None);
+        drop(resting);
+        refilling.await.expect("it ends with the first failure");
+        assert!(purse.spent().problem.is_some_and(|problem| problem.contains("no wallet could be bought")));
     }
 }

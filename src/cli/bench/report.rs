@@ -1,6 +1,8 @@
 //! What `prepaid402 bench` prints: tables for people, or one JSON object.
 #![allow(clippy::float_arithmetic, reason = "rates and ratios are printed; money is not computed here")]
 
+mod ratio;
+
 use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,6 +13,7 @@ use super::fsync;
 use super::histogram::Histogram;
 use super::load::Measured;
 use super::purse::Spent;
+use ratio::{Ratio, Spread};
 
 /// The percentiles that are shown, in ten-thousandths.
 const SHARES: [(&str, u64); 4] = [("p50", 5_000), ("p90", 9_000), ("p99", 9_900), ("p99.9", 9_990)];
@@ -23,9 +26,9 @@ const RATIOS: [(&str, &str, &str); 3] =
 pub(super) struct Report {
     /// Connections of every phase.
     pub(super) connections: usize,
-    /// Measured time of every phase.
+    /// Measured time of every phase, in all rounds together.
     pub(super) window: Duration,
-    /// Time before it.
+    /// Time before the first round.
     pub(super) warm_up: Duration,
     /// Where the disk was measured.
     pub(super) folder: PathBuf,
@@ -42,7 +45,9 @@ pub(super) struct ServerReport {
     pub(super) name: String,
     /// Where it is.
     pub(super) url: String,
-    /// In the order in which they ran. One that failed is the last.
+    /// How long each slice of each phase was measured.
+    pub(super) slice: Duration,
+    /// Those that were measured, and the one that failed.
     pub(super) phases: Vec<Phase>,
     /// The wallets of the paid phase.
     pub(super) spent: Spent,
@@ -57,8 +62,10 @@ pub(super) struct Phase {
     pub(super) name: &'static str,
     /// The status that was expected.
     pub(super) expected: u16,
-    /// What came.
+    /// What came in all slices together.
     pub(super) measured: Measured,
+    /// The answers in each of them.
+    pub(super) rounds: Vec<u64>,
 }
 
 impl Report {
@@ -78,7 +85,7 @@ impl Report {
     fn write(&self, text: &mut String) -> std::fmt::Result {
         writeln!(
             text,
-            "{} connections, {} s of warm-up and {} s measured a phase",
+            "{} connections, {} s of warm-up and {} s measured a phase, in slices that alternate",
             self.connections,
             self.warm_up.as_secs(),
             self.window.as_secs()
@@ -94,7 +101,7 @@ impl Report {
             grouped(self.fsync.max())
         )?;
         for server in &self.servers {
-            server.write(text, self.window)?;
+            server.write(text)?;
         }
         writeln!(text)?;
         writeln!(
@@ -103,16 +110,12 @@ impl Report {
             "ratios", "paid / free", "unpaid / free", "paid / unpaid"
         )?;
         for server in &self.servers {
-            write!(text, "{:<20}", server.name)?;
-            for (_, over, under) in RATIOS {
-                let ratio = server.ratio(over, under, self.window);
-                write!(text, " {:>14}", ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.3}")))?;
-            }
-            writeln!(text)?;
+            server.write_ratios(text)?;
         }
         writeln!(
             text,
-            "The client shares this machine's cores with the server: compare ratios, not absolute figures."
+            "The client shares this machine's cores with the server: compare ratios, not absolute figures.\n\
+             Where rounds are far apart the machine was restless: measure longer."
         )
     }
 
@@ -131,7 +134,7 @@ impl Report {
                 "p99Micros": self.fsync.percentile(9_900),
                 "maxMicros": self.fsync.max(),
             },
-            "servers": self.servers.iter().map(|server| server.json(self.window)).collect::<Vec<_>>(),
+            "servers": self.servers.iter().map(|server| server.json()).collect::<Vec<_>>(),
         })
     }
 }
@@ -148,20 +151,52 @@ impl ServerReport {
         self.phases.iter().find(|phase| phase.name == name && phase.rate_is_true())
     }
 
-    fn ratio(&self, over: &str, under: &str, window: Duration) -> Option<f64> {
-        let rate = |name| self.phase(name).map(|phase| phase.rate(window));
-        Some(rate(over)? / rate(under)?)
+    fn ratio(&self, over: &str, under: &str) -> Option<Ratio> {
+        Ratio::of(&self.phase(over)?.rounds, &self.phase(under)?.rounds)
     }
 
-    fn write(&self, text: &mut String, window: Duration) -> std::fmt::Result {
-        writeln!(text, "\n{} ({}), latencies in µs", self.name, self.url)?;
+    /// How many rounds there were, the last of which may have been broken off.
+    fn rounds(&self) -> usize {
+        self.phases.iter().map(|phase| phase.rounds.len()).max().unwrap_or(0)
+    }
+
+    /// A line of ratios, and how they varied.
+    fn write_ratios(&self, text: &mut String) -> std::fmt::Result {
+        let ratios = RATIOS.map(|(_, over, under)| self.ratio(over, under));
+        let spread = |show: fn(&Spread) -> String| {
+            ratios.each_ref().map(|ratio| ratio.as_ref().and_then(|ratio| ratio.by_round.as_ref()).map(show))
+        };
+        for (label, cells) in [
+            (
+                self.name.as_str(),
+                ratios.each_ref().map(|ratio| ratio.as_ref().map(|ratio| format!("{:.3}", ratio.of_rates))),
+            ),
+            ("  median round", spread(|spread| format!("{:.3}", spread.median))),
+            ("  lowest–highest", spread(|spread| format!("{:.3}–{:.3}", spread.min, spread.max))),
+        ] {
+            write!(text, "{label:<20}")?;
+            for cell in cells {
+                write!(text, " {:>14}", cell.as_deref().unwrap_or("-"))?;
+            }
+            writeln!(text)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, text: &mut String) -> std::fmt::Result {
+        let (rounds, slice) = (self.rounds(), self.slice.as_millis());
+        writeln!(
+            text,
+            "\n{} ({}), {rounds} rounds of {slice} ms a phase, latencies in µs",
+            self.name, self.url
+        )?;
         write!(text, "  {:<8} {:>12}", "phase", "requests/s")?;
         for (share, _) in SHARES {
             write!(text, " {share:>9}")?;
         }
         writeln!(text, " {:>9}", "max")?;
         for phase in &self.phases {
-            phase.write(text, window)?;
+            phase.write(text, self.slice)?;
         }
         if self.spent.wallets > 0 {
             write!(
@@ -189,18 +224,23 @@ impl ServerReport {
         }
     }
 
-    fn json(&self, window: Duration) -> Value {
-        let ratios: Map<String, Value> = RATIOS
-            .iter()
-            .map(|(name, over, under)| {
-                let ratio = self.ratio(over, under, window).map(|ratio| (ratio * 1000.0).round() / 1000.0);
-                ((*name).to_owned(), json!(ratio))
-            })
-            .collect();
+    fn json(&self) -> Value {
+        let rounded = |ratio: f64| (ratio * 1000.0).round() / 1000.0;
+        let (mut ratios, mut by_round) = (Map::new(), Map::new());
+        for (name, over, under) in RATIOS {
+            let ratio = self.ratio(over, under);
+            ratios.insert(name.to_owned(), json!(ratio.as_ref().map(|ratio| rounded(ratio.of_rates))));
+            let spread = ratio.and_then(|ratio| ratio.by_round).map(|Spread { median, min, max }| {
+                json!({"median": rounded(median), "min": rounded(min), "max": rounded(max)})
+            });
+            by_round.insert(name.to_owned(), json!(spread));
+        }
         json!({
             "name": self.name,
             "url": self.url,
-            "phases": self.phases.iter().map(|phase| phase.json(window)).collect::<Vec<_>>(),
+            "rounds": self.rounds(),
+            "sliceMillis": u64::try_from(self.slice.as_millis()).unwrap_or(u64::MAX),
+            "phases": self.phases.iter().map(|phase| phase.json(self.slice)).collect::<Vec<_>>(),
             "wallets": {
                 "inUse": self.spent.wallets,
                 "requestsEach": self.spent.requests_each,
@@ -210,6 +250,7 @@ impl ServerReport {
             },
             "booksAreRight": self.books.as_ref().map(Result::is_ok),
             "ratios": ratios,
+            "ratiosByRound": by_round,
         })
     }
 }
@@ -220,13 +261,14 @@ impl Phase {
         self.measured.failures() == 0 && self.measured.answers > 0
     }
 
-    fn rate(&self, window: Duration) -> f64 {
-        self.measured.answers as f64 / window.as_secs_f64()
+    /// Over all slices together.
+    fn rate(&self, slice: Duration) -> f64 {
+        self.measured.answers as f64 / (slice.as_secs_f64() * self.rounds.len() as f64)
     }
 
-    fn write(&self, text: &mut String, window: Duration) -> std::fmt::Result {
+    fn write(&self, text: &mut String, slice: Duration) -> std::fmt::Result {
         if self.rate_is_true() {
-            write!(text, "  {:<8} {:>12}", self.name, grouped(self.rate(window).round() as u64))?;
+            write!(text, "  {:<8} {:>12}", self.name, grouped(self.rate(slice).round() as u64))?;
             for (_, share) in SHARES {
                 write!(text, " {:>9}", grouped(self.measured.latencies.percentile(share)))?;
             }
@@ -262,7 +304,7 @@ impl Phase {
         if all.is_empty() { "no answer came in the measured time".to_owned() } else { all.join("; ") }
     }
 
-    fn json(&self, window: Duration) -> Value {
+    fn json(&self, slice: Duration) -> Value {
         let latencies = &self.measured.latencies;
         let mut percentiles: Map<String, Value> = SHARES
             .iter()
@@ -279,7 +321,7 @@ impl Phase {
             "phase": self.name,
             "expectedStatus": self.expected,
             "requests": self.measured.answers,
-            "requestsPerSecond": self.rate_is_true().then(|| self.rate(window).round() as u64),
+            "requestsPerSecond": self.rate_is_true().then(|| self.rate(slice).round() as u64),
             "latencyMicros": percentiles,
             "failures": self.measured.failures(),
             "unexpectedStatuses": unexpected,
@@ -307,16 +349,18 @@ fn grouped(number: u64) -> String {
 mod tests {
     use super::*;
 
-    fn phase(name: &'static str, answers: u64) -> Phase {
-        let mut measured = Measured { answers, ..Measured::default() };
+    /// With so many answers in each of two slices of a second.
+    fn phase(name: &'static str, rounds: [u64; 2]) -> Phase {
+        let mut measured = Measured { answers: rounds.iter().sum(), ..Measured::default() };
         measured.latencies.record(1_234);
-        Phase { name, expected: 200, measured }
+        Phase { name, expected: 200, measured, rounds: rounds.into() }
     }
 
     fn report(phases: Vec<Phase>) -> Report {
         let server = ServerReport {
             name: "proxied, sqlite".to_owned(),
             url: "http://127.0.0.1:1".to_owned(),
+            slice: Duration::from_secs(1),
             phases,
             spent: Spent::default(),
             books: Some(Ok(())),
@@ -333,30 +377,55 @@ mod tests {
 
     #[test]
     fn ratios_are_of_rates() {
-        let report = report(vec![phase("free", 40_000), phase("unpaid", 80_000), phase("paid", 10_000)]);
+        let report = report(vec![
+            phase("free", [30_000, 10_000]),
+            phase("unpaid", [60_000, 20_000]),
+            phase("paid", [6_000, 4_000]),
+        ]);
         assert!(report.worked());
         let (json, text) = (report.json(), report.text());
         assert_eq!(
             json["servers"][0]["ratios"],
             json!({"paidToFree": 0.25, "unpaidToFree": 2.0, "paidToUnpaid": 0.125})
         );
+        assert_eq!(
+            json["servers"][0]["ratiosByRound"],
+            json!({
+                "paidToFree": {"median": 0.3, "min": 0.2, "max": 0.4},
+                "unpaidToFree": {"median": 2.0, "min": 2.0, "max": 2.0},
+                "paidToUnpaid": {"median": 0.15, "min": 0.1, "max": 0.2},
+            })
+        );
         assert_eq!(json["servers"][0]["phases"][0]["requestsPerSecond"], 20_000);
-        for part in ["20,000", "1,234", "0.250", "2.000", "0.125", "the books are right"] {
+        assert_eq!(
+            (&json["servers"][0]["rounds"], &json["servers"][0]["sliceMillis"]),
+            (&json!(2), &json!(1_000))
+        );
+        for part in ["20,000", "1,234", "2 rounds of 1000 ms", "the books are right"] {
             assert!(text.contains(part), "{part} in\n{text}");
+        }
+        let rows: Vec<Vec<_>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        for row in [
+            ["proxied,", "sqlite", "0.250", "2.000", "0.125"].as_slice(),
+            &["median", "round", "0.300", "2.000", "0.150"],
+            &["lowest–highest", "0.200–0.400", "2.000–2.000", "0.100–0.200"],
+        ] {
+            assert!(rows.iter().any(|words| words == row), "{row:?} in\n{text}");
         }
     }
 
     #[test]
     fn a_phase_with_failures_has_no_rate_and_says_why() {
-        let mut paid = phase("paid", 10_000);
+        let mut paid = phase("paid", [10_000, 0]);
         paid.measured.unexpected.insert(429, 1_500);
         paid.measured.broken.insert("a connection was closed before an answer".to_owned(), 2);
-        let report = report(vec![phase("free", 40_000), phase("unpaid", 80_000), paid]);
+        let report = report(vec![phase("free", [20_000, 20_000]), phase("unpaid", [40_000, 40_000]), paid]);
         assert!(!report.worked());
         let (json, text) = (report.json(), report.text());
         assert_eq!(json["servers"][0]["phases"][2]["requestsPerSecond"], Value::Null);
         assert_eq!(json["servers"][0]["phases"][2]["failures"], 1_502);
         assert_eq!(json["servers"][0]["ratios"]["paidToFree"], Value::Null);
+        assert_eq!(json["servers"][0]["ratiosByRound"]["paidToFree"], Value::Null);
         assert_eq!(json["servers"][0]["ratios"]["unpaidToFree"], 2.0);
         assert!(
             text.contains("1,500 answers with status 429 instead of 200; 2 times: a connection was"),
@@ -366,10 +435,10 @@ mod tests {
 
     #[test]
     fn wrong_books_and_missing_phases_are_failures() {
-        let mut wrong = report(vec![phase("free", 1), phase("unpaid", 1), phase("paid", 1)]);
+        let mut wrong = report(vec![phase("free", [1, 1]), phase("unpaid", [1, 1]), phase("paid", [1, 1])]);
         wrong.servers[0].books = Some(Err("WRONG".to_owned()));
         assert!(!wrong.worked() && wrong.text().contains("THE BOOKS ARE WRONG"));
-        assert!(!report(vec![phase("free", 1), phase("unpaid", 0)]).worked());
+        assert!(!report(vec![phase("free", [1, 1]), phase("unpaid", [0, 0])]).worked());
         assert_eq!(
             [grouped(0), grouped(999), grouped(1_000), grouped(1_234_567)].join(" "),
             "0 999 1,000 1,234,567"
