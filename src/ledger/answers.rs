@@ -109,13 +109,15 @@ macro_rules! find {
 const FIND: Sql = Sql::each(
     find!(
         sqlite_now!(),
-        "EXISTS (SELECT 1 FROM undelivered AS u, json_each(u.entries) AS noted JOIN entries AS e ON e.id = noted.value \
-         WHERE u.node = k.node AND e.source = 'usage:' || k.request)"
+        "EXISTS (SELECT 1 FROM undelivered AS u JOIN entries AS e ON e.source = 'usage:' || k.request, \
+         json_each(u.entries) AS noted WHERE u.node = k.node AND e.id BETWEEN \
+         COALESCE(noted.value->>0, noted.value) AND COALESCE(noted.value->>1, noted.value))"
     ),
     find!(
         postgres_now!(),
-        "EXISTS (SELECT 1 FROM undelivered AS u JOIN entries AS e ON e.source = 'usage:' || k.request \
-         WHERE u.node = k.node AND u.entries::jsonb @> to_jsonb(e.id))"
+        "EXISTS (SELECT 1 FROM undelivered AS u JOIN entries AS e ON e.source = 'usage:' || k.request, \
+         jsonb_array_elements(u.entries::jsonb) AS noted WHERE u.node = k.node AND e.id BETWEEN \
+         COALESCE(noted->>0, noted#>>'{}')::bigint AND COALESCE(noted->>1, noted#>>'{}')::bigint)"
     ),
 );
 

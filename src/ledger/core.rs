@@ -5,6 +5,7 @@
 //! writes the result in one transaction.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::account::Account;
 use crate::domain::{Currency, Micros};
@@ -455,8 +456,8 @@ pub struct Batch {
 enum Ids {
     /// One after the other: there is one writer.
     From(EntryId),
-    /// These, ascending: several writers share a sequence.
-    Given(std::collections::VecDeque<EntryId>),
+    /// From a block that is ours: several writers share a sequence.
+    Within(Range<EntryId>),
 }
 
 impl Default for Ids {
@@ -470,16 +471,17 @@ impl Ids {
     fn nth(&self, n: usize) -> Option<EntryId> {
         match self {
             Self::From(next) => next.checked_add(i64::try_from(n).ok()?),
-            Self::Given(ids) => ids.get(n).copied(),
+            Self::Within(ids) => {
+                let id = ids.start.checked_add(i64::try_from(n).ok()?)?;
+                ids.contains(&id).then_some(id)
+            }
         }
     }
 
     /// Uses up the next `n`.
     fn advance(&mut self, n: usize) {
-        match self {
-            Self::From(next) => *next = next.saturating_add(i64::try_from(n).unwrap_or(i64::MAX)),
-            Self::Given(ids) => drop(ids.drain(..n.min(ids.len()))),
-        }
+        let (Self::From(next) | Self::Within(Range { start: next, .. })) = self;
+        *next = next.saturating_add(i64::try_from(n).unwrap_or(i64::MAX));
     }
 }
 
@@ -498,16 +500,25 @@ impl Batch {
         Self { ids: Ids::From(next_entry), ..Self::default() }
     }
 
-    /// An empty batch whose entries get these ids, which must ascend.
+    /// An empty batch whose entries get ids of this block, ascending.
     #[must_use]
-    pub fn with_ids(ids: Vec<EntryId>) -> Self {
-        Self { ids: Ids::Given(ids.into()), ..Self::default() }
+    pub fn within(ids: Range<EntryId>) -> Self {
+        Self { ids: Ids::Within(ids), ..Self::default() }
     }
 
     /// The id of the next entry, while there are ids left.
     #[must_use]
     pub fn next_entry(&self) -> Option<EntryId> {
         self.ids.nth(0)
+    }
+
+    /// What is left of the block that the batch was given ([`Batch::within`]).
+    #[must_use]
+    pub fn ids_left(&self) -> Range<EntryId> {
+        match &self.ids {
+            Ids::From(next) => *next..*next,
+            Ids::Within(ids) => ids.clone(),
+        }
     }
 
     /// Applies one command. A refused command changes nothing.

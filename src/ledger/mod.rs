@@ -54,6 +54,7 @@ use self::mailbox::Recipient;
 use self::nodes::Node;
 pub use self::recording::SucceededCharge;
 pub use self::reservations::{NotReserved, Reservation, Reservations};
+pub(crate) use self::storage::undelivered_entries;
 use self::writer::{Deliveries, Job, Writer};
 pub use self::writer::{Posted, WriterCounts};
 use crate::config::DatabaseConfig;

@@ -1,13 +1,16 @@
 //! The ledger's bulk statements on SQLite: rows travel as one JSON text each way, because a statement costs far more than a
 //! row.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use sqlx::sqlite::SqliteConnection;
 
+use super::account::Account;
 use super::core::{ClientId, ClientState, Entry, EntryId};
 use super::storage::{HoldRow, Writing, entry_columns, state_columns};
 use crate::db::Row;
+use crate::domain::Micros;
 
 const NEXT_ENTRY: &str = "SELECT COALESCE(MAX(id), 0) + 1 FROM entries";
 
@@ -26,15 +29,21 @@ const LOAD_RECORDED: &str = concat!(
 const CAPTURES: &str = "\
 SELECT e.source, e.client FROM json_each($1) AS wanted JOIN entries AS e ON e.id = wanted.value ORDER BY e.id";
 
-/// `jsonb_each` hands out parsed rows: taking thirteen values from each costs no second parse.
+/// `jsonb_each` hands out parsed rows: taking several values from each costs no second parse, but what it costs to find one
+/// grows with its place. What many entries share (price, route, accounts) comes once, as a kind; `CROSS JOIN` keeps the entries
+/// in their order, by which their ids are counted.
 macro_rules! append {
     () => {
         "\
+WITH kinds AS MATERIALIZED (
+    SELECT key, value->>0 AS debit, value->>1 AS credit, value->>2 AS amount, value->>3 AS currency, value->>4 AS route,
+           value->>5 AS price_list, value->>6 AS upstream_status
+    FROM jsonb_each($5))
 INSERT INTO entries (id, at, source, debit, credit, amount, currency, client, sequence, previous,
                      paid_after, bonus_after, debt_after, route, price_list, upstream_status)
-SELECT $1 + key, $2, value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7,
-       value->>8, value->>9, value->>10, value->>11, value->>12, value->>13
-FROM jsonb_each($3);
+SELECT $1 + e.key, $2, e.value->>1, k.debit, k.credit, k.amount, k.currency, e.value->>2, e.value->>3, e.value->>4,
+       e.value->>5, e.value->>6, e.value->>7, k.route, k.price_list, k.upstream_status
+FROM jsonb_each($3) AS e CROSS JOIN kinds AS k ON k.key = e.value->>0;
 UPDATE clients SET paid = v.value->>1, bonus = v.value->>2, debt = v.value->>3, sequence = v.value->>4,
                    last_entry = v.value->>5
 FROM jsonb_each($4) AS v WHERE clients.id = v.value->>0"
@@ -46,7 +55,7 @@ const APPEND: &str = append!();
 const APPEND_AND_NOTE: &str = concat!(
     append!(),
     ";
-INSERT INTO undelivered (node, entries) VALUES ($5, $6)
+INSERT INTO undelivered (node, entries) VALUES ($6, $7)
 ON CONFLICT (node) DO UPDATE SET entries = excluded.entries"
 );
 
@@ -109,17 +118,47 @@ pub(super) async fn append(
     undelivered: Option<(&str, String)>,
 ) -> Result<u64, sqlx::Error> {
     let first = writing.entries.first().map_or(0, |entry| entry.id);
-    let (entries, clients) = (entry_rows(writing.entries)?, client_rows(writing.clients));
+    let (kinds, entries) = entry_rows(writing.entries)?;
     let statements = if undelivered.is_some() { APPEND_AND_NOTE } else { APPEND };
-    let mut query = sqlx::query(statements).bind(first).bind(writing.at).bind(entries).bind(clients);
+    let query = sqlx::query(statements).bind(first).bind(writing.at).bind(entries);
+    let mut query = query.bind(client_rows(writing.clients)).bind(kinds);
     if let Some((node, row)) = undelivered {
         query = query.bind(node.to_owned()).bind(row);
     }
     Ok(query.execute(connection).await?.rows_affected())
 }
 
-fn entry_rows(entries: &[Entry]) -> Result<String, sqlx::Error> {
-    let mut rows = String::with_capacity(entries.len().saturating_mul(160).saturating_add(2));
+/// What many entries have in common.
+#[derive(PartialEq, Eq, Hash)]
+struct Kind {
+    debit: Account,
+    credit: Account,
+    amount: Micros,
+    currency: &'static str,
+    route: Option<i64>,
+    price_list: Option<i64>,
+    upstream_status: Option<u16>,
+}
+
+impl Kind {
+    fn of(entry: &Entry) -> Self {
+        Self {
+            debit: entry.debit,
+            credit: entry.credit,
+            amount: entry.amount,
+            currency: entry.currency.code(),
+            route: entry.route,
+            price_list: entry.price_list,
+            upstream_status: entry.upstream_status,
+        }
+    }
+}
+
+/// The kinds of entries that there are, and the entries, each of which begins with the number of its kind.
+fn entry_rows(entries: &[Entry]) -> Result<(String, String), sqlx::Error> {
+    let mut numbers: HashMap<Kind, usize> = HashMap::new();
+    let mut kinds = String::from("[");
+    let mut rows = String::with_capacity(entries.len().saturating_mul(112).saturating_add(2));
     rows.push('[');
     for (index, e) in entries.iter().enumerate() {
         debug_assert_eq!(
@@ -130,31 +169,43 @@ fn entry_rows(entries: &[Entry]) -> Result<String, sqlx::Error> {
         if index > 0 {
             rows.push(',');
         }
+        let next = numbers.len();
+        let number = *numbers.entry(Kind::of(e)).or_insert(next);
+        if number == next {
+            if number > 0 {
+                kinds.push(',');
+            }
+            let _ = write!(
+                kinds,
+                r#"[{},{},{},"{}",{},{},{}]"#,
+                e.debit.number(),
+                e.credit.number(),
+                e.amount.get(),
+                e.currency,
+                Nullable(e.route),
+                Nullable(e.price_list),
+                Nullable(e.upstream_status.map(i64::from)),
+            );
+        }
         // Sources are made by us of letters, digits and `:-/`: nothing in them needs escaping. The check keeps it so.
         if e.source.bytes().any(|b| b == b'"' || b == b'\\' || b < b' ') {
             return Err(sqlx::Error::Encode("a source needs escaping".into()));
         }
         let _ = write!(
             rows,
-            r#"["{}",{},{},{},"{}",{},{},{},{},{},{},{},{},{}]"#,
+            r#"[{number},"{}",{},{},{},{},{},{}]"#,
             e.source,
-            e.debit.number(),
-            e.credit.number(),
-            e.amount.get(),
-            e.currency,
             e.client,
             e.sequence,
             Nullable(e.previous),
             e.paid_after.get(),
             e.bonus_after.get(),
             e.debt_after.get(),
-            Nullable(e.route),
-            Nullable(e.price_list),
-            Nullable(e.upstream_status.map(i64::from)),
         );
     }
+    kinds.push(']');
     rows.push(']');
-    Ok(rows)
+    Ok((kinds, rows))
 }
 
 fn client_rows(clients: &[(ClientId, ClientState)]) -> String {

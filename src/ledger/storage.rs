@@ -2,6 +2,7 @@
 //! commands it carries; `sqlite.rs` and `postgres.rs` have the bulk statements of each.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::account::Account;
 use super::core::{ClientId, ClientState, Entry, EntryId, MAX_LEGS, leg_source};
@@ -30,6 +31,10 @@ const WRITE_UNDELIVERED: &str = "\
 INSERT INTO undelivered (node, entries) VALUES ($1, $2)
 ON CONFLICT (node) DO UPDATE SET entries = excluded.entries";
 
+/// How many ids a node takes at once from the sequence that the nodes share: `INCREMENT BY` in `migrations/postgres`. More
+/// than one batch can use up.
+pub(super) const ID_BLOCK: i64 = 4096;
+
 /// A row of `holds`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HoldRow {
@@ -48,6 +53,8 @@ pub(super) struct Writing<'a> {
     pub(super) clients: &'a [(ClientId, ClientState)],
     /// A node and its captures whose answer has not been delivered, when that row is to be rewritten.
     pub(super) undelivered: Option<(&'a str, &'a [EntryId])>,
+    /// That node's fencing token, where several write ([`fence`]).
+    pub(super) fence: i64,
 }
 
 impl Writing<'_> {
@@ -55,6 +62,10 @@ impl Writing<'_> {
     pub(super) fn rows(&self) -> usize {
         let row = usize::from(self.undelivered.is_some());
         self.entries.len().saturating_add(self.clients.len()).saturating_add(row)
+    }
+
+    fn undelivered_row(&self) -> Result<Option<(&str, String)>, sqlx::Error> {
+        self.undelivered.map(|(node, entries)| Ok((node, undelivered_text(entries)?))).transpose()
     }
 }
 
@@ -119,15 +130,14 @@ pub(super) async fn load_client(readers: &Readers, id: ClientId) -> Result<Optio
 pub(super) struct Locked {
     /// Those that do not exist are missing.
     pub(super) clients: Vec<(ClientId, ClientState)>,
-    /// Ids for entries, from the sequence that the nodes share; `None` where there is one writer, who counts.
-    pub(super) entry_ids: Option<Vec<EntryId>>,
+    /// A block of ids for entries, from the sequence that the nodes share; `None` where there is one writer, who counts.
+    pub(super) entry_ids: Option<Range<EntryId>>,
 }
 
-/// Locks clients, and takes ids for so many entries of theirs.
+/// Locks clients, and takes [`ID_BLOCK`] ids for entries of theirs.
 pub(super) async fn lock_clients(
     connection: &mut Connection,
     ids: &[ClientId],
-    entries: usize,
 ) -> Result<Locked, sqlx::Error> {
     match connection {
         // The whole file is locked already.
@@ -139,12 +149,12 @@ pub(super) async fn lock_clients(
         }
         // Nobody whose entries these could be.
         Connection::Postgres(_) if ids.is_empty() => {
-            Ok(Locked { clients: Vec::new(), entry_ids: Some(Vec::new()) })
+            Ok(Locked { clients: Vec::new(), entry_ids: Some(0..0) })
         }
         Connection::Postgres(connection) => {
-            let entries = i64::try_from(entries).unwrap_or(i64::MAX);
-            let (rows, entry_ids) = postgres::lock_clients(connection, ids, entries).await?;
+            let (rows, block) = postgres::lock_clients(connection, ids).await?;
             let clients = rows.iter().map(client_state).collect::<Result<_, _>>()?;
+            let entry_ids = block.map_or(0..0, |first| first..first.saturating_add(ID_BLOCK));
             Ok(Locked { clients, entry_ids: Some(entry_ids) })
         }
         Connection::Lost => Err(lost()),
@@ -175,10 +185,7 @@ pub(super) async fn append(connection: &mut Connection, writing: Writing<'_>) ->
     if writing.rows() == 0 {
         return Ok(0);
     }
-    let undelivered = match writing.undelivered {
-        Some((node, entries)) => Some((node, undelivered_text(entries)?)),
-        None => None,
-    };
+    let undelivered = writing.undelivered_row()?;
     match connection {
         Connection::Sqlite(connection) => sqlite::append(connection, writing, undelivered).await,
         Connection::Postgres(connection) => postgres::append(connection, writing, undelivered).await,
@@ -186,8 +193,63 @@ pub(super) async fn append(connection: &mut Connection, writing: Writing<'_>) ->
     }
 }
 
+/// The same in a transaction of its own, where several nodes write: all of it if the clients still have these sequences, in
+/// the order of [`Writing::clients`], and are active, and if the node's fencing token is still this one; otherwise nothing, which is answered by 0. An error if it cannot be all.
+pub(super) async fn append_at_once(
+    connection: &mut Connection,
+    writing: Writing<'_>,
+    sequences: Vec<i64>,
+) -> Result<u64, sqlx::Error> {
+    let undelivered = writing.undelivered_row()?;
+    match connection {
+        Connection::Postgres(connection) => {
+            postgres::append_at_once(connection, writing, undelivered, sequences).await
+        }
+        // Here nobody else writes, and a transaction costs no trips through a network.
+        Connection::Sqlite(_) => Ok(0),
+        Connection::Lost => Err(lost()),
+    }
+}
+
+/// Raises a node's fencing token. What [`append_at_once`] has sent with an older one has happened by then, or never will.
+pub(super) async fn fence(connection: &mut Connection, node: &str, fence: i64) -> Result<(), sqlx::Error> {
+    match connection {
+        Connection::Postgres(connection) => postgres::fence(connection, node, fence).await,
+        Connection::Sqlite(_) => Ok(()),
+        Connection::Lost => Err(lost()),
+    }
+}
+
+/// Captures as the row of a node names them: the first and the last of each run of ids that follow each other, because a long
+/// row costs much and is rewritten with every batch.
 fn undelivered_text(entries: &[EntryId]) -> Result<String, sqlx::Error> {
-    serde_json::to_string(entries).map_err(|error| sqlx::Error::Encode(error.into()))
+    let mut sorted = entries.to_vec();
+    sorted.sort_unstable();
+    let mut runs: Vec<(EntryId, EntryId)> = Vec::new();
+    for id in sorted {
+        match runs.last_mut() {
+            Some((_, last)) if id.checked_sub(*last).is_some_and(|step| step <= 1) => *last = id,
+            _ => runs.push((id, id)),
+        }
+    }
+    serde_json::to_string(&runs).map_err(|error| sqlx::Error::Encode(error.into()))
+}
+
+/// The captures that a node's row names.
+pub(crate) fn undelivered_entries(row: &str) -> Result<Vec<EntryId>, sqlx::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum Named {
+        Run(EntryId, EntryId),
+        /// As the first versions wrote them.
+        One(EntryId),
+    }
+    let named: Vec<Named> = serde_json::from_str(row).map_err(|_| corrupt("list of entries"))?;
+    let each = named.into_iter().flat_map(|named| match named {
+        Named::Run(first, last) => first..=last,
+        Named::One(entry) => entry..=entry,
+    });
+    Ok(each.collect())
 }
 
 /// Adds the rows of holds that were taken, and answers how many there are.
@@ -244,7 +306,7 @@ pub(super) async fn undelivered(
     let rows: Vec<String> = rows.fetch_all(&mut *connection).await?;
     let mut captures = Vec::new();
     for entries in rows {
-        let ids: Vec<EntryId> = serde_json::from_str(&entries).map_err(|_| corrupt("list of entries"))?;
+        let ids = undelivered_entries(&entries)?;
         let found = match &mut *connection {
             Connection::Sqlite(connection) => sqlite::captures(connection, &ids).await?,
             Connection::Postgres(connection) => postgres::captures(connection, &ids).await?,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "tests")]
 
 mod aftermath;
+mod at_once;
 pub(in crate::ledger) mod books;
 mod failures;
 mod holds;

@@ -3,9 +3,14 @@
 //! While one batch commits, the next collects; there is no timer. Nobody is answered before the commit. What happens when a
 //! batch fails depends on the fault (`fault.rs`): a guilty command fails alone; a conflict between nodes is tried again from
 //! the start; a server that went away is waited for, and then every command is looked up before it is applied again, so that
-//! a commit whose outcome was unknown is found instead of repeated.
+//! a commit whose outcome was unknown is found instead of repeated. Where several nodes write, `writer/at_once.rs` spares most
+//! batches the trips of a transaction.
+
+mod answering;
+mod at_once;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,13 +18,15 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::at_once::AtOnce;
 use super::aftermath::{self, Change, NewRefund, Prepared, RefundOrigin};
 use super::answers::{self, StoredAnswer};
 use super::core::{
-    Batch, Capture, ClientId, ClientState, Command, EntryId, Hold, Outcome, Refusal, Release, Reverse,
+    Batch, Capture, ClientId, ClientState, Command, EntryId, Hold, MAX_LEGS, Outcome, Refusal, Release,
+    Reverse,
 };
 use super::fault::Fault;
-use super::mailbox::{Recipient, Round};
+use super::mailbox::Recipient;
 use super::recording::{self, SucceededCharge};
 use super::reservations::{NotReserved, Reservation, Reservations};
 use super::storage::{self, HoldRow, Writing};
@@ -30,6 +37,11 @@ use crate::domain::Micros;
 
 /// Commands in one transaction at most.
 const MAX_BATCH: usize = 1024;
+// A batch has one block of ids.
+#[allow(clippy::as_conversions, reason = "a constant that fits")]
+const _: () = assert!(MAX_BATCH * MAX_LEGS <= storage::ID_BLOCK as usize);
+/// So many answers are given by a task of their own. Fewer are given sooner than another thread would have taken them up.
+const WORTH_A_TASK: usize = 32;
 /// Clients whose balances the writer keeps between batches.
 const KEPT_CLIENTS: usize = 131_072;
 /// After this long without commands, the row of undelivered captures is brought up to date.
@@ -120,6 +132,8 @@ impl Deliveries {
 pub struct WriterCounts {
     /// Transactions committed.
     pub batches: std::sync::atomic::AtomicU64,
+    /// Of these, the ones that took one statement, where several nodes write.
+    pub at_once: std::sync::atomic::AtomicU64,
     /// Commands in them.
     pub commands: std::sync::atomic::AtomicU64,
     /// Batches that were rolled back and replayed one by one.
@@ -143,8 +157,11 @@ pub(super) struct Writer {
     reservations: Arc<Reservations>,
     deliveries: Arc<Deliveries>,
     counts: Arc<WriterCounts>,
-    /// Balances as committed, where nobody else changes them. Emptied when anything fails.
+    /// Balances as committed: the truth where nobody else changes them, a guess to be checked elsewhere. Emptied when anything
+    /// fails.
     cache: HashMap<ClientId, ClientState>,
+    /// Where others change them.
+    at_once: AtOnce,
     /// The id of the next entry, where nobody else makes any.
     next_entry: EntryId,
     undelivered: HashSet<EntryId>,
@@ -153,6 +170,8 @@ pub(super) struct Writer {
     leaving: HashSet<EntryId>,
     /// The stored row has captures that have left since: commands that capture nothing do not rewrite it.
     row_is_stale: bool,
+    /// The task that answers the batch before.
+    answering: Option<JoinHandle<()>>,
     /// Captures that nobody was answered for and whose commit could not be looked up: reversed as soon as possible.
     doubtful: Vec<Reverse>,
 }
@@ -191,10 +210,12 @@ impl Writer {
             deliveries,
             counts,
             cache: HashMap::new(),
+            at_once: AtOnce::default(),
             next_entry: 1,
             undelivered: HashSet::new(),
             leaving: HashSet::new(),
             row_is_stale: false,
+            answering: None,
             doubtful: Vec::new(),
         };
         writer.learn_next_entry().await?;
@@ -238,7 +259,7 @@ impl Writer {
         }
         storage::write_undelivered(&mut self.connection, &self.node, &[]).await?;
         storage::forget_other_nodes(&mut self.connection, &self.node).await?;
-        self.counts.reversed_at_start.store(reversed, std::sync::atomic::Ordering::Relaxed);
+        self.counts.reversed_at_start.store(reversed, Relaxed);
         if reversed > 0 {
             tracing::warn!(
                 captures.reversed = reversed,
@@ -302,6 +323,7 @@ impl Writer {
                 break;
             }
         }
+        self.until_answered().await;
         if self.is_shared() {
             self.say_goodbye().await;
         }
@@ -371,6 +393,7 @@ impl Writer {
     }
 
     async fn settle_doubts(&mut self) {
+        self.until_answered().await;
         // After an outage the first try finds the connection cut, and the second has a new one.
         let mut may_try_again = self.is_shared();
         while let Some(capture) = self.doubtful.last().cloned() {
@@ -406,6 +429,7 @@ impl Writer {
     /// After a failure: a connection that does not end its transaction is opened anew. No cached state survives.
     async fn mend(&mut self, is_lost: bool) {
         self.cache.clear();
+        self.at_once.doubt();
         self.connection.mend(&self.database, is_lost).await;
     }
 
@@ -424,8 +448,11 @@ impl Writer {
             }
             return;
         }
-        let (changes, jobs): (Vec<Job>, Vec<Job>) =
-            jobs.into_iter().partition(|job| matches!(job, Job::Change { .. }));
+        let is_change = |job: &Job| matches!(job, Job::Change { .. });
+        let (changes, jobs) = match jobs.iter().any(is_change) {
+            true => jobs.into_iter().partition(is_change),
+            false => (Vec::new(), jobs),
+        };
         if !jobs.is_empty() {
             self.serve_batch(jobs).await;
         }
@@ -437,13 +464,13 @@ impl Writer {
     async fn serve_batch(&mut self, jobs: Vec<Job>) {
         self.note_deliveries();
         match self.commit_patiently(&jobs, false).await {
-            Ok(committed) => self.answer_all(jobs, committed),
+            Ok(committed) => self.answer_all(jobs, committed).await,
             Err(Fault::OfOneCommand(error)) => {
                 tracing::error!(%error, commands = jobs.len(), "a batch failed; its commands are replayed one by one");
-                self.counts.replays.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.counts.replays.fetch_add(1, Relaxed);
                 for job in jobs {
                     match self.replay(&job).await {
-                        Ok(committed) => self.answer_all(vec![job], committed),
+                        Ok(committed) => self.answer_all(vec![job], committed).await,
                         Err(fault) => self.answer_error(job, &fault.into_error()),
                     }
                 }
@@ -459,6 +486,7 @@ impl Writer {
 
     async fn serve_change(&mut self, job: Job) {
         let Job::Change { change, answer } = job else { return };
+        self.until_answered().await;
         let begun = Instant::now();
         let done = loop {
             match self.commit_change(&change).await {
@@ -466,7 +494,7 @@ impl Writer {
                     if self.is_shared() && begun.elapsed() < self.patience =>
                 {
                     tracing::warn!(%error, "a change did not commit for certain; it is looked up and tried again");
-                    self.counts.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    self.counts.retries.fetch_add(1, Relaxed);
                     tokio::time::sleep(PAUSE).await;
                 }
                 done => break done,
@@ -507,7 +535,7 @@ impl Writer {
                     if self.is_shared() && begun.elapsed() < self.patience =>
                 {
                     tracing::warn!(%error, commands = jobs.len(), "a batch did not commit for certain; it is looked up and tried again");
-                    self.counts.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    self.counts.retries.fetch_add(1, Relaxed);
                     repeated = true;
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -516,65 +544,35 @@ impl Writer {
         }
     }
 
-    fn answer_all(&mut self, jobs: Vec<Job>, committed: Committed) {
-        use std::sync::atomic::Ordering::Relaxed;
+    /// Answers a batch while the next one is decided and committed already: many callers are woken by it.
+    async fn answer_all(&mut self, jobs: Vec<Job>, committed: Committed) {
         self.counts.batches.fetch_add(1, Relaxed);
         self.counts.commands.fetch_add(jobs.len().try_into().unwrap_or(u64::MAX), Relaxed);
-        let mut refused = Vec::new();
-        let mut round = Round::new();
-        for (job, outcome) in jobs.into_iter().zip(committed.outcomes) {
-            let posted = match outcome {
-                Outcome::Posted { entry, client, state, repeated } => {
-                    Ok(Posted { entry, client, state, repeated })
-                }
-                Outcome::Refused(refusal) => {
-                    refused.extend(job.client());
-                    Err(LedgerError::Refused(refusal))
-                }
-            };
-            // Each state is published together with the end of its own reservation: the state after the whole batch
-            // would count the others, whose reservations are still open, twice.
-            // A caller who has gone is no reason to undo anything: the outcome stands.
-            match job {
-                Job::Capture { reservation, store, answer, .. } => {
-                    if let Ok(posted) = &posted {
-                        if is_noted(store.as_ref()) {
-                            self.undelivered.insert(posted.entry);
-                        }
-                        reservation.settle(posted.state);
-                    }
-                    // Nobody there to hear it means that the process is ending: the capture stays noted as undelivered.
-                    round.add(answer, posted);
-                }
-                Job::TopUp { reserve, answer, .. } => {
-                    let answered = posted.map(|posted| {
-                        self.reservations.publish(posted.client, posted.state);
-                        let reservation = reserve.map(|amount| {
-                            self.reservations.publish_and_reserve(posted.client, posted.state, amount)
-                        });
-                        (posted, reservation)
-                    });
-                    let _ = answer.send(answered);
-                }
-                Job::Hold { reservation, answer, .. } => {
-                    let answered = posted.map(|posted| (posted, reservation.convert(posted.state)));
-                    let _ = answer.send(answered);
-                }
-                Job::Reverse { answer, .. } | Job::Release { answer, .. } => {
-                    if let Ok(posted) = &posted {
-                        self.reservations.publish(posted.client, posted.state);
-                    }
-                    let _ = answer.send(posted);
-                }
-                // Never in a batch.
-                Job::Change { .. } => {}
+        for (job, outcome) in jobs.iter().zip(&committed.outcomes) {
+            if let (Job::Capture { store, .. }, Outcome::Posted { entry, .. }) = (job, outcome)
+                && is_noted(store.as_ref())
+            {
+                self.undelivered.insert(*entry);
             }
         }
-        // What was refused may mean that memory lags behind the database: another node has spent.
-        for client in refused {
-            if let Some(state) = committed.states.get(&client) {
-                self.reservations.publish(client, *state);
-            }
+        // The answers of one batch after those of the batch before.
+        self.until_answered().await;
+        let reservations = Arc::clone(&self.reservations);
+        if jobs.len() < WORTH_A_TASK {
+            answering::answer(&reservations, jobs, committed);
+        } else {
+            self.answering =
+                Some(tokio::spawn(async move { answering::answer(&reservations, jobs, committed) }));
+        }
+    }
+
+    /// Waits until what has been committed is published and everybody has been answered.
+    async fn until_answered(&mut self) {
+        if let Some(answering) = self.answering.take()
+            && let Err(error) = answering.await
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
         }
     }
 
@@ -661,6 +659,7 @@ impl Writer {
 
     async fn try_change(&mut self, change: &Change) -> Result<Result<Changed, Refusal>, Fault> {
         let at = now_micros();
+        self.raise_fence().await?;
         self.connection.begin().await?;
         let prepared = aftermath::prepare(&mut self.connection, change, &self.reservations, at).await?;
         let (client, commands) = match prepared {
@@ -675,7 +674,7 @@ impl Writer {
         let commands: Vec<Option<Command>> = commands.into_iter().map(Some).collect();
         let mut batch = self.read(&commands, true).await?;
         if commands.is_empty() {
-            batch.clients.extend(storage::lock_clients(&mut self.connection, &[client], 0).await?.clients);
+            batch.clients.extend(storage::lock_clients(&mut self.connection, &[client]).await?.clients);
         }
         let before = batch.clients.get(&client).copied();
         for command in commands.iter().flatten() {
@@ -704,13 +703,17 @@ impl Writer {
             }
         }
         let changed: Vec<(ClientId, ClientState)> = batch.changed.iter().map(|id| (*id, state)).collect();
-        let writing = Writing { at, entries: &batch.entries, clients: &changed, undelivered: None };
+        let writing = Writing {
+            at,
+            entries: &batch.entries,
+            clients: &changed,
+            undelivered: None,
+            fence: self.at_once.fence(),
+        };
         self.append(writing).await?;
         self.connection.commit().await?;
-        if !self.is_shared() {
-            self.next_entry = batch.next_entry().unwrap_or(self.next_entry);
-            self.cache.insert(client, state);
-        }
+        self.keep_ids(&batch);
+        self.cache.insert(client, state);
         Ok(Ok((client, state, aside)))
     }
 
@@ -721,6 +724,14 @@ impl Writer {
         repeated: bool,
     ) -> Result<Committed, Fault> {
         let at = now_micros();
+        let is_plain = !repeated && stores.iter().all(Option::is_none);
+        if self.is_shared()
+            && is_plain
+            && let Some(committed) = self.commit_at_once(&asked, at).await?
+        {
+            return Ok(committed);
+        }
+        self.raise_fence().await?;
         self.connection.begin().await?;
         let is_charge: Vec<bool> = asked.iter().map(|asked| matches!(asked, Asked::Charge(_))).collect();
         let commands = self.prepare(asked, at).await?;
@@ -752,20 +763,33 @@ impl Writer {
         let row = if row_written { self.undelivered_row(&captured) } else { Vec::new() };
         let node = self.node.clone();
         let undelivered = row_written.then_some((node.as_str(), &row[..]));
-        self.append(Writing { at, entries: &batch.entries, clients: &changed, undelivered }).await?;
+        let fence = self.at_once.fence();
+        self.append(Writing { at, entries: &batch.entries, clients: &changed, undelivered, fence }).await?;
         self.write_holds(&commands, &outcomes, at).await?;
         self.write_answers(&commands, &outcomes, stores).await?;
         self.connection.commit().await?;
 
         self.row_is_stale &= !row_written;
-        if !self.is_shared() {
-            self.next_entry = batch.next_entry().unwrap_or(self.next_entry);
-            if self.cache.len() > KEPT_CLIENTS {
-                self.cache.clear();
-            }
-            self.cache.extend(batch.clients.iter().map(|(id, state)| (*id, *state)));
-        }
+        self.keep_ids(&batch);
+        self.remember(&batch.clients);
         Ok(Committed { outcomes, states: batch.clients })
+    }
+
+    /// Where the next batch goes on counting.
+    fn keep_ids(&mut self, batch: &Batch) {
+        if self.is_shared() {
+            self.at_once.take(batch.ids_left());
+        } else {
+            self.next_entry = batch.next_entry().unwrap_or(self.next_entry);
+        }
+    }
+
+    /// Keeps balances that have just been committed.
+    fn remember(&mut self, clients: &HashMap<ClientId, ClientState>) {
+        if self.cache.len() > KEPT_CLIENTS {
+            self.cache.clear();
+        }
+        self.cache.extend(clients.iter().map(|(id, state)| (*id, *state)));
     }
 
     /// Turns charges into commands: their rows are written, in the order of their ids, which is the order of locks.
@@ -815,14 +839,12 @@ impl Writer {
             clients.extend(touched.iter().filter_map(|id| Some((*id, *self.cache.get(id)?))));
             touched.retain(|id| !clients.contains_key(id));
         }
-        // Ids in advance of looking up: those of a command that turns out to be recorded stay unused.
-        let legs = known.clone().map(Command::max_legs).sum();
-        let locked = storage::lock_clients(&mut self.connection, &touched, legs).await?;
+        let locked = storage::lock_clients(&mut self.connection, &touched).await?;
         clients.extend(locked.clients);
         let recall: Vec<String> = known.flat_map(|command| command.recalls(repeated)).collect();
         let recorded = storage::load_recorded(&mut self.connection, &recall).await?;
         let ids = locked.entry_ids;
-        let mut batch = ids.map_or_else(|| Batch::starting_at(self.next_entry), Batch::with_ids);
+        let mut batch = ids.map_or_else(|| Batch::starting_at(self.next_entry), Batch::within);
         batch.clients = clients;
         batch.recorded = recorded;
         Ok(batch)

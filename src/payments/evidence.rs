@@ -13,6 +13,7 @@ use super::refunds::{self, Refund};
 use crate::db::{On, Row, query, query_scalar};
 use crate::domain::{Micros, TopUpId};
 use crate::ledger::account::Account;
+use crate::ledger::undelivered_entries;
 
 /// Entries looked at with one statement.
 const PAGE: i64 = 500;
@@ -270,9 +271,7 @@ struct Span {
 async fn requests(books: &mut On<'_>, span: Span) -> Result<(Vec<PaidRequest>, bool), sqlx::Error> {
     let mut running = HashSet::new();
     for list in query_scalar::<String>(UNDELIVERED).fetch_all(books.again()).await? {
-        let ids: Vec<i64> = serde_json::from_str(&list)
-            .map_err(|_| sqlx::Error::Decode("a list of entries is malformed".into()))?;
-        running.extend(ids);
+        running.extend(undelivered_entries(&list)?);
     }
     // Newest first: a reversal comes before what it reverses.
     let (mut reversed, mut found) = (HashSet::new(), Vec::<PaidRequest>::new());

@@ -51,7 +51,7 @@ async fn an_old_file_is_copied_before_its_schema_is_changed() {
     }
     let (database, path) = old_file().await;
     // What an attempt before this one left behind is no hindrance, and does not count.
-    let expected = PathBuf::from(format!("{}.before-schema-4-of-2", path.display()));
+    let expected = PathBuf::from(format!("{}.before-schema-5-of-2", path.display()));
     std::fs::write(&expected, "half a copy").unwrap();
     let mut connection = database.connect().await;
     let before = books(&mut connection).await;
@@ -97,7 +97,7 @@ async fn without_its_copy_a_file_is_not_changed() {
     }
     let (database, path) = old_file().await;
     // A folder where the copy should be cannot be replaced.
-    std::fs::create_dir(format!("{}.before-schema-4-of-2", path.display())).unwrap();
+    std::fs::create_dir(format!("{}.before-schema-5-of-2", path.display())).unwrap();
     let mut connection = database.connect().await;
     let refused = migrate(&mut connection, &database.config).await.unwrap_err();
     assert!(matches!(refused, DbError::Backup(_)), "{refused}");

@@ -866,17 +866,17 @@ fn a_release_that_does_not_fit_any_more_changes_nothing() {
     refuses(&mut batch, &Command::Release(release("a")), Refusal::OutOfRange);
 }
 
-/// The shell takes ids from a sequence beforehand. Too few must not leave half a command in the books.
+/// The shell takes a block of ids beforehand. Too few must not leave half a command in the books.
 #[test]
 fn a_batch_that_runs_out_of_ids_refuses_and_changes_nothing() {
-    let mut batch = Batch::with_ids(vec![7, 9, 40]);
+    let mut batch = Batch::within(7..10);
     batch.clients.insert(1, wallet(100, 50, 0));
     assert_eq!(posted(&batch.apply(&capture("a", 110))), (7, false));
-    assert_eq!(batch.next_entry(), Some(40));
+    assert_eq!(batch.next_entry(), Some(9));
     // It would need two, and there is one.
-    let two = Batch { clients: HashMap::from([(1, wallet(5, 50, 0))]), ..Batch::with_ids(vec![3]) };
+    let two = Batch { clients: HashMap::from([(1, wallet(5, 50, 0))]), ..Batch::within(3..4) };
     refuses(&mut { two }, &capture("b", 10), Refusal::OutOfRange);
-    assert_eq!(posted(&batch.apply(&Command::Hold(hold("b", 10)))), (40, false));
+    assert_eq!(posted(&batch.apply(&Command::Hold(hold("b", 10)))), (9, false));
     assert_eq!(batch.next_entry(), None);
     for command in [capture("c", 1), reverse("usage:a"), Command::Capture(settle("b", 10))] {
         refuses(&mut batch, &command, Refusal::OutOfRange);
@@ -884,8 +884,8 @@ fn a_batch_that_runs_out_of_ids_refuses_and_changes_nothing() {
     // What adds nothing needs none.
     assert_eq!(posted(&batch.apply(&capture("a", 110))), (7, true));
     let chain: Vec<_> = batch.entries.iter().map(|entry| (entry.id, entry.previous)).collect();
-    assert_eq!(chain, [(7, None), (9, Some(7)), (40, Some(9))]);
-    assert_eq!(batch.clients[&1].last_entry, Some(40));
+    assert_eq!(chain, [(7, None), (8, Some(7)), (9, Some(8))]);
+    assert_eq!(batch.clients[&1].last_entry, Some(9));
 }
 
 /// The shell looks up what commands recall, and takes as many ids as they may need.

@@ -39,7 +39,7 @@ impl Books {
     /// What another node has left unfinished: captures and holds.
     async fn left_by(&self, node: &str) -> (Vec<EntryId>, i64) {
         let row = format!("SELECT COALESCE(MAX(entries), '[]') FROM undelivered WHERE node = '{node}'");
-        let entries = serde_json::from_str(&self.ask::<String>(row).await).unwrap();
+        let entries = crate::ledger::undelivered_entries(&self.ask::<String>(row).await).unwrap();
         (entries, self.ask(format!("SELECT COUNT(*) FROM holds WHERE node = '{node}'")).await)
     }
 }

@@ -3,7 +3,10 @@
 use super::*;
 
 /// As many captures as prices, handed over together, so that they share a batch.
-async fn captured_together(books: &Books, captures: Vec<Capture>) -> Vec<Result<Posted, LedgerError>> {
+pub(super) async fn captured_together(
+    books: &Books,
+    captures: Vec<Capture>,
+) -> Vec<Result<Posted, LedgerError>> {
     let mut calls = Vec::new();
     for capture in captures {
         let reservation = books.ledger.reserve(capture.client, capture.price).await.unwrap();

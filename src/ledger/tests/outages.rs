@@ -328,7 +328,7 @@ async fn a_doubtful_capture_stays_noted_until_it_is_settled() {
 }
 
 /// Another session that has a client's row.
-async fn row_lock(books: &Books, client: ClientId) -> Connection {
+pub(super) async fn row_lock(books: &Books, client: ClientId) -> Connection {
     let mut other = books.database.connect().await;
     other.begin().await.unwrap();
     other.run(format!("SELECT 1 FROM clients WHERE id = {client} FOR UPDATE")).await.unwrap();

@@ -55,10 +55,10 @@ async fn original() -> Original {
     // A clawback without a dispute's row: the core and the statements are the same.
     let mut connection = database.connect().await;
     connection.begin().await.unwrap();
-    let locked = storage::lock_clients(&mut connection, &[second], 6).await.unwrap();
+    let locked = storage::lock_clients(&mut connection, &[second]).await.unwrap();
     let mut batch = match (locked.entry_ids, &mut connection) {
         (None, Connection::Sqlite(file)) => Batch::starting_at(sqlite::next_entry(file).await.unwrap()),
-        (ids, _) => Batch::with_ids(ids.unwrap()),
+        (ids, _) => Batch::within(ids.unwrap()),
     };
     batch.clients.extend(locked.clients);
     batch.apply(&Command::Clawback(Clawback {
@@ -77,7 +77,8 @@ async fn original() -> Original {
         currency: Currency::USD,
     }));
     let states: Vec<_> = batch.clients.clone().into_iter().collect();
-    let writing = storage::Writing { at: 1, entries: &batch.entries, clients: &states, undelivered: None };
+    let writing =
+        storage::Writing { at: 1, entries: &batch.entries, clients: &states, undelivered: None, fence: 0 };
     storage::append(&mut connection, writing).await.unwrap();
     connection.commit().await.unwrap();
     let hash = database.bytes(&[0; 32]);
