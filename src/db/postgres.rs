@@ -28,6 +28,8 @@ fn options(url: &Secret) -> Result<PgConnectOptions, sqlx::Error> {
             ("statement_timeout", "5s"),
             ("lock_timeout", "3s"),
             ("idle_in_transaction_session_timeout", "10s"),
+            // Also of a statement that is a transaction of its own, whatever the role's default is.
+            ("default_transaction_isolation", "read committed"),
         ])
         .disable_statement_logging();
     Ok(options)

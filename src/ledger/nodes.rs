@@ -166,13 +166,15 @@ impl Ledger {
         }
         let lapsed = self.node.may_call_others_dead();
         let dead: Vec<String> = query_scalar(DEAD).bind(lapsed).fetch_all(self.db.reader()).await?;
-        let mut swept = 0usize;
-        for node in dead {
-            if node != self.node.id && self.sweep_node(&node).await? {
-                swept = swept.saturating_add(1);
+        let (mut swept, mut failed) = (0usize, None);
+        for node in dead.into_iter().filter(|node| *node != self.node.id) {
+            // What one of them has left may be beyond us: the others are finished all the same.
+            match self.sweep_node(&node).await {
+                Ok(done) => swept = swept.saturating_add(usize::from(done)),
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(swept)
+        failed.map_or(Ok(swept), Err)
     }
 
     /// Takes a dead node's affairs for a while, and reads what it left: one transaction, so that a node that comes back at this

@@ -90,9 +90,15 @@ const APPEND_AT_ONCE: &str = append!(
     "CASE WHEN (SELECT fits FROM whole) THEN rows / (CASE WHEN rows = $38 THEN 1 ELSE 0 END) ELSE 0 END"
 );
 
-/// Waits for a statement of this node's that is being carried out.
+/// Waits for a statement of this node's that is being carried out. One that is late itself does not lower the token.
 const FENCE: &str = "\
-INSERT INTO undelivered (node, entries, fence) VALUES ($1, '[]', $2) ON CONFLICT (node) DO UPDATE SET fence = excluded.fence";
+INSERT INTO undelivered (node, entries, fence) VALUES ($1, '[]', $2)
+ON CONFLICT (node) DO UPDATE SET fence = excluded.fence WHERE undelivered.fence < excluded.fence";
+
+const WRITE_UNDELIVERED: &str = "\
+INSERT INTO undelivered (node, entries, fence) VALUES ($1, $2, $3)
+ON CONFLICT (node) DO UPDATE SET entries = excluded.entries, fence = excluded.fence
+WHERE undelivered.fence <= excluded.fence";
 
 const INSERT_HOLDS: &str = "\
 INSERT INTO holds (request, client, amount, node, created_at)
@@ -158,6 +164,17 @@ pub(super) async fn append_at_once(
 pub(super) async fn fence(connection: &mut PgConnection, node: &str, fence: i64) -> Result<(), sqlx::Error> {
     sqlx::query(FENCE).bind(node).bind(fence).execute(connection).await?;
     Ok(())
+}
+
+/// Rewrites a node's row of undelivered captures, unless the token is an old one. Answers how many rows that was.
+pub(super) async fn write_undelivered(
+    connection: &mut PgConnection,
+    node: &str,
+    row: String,
+    fence: i64,
+) -> Result<u64, sqlx::Error> {
+    let written = sqlx::query(WRITE_UNDELIVERED).bind(node).bind(row).bind(fence);
+    Ok(written.execute(connection).await?.rows_affected())
 }
 
 /// A column that may be the same in all rows: then the array is empty. Rows that an array is too short for get NULL.

@@ -59,6 +59,10 @@ INSERT INTO undelivered (node, entries) VALUES ($6, $7)
 ON CONFLICT (node) DO UPDATE SET entries = excluded.entries"
 );
 
+const WRITE_UNDELIVERED: &str = "\
+INSERT INTO undelivered (node, entries) VALUES ($1, $2)
+ON CONFLICT (node) DO UPDATE SET entries = excluded.entries";
+
 const INSERT_HOLDS: &str = "\
 INSERT INTO holds (request, client, amount, node, created_at)
 SELECT value->>0, value->>1, value->>2, $2, $3 FROM jsonb_each($1)";
@@ -126,6 +130,15 @@ pub(super) async fn append(
         query = query.bind(node.to_owned()).bind(row);
     }
     Ok(query.execute(connection).await?.rows_affected())
+}
+
+pub(super) async fn write_undelivered(
+    connection: &mut SqliteConnection,
+    node: &str,
+    row: String,
+) -> Result<u64, sqlx::Error> {
+    let written = sqlx::query(WRITE_UNDELIVERED).bind(node).bind(row);
+    Ok(written.execute(connection).await?.rows_affected())
 }
 
 /// What many entries have in common.

@@ -27,10 +27,6 @@ pub(super) use {entry_columns, state_columns};
 
 const LOAD_CLIENT: &str = concat!("SELECT ", state_columns!(), " FROM clients AS c WHERE c.id = $1");
 
-const WRITE_UNDELIVERED: &str = "\
-INSERT INTO undelivered (node, entries) VALUES ($1, $2)
-ON CONFLICT (node) DO UPDATE SET entries = excluded.entries";
-
 /// How many ids a node takes at once from the sequence that the nodes share: `INCREMENT BY` in `migrations/postgres`. More
 /// than one batch can use up.
 pub(super) const ID_BLOCK: i64 = 4096;
@@ -284,14 +280,20 @@ pub(super) async fn delete_holds(
     }
 }
 
-/// Rewrites a node's row of captures whose answer has not been delivered.
+/// Rewrites a node's row of captures whose answer has not been delivered. False: it was sent with an old fencing token.
 pub(super) async fn write_undelivered(
     connection: &mut Connection,
     node: &str,
     entries: &[EntryId],
-) -> Result<(), sqlx::Error> {
-    query(WRITE_UNDELIVERED).bind(node).bind(undelivered_text(entries)?).execute(connection).await?;
-    Ok(())
+    fence: i64,
+) -> Result<bool, sqlx::Error> {
+    let row = undelivered_text(entries)?;
+    let written = match connection {
+        Connection::Sqlite(connection) => sqlite::write_undelivered(connection, node, row).await?,
+        Connection::Postgres(connection) => postgres::write_undelivered(connection, node, row, fence).await?,
+        Connection::Lost => return Err(lost()),
+    };
+    Ok(written == 1)
 }
 
 /// The captures that a node, or any node, did not finish delivering: their sources and clients.

@@ -257,7 +257,7 @@ impl Writer {
                 reversed = reversed.saturating_add(u64::from(fresh && is_reversal));
             }
         }
-        storage::write_undelivered(&mut self.connection, &self.node, &[]).await?;
+        storage::write_undelivered(&mut self.connection, &self.node, &[], self.at_once.fence()).await?;
         storage::forget_other_nodes(&mut self.connection, &self.node).await?;
         self.counts.reversed_at_start.store(reversed, Relaxed);
         if reversed > 0 {
@@ -360,10 +360,8 @@ impl Writer {
         }
         self.note_deliveries();
         if self.row_is_stale {
-            let row = self.undelivered_row(&[]);
-            let writing = storage::write_undelivered(&mut self.connection, &self.node, &row);
-            match tokio::time::timeout(BATCH_TIMEOUT, writing).await {
-                Ok(Ok(())) => self.row_is_stale = false,
+            match tokio::time::timeout(BATCH_TIMEOUT, self.write_undelivered()).await {
+                Ok(Ok(written)) => self.row_is_stale = !written,
                 Ok(Err(error)) => {
                     tracing::error!(%error, "the row of undelivered captures could not be written");
                     self.mend(false).await;
@@ -376,6 +374,13 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Fenced like everything: a late one must not bring an older list back.
+    async fn write_undelivered(&mut self) -> Result<bool, sqlx::Error> {
+        self.raise_fence().await?;
+        let row = self.undelivered_row(&[]);
+        storage::write_undelivered(&mut self.connection, &self.node, &row, self.at_once.fence()).await
     }
 
     fn note_deliveries(&mut self) {
@@ -468,10 +473,20 @@ impl Writer {
             Err(Fault::OfOneCommand(error)) => {
                 tracing::error!(%error, commands = jobs.len(), "a batch failed; its commands are replayed one by one");
                 self.counts.replays.fetch_add(1, Relaxed);
+                let mut away = None;
                 for job in jobs {
+                    // Another commit would rewrite the row that notes the captures in doubt.
+                    if let Some(error) = &away {
+                        self.answer_error(job, error);
+                        continue;
+                    }
                     match self.replay(&job).await {
                         Ok(committed) => self.answer_all(vec![job], committed).await,
-                        Err(fault) => self.answer_error(job, &fault.into_error()),
+                        Err(Fault::OfOneCommand(error)) => self.answer_error(job, &error),
+                        Err(Fault::Again(error) | Fault::Away(error)) => {
+                            self.answer_error(job, &error);
+                            away = Some(error);
+                        }
                     }
                 }
             }

@@ -7,7 +7,7 @@ use crate::ledger::account::Account;
 /// A ledger entry. Amounts and balances are micros.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryRow {
-    /// Ids ascend with time.
+    /// Ids ascend with time, but for a few seconds where several nodes write; those of one client always do.
     pub id: i64,
     /// Unix microseconds.
     pub at: i64,
@@ -94,7 +94,8 @@ pub(super) const FROM_CURSOR: &str =
     walk!("SELECT previous, 1 FROM entries WHERE id = $3 AND client = $1 AND previous IS NOT NULL");
 const RECENT: &str = concat!(
     columns!(),
-    "FROM entries e LEFT JOIN routes r ON r.id = e.route LEFT JOIN clients c ON c.id = e.client ORDER BY e.id DESC LIMIT $1"
+    "FROM (SELECT * FROM entries ORDER BY id DESC LIMIT $1) AS e LEFT JOIN routes r ON r.id = e.route \
+     LEFT JOIN clients c ON c.id = e.client ORDER BY e.at DESC, e.id DESC"
 );
 
 /// A client's entries, newest first. `before` is the id of the last entry already seen; one that is not this client's

@@ -72,7 +72,8 @@ pub(super) const CHARGED: &str = "SELECT currency, COUNT(*) AS count, CAST(SUM(a
 pub(super) const REVENUE: &str = "SELECT currency, COUNT(*) AS count, CAST(SUM(CASE WHEN credit = $3 THEN amount ELSE -amount END) AS BIGINT) AS amount \
                        FROM entries WHERE id > $1 AND at >= $2 AND (credit = $3 OR debit = $3) \
                        GROUP BY currency ORDER BY currency";
-const NEWEST_ENTRY: &str = "SELECT MAX(id) FROM entries";
+/// Ids have gaps, so the entries are counted.
+const LAST_BEHIND: &str = "SELECT id FROM entries ORDER BY id DESC LIMIT 1 OFFSET $1";
 const FIRST_ENTRY_BEHIND: &str = "SELECT at FROM entries WHERE id > $1 ORDER BY id LIMIT 1";
 
 /// How the business stands at `now` (Unix microseconds).
@@ -142,14 +143,14 @@ fn first_uuid_at(micros: i64) -> String {
 }
 
 async fn revenue(pool: &Readers, since: i64) -> Result<(Vec<Sum>, i64, bool), sqlx::Error> {
-    let newest: Option<i64> = query_scalar(NEWEST_ENTRY).fetch_one(pool).await?;
-    let behind = newest.unwrap_or(0).saturating_sub(REVENUE_ENTRIES).max(0);
+    let behind: Option<i64> = query_scalar(LAST_BEHIND).bind(REVENUE_ENTRIES).fetch_optional(pool).await?;
+    let behind = behind.unwrap_or(0);
     let first: Option<i64> = if behind > 0 {
         query_scalar(FIRST_ENTRY_BEHIND).bind(behind).fetch_optional(pool).await?
     } else {
         None
     };
-    // Entries ascend in time: when even the first one looked at is newer, the range was too short.
+    // Entries ascend in time, but for a few seconds where several nodes write: when even the first one looked at is newer, the range was too short.
     let partial = first.filter(|at| *at > since);
     let query = query(REVENUE).bind(behind).bind(since).bind(Account::Revenue.number());
     let sums = query.fetch_all(pool).await?.iter().map(sum).collect::<Result<_, _>>()?;

@@ -39,6 +39,20 @@ impl Books {
         .expect("a client");
     }
 
+    /// Of one micro each, with ids that have gaps.
+    async fn many_entries(&mut self, count: i64, at: i64) {
+        query(both(
+            "INSERT INTO entries (id, at, source, debit, credit, amount, currency) \
+             WITH RECURSIVE n (i) AS (SELECT CAST(1 AS BIGINT) UNION ALL SELECT i + 1 FROM n WHERE i < $1) \
+             SELECT i * 5, $2, 'usage:many-' || i, 1, 8, 1, 'usd' FROM n",
+        ))
+        .bind(count)
+        .bind(at)
+        .execute(&mut self.writer)
+        .await
+        .expect("entries");
+    }
+
     async fn entry(&mut self, id: i64, at: i64, client: Option<i64>, previous: Option<i64>, amount: i64) {
         query(both(
             "INSERT INTO entries (id, at, source, debit, credit, amount, currency, client, previous) \
@@ -355,14 +369,14 @@ async fn the_overview_sums_by_currency_and_time() {
 async fn revenue_says_when_it_covers_less_than_a_day() {
     let mut books = Books::new().await;
     let now = db::now_micros();
-    // Ids may have gaps; only their distance counts.
-    books.entry(1, now - 50, None, None, 1).await;
-    books.entry(REVENUE_ENTRIES + 1, now - 40, None, None, 10).await;
-    books.entry(REVENUE_ENTRIES + 2, now - 30, None, None, 100).await;
+    // Ids have gaps; how many entries there are counts.
+    books.entry(1, now - 50, None, None, 1_000_000).await;
+    books.many_entries(REVENUE_ENTRIES - 1, now - 40).await;
+    books.entry(9 * REVENUE_ENTRIES, now - 30, None, None, 100).await;
     let first = overview(books.pool(), now).await.expect("an overview");
     assert_eq!(
         (first.revenue[0].amount, first.revenue_since, first.revenue_is_partial),
-        (110, now - 40, true)
+        (REVENUE_ENTRIES - 1 + 100, now - 40, true)
     );
     // A day later nothing is cut off: everything left out is older than the day.
     let later = now - 35 + 86_400_000_000;

@@ -15,7 +15,8 @@ impl Books {
     /// A capture by a node that holds the fencing token 1, decided from the client's present state.
     async fn decided(&self, client: ClientId, price: i64) -> Decided {
         let state = self.ledger.state(client).await.unwrap().unwrap();
-        let mut batch = Batch::within(1_000_000..1_000_010);
+        let ids = 1_000_000 * client;
+        let mut batch = Batch::within(ids..ids + 10);
         batch.clients.insert(client, state);
         batch.apply(&Command::Capture(capture(client, RequestId::new(), price)));
         Decided { batch, before: state.sequence }
@@ -183,6 +184,60 @@ async fn a_token_is_not_raised_while_a_statement_with_the_older_one_is_carried_o
         connection.close().await.unwrap();
     }
     books.assert_clean().await;
+}
+
+/// What somebody else did to the row while the statement waited for it counts, as far as it matters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_statement_that_waits_for_a_client_goes_by_what_it_finds_then() {
+    if is_about_postgres() {
+        return;
+    }
+    let books = Books::open().await;
+    for (change, rows, paid) in [
+        ("stripe_customer = 'cus_new'", 3, 70),
+        ("status = 'frozen'", 0, 100),
+        ("sequence = sequence + 1", 0, 100),
+    ] {
+        let client = books.client(100, 0).await;
+        let mut late = books.database.connect().await;
+        storage::fence(&mut late, "late", 1).await.unwrap();
+        let decided = books.decided(client, 30).await;
+        let mut lock = outages::row_lock(&books, client).await;
+        let sent = tokio::spawn(async move { (decided.send(&mut late, 1).await, late) });
+        books.database.until_waiting(1).await;
+        lock.run(format!("UPDATE clients SET {change} WHERE id = {client}")).await.unwrap();
+        lock.commit().await.unwrap();
+        let (written, late) = sent.await.unwrap();
+        assert_eq!(written.unwrap(), rows, "{change}");
+        let now = format!("SELECT COUNT(*) FROM clients WHERE id = {client} AND paid = {paid}");
+        assert_eq!(books.ask::<i64>(now).await, 1, "{change}");
+        let customer = format!("SELECT stripe_customer FROM clients WHERE id = {client}");
+        let expected = if rows == 3 { "cus_new" } else { "cus_1" };
+        assert_eq!(books.ask::<String>(customer).await, expected, "{change}");
+        // As they were, for the audit at the end.
+        books.run(format!("UPDATE clients SET status = 'active', sequence = (SELECT MAX(sequence) FROM entries WHERE client = {client}) WHERE id = {client}")).await;
+        late.close().await.unwrap();
+        lock.close().await.unwrap();
+    }
+    books.assert_clean().await;
+}
+
+/// Three statements that a node gave up, carried out in the wrong order: none brings an older token or list back.
+#[tokio::test]
+async fn what_a_node_gave_up_does_not_undo_what_it_did_since() {
+    if is_about_postgres() {
+        return;
+    }
+    let books = Books::open().await;
+    let mut connection = books.database.connect().await;
+    for token in [1, 3, 2] {
+        storage::fence(&mut connection, "late", token).await.unwrap();
+    }
+    assert!(storage::write_undelivered(&mut connection, "late", &[5, 6, 8], 3).await.unwrap());
+    assert!(!storage::write_undelivered(&mut connection, "late", &[1], 2).await.unwrap());
+    let row = "SELECT entries || fence FROM undelivered WHERE node = 'late'";
+    assert_eq!(books.ask::<String>(row).await, "[[5,6],[8,8]]3");
+    connection.close().await.unwrap();
 }
 
 /// Whatever the fault: what was sent before it is void before anything is looked up.

@@ -17,6 +17,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use super::{Asked, Committed, Writer};
 use crate::ledger::core::{Batch, ClientId, ClientState, Command, EntryId, Outcome};
@@ -27,11 +28,17 @@ use crate::ledger::storage::{self, Writing};
 /// find each other's traces in every batch.
 const MOST_DETOURS: u32 = 63;
 
+/// A block of ids is not used for longer, so that the ids of all nodes ascend in time but for this: lists of the newest entries
+/// go by id.
+const LONGEST_USE: Duration = Duration::from_secs(10);
+
 /// What a batch may be decided from without asking the database.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct AtOnce {
     /// What is left of this node's block of ids.
     ids: Range<EntryId>,
+    /// When the block was taken.
+    taken: Instant,
     /// The node's fencing token.
     fence: i64,
     /// It is in the database, so that statements with an older one are void.
@@ -40,6 +47,13 @@ pub(super) struct AtOnce {
     detours: u32,
     /// How many there were after the last miss.
     last_detours: u32,
+}
+
+impl Default for AtOnce {
+    fn default() -> Self {
+        // The column's default stands for no token at all.
+        Self { ids: 0..0, taken: Instant::now(), fence: 1, is_fenced: false, detours: 0, last_detours: 0 }
+    }
 }
 
 impl AtOnce {
@@ -52,12 +66,15 @@ impl AtOnce {
     pub(super) fn doubt(&mut self) {
         self.fence = self.fence.saturating_add(1);
         self.is_fenced = false;
+        // After a failover the sequence may give them once more.
+        self.ids = 0..0;
     }
 
     /// A block that has just been taken from the sequence, as far as it is not used.
     pub(super) fn take(&mut self, ids: Range<EntryId>) {
         if !ids.is_empty() {
             self.ids = ids;
+            self.taken = Instant::now();
         }
     }
 
@@ -70,7 +87,7 @@ impl AtOnce {
     fn may_try(&mut self) -> bool {
         let is_on_detour = self.detours > 0;
         self.detours = self.detours.saturating_sub(1);
-        self.is_fenced && !is_on_detour
+        self.is_fenced && !is_on_detour && self.taken.elapsed() < LONGEST_USE
     }
 }
 
@@ -83,7 +100,7 @@ struct Decided {
 
 impl Writer {
     /// Before anything is looked up: see the module's last point.
-    pub(super) async fn raise_fence(&mut self) -> Result<(), Fault> {
+    pub(super) async fn raise_fence(&mut self) -> Result<(), sqlx::Error> {
         if self.is_shared() && !self.at_once.is_fenced {
             storage::fence(&mut self.connection, &self.node, self.at_once.fence).await?;
             self.at_once.is_fenced = true;
