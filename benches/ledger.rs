@@ -12,6 +12,7 @@
 #[allow(unreachable_pub, dead_code, reason = "shared with the integration tests")]
 mod postgres;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +23,7 @@ use prepaid402::db::{Connection, query};
 use prepaid402::domain::{ClientPublicId, Micros, RequestId};
 use prepaid402::ledger::{Capture, Ledger, usage_source};
 use sqlx::Connection as _;
+use sqlx::postgres::PgConnection;
 
 /// The program's own.
 #[global_allocator]
@@ -55,12 +57,19 @@ async fn run(duration: Duration, directory: &Path) {
     let named = std::env::var("PREPAID402_BENCH_POSTGRES").ok();
     let own = if named.is_some() { None } else { postgres::Cluster::start() };
     let Some(server) = named.or_else(|| own.as_ref().map(postgres::Cluster::url)) else { return };
+    let mut postgres_rate = 0.0;
     for callers in [1, 64, 512] {
         let url = postgres::new_database(server.trim_end_matches('/')).await;
         let database = DatabaseConfig::Postgres(Secret::new(url));
         furnish(&database).await;
-        group_commit("group commit, PostgreSQL", &database, duration, callers).await;
+        let rate = group_commit("group commit, PostgreSQL", &database, duration, callers).await;
+        if callers == 512 {
+            postgres_rate = rate;
+        }
     }
+    let url = postgres::new_database(server.trim_end_matches('/')).await;
+    let bare = bare_statements(&url, duration, 512).await;
+    println!("group commit at 512 callers is {:.2} times the bare statements", postgres_rate / bare.max(1.0));
     // Two nodes with half of the callers each.
     let url = postgres::new_database(server.trim_end_matches('/')).await;
     let database = DatabaseConfig::Postgres(Secret::new(url));
@@ -108,49 +117,109 @@ async fn group_commit(name: &str, database: &DatabaseConfig, duration: Duration,
     static NODES: AtomicU64 = AtomicU64::new(0);
     let node = format!("bench-{}", NODES.fetch_add(1, Ordering::Relaxed));
     let (ledger, db, writer) = Ledger::open(database, &node, u32::MAX).await.expect("the ledger opens");
-    let stop = Arc::new(AtomicBool::new(false));
-    let done = Arc::new(AtomicU64::new(0));
-    let started = Instant::now();
-    let tasks: Vec<_> = (0..callers)
-        .map(|caller| {
-            let (ledger, stop, done) = (ledger.clone(), Arc::clone(&stop), Arc::clone(&done));
-            tokio::spawn(async move {
-                let mut latencies = Vec::new();
-                let mut account = caller * 7919 % ACCOUNTS;
-                while !stop.load(Ordering::Relaxed) {
-                    account = (account + 97) % ACCOUNTS;
-                    let client = account + 1;
-                    let begun = Instant::now();
-                    let price = Micros::new(PRICE).expect("a price");
-                    let reservation = ledger.reserve(client, price).await.expect("reserved");
-                    let capture = Capture {
-                        client,
-                        source: usage_source(RequestId::new()),
-                        price,
-                        route: 1,
-                        price_list: 1,
-                        upstream_status: 200,
-                        held: false,
-                    };
-                    let posted = ledger.capture(capture, reservation).await.expect("captured");
-                    ledger.delivered(posted.entry);
-                    latencies.push(begun.elapsed());
-                    done.fetch_add(1, Ordering::Relaxed);
-                }
-                latencies
-            })
-        })
-        .collect();
-    tokio::time::sleep(duration).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut latencies = Vec::new();
-    for task in tasks {
-        latencies.extend(task.await.expect("a caller"));
-    }
-    let rate = report(name, callers, done.load(Ordering::Relaxed), started, latencies);
+    let asked = ledger.clone();
+    let rate = drive(name, duration, callers, move |client| {
+        let ledger = asked.clone();
+        async move {
+            let price = Micros::new(PRICE).expect("a price");
+            let reservation = ledger.reserve(client, price).await.expect("reserved");
+            let capture = Capture {
+                client,
+                source: usage_source(RequestId::new()),
+                price,
+                route: 1,
+                price_list: 1,
+                upstream_status: 200,
+                held: false,
+            };
+            let posted = ledger.capture(capture, reservation).await.expect("captured");
+            ledger.delivered(posted.entry);
+        }
+    })
+    .await;
     drop((ledger, db));
     writer.await.expect("the writer ends");
     rate
+}
+
+/// What the server can do without a ledger: lock, insert, update, commit, each batch, in two tables of few columns that hold
+/// nothing but balances and amounts. No rules, no repeats, no reservations, nothing that a crash would need.
+async fn bare_statements(url: &str, duration: Duration, callers: i64) -> f64 {
+    let mut connection = PgConnection::connect(url).await.expect("connected");
+    for statement in [
+        "CREATE TABLE accounts (id BIGINT PRIMARY KEY, balance BIGINT NOT NULL) WITH (fillfactor = 70)",
+        "CREATE TABLE lines (id BIGINT PRIMARY KEY, source TEXT COLLATE \"C\" NOT NULL UNIQUE, account BIGINT NOT NULL, \
+         amount BIGINT NOT NULL, balance BIGINT NOT NULL)",
+        "INSERT INTO accounts SELECT id, 1000000000000 FROM generate_series(1, 1000) AS id",
+    ] {
+        sqlx::query(statement).execute(&mut connection).await.expect("tables");
+    }
+    let (ask, asked) = tokio::sync::mpsc::channel(1024);
+    let writer = tokio::spawn(write_bare_statements(connection, asked));
+    let rate = drive("bare statements, PostgreSQL", duration, callers, move |account| {
+        let (ask, source) = (ask.clone(), usage_source(RequestId::new()));
+        async move {
+            let (answer, answered) = tokio::sync::oneshot::channel();
+            ask.send((account, source, answer)).await.expect("the writer runs");
+            answered.await.expect("written");
+        }
+    })
+    .await;
+    writer.await.expect("the writer ends");
+    rate
+}
+
+async fn write_bare_statements(
+    mut connection: PgConnection,
+    mut asked: tokio::sync::mpsc::Receiver<(i64, String, tokio::sync::oneshot::Sender<()>)>,
+) {
+    let mut next = 1;
+    let mut batch = Vec::new();
+    while asked.recv_many(&mut batch, 1024).await > 0 {
+        let mut accounts: Vec<i64> = batch.iter().map(|(account, ..)| *account).collect();
+        accounts.sort_unstable();
+        accounts.dedup();
+        let mut transaction = connection.begin().await.expect("begun");
+        let mut balances: BTreeMap<i64, i64> =
+            sqlx::query_as("SELECT id, balance FROM accounts WHERE id = ANY($1) ORDER BY id FOR UPDATE")
+                .bind(accounts)
+                .fetch_all(&mut *transaction)
+                .await
+                .expect("locked")
+                .into_iter()
+                .collect();
+        let mut lines = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (account, source, _) in &batch {
+            let balance = balances.get_mut(account).expect("an account");
+            *balance -= PRICE;
+            lines.0.push(next);
+            lines.1.push(source.as_str());
+            lines.2.push(*account);
+            lines.3.push(*balance);
+            next += 1;
+        }
+        let (ids, after): (Vec<i64>, Vec<i64>) = balances.into_iter().unzip();
+        sqlx::query(
+            "WITH added AS (INSERT INTO lines SELECT l.id, l.source, l.account, $5, l.balance \
+             FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::bigint[]) AS l (id, source, account, balance)) \
+             UPDATE accounts SET balance = v.balance FROM unnest($6::bigint[], $7::bigint[]) AS v (id, balance) \
+             WHERE accounts.id = v.id",
+        )
+        .bind(lines.0)
+        .bind(lines.1)
+        .bind(lines.2)
+        .bind(lines.3)
+        .bind(PRICE)
+        .bind(ids)
+        .bind(after)
+        .execute(&mut *transaction)
+        .await
+        .expect("written");
+        transaction.commit().await.expect("committed");
+        for (.., answer) in batch.drain(..) {
+            let _ = answer.send(());
+        }
+    }
 }
 
 async fn one_commit_per_request(duration: Duration, directory: &Path, callers: i64) -> f64 {
@@ -159,35 +228,52 @@ async fn one_commit_per_request(duration: Duration, directory: &Path, callers: i
         unreachable!("it is a file")
     };
     let connection = Arc::new(tokio::sync::Mutex::new(connection));
+    drive("one commit per request, SQLite", duration, callers, move |client| {
+        let connection = Arc::clone(&connection);
+        async move {
+            let mut connection = connection.lock().await;
+            let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.expect("begun");
+            sqlx::query("UPDATE clients SET paid = paid - $2 WHERE id = $1 AND paid >= $2")
+                .bind(client)
+                .bind(PRICE)
+                .execute(&mut *transaction)
+                .await
+                .expect("updated");
+            sqlx::query(
+                "INSERT INTO entries (at, source, debit, credit, amount, currency, client) \
+                 VALUES (0, $1, 1, 8, $2, 'usd', $3)",
+            )
+            .bind(usage_source(RequestId::new()))
+            .bind(PRICE)
+            .bind(client)
+            .execute(&mut *transaction)
+            .await
+            .expect("inserted");
+            transaction.commit().await.expect("committed");
+        }
+    })
+    .await
+}
+
+/// Callers that ask again as soon as they are answered, each from account to account.
+async fn drive<A, F>(name: &str, duration: Duration, callers: i64, ask: A) -> f64
+where
+    A: Fn(i64) -> F + Clone + Send + 'static,
+    F: Future<Output = ()> + Send,
+{
     let stop = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
     let tasks: Vec<_> = (0..callers)
         .map(|caller| {
-            let (connection, stop, done) = (Arc::clone(&connection), Arc::clone(&stop), Arc::clone(&done));
+            let (ask, stop, done) = (ask.clone(), Arc::clone(&stop), Arc::clone(&done));
             tokio::spawn(async move {
                 let mut latencies = Vec::new();
+                let mut account = caller * 7919 % ACCOUNTS;
                 while !stop.load(Ordering::Relaxed) {
+                    account = (account + 97) % ACCOUNTS;
                     let begun = Instant::now();
-                    let mut connection = connection.lock().await;
-                    let mut transaction = connection.begin_with("BEGIN IMMEDIATE").await.expect("begun");
-                    sqlx::query("UPDATE clients SET paid = paid - $2 WHERE id = $1 AND paid >= $2")
-                        .bind(caller % ACCOUNTS + 1)
-                        .bind(PRICE)
-                        .execute(&mut *transaction)
-                        .await
-                        .expect("updated");
-                    sqlx::query(
-                        "INSERT INTO entries (at, source, debit, credit, amount, currency, client) \
-                         VALUES (0, $1, 1, 8, $2, 'usd', $3)",
-                    )
-                    .bind(usage_source(RequestId::new()))
-                    .bind(PRICE)
-                    .bind(caller % ACCOUNTS + 1)
-                    .execute(&mut *transaction)
-                    .await
-                    .expect("inserted");
-                    transaction.commit().await.expect("committed");
+                    ask(account + 1).await;
                     latencies.push(begun.elapsed());
                     done.fetch_add(1, Ordering::Relaxed);
                 }
@@ -201,7 +287,7 @@ async fn one_commit_per_request(duration: Duration, directory: &Path, callers: i
     for task in tasks {
         latencies.extend(task.await.expect("a caller"));
     }
-    report("one commit per request, SQLite", callers, done.load(Ordering::Relaxed), started, latencies)
+    report(name, callers, done.load(Ordering::Relaxed), started, latencies)
 }
 
 fn report(name: &str, callers: i64, done: u64, started: Instant, mut latencies: Vec<Duration>) -> f64 {
