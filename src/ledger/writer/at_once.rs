@@ -164,6 +164,7 @@ impl Writer {
                 _ => return None,
             }
         }
+        // By now every way to learn a state has taken a newer block, too. Should one not, ids must ascend all the same.
         let newest = clients.values().filter_map(|state| state.last_entry).max();
         if newest.is_some_and(|newest| newest >= self.at_once.ids.start) {
             return None;
