@@ -492,7 +492,8 @@ async fn a_wire_to_the_database_that_is_cut_at_any_byte_neither_loses_nor_double
             for n in 0..each {
                 // One in each part of the exchange.
                 let (from, to) = (length * n / each, length * (n + 1) / each);
-                let bytes = usize::try_from(1 + from + dice.below(to - from)).unwrap();
+                // A spend is answered with hardly more bytes than there are parts.
+                let bytes = usize::try_from(1 + from + dice.below((to - from).max(1))).unwrap();
                 wire.proxy.arm(towards, bytes, dice.one_in(2));
                 if orders {
                     wire.order(&format!("{towards:?}-{n}")).await;

@@ -89,8 +89,8 @@ impl CutProxy {
         *self.wires.armed.lock().unwrap() = Some(cut);
     }
 
-    /// The same for every connection, and nothing gets through any more. Without a number of bytes: after the next COMMIT
-    /// has been carried out, and before the gateway hears of it.
+    /// The same for every connection, and nothing gets through any more. Without a number of bytes: after the next captures
+    /// have been committed, and before the gateway hears of it.
     pub fn arm_outage(&self, after: Option<(Towards, usize)>) {
         let moment = after.map_or(Moment::Commit, |(towards, bytes)| Moment::Bytes(towards, bytes));
         *self.wires.armed.lock().unwrap() = Some(Cut { moment, all: true, stays: true });
@@ -108,9 +108,26 @@ impl CutProxy {
     }
 }
 
+/// Whether these bytes tell that captures are committed, be it by COMMIT or in a statement of their own: the first time after
+/// they were sent that the server says it is ready, and in no transaction (ReadyForQuery, "I").
+/// <https://www.postgresql.org/docs/current/protocol-message-formats.html>
+fn commits_captures(towards: Towards, bytes: &[u8], captures: &mut bool) -> bool {
+    let contain = |word: &[u8]| bytes.windows(word.len()).any(|window| window == word);
+    match towards {
+        Towards::Server => *captures |= contain(b"usage:"),
+        Towards::Gateway if *captures && contain(b"Z\0\0\0\x05I") => {
+            *captures = false;
+            return true;
+        }
+        Towards::Gateway => {}
+    }
+    false
+}
+
 impl Wires {
     /// How many of these bytes pass, and whether the wire is cut after them.
-    fn admit(&self, towards: Towards, bytes: &[u8]) -> (usize, Option<Cut>) {
+    fn admit(&self, towards: Towards, bytes: &[u8], captures: &mut bool) -> (usize, Option<Cut>) {
+        let is_committed = commits_captures(towards, bytes, captures);
         let mut armed = self.armed.lock().unwrap();
         let passes = match armed.as_mut().map(|cut| &mut cut.moment) {
             Some(Moment::Bytes(way, left)) if *way == towards && *left <= bytes.len() => Some(*left),
@@ -118,9 +135,7 @@ impl Wires {
                 *left -= bytes.len();
                 None
             }
-            Some(Moment::Commit) if towards == Towards::Gateway => {
-                bytes.windows(7).any(|word| word == b"COMMIT\0").then_some(0)
-            }
+            Some(Moment::Commit) => is_committed.then_some(0),
             _ => None,
         };
         let admitted = passes.unwrap_or(bytes.len());
@@ -131,6 +146,7 @@ impl Wires {
     async fn carry(self: Arc<Self>, mut gateway: TcpStream, mut server: TcpStream) {
         let mut all = self.cut_all.subscribe();
         let (mut asked, mut answered) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+        let mut captures = false;
         loop {
             let (towards, bytes, to) = tokio::select! {
                 read = gateway.read(&mut asked) => (Towards::Server, &asked[..read.unwrap_or(0)], &mut server),
@@ -140,7 +156,7 @@ impl Wires {
             if bytes.is_empty() {
                 break;
             }
-            let (admitted, cut) = self.admit(towards, bytes);
+            let (admitted, cut) = self.admit(towards, bytes, &mut captures);
             if to.write_all(&bytes[..admitted]).await.is_err() {
                 break;
             }
