@@ -26,7 +26,10 @@ pub struct Broken;
 
 impl Client {
     pub fn new() -> Self {
-        Self(Legacy::builder(TokioExecutor::new()).pool_max_idle_per_host(64).build_http())
+        let mut builder = Legacy::builder(TokioExecutor::new());
+        // Servers close a connection that was idle for five seconds: a request must not meet that on its way.
+        builder.pool_max_idle_per_host(64).pool_idle_timeout(std::time::Duration::from_secs(2));
+        Self(builder.build_http())
     }
 
     pub async fn get(&self, url: &str) -> Answer {
