@@ -12,7 +12,7 @@ use crate::domain::{Currency, Micros};
 
 /// A client's number: integer, because the hot path joins on it.
 pub type ClientId = i64;
-/// An entry's number, ascending in the order of commits.
+/// An entry's number. Those of one client ascend in the order of commits; where there is one writer, all do.
 pub type EntryId = i64;
 
 /// A client's balances, as posted.

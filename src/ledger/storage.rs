@@ -190,7 +190,8 @@ pub(super) async fn append(connection: &mut Connection, writing: Writing<'_>) ->
 }
 
 /// The same in a transaction of its own, where several nodes write: all of it if the clients still have these sequences, in
-/// the order of [`Writing::clients`], and are active, and if the node's fencing token is still this one; otherwise nothing, which is answered by 0. An error if it cannot be all.
+/// the order of [`Writing::clients`], and are active, and if the node's fencing token is still this one; otherwise nothing, which
+/// is answered by 0. An error if it cannot be all.
 pub(super) async fn append_at_once(
     connection: &mut Connection,
     writing: Writing<'_>,

@@ -6,6 +6,9 @@ use crate::db::testing::is_about_postgres;
 use crate::ledger::core::{Batch, Command};
 use crate::ledger::storage::{self, Writing};
 
+/// Entries whose id is not above that of the client's entry before it.
+const FALLING: &str = "SELECT COUNT(*) FROM entries AS e JOIN entries AS before ON before.id = e.previous WHERE e.id <= before.id";
+
 impl Books {
     /// Batches that were committed in one statement.
     fn at_once(&self) -> u64 {
@@ -84,8 +87,7 @@ async fn what_another_node_has_changed_is_decided_under_the_locks() {
         other.serve(client, 1).await;
         one.serve(client, 1).await;
     }
-    let falling = "SELECT COUNT(*) FROM entries AS e JOIN entries AS before ON before.id = e.previous WHERE e.id <= before.id";
-    assert_eq!(one.ask::<i64>(falling).await, 0);
+    assert_eq!(one.ask::<i64>(FALLING).await, 0);
     // All that is left is spent elsewhere.
     other.serve(client, 820).await;
     let refused = one.charge(client, 10).await.unwrap_err();
@@ -111,8 +113,7 @@ async fn a_block_that_is_behind_a_clients_newest_entry_is_not_used() {
     }
     other.serve(elsewhere, 1).await;
     other.serve(client, 1).await;
-    let falling = "SELECT COUNT(*) FROM entries AS e JOIN entries AS before ON before.id = e.previous WHERE e.id <= before.id";
-    assert_eq!(one.ask::<i64>(falling).await, 0);
+    assert_eq!(one.ask::<i64>(FALLING).await, 0);
     one.assert_clean().await;
 }
 
