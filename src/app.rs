@@ -26,6 +26,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// Open connections on the public listener, per worker.
 const MAX_CONNECTIONS: usize = 4096;
 
+/// Bytes that the system takes for one caller before they can be sent (TCP_NOTSENT_LOWAT).
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const MAX_UNSENT: u32 = 128 * 1024;
+
 /// A gateway that is listening.
 #[derive(Debug)]
 pub struct RunningApp {
@@ -119,6 +123,10 @@ async fn open_doors(
             .configure(http::public)
     })
     .max_connections(MAX_CONNECTIONS)
+    // A caller who closes is gone: nobody closes only one half of a connection and waits, and what is free must not go on for
+    // nobody. Paid work goes on, and is charged when it is done.
+    .h1_allow_half_closed(false)
+    .on_connect(|connection, _| hand_over_no_more_than_needed(connection))
     .keep_alive(KEEP_ALIVE)
     .shutdown_timeout(grace)
     .disable_signals()
@@ -132,6 +140,19 @@ async fn open_doors(
         servers: vec![public_server.handle(), admin_server.handle()],
         running: vec![tokio::spawn(public_server), tokio::spawn(admin_server)],
     })
+}
+
+/// Keeps what waits for the network in this process short, so that a caller who reads slowly is told from one who has stopped.
+/// By default, the system takes megabytes before it says that a caller does not keep up.
+fn hand_over_no_more_than_needed(connection: &dyn std::any::Any) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    if let Some(socket) = connection.downcast_ref::<actix_web::rt::net::TcpStream>()
+        && let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(MAX_UNSENT)
+    {
+        tracing::debug!(%error, "the system does not know TCP_NOTSENT_LOWAT");
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = connection;
 }
 
 /// The seller's own pages, health checks and metrics.

@@ -281,6 +281,7 @@ impl Parts {
             top_ups: self.offers.top_ups.clone(),
             inbox: self.inbox.clone(),
             books: self.books.clone(),
+            reversals: self.reversals.clone(),
             metrics: Arc::clone(&self.metrics),
             closing: Arc::clone(&self.closing),
         })

@@ -7,8 +7,8 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use bytes::{Bytes, BytesMut};
 
-use crate::http::gateway_body::Delivery;
-use crate::http::kept_answer::{MAX_TIME, is_event_stream};
+use crate::http::delivery::Delivery;
+use crate::http::kept_answer::{MAX_TIME, is_stream_of_records};
 
 /// The body, after what was read of it already.
 pub(super) struct WatchedBody {
@@ -43,11 +43,27 @@ impl WatchedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Box<dyn std::error::Error>>>> {
         if let Some(delivery) = self.delivery.take() {
-            delivery.cut();
+            delivery.broke_off();
         }
         self.broken = Some(error);
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// What is longer than announced is no whole answer either: the server would send its beginning as if it were all.
+    fn hand_over(
+        &mut self,
+        piece: Bytes,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Box<dyn std::error::Error>>>> {
+        self.sent = self.sent.saturating_add(piece.len() as u64);
+        if matches!(self.size, BodySize::Sized(size) if self.sent > size) {
+            return self.cut(OtherLength.into(), context);
+        }
+        if let Some(delivery) = &mut self.delivery {
+            delivery.handed_over();
+        }
+        Poll::Ready(Some(Ok(piece)))
     }
 
     /// Delivered, or not to be delivered: an answer to HEAD goes out without its body, whatever becomes of that.
@@ -76,29 +92,34 @@ impl MessageBody for WatchedBody {
             return Poll::Ready(Some(Err(error)));
         }
         if let Some(beginning) = self.beginning.take() {
-            self.sent = self.sent.saturating_add(beginning.len() as u64);
-            return Poll::Ready(Some(Ok(beginning)));
+            return self.hand_over(beginning, context);
         }
-        match Pin::new(&mut self.inner).poll_next(context) {
-            Poll::Ready(Some(Err(error))) => self.cut(error, context),
-            Poll::Ready(None) if is_short(self.size, self.sent) => self.cut(EndedEarly.into(), context),
-            Poll::Ready(None) => {
-                self.finished();
-                Poll::Ready(None)
+        if let Some(delivery) = &mut self.delivery {
+            delivery.asked();
+        }
+        loop {
+            match Pin::new(&mut self.inner).poll_next(context) {
+                Poll::Ready(Some(Err(error))) => return self.cut(error, context),
+                Poll::Ready(None) if is_short(self.size, self.sent) => {
+                    return self.cut(OtherLength.into(), context);
+                }
+                Poll::Ready(None) => {
+                    self.finished();
+                    return Poll::Ready(None);
+                }
+                // The server would take an empty piece for the end, and what follows would be lost.
+                Poll::Ready(Some(Ok(piece))) if piece.is_empty() => {}
+                Poll::Ready(Some(Ok(piece))) => return self.hand_over(piece, context),
+                Poll::Pending => return Poll::Pending,
             }
-            Poll::Ready(Some(Ok(piece))) => {
-                self.sent = self.sent.saturating_add(piece.len() as u64);
-                Poll::Ready(Some(Ok(piece)))
-            }
-            Poll::Pending => Poll::Pending,
         }
     }
 }
 
-/// The handler's body is shorter than it said.
+/// The handler's body is shorter or longer than it said.
 #[derive(Debug, thiserror::Error)]
-#[error("the body ended before the length that it had announced")]
-struct EndedEarly;
+#[error("the body has another length than it had announced")]
+struct OtherLength;
 
 fn is_short(size: BodySize, bytes: u64) -> bool {
     matches!(size, BodySize::Sized(size) if bytes < size)
@@ -118,7 +139,7 @@ impl Drop for WatchedBody {
 pub(super) struct ReadBody {
     pub(super) beginning: Bytes,
     rest: BoxBody,
-    size: BodySize,
+    pub(super) size: BodySize,
     /// `beginning` is all.
     pub(super) is_whole: bool,
 }
@@ -142,7 +163,7 @@ impl ReadBody {
         let mut read = Self::unread(body);
         let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let is_large = matches!(read.size, BodySize::Sized(size) if usize::try_from(size).unwrap_or(usize::MAX) > max_bytes);
-        if is_large || is_event_stream(media_type) {
+        if is_large || is_stream_of_records(media_type) {
             return Ok(read);
         }
         let mut bytes = BytesMut::new();
@@ -153,7 +174,7 @@ impl ReadBody {
             let Ok(next) = tokio::time::timeout_at(deadline, next).await else { break };
             match next {
                 // HEAD may announce a length that does not come.
-                None if is_short(read.size, bytes.len() as u64) && !is_head => return Err(EndedEarly.into()),
+                None if is_short(read.size, bytes.len() as u64) && !is_head => return Err(OtherLength.into()),
                 None => {
                     read.is_whole = true;
                     // Not asked again: some bodies panic when they are polled after their end.

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use actix_web::body::{BoxBody, MessageBody};
+use actix_web::body::{self, BoxBody, MessageBody};
 use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
 use actix_web::error::ErrorInternalServerError;
 use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, VARY};
@@ -20,10 +20,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{ReadBody, WatchedBody};
 use super::paid::Paid;
+use super::upload;
 use super::{Inner, Numbers, Sold};
 use crate::domain::{Micros, RequestId};
+use crate::http::delivery::{Delivery, Upload};
+use crate::http::framing;
 use crate::http::gateway::{read_credential, replay};
-use crate::http::gateway_body::Delivery;
+use crate::http::kept_answer;
 use crate::http::metrics::Outcome;
 use crate::http::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
 use crate::http::problem::{self, Problem};
@@ -131,6 +134,8 @@ where
             let (id, begun) = (RequestId::new(), Instant::now());
             let (answered, outcome) = Rc::clone(&price).sell(service, request, id).await;
             let mut answered = answered?;
+            let version = answered.request().version();
+            framing::fit_version(answered.response_mut(), version);
             let metrics = &price.inner.parts.metrics;
             metrics.answered(outcome, answered.response().status().as_u16(), begun.elapsed());
             finish(answered.response_mut(), id);
@@ -161,15 +166,16 @@ impl Price {
         }
         let paid = self.paid(opened.wallet(), id, matches!(opened, Opened::Again(_)));
         request.extensions_mut().insert(paid);
+        let upload = upload::watch(&mut request);
         // Once for each of the server's workers, and on the runtime that serves.
         if let Some(handing_on) = mailbox::open_here() {
             actix_web::rt::spawn(handing_on);
         }
         // In a task of its own: a caller who hangs up once the work has begun does not get it for nothing.
         let work = actix_web::rt::spawn(async move {
-            let answered = service.call(request).await.map(ServiceResponse::map_into_boxed_body);
+            let answered = service.call(request).await.map(without_needless_body);
             match opened {
-                Opened::Admitted(admitted) => self.settle(*admitted, answered, id, numbers).await,
+                Opened::Admitted(admitted) => self.settle(*admitted, answered, upload, id, numbers).await,
                 Opened::Again(payer) => (self.again(answered, &payer), Outcome::Repeated),
                 // Answered above.
                 Opened::Replayed(_) => (answered, Outcome::Repeated),
@@ -294,6 +300,7 @@ impl Price {
         &self,
         admitted: Admitted,
         answered: Result<ServiceResponse<BoxBody>, Error>,
+        upload: Upload,
         id: RequestId,
         (route, price_list): Numbers,
     ) -> Answer {
@@ -330,11 +337,13 @@ impl Price {
         };
         let kept = admitted.is_kept().then(|| Answered {
             status: status.as_u16(),
-            headers: stored_headers(response.headers()),
+            headers: stored_headers(response.headers())
+                .chain(kept_answer::length_of_head(is_head, body.size))
+                .collect(),
             body: body.is_whole.then(|| body.beginning.clone()),
         });
         let usage = Usage { request: id, route, price_list, upstream_status: status.as_u16() };
-        match self.capture(admitted, usage, kept).await {
+        match self.capture(admitted, usage, kept, upload).await {
             Ok((captured, delivery)) => {
                 let receipt = payment_answer::receipt(&captured);
                 let response = response.set_body(BoxBody::new(WatchedBody::new(body, is_head, delivery)));
@@ -354,12 +363,13 @@ impl Price {
         admitted: Admitted,
         usage: Usage,
         kept: Option<Answered>,
+        upload: Upload,
     ) -> Result<(Captured, Delivery), Refused> {
         let inner = Arc::clone(&self.inner);
         let work = self.inner.parts.tasks.run(async move {
             let captured = inner.parts.paywall.capture(admitted, usage, kept).await?;
             let (reversals, closing) = (&inner.parts.reversals, &inner.parts.closing);
-            let delivery = Delivery::new(reversals, closing, usage.request, &captured.posted);
+            let delivery = Delivery::new(reversals, closing, usage.request, &captured, upload);
             Ok((captured, delivery))
         });
         match work.await {
@@ -406,7 +416,16 @@ impl Price {
     }
 }
 
-fn stored_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+/// A status that has no body goes out without the one that a handler has made: the server would send its bytes after the head,
+/// where the caller looks for the next answer.
+fn without_needless_body<B: MessageBody + 'static>(answered: ServiceResponse<B>) -> ServiceResponse<BoxBody> {
+    if framing::is_bodiless(answered.status()) {
+        return answered.map_body(|_, _| BoxBody::new(body::None::new()));
+    }
+    answered.map_into_boxed_body()
+}
+
+fn stored_headers(headers: &HeaderMap) -> impl Iterator<Item = (String, String)> {
     headers
         .iter()
         .filter(|(name, _)| !NOT_STORED.contains(&name.as_str()) && !CACHING.contains(&name.as_str()))
@@ -415,7 +434,6 @@ fn stored_headers(headers: &HeaderMap) -> Vec<(String, String)> {
             ("cache-control".to_owned(), "private, no-store".to_owned()),
             ("vary".to_owned(), "payment".to_owned()),
         ])
-        .collect()
 }
 
 /// Adds what became of the payment. It names the caller's wallet, so the answer belongs to one caller and to no cache.

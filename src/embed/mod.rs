@@ -49,6 +49,7 @@
 mod body;
 mod middleware;
 mod paid;
+mod upload;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

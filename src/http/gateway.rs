@@ -11,16 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::body::BodySize;
+use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use serde_json::{Map, json};
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::gateway_body::{Delivery, GatewayBody};
+use super::delivery::{Delivery, Upload};
+use super::framing;
+use super::gateway_body::GatewayBody;
 use super::kept_answer::{self, Read};
 use super::metrics::{Metrics, Outcome};
 use super::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
@@ -202,7 +205,7 @@ impl Gateway {
         // Only until the answer begins: a caller who reads slowly must not keep others out.
         drop(permit);
         match answered {
-            Ok(response) => (self.pass_on(response.into(), None, None), Outcome::Free),
+            Ok(response) => (self.pass_on(request, response.into(), None, None), Outcome::Free),
             Err(error) => {
                 let problem = fault_or(&report, error);
                 (problem::plain(problem, id), Outcome::UpstreamFailed)
@@ -284,13 +287,15 @@ impl Gateway {
                 (not_charged_problem(problem, &note, id), Outcome::UpstreamFailed)
             }
             PaidOutcome::NotCharged(answer, note) => {
-                (self.pass_on(answer, Some(&note), None), Outcome::NotCharged)
+                (self.pass_on(request, answer, Some(&note), None), Outcome::NotCharged)
             }
             PaidOutcome::Served(answer, captured, delivery) => {
                 let receipt = payment_answer::receipt(&captured);
-                (self.pass_on(answer, Some(&receipt), Some(delivery)), Outcome::Paid)
+                (self.pass_on(request, answer, Some(&receipt), Some(delivery)), Outcome::Paid)
             }
-            PaidOutcome::Again(answer, note) => (self.pass_on(answer, Some(&note), None), Outcome::Repeated),
+            PaidOutcome::Again(answer, note) => {
+                (self.pass_on(request, answer, Some(&note), None), Outcome::Repeated)
+            }
             PaidOutcome::Replayed(replayed) => (replay(&replayed, is_head), Outcome::Repeated),
         }
     }
@@ -325,6 +330,7 @@ impl Gateway {
         if let Ok(value) = opened.wallet().record.client_public_id.parse() {
             paid.call.headers.insert("x-prepaid402-client", value);
         }
+        let is_head = paid.call.method == hyper::Method::HEAD;
         let answered = self.upstream.send(paid.call).await;
         match opened {
             Opened::Admitted(admitted) => {
@@ -333,6 +339,7 @@ impl Gateway {
                     route: paid.route,
                     statuses: &paid.charged_statuses,
                     report: &paid.report,
+                    is_head,
                 };
                 self.settle(*admitted, answered, charged).await
             }
@@ -365,7 +372,7 @@ impl Gateway {
                 if !admitted.is_kept() {
                     return self.capture(admitted, response.into(), None, charge).await;
                 }
-                match Box::pin(self.read_to_keep(response)).await {
+                match Box::pin(self.read_to_keep(response, charge.is_head)).await {
                     Some((answer, kept)) => return self.capture(admitted, answer, Some(kept), charge).await,
                     None => Problem::UpstreamFailed,
                 }
@@ -387,7 +394,11 @@ impl Gateway {
     }
 
     /// Reads an answer that is to be stored. `None`: the upstream cut it.
-    async fn read_to_keep(&self, response: hyper::Response<Incoming>) -> Option<(Answer, Answered)> {
+    async fn read_to_keep(
+        &self,
+        response: hyper::Response<Incoming>,
+        is_head: bool,
+    ) -> Option<(Answer, Answered)> {
         let (head, mut body) = response.into_parts();
         let max_bytes = self.idempotency.max_answer_bytes;
         let read = kept_answer::read(&head.headers, &mut body, max_bytes, self.upstream.idle_timeout).await;
@@ -396,15 +407,13 @@ impl Gateway {
             Read::Beginning(bytes) => (AnswerBody::Stream(bytes, body), None),
             Read::Cut => return None,
         };
-        let answered = Answered {
-            status: head.status.as_u16(),
-            headers: self
-                .headers_for_caller(&head, true)
-                .into_iter()
-                .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
-                .collect(),
-            body: kept,
-        };
+        let mut headers: Vec<_> = self
+            .headers_for_caller(&head, true)
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+            .collect();
+        headers.extend(kept_answer::length_of_head(is_head, framing::size_of_head(&head.headers)));
+        let answered = Answered { status: head.status.as_u16(), headers, body: kept };
         Some((Answer { head, body }, answered))
     }
 
@@ -423,8 +432,9 @@ impl Gateway {
         };
         match self.paywall.capture(admitted, usage, kept).await {
             Ok(captured) => {
+                let upload = Upload::Forwarded(charge.report.clone());
                 let delivery =
-                    Delivery::new(&self.reversals, &self.closing, charge.request, &captured.posted);
+                    Delivery::new(&self.reversals, &self.closing, charge.request, &captured, upload);
                 PaidOutcome::Served(answer, Box::new(captured), delivery)
             }
             Err(refused) => PaidOutcome::Refused(refused),
@@ -514,16 +524,12 @@ impl Gateway {
     /// The upstream's answer, with our headers, streamed.
     fn pass_on(
         &self,
+        request: &HttpRequest,
         answer: Answer,
         note: Option<&PaymentResponse>,
         delivery: Option<Delivery>,
     ) -> HttpResponse {
         let Answer { head, body } = answer;
-        let length = head
-            .headers
-            .get(hyper::header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| text.parse().ok());
         let status = StatusCode::from_u16(head.status.as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
         let mut builder = HttpResponse::build(status);
         for (name, value) in self.headers_for_caller(&head, note.is_some()) {
@@ -532,15 +538,25 @@ impl Gateway {
         if let Some(note) = note {
             builder.insert_header((PAYMENT_RESPONSE_NAME, header_value(encode(note))));
         }
-        let idle = self.upstream.idle_timeout;
-        builder.body(match body {
-            AnswerBody::Stream(beginning, rest) => GatewayBody::new(beginning, rest, length, idle, delivery),
-            // HEAD and statuses without a body may announce a length that does not come.
-            AnswerBody::Whole(bytes) => {
-                let is_head = bytes.is_empty() && length.is_some_and(|length| length > 0);
-                GatewayBody::whole(bytes, is_head, delivery)
+        let is_head = *request.method() == Method::HEAD;
+        let size = |decoded| framing::size_of(is_head, status, decoded, &head.headers);
+        let mut response = builder.message_body(match body {
+            AnswerBody::Stream(beginning, rest) => {
+                // What is left is known; what was read already comes before it.
+                let read = u64::try_from(beginning.len()).unwrap_or(u64::MAX);
+                let size = size(rest.size_hint().exact().and_then(|left| left.checked_add(read)));
+                let is_stream = kept_answer::is_stream_of_records(kept_answer::media_type_of(&head.headers));
+                GatewayBody::new(beginning, rest, size, self.upstream.idle_timeout, is_stream, delivery)
             }
-        })
+            AnswerBody::Whole(bytes) => {
+                let size = size(Some(u64::try_from(bytes.len()).unwrap_or(u64::MAX)));
+                GatewayBody::whole(bytes, size, delivery)
+            }
+        });
+        if let Ok(response) = &mut response {
+            framing::fit_version(response, request.version());
+        }
+        response.map_or_else(HttpResponse::from_error, HttpResponse::map_into_boxed_body)
     }
 }
 
@@ -551,6 +567,7 @@ struct Charge<'a> {
     route: i64,
     statuses: &'a crate::config::StatusSet,
     report: &'a UploadReport,
+    is_head: bool,
 }
 
 /// The caller's body: still to come, or read because of an `Idempotency-Key`.
@@ -573,13 +590,22 @@ impl From<UploadFault> for Problem {
 pub(crate) fn replay(replayed: &Replayed, is_head: bool) -> HttpResponse {
     let status = StatusCode::from_u16(replayed.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut builder = HttpResponse::build(status);
-    for (name, value) in &replayed.headers {
+    let is_length = |name: &str| name == CONTENT_LENGTH.as_str();
+    for (name, value) in replayed.headers.iter().filter(|(name, _)| !is_length(name)) {
         builder.append_header((name.as_str(), value.as_str()));
     }
     let note = payment_answer::replay(&replayed.payer);
     builder.insert_header((PAYMENT_RESPONSE_NAME, header_value(encode(&note))));
     builder.insert_header((IDEMPOTENT_REPLAYED, "true"));
-    builder.body(GatewayBody::whole(replayed.body.clone(), is_head, None))
+    let size = match is_head {
+        _ if framing::is_bodiless(status) => BodySize::None,
+        true => {
+            let length = replayed.headers.iter().find(|(name, _)| is_length(name));
+            length.and_then(|(_, length)| length.parse().ok()).map_or(BodySize::None, BodySize::Sized)
+        }
+        false => BodySize::Sized(u64::try_from(replayed.body.len()).unwrap_or(u64::MAX)),
+    };
+    builder.body(GatewayBody::whole(replayed.body.clone(), size, None))
 }
 
 /// The path as a route pattern: what may be an id, a key or a card number is left open, because logs are read by many.

@@ -2,8 +2,6 @@
 //! upstream cuts off is given back.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,58 +10,7 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, Sleep};
 
-use super::reversals::Reversals;
-use crate::domain::RequestId;
-use crate::ledger::{ClientId, EntryId, Posted};
-
-/// The part of a capture that ends with the delivery of its answer. Dropped without a word: the caller has gone, and stays
-/// charged.
-#[derive(Debug)]
-pub(crate) struct Delivery {
-    reversals: Reversals,
-    request: RequestId,
-    client: ClientId,
-    entry: EntryId,
-    /// The gateway itself is cutting connections: what is not delivered then stays noted, and is given back at restart.
-    closing: Arc<AtomicBool>,
-    done: bool,
-}
-
-impl Delivery {
-    pub(crate) fn new(
-        reversals: &Reversals,
-        closing: &Arc<AtomicBool>,
-        request: RequestId,
-        captured: &Posted,
-    ) -> Self {
-        Self {
-            reversals: reversals.clone(),
-            request,
-            client: captured.client,
-            entry: captured.entry,
-            closing: Arc::clone(closing),
-            done: false,
-        }
-    }
-
-    pub(crate) fn finish(mut self) {
-        self.done = true;
-        self.reversals.ledger().delivered(self.entry);
-    }
-
-    pub(crate) fn cut(mut self) {
-        self.done = true;
-        self.reversals.give_back(self.request, self.client, self.entry);
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        if !self.done && !self.closing.load(Ordering::Relaxed) {
-            self.reversals.ledger().delivered(self.entry);
-        }
-    }
-}
+use super::delivery::Delivery;
 
 /// The body. Errors close the connection uncleanly, so that no caller takes a part for the whole.
 #[derive(Debug)]
@@ -73,11 +20,20 @@ pub(crate) struct GatewayBody {
     /// `None`: what was read is all.
     inner: Option<Incoming>,
     size: BodySize,
-    idle_timeout: Duration,
-    idle: Option<Pin<Box<Sleep>>>,
+    idle: Idle,
     delivery: Option<Delivery>,
     /// The upstream has cut the answer; said on the next poll.
     is_cut: bool,
+}
+
+/// How long the upstream may be silent in the middle of its answer.
+#[derive(Debug)]
+struct Idle {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Its pieces are whole by themselves, and it may pause for as long as it likes.
+    is_stream: bool,
+    has_delivered: bool,
 }
 
 /// The upstream cut its answer.
@@ -86,25 +42,25 @@ pub(crate) struct GatewayBody {
 pub(crate) struct UpstreamCut;
 
 impl GatewayBody {
-    /// The upstream's body, after what was read of it already.
+    /// The upstream's body, after what was read of it already. `is_stream`: see [`is_stream_of_records`](super::kept_answer::is_stream_of_records).
     pub(crate) fn new(
         beginning: Bytes,
         inner: Incoming,
-        length: Option<u64>,
+        size: BodySize,
         idle_timeout: Duration,
+        is_stream: bool,
         delivery: Option<Delivery>,
     ) -> Self {
-        let size = length.map_or(BodySize::Stream, BodySize::Sized);
         let beginning = Some(beginning).filter(|bytes| !bytes.is_empty());
-        Self { beginning, inner: Some(inner), size, idle_timeout, idle: None, delivery, is_cut: false }
+        let idle = Idle { limit: idle_timeout, timer: None, is_stream, has_delivered: beginning.is_some() };
+        Self { beginning, inner: Some(inner), size, idle, delivery, is_cut: false }
     }
 
-    /// A body that is here already. `is_head`: the answer to HEAD, which has none.
-    pub(crate) fn whole(bytes: Bytes, is_head: bool, delivery: Option<Delivery>) -> Self {
-        let size = if is_head { BodySize::None } else { BodySize::Sized(bytes.len() as u64) };
+    /// A body that is here already.
+    pub(crate) fn whole(bytes: Bytes, size: BodySize, delivery: Option<Delivery>) -> Self {
         let beginning = Some(bytes).filter(|bytes| !bytes.is_empty());
-        let idle_timeout = Duration::ZERO;
-        Self { beginning, inner: None, size, idle_timeout, idle: None, delivery, is_cut: false }
+        let idle = Idle { limit: Duration::ZERO, timer: None, is_stream: false, has_delivered: false };
+        Self { beginning, inner: None, size, idle, delivery, is_cut: false }
     }
 
     fn finished(&mut self) {
@@ -113,15 +69,24 @@ impl GatewayBody {
         }
     }
 
-    /// Gives the capture back at once. The error itself waits for one more poll, because the server throws away what it has
+    /// Settles the capture at once. The error itself waits for one more poll, because the server throws away what it has
     /// not flushed yet: the head, with the caller's clientId in it, goes out first.
-    fn cut(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, UpstreamCut>>> {
-        if let Some(delivery) = self.delivery.take() {
-            delivery.cut();
-        }
+    fn cut(
+        &mut self,
+        context: &mut Context<'_>,
+        settle: impl FnOnce(Delivery),
+    ) -> Poll<Option<Result<Bytes, UpstreamCut>>> {
+        self.delivery.take().map(settle);
         self.is_cut = true;
         context.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    fn hand_over(&mut self, piece: Bytes) -> Poll<Option<Result<Bytes, UpstreamCut>>> {
+        if let Some(delivery) = &mut self.delivery {
+            delivery.handed_over();
+        }
+        Poll::Ready(Some(Ok(piece)))
     }
 }
 
@@ -140,7 +105,10 @@ impl MessageBody for GatewayBody {
             return Poll::Ready(Some(Err(UpstreamCut)));
         }
         if let Some(beginning) = self.beginning.take() {
-            return Poll::Ready(Some(Ok(beginning)));
+            return self.hand_over(beginning);
+        }
+        if let Some(delivery) = &mut self.delivery {
+            delivery.asked();
         }
         loop {
             let Some(inner) = &mut self.inner else {
@@ -149,15 +117,18 @@ impl MessageBody for GatewayBody {
             };
             match Pin::new(inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.idle = None;
-                    // Trailers are not passed on.
-                    if let Ok(data) = frame.into_data() {
-                        return Poll::Ready(Some(Ok(data)));
+                    self.idle.timer = None;
+                    // Trailers are not passed on, nor are empty pieces: the server would take one for the end.
+                    if let Ok(data) = frame.into_data()
+                        && !data.is_empty()
+                    {
+                        self.idle.has_delivered = true;
+                        return self.hand_over(data);
                     }
                 }
                 Poll::Ready(Some(Err(error))) => {
                     tracing::warn!(%error, "the upstream cut its answer");
-                    return self.cut(context);
+                    return self.cut(context, Delivery::broke_off);
                 }
                 Poll::Ready(None) => {
                     self.finished();
@@ -165,13 +136,15 @@ impl MessageBody for GatewayBody {
                 }
                 Poll::Pending => {
                     // Counted only while we wait for the upstream: a caller who reads slowly does not get here.
-                    let limit = self.idle_timeout;
-                    let idle = self
-                        .idle
-                        .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + limit)));
-                    if std::future::Future::poll(idle.as_mut(), context).is_ready() {
+                    let idle = &mut self.idle;
+                    let until = || Box::pin(tokio::time::sleep_until(Instant::now() + idle.limit));
+                    if std::future::Future::poll(idle.timer.get_or_insert_with(until).as_mut(), context)
+                        .is_ready()
+                    {
                         tracing::warn!("the upstream stalled in the middle of its answer");
-                        return self.cut(context);
+                        let has_served = idle.is_stream && idle.has_delivered;
+                        let settle = if has_served { Delivery::fell_silent } else { Delivery::broke_off };
+                        return self.cut(context, settle);
                     }
                     return Poll::Pending;
                 }
@@ -187,5 +160,7 @@ impl Drop for GatewayBody {
         if self.beginning.is_none() && self.inner.as_ref().is_none_or(hyper::body::Body::is_end_stream) {
             self.finished();
         }
+        // Before the upstream's connection ends with `inner`, so that whoever sees it end finds this settled.
+        drop(self.delivery.take());
     }
 }

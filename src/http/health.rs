@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use actix_web::{HttpResponse, web};
 
 use super::metrics::{Metrics, Readings};
+use super::reversals::Reversals;
 use crate::db::{Db, now_micros, query};
 use crate::ledger::Ledger;
 use crate::payments::{Inbox, ParkedEvents, Watch};
@@ -19,6 +20,7 @@ pub struct Operations {
     pub(crate) top_ups: TopUps,
     pub(crate) inbox: Inbox,
     pub(crate) books: Watch,
+    pub(crate) reversals: Reversals,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) closing: Arc<AtomicBool>,
 }
@@ -55,6 +57,7 @@ pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
     let (events_fetched, event_polls_failed) = operations.inbox.poll_counts();
     let age = |since: Option<i64>| since.map_or(0, |at| now_micros().saturating_sub(at) / 1_000_000);
     let counts = operations.ledger.counts();
+    let (broken_answers_given_back, broken_answer_alarms) = operations.reversals.counts();
     let readings = Readings {
         open_top_ups: open,
         oldest_open_seconds: age(oldest),
@@ -71,6 +74,8 @@ pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
         event_polls_failed,
         parked_events: parked.count,
         oldest_parked_seconds: age(parked.oldest),
+        broken_answers_given_back,
+        broken_answer_alarms,
         book_differences: operations.books.differences(),
     };
     HttpResponse::Ok()

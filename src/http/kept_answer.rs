@@ -1,11 +1,13 @@
 //! The upstream's answer to a request with an `Idempotency-Key`, read before it is charged, so that it can be stored with the
-//! charge. One that is larger than what is kept, or a stream of events, is passed on as it comes.
+//! charge. One that is larger than what is kept, or a stream of records, is passed on as it comes.
 
 use std::time::Duration;
 
+use actix_web::body::BodySize;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::CONTENT_LENGTH;
 use tokio::time::Instant;
 
 /// Longest reading of an answer that is to be stored, apart from the last piece.
@@ -22,9 +24,34 @@ pub(crate) enum Read {
     Cut,
 }
 
+/// Media types of streams that may have no end: each piece is whole by itself.
+const STREAMS: [&str; 7] = [
+    "text/event-stream",
+    "application/x-ndjson",
+    "application/ndjson",
+    "application/jsonl",
+    "application/json-seq",
+    "application/stream+json",
+    "multipart/x-mixed-replace",
+];
+
 /// Whether an answer of this media type may be a stream without an end.
-pub(crate) fn is_event_stream(media_type: Option<&str>) -> bool {
-    media_type.is_some_and(|text| text.trim_start().to_ascii_lowercase().starts_with("text/event-stream"))
+pub(crate) fn is_stream_of_records(media_type: Option<&str>) -> bool {
+    let essence = media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    STREAMS.iter().any(|known| known.eq_ignore_ascii_case(essence))
+}
+
+/// What is kept of an answer to HEAD besides its headers: the length that it names.
+pub(crate) fn length_of_head(is_head: bool, size: BodySize) -> Option<(String, String)> {
+    match size {
+        BodySize::Sized(length) if is_head => Some((CONTENT_LENGTH.to_string(), length.to_string())),
+        _ => None,
+    }
+}
+
+/// The media type that a head names.
+pub(crate) fn media_type_of(head: &hyper::HeaderMap) -> Option<&str> {
+    head.get(hyper::header::CONTENT_TYPE)?.to_str().ok()
 }
 
 /// Reads up to `max_bytes`, and a piece more.
@@ -34,12 +61,10 @@ pub(crate) async fn read(
     max_bytes: usize,
     idle_timeout: Duration,
 ) -> Read {
-    let length = head
-        .get(hyper::header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse::<usize>().ok());
-    let media_type = head.get(hyper::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    if is_event_stream(media_type) || length.is_some_and(|length| length > max_bytes) {
+    // What was decoded, not what a header says: an answer to HEAD has no body.
+    let length = body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
+    let is_stream = is_stream_of_records(media_type_of(head));
+    if is_stream || length.is_some_and(|length| length > max_bytes) {
         return Read::Beginning(Bytes::new());
     }
     let mut bytes = BytesMut::with_capacity(length.unwrap_or(0));

@@ -97,6 +97,8 @@ pub struct Metrics {
     parked_events: Gauge,
     oldest_parked_seconds: Gauge,
     book_differences: Gauge,
+    broken_answers_given_back: Counter,
+    broken_answer_alarms: Counter,
 }
 
 /// Values that are read when the metrics are asked for.
@@ -132,6 +134,10 @@ pub struct Readings {
     pub parked_events: i64,
     /// Age of the oldest of them, in seconds.
     pub oldest_parked_seconds: i64,
+    /// Answers that the API broke off, given back.
+    pub broken_answers_given_back: u64,
+    /// How often one client had more of them in an hour than is usual.
+    pub broken_answer_alarms: u64,
     /// Differences between the books and Stripe; -1: not known.
     pub book_differences: i64,
 }
@@ -199,6 +205,12 @@ impl Metrics {
             counter("events_fetched", "Stripe's events that no webhook had brought when they were fetched");
         let event_polls_failed =
             counter("event_polls_failed", "Looks at Stripe's list of events that failed");
+        let broken_answers_given_back =
+            counter("broken_answers_given_back", "Charged answers that the API broke off, given back");
+        let broken_answer_alarms = counter(
+            "broken_answer_alarms",
+            "How often one client had more than 100 of them within an hour; the log names it",
+        );
         Self {
             new_payers_paused,
             barred_attempts,
@@ -220,6 +232,8 @@ impl Metrics {
             parked_events,
             oldest_parked_seconds,
             book_differences,
+            broken_answers_given_back,
+            broken_answer_alarms,
         }
     }
 
@@ -254,6 +268,8 @@ impl Metrics {
             (&self.barred_attempts, readings.barred_attempts),
             (&self.events_fetched, readings.events_fetched),
             (&self.event_polls_failed, readings.event_polls_failed),
+            (&self.broken_answers_given_back, readings.broken_answers_given_back),
+            (&self.broken_answer_alarms, readings.broken_answer_alarms),
         ] {
             counter.inc_by(now.saturating_sub(counter.get()));
         }

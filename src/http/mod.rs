@@ -5,6 +5,8 @@
 
 pub mod admin;
 pub mod billing;
+pub(crate) mod delivery;
+pub(crate) mod framing;
 pub mod gateway;
 pub(crate) mod gateway_body;
 pub mod health;

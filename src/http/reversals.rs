@@ -1,6 +1,8 @@
-//! Giving captured requests back when the upstream cut its answer, at most so many times an hour for one client.
+//! Giving captured requests back when the API broke its answer: always, and at once. A client for whom that happens very often
+//! is named to the operator.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,7 +11,7 @@ use crate::ledger::{ClientId, EntryId, Ledger, LedgerError};
 use crate::money_work::MoneyWork;
 
 /// Reversals for one client in an hour. Beyond it something is odd, and a person should look.
-const MAX_AN_HOUR: u32 = 100;
+const MANY_AN_HOUR: u32 = 100;
 const HOUR: Duration = Duration::from_secs(3600);
 /// Between two tries while the database is away.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -22,18 +24,31 @@ pub(crate) struct Reversals {
     ledger: Ledger,
     tasks: MoneyWork,
     recent: Arc<Mutex<HashMap<ClientId, (Instant, u32)>>>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    given_back: AtomicU64,
+    alarms: AtomicU64,
 }
 
 impl Reversals {
     pub(crate) fn new(ledger: Ledger, tasks: MoneyWork) -> Self {
-        Self { ledger, tasks, recent: Arc::default() }
+        Self { ledger, tasks, recent: Arc::default(), counts: Arc::default() }
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    fn allowed(&self, client: ClientId) -> bool {
+    /// Broken answers given back since the start, and how often a client had more than [`MANY_AN_HOUR`].
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.counts.given_back.load(Ordering::Relaxed), self.counts.alarms.load(Ordering::Relaxed))
+    }
+
+    /// How many this client has had in the running hour, this one included.
+    fn count(&self, client: ClientId) -> u32 {
         let now = Instant::now();
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() >= MAX_CLIENTS {
@@ -47,25 +62,30 @@ impl Reversals {
             (*since, *count) = (now, 0);
         }
         *count = count.saturating_add(1);
-        *count <= MAX_AN_HOUR
+        *count
     }
 
     /// Starts the reversal; it goes on when everybody has gone. The capture stays noted as undelivered until it is done,
-    /// so that a crash in between gives it back too.
-    pub(crate) fn give_back(&self, request: RequestId, client: ClientId, entry: EntryId) {
-        if !self.allowed(client) {
-            tracing::error!(request.id = %request, client.id = client, "too many answers to this client were cut; no further reversal this hour");
-            self.ledger.delivered(entry);
-            return;
+    /// so that a crash in between gives it back too. `name`: the client's public id.
+    pub(crate) fn give_back(&self, request: RequestId, client: ClientId, name: &str, entry: EntryId) {
+        // Once an hour for one client.
+        if self.count(client) == MANY_AN_HOUR.saturating_add(1) {
+            self.counts.alarms.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(
+                client = name,
+                "more than {MANY_AN_HOUR} answers to this client were broken off by the API within an hour, and all are given back; \
+                 see whether the API is at fault, or the client makes it break (prepaid402 freeze {name})"
+            );
         }
-        let ledger = self.ledger.clone();
+        let (ledger, counts) = (self.ledger.clone(), Arc::clone(&self.counts));
         self.tasks.spawn(async move {
             while let Err(LedgerError::Unavailable(error)) = ledger.give_back(request, client).await {
-                tracing::error!(error, request.id = %request, "a cut answer could not be given back yet");
+                tracing::error!(error, request.id = %request, "a broken answer could not be given back yet");
                 tokio::time::sleep(AGAIN).await;
             }
             ledger.delivered(entry);
-            tracing::info!(request.id = %request, "a cut answer was given back");
+            counts.given_back.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(request.id = %request, "a broken answer was given back");
         });
     }
 }

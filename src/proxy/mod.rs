@@ -2,6 +2,7 @@
 
 pub mod client_address;
 pub mod headers;
+pub(crate) mod pace;
 pub mod path;
 pub mod route_table;
 pub mod upload;

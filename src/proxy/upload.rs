@@ -1,7 +1,10 @@
 //! The caller's body on its way to the upstream: streamed, bounded in size and time, never ended cleanly when it was cut.
+//! [`UploadReport`] tells how it is getting on, also when the answer breaks off: an upstream that gives up because the caller
+//! does not send what it has announced has not broken anything.
 
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,6 +13,8 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{mpsc, watch};
+
+use super::pace::Pace;
 
 /// Pieces between the caller and the upstream; more make the caller wait.
 const PIECES: usize = 4;
@@ -25,18 +30,55 @@ pub enum UploadFault {
     Broken,
 }
 
-/// What happened to the body, readable by whoever waits for the upstream.
-#[derive(Debug, Clone)]
+/// What happens to the body, readable by whoever waits for the upstream or passes its answer on.
+#[derive(Debug, Clone, Default)]
 pub struct UploadReport {
-    fault: Arc<OnceLock<UploadFault>>,
+    /// `None`: there is nothing to upload, or all of it was here before.
+    running: Option<Running>,
+}
+
+#[derive(Debug, Clone)]
+struct Running {
+    progress: Arc<UploadProgress>,
     /// Closed when nothing more is sent to the upstream.
     sending: watch::Receiver<()>,
 }
 
-impl Default for UploadReport {
-    /// There is nothing to upload.
-    fn default() -> Self {
-        Self { fault: Arc::default(), sending: watch::channel(()).1 }
+/// How far the caller is with sending.
+#[derive(Debug, Default)]
+pub struct UploadProgress {
+    fault: OnceLock<UploadFault>,
+    has_arrived: AtomicBool,
+    pace: Mutex<Pace>,
+}
+
+impl UploadProgress {
+    /// From now on the caller is waited for.
+    pub(crate) fn waiting(&self) {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).waiting();
+    }
+
+    /// Something came from the caller.
+    pub(crate) fn received(&self) {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner).went_on();
+    }
+
+    /// All of it came.
+    pub(crate) fn arrived(&self) {
+        self.has_arrived.store(true, Ordering::Release);
+    }
+
+    /// It will not come whole.
+    pub(crate) fn failed(&self, fault: UploadFault) {
+        let _ = self.fault.set(fault);
+    }
+
+    /// Whether an answer that breaks off now does so because of the caller: the body was cut, or the caller kept everybody
+    /// waiting for it.
+    #[must_use]
+    pub fn is_callers_fault(&self) -> bool {
+        let is_slow = || self.pace.lock().unwrap_or_else(PoisonError::into_inner).is_slow();
+        self.fault.get().is_some() || (!self.has_arrived.load(Ordering::Acquire) && is_slow())
     }
 }
 
@@ -44,12 +86,19 @@ impl UploadReport {
     /// The fault, if there was one.
     #[must_use]
     pub fn fault(&self) -> Option<UploadFault> {
-        self.fault.get().copied()
+        self.running.as_ref()?.progress.fault.get().copied()
+    }
+
+    /// See [`UploadProgress::is_callers_fault`].
+    #[must_use]
+    pub fn is_callers_fault(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.progress.is_callers_fault())
     }
 
     /// Waits until nothing more is sent to the upstream: all of it was, or it was cut.
     pub async fn sent(&self) {
-        let mut sending = self.sending.clone();
+        let Some(running) = &self.running else { return };
+        let mut sending = running.sending.clone();
         while sending.changed().await.is_ok() {}
     }
 }
@@ -163,16 +212,19 @@ pub fn stream(
 ) -> (UploadBody, UploadReport) {
     let (sender, receiver) = mpsc::channel(PIECES);
     let (sending, watched) = watch::channel(());
-    let report = UploadReport { fault: Arc::default(), sending: watched };
-    let noted = Arc::clone(&report.fault);
+    let progress = Arc::<UploadProgress>::default();
+    let report =
+        UploadReport { running: Some(Running { progress: Arc::clone(&progress), sending: watched }) };
     actix_web::rt::spawn(async move {
         let deadline = tokio::time::Instant::now() + max_time;
         let mut seen = 0u64;
         let fault = loop {
+            progress.waiting();
             match tokio::time::timeout_at(deadline, payload.next()).await {
                 Err(_) => break Some(UploadFault::TooSlow),
                 Ok(Some(Err(_))) => break Some(UploadFault::Broken),
                 Ok(Some(Ok(data))) => {
+                    progress.received();
                     seen = seen.saturating_add(data.len() as u64);
                     if seen > max_bytes {
                         break Some(UploadFault::TooLarge);
@@ -191,13 +243,14 @@ pub fn stream(
                     }
                 }
                 Ok(None) => {
+                    progress.arrived();
                     let _ = sender.send(Piece::End).await;
                     break None;
                 }
             }
         };
         if let Some(fault) = fault {
-            let _ = noted.set(fault);
+            progress.failed(fault);
         }
         drop((sending, sender));
     });

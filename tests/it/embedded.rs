@@ -1,6 +1,7 @@
 //! The paywall inside an actix application: real sockets, and handlers that do whatever handlers do.
 
 mod answers;
+mod blame;
 mod example;
 mod payments;
 mod settings;
@@ -14,7 +15,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::http::StatusCode;
 use actix_web::{App, HttpResponse, HttpServer, error, web};
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use prepaid402::config::{self, Loaded};
 use prepaid402::embed::{Embedded, Paid};
 use tokio::sync::Semaphore;
@@ -139,6 +140,13 @@ async fn body(path: web::Path<(String, usize)>, handlers: web::Data<Handlers>) -
         "breaks" => builder.body(BodyStream::new(pieces(&[size], true))),
         "breaks-sized" => builder.body(SizedStream::new(size as u64 + 100, pieces(&[size], true))),
         "short" => builder.body(SizedStream::new(size as u64 + 100, pieces(&[size], false))),
+        "long" => builder.body(SizedStream::new(size as u64, pieces(&[size - 1, 6], false))),
+        "empty-between" => builder.body(BodyStream::new(pieces(&[size, 0, size], false))),
+        "empty-between-sized" => {
+            builder.body(SizedStream::new(2 * size as u64, pieces(&[size, 0, size], false)))
+        }
+        "not-modified" => HttpResponse::NotModified().body(vec![b'x'; size]),
+        "no-content" => HttpResponse::NoContent().body(BodyStream::new(pieces(&[size], false))),
         _ => builder.finish(),
     }
 }
@@ -154,6 +162,54 @@ async fn events(handlers: web::Data<Handlers>) -> HttpResponse {
         Some((Piece::Ok(format!("data: {n}\n\n").into()), (n + 1, handlers)))
     });
     HttpResponse::Ok().content_type("text/event-stream").body(BodyStream::new(Box::pin(stream)))
+}
+
+/// Says something, then what the caller sends; breaks off with the caller's body, or when a test has had enough of waiting.
+async fn echoes(mut payload: web::Payload, handlers: web::Data<Handlers>) -> HttpResponse {
+    handlers.calls.fetch_add(1, Ordering::SeqCst);
+    let stream = async_stream(move |pieces| async move {
+        pieces.send(Ok("nearly all;".into())).await.unwrap();
+        loop {
+            let piece = tokio::select! {
+                piece = payload.next() => piece,
+                _ = handlers.waiting.acquire() => Some(Err(error::PayloadError::Overflow)),
+            };
+            let Some(piece) = piece else { return };
+            let is_end = piece.is_err();
+            if pieces.send(piece.map_err(Into::into)).await.is_err() || is_end {
+                return;
+            }
+        }
+    });
+    HttpResponse::Ok().body(BodyStream::new(stream))
+}
+
+/// Sixty-four MiB, more than systems keep for a connection; gives up on a caller who does not take one within `patience` milliseconds.
+async fn impatient(patience: web::Path<u64>, handlers: web::Data<Handlers>) -> HttpResponse {
+    handlers.calls.fetch_add(1, Ordering::SeqCst);
+    let patience = std::time::Duration::from_millis(*patience);
+    let stream = async_stream(move |pieces| async move {
+        for _ in 0..1024 {
+            let block = Ok(Bytes::from(vec![b'y'; 64 * 1024]));
+            match tokio::time::timeout(patience, pieces.reserve()).await {
+                Ok(Ok(place)) => place.send(block),
+                Ok(Err(_)) => return,
+                Err(_) => break,
+            }
+        }
+        handlers.dropped.fetch_add(1, Ordering::SeqCst);
+        let _ = pieces.send(Err("nobody reads this".into())).await;
+    });
+    HttpResponse::Ok().body(BodyStream::new(stream))
+}
+
+/// What a task on this worker sends.
+fn async_stream<F: Future<Output = ()> + 'static>(
+    work: impl FnOnce(tokio::sync::mpsc::Sender<Piece>) -> F,
+) -> impl stream::Stream<Item = Piece> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    actix_web::rt::spawn(work(sender));
+    Box::pin(stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) }))
 }
 
 impl<'a> Shop<'a> {
@@ -184,6 +240,8 @@ impl<'a> Shop<'a> {
                 .service(web::resource("/fails/{how}").wrap(five()).route(web::route().to(fails)))
                 .service(web::resource("/waits").wrap(five()).route(web::route().to(waits)))
                 .service(web::resource("/body/{kind}/{size}").wrap(five()).route(web::route().to(body)))
+                .service(web::resource("/echoes").wrap(five()).route(web::route().to(echoes)))
+                .service(web::resource("/impatient/{patience}").wrap(five()).route(web::get().to(impatient)))
                 .service(web::resource("/events").wrap(five()).route(web::route().to(events)))
                 .service(web::resource("/unwrapped").route(web::get().to(told)))
                 .route("/free", web::get().to(async || "free"))

@@ -9,6 +9,7 @@ mod alone;
 mod backup;
 mod bench;
 mod billing;
+mod blame;
 mod boot;
 mod cli;
 mod crash;

@@ -1,5 +1,6 @@
 //! The proxy over real sockets: streams pass unbuffered, no spelling of a path is free, no header lies, nothing is smuggled.
 
+mod answers;
 mod framing;
 mod headers;
 mod paths;

@@ -1,0 +1,116 @@
+//! The delivery of a charged answer, at both doors: how it ends, and whose doing it is when it breaks off. Only what the API
+//! broke is given back, always and at once; a caller who is slow, gone or broken has bought what was sent.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::reversals::Reversals;
+use crate::domain::RequestId;
+use crate::ledger::{ClientId, EntryId};
+use crate::paywall::Captured;
+use crate::proxy::pace::Pace;
+use crate::proxy::upload::{UploadProgress, UploadReport};
+
+/// What the API does with the caller's body, as far as it can break an answer.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Upload {
+    /// There is none, or all of it was here before the API was called.
+    #[default]
+    Nothing,
+    /// To the upstream.
+    Forwarded(UploadReport),
+    /// To a handler.
+    Handed(Arc<UploadProgress>),
+}
+
+impl Upload {
+    fn is_callers_fault(&self) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::Forwarded(report) => report.is_callers_fault(),
+            Self::Handed(progress) => progress.is_callers_fault(),
+        }
+    }
+}
+
+/// The part of a capture that ends with the delivery of its answer. Dropped without a word: the caller has gone, and stays
+/// charged.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    reversals: Reversals,
+    request: RequestId,
+    client: ClientId,
+    /// For the operator: [`crate::ledger::keys::KeyRecord::client_public_id`].
+    client_name: Arc<str>,
+    entry: EntryId,
+    upload: Upload,
+    /// How the caller reads.
+    reading: Pace,
+    /// The gateway itself is cutting connections: what is not delivered then stays noted, and is given back at restart.
+    closing: Arc<AtomicBool>,
+    done: bool,
+}
+
+impl Delivery {
+    pub(crate) fn new(
+        reversals: &Reversals,
+        closing: &Arc<AtomicBool>,
+        request: RequestId,
+        captured: &Captured,
+        upload: Upload,
+    ) -> Self {
+        Self {
+            reversals: reversals.clone(),
+            request,
+            client: captured.posted.client,
+            client_name: Arc::clone(&captured.wallet.record.client_public_id),
+            entry: captured.posted.entry,
+            upload,
+            reading: Pace::default(),
+            closing: Arc::clone(closing),
+            done: false,
+        }
+    }
+
+    /// A piece goes to the caller: how long it takes until the next one is asked for is the caller's doing.
+    pub(crate) fn handed_over(&mut self) {
+        self.reading.waiting();
+    }
+
+    /// The caller's connection takes more.
+    pub(crate) fn asked(&mut self) {
+        self.reading.went_on();
+    }
+
+    /// All of it has gone out.
+    pub(crate) fn finish(mut self) {
+        self.done = true;
+        self.reversals.ledger().delivered(self.entry);
+    }
+
+    /// The answer has broken off where it came from. An API that gives up on a caller who does not read on, or who does not
+    /// send what was announced, has not broken it.
+    pub(crate) fn broke_off(mut self) {
+        if self.reading.is_slow() || self.upload.is_callers_fault() {
+            tracing::info!(request.id = %self.request, "an answer broke off because of its caller, who stays charged");
+            return self.finish();
+        }
+        self.done = true;
+        self.reversals.give_back(self.request, self.client, &self.client_name, self.entry);
+    }
+
+    /// A stream without an end that has delivered, and has had nothing to say for as long as it may: it ends as it does, and
+    /// what came is paid for.
+    pub(crate) fn fell_silent(self) {
+        tracing::info!(request.id = %self.request, "a stream that had delivered fell silent, and ends; it stays charged");
+        self.finish();
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if !self.done && !self.closing.load(Ordering::Relaxed) {
+            self.reversals.ledger().delivered(self.entry);
+        }
+    }
+}
