@@ -16,6 +16,7 @@ use crate::http;
 use crate::http::gateway::Gateway;
 use crate::ledger::prices;
 use crate::paywall::offer::Sale;
+use crate::proxy::own_token::OwnToken;
 use crate::proxy::route_table::RouteTable;
 use crate::proxy::upstream::Upstream;
 
@@ -61,7 +62,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
     let public = listen(config.listen)?;
     let admin = listen(config.admin_listen)?;
     let upstream = Upstream::new(&config.upstream)?;
-    let engine = Engine::start(&config, key_secret).await?;
+    let engine = Engine::start(&config, key_secret, Some(upstream.reachability().clone())).await?;
     // Whatever fails from here on, the books must be closed before anybody else opens them.
     match open_doors(&config, &engine.parts, routes, upstream, public, admin).await {
         Ok(Doors { address, admin_address, servers, running }) => {
@@ -97,6 +98,7 @@ async fn open_doors(
         route_numbers,
         price_list,
         upstream,
+        own_token: OwnToken::default(),
         paywall: parts.paywall.clone(),
         offers: parts.offers.clone(),
         challenges,

@@ -31,6 +31,7 @@ use crate::payments::refunds::Refunds;
 use crate::payments::{Applier, Inbox, Poller, Watch};
 use crate::paywall::offer::Offers;
 use crate::paywall::{Paywall, PaywallParts};
+use crate::proxy::reachability::Reachability;
 use crate::proxy::upstream::UpstreamSetupError;
 use crate::stripe::{Stripe, StripeSetupError};
 use crate::top_up::{TopUpParts, TopUps, installation};
@@ -121,7 +122,12 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Opens the database, finishes what an earlier run left, and starts the loops.
-    pub(crate) async fn start(config: &Config, key_secret: Option<&str>) -> Result<Self, StartError> {
+    /// `upstream`: the API behind a gateway.
+    pub(crate) async fn start(
+        config: &Config,
+        key_secret: Option<&str>,
+        upstream: Option<Reachability>,
+    ) -> Result<Self, StartError> {
         make_private_directory(&config.data_dir)?;
         let lock = match &config.database {
             DatabaseConfig::Sqlite(path) => Some(own(path)?),
@@ -172,6 +178,7 @@ impl Engine {
             top_ups: top_ups.clone(),
             tasks: tasks.clone(),
             keep_keys: config.idempotency.keep,
+            upstream,
         });
         let offers = Offers {
             publishable_key: config.stripe.publishable_key.clone(),
@@ -282,6 +289,7 @@ impl Parts {
             inbox: self.inbox.clone(),
             books: self.books.clone(),
             reversals: self.reversals.clone(),
+            upstream: self.paywall.upstream().cloned(),
             metrics: Arc::clone(&self.metrics),
             closing: Arc::clone(&self.closing),
         })

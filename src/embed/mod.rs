@@ -135,7 +135,7 @@ impl Embedded {
         }
         let admin = listen(config.admin_listen)?;
         let key_secret = config.key_secret.as_ref().map(Secret::expose);
-        let engine = Engine::start(&config, key_secret).await?;
+        let engine = Engine::start(&config, key_secret, None).await?;
         let (admin_address, server) = match admin_server(admin, &config, &engine.parts) {
             Ok(started) => started,
             Err(error) => {

@@ -415,6 +415,8 @@ async fn carry_out(billing: &Billing, order: &Order) -> Result<HttpResponse, Sto
             reserve: None,
             request_key: Some(order.request_key),
             caller: order.caller,
+            // Who has a wallet may buy in advance; nobody's first payment goes to an API that is down.
+            upstream: wallet.is_none().then(|| billing.paywall.upstream().cloned()).flatten(),
         };
         match top_ups.charge(request).await {
             TopUpOutcome::Recorded(recorded) => {
@@ -437,6 +439,7 @@ async fn carry_out(billing: &Billing, order: &Order) -> Result<HttpResponse, Sto
                 return Err(Refused { promised, ..refused(Refusal::TopUpPending(id)) }.into());
             }
             TopUpOutcome::InProgress => return Err(refused(Refusal::TopUpInProgress).into()),
+            TopUpOutcome::UpstreamUnreachable => return Err(refused(Refusal::UpstreamUnreachable).into()),
             TopUpOutcome::Barred(barred) => return Err(refused(barred.into()).into()),
             TopUpOutcome::Shared(Landed::Unavailable) | TopUpOutcome::Unavailable => {
                 return Err(refused(Refusal::Busy).into());

@@ -17,7 +17,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
-use serde_json::{Map, json};
+use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -44,6 +44,7 @@ use crate::protocol::stripe402::{
 use crate::proxy::headers::{
     ResponseContext, TrustedRequestHeaders, request_headers_for_upstream, response_headers_for_caller,
 };
+use crate::proxy::own_token::OwnToken;
 use crate::proxy::path::{CanonicalPath, canonicalise};
 use crate::proxy::route_table::{CompiledRoute, Found, RouteTable};
 use crate::proxy::upload::{self, UploadBody, UploadFault, UploadReport};
@@ -59,6 +60,7 @@ pub struct Gateway {
     pub(crate) route_numbers: Vec<i64>,
     pub(crate) price_list: i64,
     pub(crate) upstream: Upstream,
+    pub(crate) own_token: OwnToken,
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
     /// What each route answers to whoever presents nothing, by the routes' position in the configuration.
@@ -367,6 +369,9 @@ impl Gateway {
         answered: Result<hyper::Response<Incoming>, UpstreamError>,
         charge: Charge<'_>,
     ) -> PaidOutcome {
+        if let Ok(response) = &answered {
+            self.own_token.notice(response.status().as_u16(), !self.upstream.headers.is_empty());
+        }
         let problem = match answered {
             Ok(response) if charge.statuses.contains(response.status().as_u16()) => {
                 if !admitted.is_kept() {
@@ -386,10 +391,9 @@ impl Gateway {
             }
             Err(error) => fault_or(charge.report, error),
         };
-        let message = payment_answer::with_card_charge(problem.answer().message, admitted.charged.as_ref());
         let may_be_done = problem != Problem::UpstreamUnreachable;
         let uncharged = Box::pin(self.paywall.let_go(admitted, may_be_done)).await;
-        let note = payment_answer::not_charged(&uncharged, problem.answer().code, &message);
+        let note = payment_answer::not_charged(&uncharged, problem.answer().code, problem.answer().message);
         PaidOutcome::Failed(problem, note)
     }
 
@@ -657,7 +661,7 @@ fn fault_or(report: &UploadReport, error: UpstreamError) -> Problem {
 }
 
 fn not_charged_problem(problem: Problem, note: &PaymentResponse, id: RequestId) -> HttpResponse {
-    let mut extra = Map::new();
+    let mut extra = payment_answer::charged_card(note);
     extra.insert("requestCharged".into(), json!(false));
     extra.insert("creditsRemaining".into(), json!(note.credits_remaining));
     let mut response = problem::response(problem.answer(), note.error.as_deref(), id, extra);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use actix_web::{HttpResponse, web};
 
@@ -10,7 +11,11 @@ use super::reversals::Reversals;
 use crate::db::{Db, now_micros, query};
 use crate::ledger::Ledger;
 use crate::payments::{Inbox, ParkedEvents, Watch};
+use crate::proxy::reachability::{ReachState, Reachability};
 use crate::top_up::TopUps;
+
+/// What is known of the upstream is asked again when it is older, at the next look.
+const UPSTREAM_EVERY: Duration = Duration::from_secs(10);
 
 /// What health and metrics look at.
 #[derive(Debug, Clone)]
@@ -21,6 +26,8 @@ pub struct Operations {
     pub(crate) inbox: Inbox,
     pub(crate) books: Watch,
     pub(crate) reversals: Reversals,
+    /// `None`: handlers are sold.
+    pub(crate) upstream: Option<Reachability>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) closing: Arc<AtomicBool>,
 }
@@ -30,7 +37,8 @@ pub async fn healthz() -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
 }
 
-/// The database takes writes and the process is not shutting down.
+/// The database takes writes and the process is not shutting down. The body tells the upstream's state as well, which does not
+/// decide: a node less would not bring the upstream back.
 pub async fn readyz(operations: web::Data<Operations>) -> HttpResponse {
     if operations.closing.load(Ordering::Relaxed) {
         return HttpResponse::ServiceUnavailable().body("shutting down\n");
@@ -40,10 +48,25 @@ pub async fn readyz(operations: web::Data<Operations>) -> HttpResponse {
         .write(|connection| Box::pin(async move { query("SELECT 1").execute(connection).await.map(|_| ()) }))
         .await;
     match written {
-        Ok(()) => HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ready\n"),
+        Ok(()) => {
+            let upstream = operations.upstream.as_ref().map_or_else(String::new, upstream_line);
+            HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(format!("ready\n{upstream}"))
+        }
         Err(error) => {
             tracing::error!(%error, "not ready: the database does not take writes");
             HttpResponse::ServiceUnavailable().body("the database does not take writes\n")
+        }
+    }
+}
+
+/// What is known of the upstream. What is old is asked again, for the next time.
+fn upstream_line(upstream: &Reachability) -> String {
+    upstream.refresh(UPSTREAM_EVERY);
+    match upstream.state() {
+        ReachState::Unknown => "upstream: not asked yet\n".to_owned(),
+        ReachState::Reachable => "upstream: reachable\n".to_owned(),
+        ReachState::Unreachable(time) => {
+            format!("upstream: cannot be reached since {} s\n", time.as_secs())
         }
     }
 }
@@ -76,6 +99,11 @@ pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
         oldest_parked_seconds: age(parked.oldest),
         broken_answers_given_back,
         broken_answer_alarms,
+        upstream_reachable: operations.upstream.as_ref().map_or(-1, |upstream| match upstream.state() {
+            ReachState::Unknown => -1,
+            ReachState::Reachable => 1,
+            ReachState::Unreachable(_) => 0,
+        }),
         book_differences: operations.books.differences(),
     };
     HttpResponse::Ok()

@@ -98,6 +98,7 @@ pub struct Metrics {
     oldest_parked_seconds: Gauge,
     book_differences: Gauge,
     broken_answers_given_back: Counter,
+    upstream_reachable: Gauge,
     broken_answer_alarms: Counter,
 }
 
@@ -134,6 +135,8 @@ pub struct Readings {
     pub parked_events: i64,
     /// Age of the oldest of them, in seconds.
     pub oldest_parked_seconds: i64,
+    /// 1: the last connection to the upstream worked, 0: it failed, -1: not known.
+    pub upstream_reachable: i64,
     /// Answers that the API broke off, given back.
     pub broken_answers_given_back: u64,
     /// How often one client had more of them in an hour than is usual.
@@ -185,6 +188,10 @@ impl Metrics {
             "book_differences",
             "Differences between the books and Stripe in the last two days; -1 while it is not known",
         );
+        let upstream_reachable = gauge(
+            "upstream_reachable",
+            "1 when the last connection to the upstream worked, 0 when it failed, -1 while it is not known",
+        );
         let mut counter = |name: &str, help: &str| {
             let counter = Counter::<u64, AtomicU64>::default();
             registry.register(name, help, counter.clone());
@@ -234,6 +241,7 @@ impl Metrics {
             book_differences,
             broken_answers_given_back,
             broken_answer_alarms,
+            upstream_reachable,
         }
     }
 
@@ -260,6 +268,7 @@ impl Metrics {
         self.parked_events.set(readings.parked_events);
         self.oldest_parked_seconds.set(readings.oldest_parked_seconds);
         self.book_differences.set(readings.book_differences);
+        self.upstream_reachable.set(readings.upstream_reachable);
         for (counter, now) in [
             (&self.ledger_batches, readings.batches),
             (&self.ledger_commands, readings.commands),

@@ -99,7 +99,7 @@ fn failure(
     message: &str,
 ) -> PaymentResponse {
     PaymentResponse {
-        error: Some(message.to_owned()),
+        error: Some(with_card_charge(message, charged, state)),
         error_code: Some(code.to_owned()),
         credits_charged: Some(0),
         ..account(wallet, state, charged)
@@ -137,8 +137,9 @@ pub(crate) fn refused(
     request: RequestId,
 ) -> HttpResponse {
     let answer = refused.refusal.answer();
-    let message = with_card_charge(&refused.refusal.message(), refused.charged.as_ref());
-    let outcome = outcome_of(refused, &message);
+    let outcome = outcome_of(refused, &refused.refusal.message());
+    let message =
+        with_card_charge(&refused.refusal.message(), refused.charged.as_ref(), refused.state.as_ref());
     let mut response = if answer.status == 402 {
         let offer = offers.write(sale, &refused.refusal, refused.state.as_ref(), &request.to_string());
         let body = if is_challenge(&refused.refusal) {
@@ -148,7 +149,9 @@ pub(crate) fn refused(
         };
         payment_required(header_value(encode(&offer))).body(body)
     } else {
-        problem::response(answer, Some(&message), request, extra(refused))
+        let mut extra = extra(refused);
+        extra.extend(outcome.as_ref().map(charged_card).into_iter().flatten());
+        problem::response(answer, Some(&message), request, extra)
     };
     if let Some(outcome) = outcome.filter(|outcome| !outcome.client_id.is_empty()) {
         response.headers_mut().insert(PAYMENT_RESPONSE_NAME, header_value(encode(&outcome)));
@@ -159,15 +162,29 @@ pub(crate) fn refused(
     response
 }
 
-/// "Nothing was charged" is about the request; a card that was charged all the same is named.
-pub(crate) fn with_card_charge(message: &str, charged: Option<&CardCharge>) -> String {
-    match charged {
-        None => message.to_owned(),
-        Some(charge) => format!(
-            "{message} The card was charged {} for a top-up; that credit is in the wallet that payment-response names.",
-            charge.amount
-        ),
+/// "Nothing was charged" is about the request; a card that was charged all the same is named, with what its payer has for it and
+/// how to use it.
+fn with_card_charge(message: &str, charged: Option<&CardCharge>, state: Option<&ClientState>) -> String {
+    let Some(charge) = charged else {
+        return message.to_owned();
+    };
+    let holds = state.map_or_else(String::new, |state| format!(" The wallet holds {}.", state.spendable()));
+    format!(
+        "{message} The card was charged {} for a top-up, which is credit now.{holds} To use it, repeat the request with the \
+         clientId that payment-response names instead of the card.",
+        charge.amount
+    )
+}
+
+/// What a problem's body tells whoever's card was charged by a request that was not served.
+pub(crate) fn charged_card(note: &PaymentResponse) -> Map<String, Value> {
+    let mut told = Map::new();
+    if note.charge_id.is_some() && !note.client_id.is_empty() {
+        told.insert("clientId".into(), json!(note.client_id));
+        told.insert("topUpAmount".into(), json!(note.top_up_amount));
+        told.insert("creditsRemaining".into(), json!(note.credits_remaining));
     }
+    told
 }
 
 fn outcome_of(refused: &Refused, message: &str) -> Option<PaymentResponse> {

@@ -39,6 +39,7 @@ use crate::ledger::{
 };
 use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
+use crate::proxy::reachability::Reachability;
 use crate::top_up::{Landed, Payer, Recorded, TopUpOutcome, TopUpRequest, TopUps};
 
 pub use self::refusal::{Answer, Refusal, WhoActs};
@@ -57,6 +58,7 @@ pub struct Paywall {
     tasks: MoneyWork,
     /// How long an `Idempotency-Key` is kept, in microseconds.
     keep_keys: i64,
+    upstream: Option<Reachability>,
 }
 
 /// What [`Paywall`] is made of.
@@ -74,6 +76,8 @@ pub struct PaywallParts {
     pub tasks: MoneyWork,
     /// How long an `Idempotency-Key` is kept.
     pub keep_keys: std::time::Duration,
+    /// The API behind a gateway; `None` where handlers are sold.
+    pub upstream: Option<Reachability>,
 }
 
 /// A request that costs something.
@@ -269,9 +273,9 @@ impl Paywall {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: PaywallParts) -> Self {
-        let PaywallParts { db, ledger, keys, top_ups, tasks, keep_keys } = parts;
+        let PaywallParts { db, ledger, keys, top_ups, tasks, keep_keys, upstream } = parts;
         let keep_keys = i64::try_from(keep_keys.as_micros()).unwrap_or(i64::MAX / 4);
-        Self { db, ledger, keys, top_ups, tasks, keep_keys }
+        Self { db, ledger, keys, top_ups, tasks, keep_keys, upstream }
     }
 
     /// Sets the price aside, charging a card first if that is needed and asked for; or finds that the request was charged
@@ -591,6 +595,7 @@ impl Paywall {
             reserve: Some(price),
             request_key: None,
             caller: purchase.caller,
+            upstream: self.upstream.clone(),
         };
         match self.top_ups.charge(request).await {
             TopUpOutcome::Recorded(recorded) => self.admit_with(purchase, *recorded, wallet).await,
@@ -603,6 +608,7 @@ impl Paywall {
                 Err(Refused { promised, ..refused(Refusal::TopUpPending(id)) })
             }
             TopUpOutcome::InProgress => Err(refused(Refusal::TopUpInProgress)),
+            TopUpOutcome::UpstreamUnreachable => Err(refused(Refusal::UpstreamUnreachable)),
             TopUpOutcome::Barred(barred) => Err(refused(barred.into())),
             TopUpOutcome::Shared(Landed::Unavailable) | TopUpOutcome::Unavailable => {
                 Err(refused(Refusal::Busy))
@@ -784,6 +790,12 @@ impl Paywall {
             Some(claim) => claim.interrupted().await,
             None => {}
         }
+    }
+
+    /// The API behind the gateway, if there is one.
+    #[must_use]
+    pub fn upstream(&self) -> Option<&Reachability> {
+        self.upstream.as_ref()
     }
 
     /// The ledger, for delivery notes and balances.

@@ -61,6 +61,8 @@ pub enum Refusal {
     IdempotencyOutcomeUnknown,
     /// The `Idempotency-Key` cannot be one.
     InvalidIdempotencyKey(&'static str),
+    /// The API behind the gateway cannot be reached, so no card is charged for it.
+    UpstreamUnreachable,
     /// Something of ours is overloaded or away; nothing was charged by this request.
     Busy,
 }
@@ -320,6 +322,14 @@ impl Refusal {
                 Agent,
                 None,
                 "The Idempotency-Key cannot be used. Nothing was charged.",
+            ),
+            Self::UpstreamUnreachable => row(
+                502,
+                "upstream_unreachable",
+                true,
+                Seller,
+                None,
+                "The API behind the gateway cannot be reached, so the card was not charged. Repeat the request later.",
             ),
             Self::Busy => row(
                 503,

@@ -2,8 +2,10 @@
 
 pub mod client_address;
 pub mod headers;
+pub(crate) mod own_token;
 pub(crate) mod pace;
 pub mod path;
+pub mod reachability;
 pub mod route_table;
 pub mod upload;
 pub mod upstream;

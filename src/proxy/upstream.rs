@@ -10,6 +10,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use super::reachability::Reachability;
 use super::upload::{UploadBody, UploadReport};
 use crate::config::{Secret, UpstreamConfig};
 
@@ -29,6 +30,7 @@ pub struct Upstream {
     response_timeout: Duration,
     /// Between two pieces of a response body.
     pub idle_timeout: Duration,
+    reachability: Reachability,
 }
 
 /// Why the upstream gave no usable answer.
@@ -67,6 +69,7 @@ impl Upstream {
             .https_or_http()
             .enable_http1()
             .wrap_connector(http);
+        let reachability = Reachability::new(connector.clone(), uri.clone(), config.connect_timeout);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
@@ -79,6 +82,7 @@ impl Upstream {
             headers: config.headers.clone(),
             response_timeout: config.response_timeout,
             idle_timeout: config.idle_timeout,
+            reachability,
         })
     }
 
@@ -86,6 +90,12 @@ impl Upstream {
     #[must_use]
     pub fn base(&self) -> &str {
         &self.base
+    }
+
+    /// Whether it can be reached.
+    #[must_use]
+    pub fn reachability(&self) -> &Reachability {
+        &self.reachability
     }
 
     /// Sends one request and waits for the answer's head. `path` is canonical, so the origin cannot change.
@@ -121,6 +131,10 @@ impl Upstream {
             answered = self.client.request(request) => Ok(answered),
             () = too_late => Err(UpstreamError::TimedOut),
         };
+        // A connection that broke may have been an old one, and says nothing of new ones.
+        if matches!(&answered, Ok(Ok(_))) {
+            self.reachability.reached();
+        }
         match answered {
             // 101: nobody asked for another protocol, so what follows is no answer.
             Ok(Ok(response)) if response.status().is_informational() => {
@@ -132,7 +146,7 @@ impl Upstream {
             }
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_connect() => {
-                tracing::warn!(error = %Chain(&error), "the upstream cannot be reached");
+                self.reachability.failed(&Chain(&error));
                 Err(UpstreamError::Unreachable)
             }
             Ok(Err(error)) => {
@@ -145,7 +159,7 @@ impl Upstream {
 }
 
 /// An error with its causes.
-struct Chain<'a>(&'a dyn std::error::Error);
+pub(super) struct Chain<'a>(pub(super) &'a (dyn std::error::Error + 'static));
 
 impl std::fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

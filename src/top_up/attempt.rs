@@ -47,7 +47,9 @@ impl TopUps {
             TopUpOutcome::Pending(id) => Landed::Pending(*id),
             TopUpOutcome::Unavailable => Landed::Unavailable,
             TopUpOutcome::Barred(Barred::DeadToken) => Landed::Failed(FailureReason::Declined),
-            TopUpOutcome::InProgress | TopUpOutcome::Barred(_) => Landed::Nothing,
+            TopUpOutcome::InProgress | TopUpOutcome::Barred(_) | TopUpOutcome::UpstreamUnreachable => {
+                Landed::Nothing
+            }
         });
         outcome
     }
@@ -61,6 +63,15 @@ impl TopUps {
         self.0.shield.notice(request.caller, client, pm_hash);
         if let Err(barred) = self.0.shield.glance(&attempt).await? {
             return Ok(self.barred(barred));
+        }
+        if let Some(upstream) = &request.upstream
+            && !upstream.can_be_reached().await
+        {
+            // An attempt of this payer that is open is settled all the same: its card may have been charged.
+            return match store::open_of_payer(&self.0.db, client, pm_hash).await? {
+                Some(_) => self.wait_for_open_attempt(client, pm_hash).await,
+                None => Ok(TopUpOutcome::UpstreamUnreachable),
+            };
         }
         let Some(_claim) = self.0.flights.claim(id) else {
             return Ok(TopUpOutcome::Unavailable);

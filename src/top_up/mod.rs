@@ -45,6 +45,7 @@ use crate::key_secret::KeySecret;
 use crate::ledger::keys::{KeyRecord, Keys};
 use crate::ledger::{ClientState, Ledger, NotReserved, Posted, Reservation};
 use crate::money_work::MoneyWork;
+use crate::proxy::reachability::Reachability;
 use crate::shield::{Barred, Shield};
 use crate::stripe::Stripe;
 
@@ -110,6 +111,8 @@ pub struct TopUpRequest {
     pub request_key: Option<SecretHash>,
     /// Where the request comes from, if that is known.
     pub caller: Option<IpAddr>,
+    /// The API that the credit is for, if it is behind a gateway: while it cannot be reached, no card is charged.
+    pub upstream: Option<Reachability>,
 }
 
 /// What became of a charge.
@@ -127,6 +130,8 @@ pub enum TopUpOutcome {
     InProgress,
     /// Not tried, to keep stolen cards from being tried here.
     Barred(Barred),
+    /// The API cannot be reached; nothing was charged.
+    UpstreamUnreachable,
     /// Stripe or the database cannot be used; nothing was charged.
     Unavailable,
 }

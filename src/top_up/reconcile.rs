@@ -124,6 +124,7 @@ impl TopUps {
             TopUpOutcome::Pending(_)
             | TopUpOutcome::InProgress
             | TopUpOutcome::Barred(_)
+            | TopUpOutcome::UpstreamUnreachable
             | TopUpOutcome::Unavailable => Landed::Pending(row.id),
         }
     }

@@ -14,6 +14,7 @@ mod boot;
 mod cli;
 mod crash;
 mod embedded;
+mod first_payment;
 mod get;
 mod idempotency;
 mod leaks;

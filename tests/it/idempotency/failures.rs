@@ -112,9 +112,11 @@ async fn a_first_payment_whose_request_fails_is_not_charged_again_and_leaves_its
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_connection_leaves_the_key_free_and_a_timeout_only_that_of_what_reads() {
     let mut world = World::new().await;
-    let working = std::mem::replace(&mut world.upstream.url, closed_port());
     let gateway = world.gateway().await;
     let client = wallet(&gateway).await;
+    gateway.stop().await;
+    let working = std::mem::replace(&mut world.upstream.url, closed_port());
+    let gateway = world.gateway().await;
     let asks = ["POST", "GET"].map(|method| Ask::new(method, "/up/x", &Pay::client(&client), "k"));
     for ask in &asks {
         let answer = ask.at(&gateway).await;
