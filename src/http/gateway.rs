@@ -8,7 +8,7 @@
 //! The part in brackets runs in a task of its own: a caller who hangs up cannot cancel money work.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use actix_web::http::header::{HeaderName, HeaderValue};
@@ -60,6 +60,8 @@ pub struct Gateway {
     pub(crate) offers: Offers,
     /// What each route answers to whoever presents nothing, by the routes' position in the configuration.
     pub(crate) challenges: Vec<Challenge>,
+    /// Whether it was said that a redirect is not charged, by the routes' position in the configuration.
+    pub(crate) told_of_redirect: Vec<AtomicBool>,
     pub(crate) reversals: Reversals,
     pub(crate) tasks: MoneyWork,
     pub(crate) limits: LimitsConfig,
@@ -84,8 +86,8 @@ impl std::fmt::Debug for Gateway {
 /// A priced request on its way into the money task.
 struct PaidRequest {
     purchase: Purchase,
-    route: i64,
-    charged_statuses: crate::config::StatusSet,
+    /// The route's place in the configuration.
+    route: usize,
     call: UpstreamCall,
     report: UploadReport,
 }
@@ -262,8 +264,7 @@ impl Gateway {
                 repeat,
                 caller: super::caller_address(request, &self.trusted_proxies),
             },
-            route: self.route_numbers.get(route.index).copied().unwrap_or_default(),
-            charged_statuses: route.config.charged_statuses.clone(),
+            route: route.index,
             call,
             report,
         };
@@ -317,6 +318,10 @@ impl Gateway {
 
     /// The money task. Nothing in it can be cancelled by the caller.
     async fn open_call_capture(&self, mut paid: PaidRequest) -> PaidOutcome {
+        let Some(route) = self.routes.routes().get(paid.route) else {
+            // The table has named it a moment ago.
+            return PaidOutcome::Refused(Refused::because(Refusal::Busy));
+        };
         let opened = match self.paywall.open(&paid.purchase).await {
             Ok(Opened::Replayed(replayed)) => return PaidOutcome::Replayed(replayed),
             Ok(opened) => opened,
@@ -328,18 +333,17 @@ impl Gateway {
         let answered = self.upstream.send(paid.call).await;
         match opened {
             Opened::Admitted(admitted) => {
-                let charged = Charge {
-                    request: paid.purchase.request,
-                    route: paid.route,
-                    statuses: &paid.charged_statuses,
-                    report: &paid.report,
-                };
+                let charged = Charge { request: paid.purchase.request, route, report: &paid.report };
                 self.settle(*admitted, answered, charged).await
             }
             Opened::Again(payer) => match answered {
                 Ok(response) => {
                     let status = response.status().as_u16();
-                    let note = payment_answer::fetched_again(&payer, status, &paid.charged_statuses);
+                    let note = payment_answer::fetched_again(
+                        &payer,
+                        status,
+                        route.config.charged_statuses.contains(status),
+                    );
                     PaidOutcome::Again(response.into(), note)
                 }
                 Err(error) => {
@@ -361,7 +365,7 @@ impl Gateway {
         charge: Charge<'_>,
     ) -> PaidOutcome {
         let problem = match answered {
-            Ok(response) if charge.statuses.contains(response.status().as_u16()) => {
+            Ok(response) if charge.route.config.charged_statuses.contains(response.status().as_u16()) => {
                 if !admitted.is_kept() {
                     return self.capture(admitted, response.into(), None, charge).await;
                 }
@@ -371,8 +375,9 @@ impl Gateway {
                 }
             }
             Ok(response) => {
-                let message =
-                    format!("The API answered {}, which is not charged.", response.status().as_u16());
+                let status = response.status().as_u16();
+                self.tell_of_redirect(charge.route, status);
+                let message = format!("The API answered {status}, which is not charged.");
                 let uncharged = Box::pin(self.paywall.let_go(admitted, false)).await;
                 let note = payment_answer::not_charged(&uncharged, NOT_CHARGED, &message);
                 return PaidOutcome::NotCharged(response.into(), note);
@@ -384,6 +389,20 @@ impl Gateway {
         let uncharged = Box::pin(self.paywall.let_go(admitted, may_be_done)).await;
         let note = payment_answer::not_charged(&uncharged, problem.answer().code, &message);
         PaidOutcome::Failed(problem, note)
+    }
+
+    /// Says once for each route that a redirect was not charged: what is sold may be behind it, for nothing.
+    fn tell_of_redirect(&self, route: &CompiledRoute, status: u16) {
+        let is_redirect = (300..400).contains(&status);
+        let Some(told) = self.told_of_redirect.get(route.index).filter(|_| is_redirect) else { return };
+        if !told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "The API answered {status} on the priced route {}: 3xx is passed on and not charged there. If what you sell is \
+                 behind that redirect, such as a signed download, write in the route: {}",
+                route.name,
+                route.config.charged_statuses.with_redirects().setting(),
+            );
+        }
     }
 
     /// Reads an answer that is to be stored. `None`: the upstream cut it.
@@ -417,7 +436,7 @@ impl Gateway {
     ) -> PaidOutcome {
         let usage = Usage {
             request: charge.request,
-            route: charge.route,
+            route: self.route_numbers.get(charge.route.index).copied().unwrap_or_default(),
             price_list: self.price_list,
             upstream_status: answer.head.status.as_u16(),
         };
@@ -548,8 +567,7 @@ impl Gateway {
 #[derive(Clone, Copy)]
 struct Charge<'a> {
     request: RequestId,
-    route: i64,
-    statuses: &'a crate::config::StatusSet,
+    route: &'a CompiledRoute,
     report: &'a UploadReport,
 }
 

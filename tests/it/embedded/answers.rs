@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::dice::Dice;
+use crate::support::log;
 use crate::support::raw::{Raw, header_of, status_of};
 
 /// `fields`: more header lines, each with its end.
@@ -16,10 +17,14 @@ async fn an_answer_that_is_no_success_is_not_charged_and_says_so() {
     let shop = Shop::open(&world).await;
     let client = shop.wallet().await;
     for (path, status) in [
+        ("/status/301", 301),
+        ("/status/304", 304),
+        ("/status/308", 308),
         ("/status/400", 400),
         ("/status/404", 404),
         ("/status/500", 500),
         ("/status/503", 503),
+        ("/fails/moved", 307),
         ("/fails/bad-request", 400),
         ("/fails/internal", 500),
         ("/fails/otherwise", 418),
@@ -37,13 +42,13 @@ async fn an_answer_that_is_no_success_is_not_charged_and_says_so() {
             }
         }
     }
-    assert_eq!(shop.handlers.calls(), 7 * 4, "a key whose request was not charged is free");
+    assert_eq!(shop.handlers.calls(), 11 * 4, "a key whose request was not charged is free");
     assert_eq!(shop.send("DELETE", "/get-only", &Pay::client(&client), None).await.status, 405);
-    for status in [201, 204, 302, 304] {
+    for status in [201, 204, 206] {
         let answer = shop.get(&format!("/status/{status}"), &Pay::client(&client)).await;
         assert_eq!((answer.status, answer.receipt().success), (status, true));
     }
-    assert_eq!(shop.balance(&client).await, PACK - 4 * PRICE);
+    assert_eq!(shop.balance(&client).await, PACK - 3 * PRICE);
     // The card that this request charged is named, too.
     let card = world.tokenise(GOOD).await;
     let answer = shop.get("/fails/internal", &Pay::card(&card)).await;
@@ -51,6 +56,39 @@ async fn an_answer_that_is_no_success_is_not_charged_and_says_so() {
     assert!(note.charge_id.is_some() && !note.success);
     assert_eq!((note.credits_remaining, note.top_up_amount), (PACK, Some(PACK)));
     shop.all_is_free(&note.client_id).await;
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_are_charged_where_their_price_says_so_and_otherwise_told_of_once() {
+    log::listen();
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let client = shop.wallet().await;
+    for status in [301, 304, 308] {
+        let path = format!("/charges-redirects/{status}");
+        for key in [None, Some("k"), Some("k")] {
+            let answer = shop.send("GET", &path, &Pay::client(&client), key).await;
+            assert_eq!((answer.status, answer.receipt().success), (status, true));
+        }
+    }
+    let left = PACK - 6 * PRICE;
+    assert_eq!((shop.balance(&client).await, shop.handlers.calls()), (left, 6));
+    assert_eq!(log::lines_with("/charges-redirects/"), [""; 0]);
+    for path in ["/moves/302", "/moves/304", "/moves-by-error/moved", "/moves-by-error/moved", "/moves/301"] {
+        for key in [None, Some("m")] {
+            let answer = shop.send("PUT", path, &Pay::client(&client), key).await;
+            assert!((300..400).contains(&answer.status), "{path}: {}", answer.status);
+            says_not_charged(&answer, &client, left);
+        }
+    }
+    for (route, status) in [("PUT /moves/{status}", "302"), ("PUT /moves-by-error/{how}", "307")] {
+        let told = log::lines_with(route);
+        let [line] = told.as_slice() else { panic!("once: {told:?}") };
+        for part in ["WARN", status, "charge_redirects()"] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+    }
     shop.close().await;
 }
 
@@ -200,7 +238,7 @@ async fn answers_are_charged_before_their_first_byte_and_streamed() {
         assert_eq!((answer.status, answer.body.len()), (200, size));
     }
     // One connection serves many.
-    for path in ["/status/204", "/body/whole/0", "/status/304"] {
+    for path in ["/status/204", "/body/whole/0", "/charges-redirects/304"] {
         caller.send(request("GET", path, &client, "")).await;
         assert!(status_of(&caller.head().await) < 400);
     }
