@@ -27,6 +27,7 @@ use crate::http::gateway_body::Delivery;
 use crate::http::metrics::Outcome;
 use crate::http::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
 use crate::http::problem::{self, Problem};
+use crate::http::repeat_headers;
 use crate::http::repeat_key::{self, Unfit};
 use crate::http::{caller_address, finish, preflight};
 use crate::ledger::mailbox;
@@ -300,7 +301,7 @@ impl Price {
             repeat_key::read(&key, request.request(), path, payload, max_bytes, limits.body_timeout, places)
                 .await?;
         request.set_payload(Payload::from(body));
-        Ok(Some(key))
+        Ok(Some(key.with_headers(repeat_headers::digest_of_all(request.headers()))))
     }
 
     /// Charges what the handler answered, or lets the funds go.

@@ -25,10 +25,11 @@ use super::kept_answer::{self, Read};
 use super::metrics::{Metrics, Outcome};
 use super::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
+use super::repeat_headers;
 use super::repeat_key::{self, Unfit};
 use super::reversals::Reversals;
 use crate::config::{IdempotencyConfig, IpNetwork, LimitsConfig, RouteCharge};
-use crate::domain::{Micros, RequestId};
+use crate::domain::{Micros, RequestId, SecretHash};
 use crate::money_work::MoneyWork;
 use crate::paywall::offer::{Challenge, Offers, Sale};
 use crate::paywall::{
@@ -254,6 +255,7 @@ impl Gateway {
             Ok(prepared) => prepared,
             Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
         };
+        let repeat = repeat.map(|key| key.with_headers(self.headers_digest(&call)));
         let is_head = *request.method() == Method::HEAD;
         let paid = PaidRequest {
             purchase: Purchase {
@@ -489,6 +491,19 @@ impl Gateway {
             timeout: route.config.response_timeout,
         };
         Ok((call, report))
+    }
+
+    /// Of the caller's headers that the upstream is sent.
+    fn headers_digest(&self, call: &UpstreamCall) -> SecretHash {
+        let is_the_sellers = |name: &str| {
+            self.upstream.headers.iter().any(|(injected, _)| injected.eq_ignore_ascii_case(name))
+        };
+        let headers = call.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let host = call.host.as_ref().filter(|_| self.upstream.preserves_host());
+        repeat_headers::digest(
+            headers.filter(|(name, _)| !is_the_sellers(name)),
+            host.map(|host| host.as_bytes()),
+        )
     }
 
     fn caller_body(

@@ -58,6 +58,11 @@ const HOP_BY_HOP: [&str; 12] = [
     "upgrade",
 ];
 
+/// Whether a header, by its name in lower case, is about one connection and no further one.
+pub(crate) fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.binary_search(&name).is_ok()
+}
+
 /// The upstream does not speak for our origin, nor to the proxy in front of us: nginx (`X-Accel-Redirect`), Apache and Lighttpd
 /// (`X-Sendfile`), LiteSpeed, H2O, App Engine, Fly and Envoy would send another body than the one that was charged, or ask somebody else.
 const NOT_FOR_CALLER: [&str; 22] = [
@@ -120,7 +125,7 @@ pub fn request_headers_for_upstream<'a>(
     let mut headers = HeaderMap::with_capacity(incoming.len() + injected.len() + 7);
     for (name, value) in incoming {
         let passes = names::is_the_callers(name.as_str())
-            && HOP_BY_HOP.binary_search(&name.as_str()).is_err()
+            && !is_hop_by_hop(name.as_str())
             && !withheld.iter().any(|withheld| withheld == name.as_str());
         if let (true, Ok(value)) = (passes, HeaderValue::from_bytes(value)) {
             headers.append(name, value);

@@ -376,6 +376,62 @@ async fn large_and_broken_answers_with_a_key_are_as_with_the_gateway() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_handler_is_asked_again_with_the_headers_that_were_paid_for_and_no_others() {
+    let world = World::new().await;
+    let shop = Shop::with(&world, "[idempotency]\nmax_answer_bytes = 10").await;
+    let card = world.tokenise(GOOD).await;
+    let asked = async |pay: &Pay, more: &[(&str, &str)]| {
+        let payment = pay.header();
+        let mut headers = vec![("payment", payment.as_str()), ("idempotency-key", "k")];
+        headers.extend(more);
+        loop {
+            let answer = world.client.send("GET", &format!("{}/five", shop.url), &headers, None).await;
+            if answer.code() != "idempotency_in_flight" {
+                return answer;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let first =
+        [("accept", "text/html"), ("cookie", "user=1"), ("authorization", "Bearer one"), ("x_custom", "1")];
+    let client = asked(&Pay::card(&card), &first).await.receipt().client_id;
+    let pay = Pay::client(&client);
+    for n in 0..first.len() {
+        let mut other = first;
+        other[n].1 = "other";
+        for headers in [&other[..], &[&first[..n], &first[n + 1..]].concat()] {
+            let answer = asked(&pay, headers).await;
+            assert_eq!((answer.status, answer.code().as_str()), (422, "idempotency_mismatch"), "{headers:?}");
+        }
+    }
+    for more in [("accept-language", "en"), ("x-original-url", "/other"), ("x-http-method-override", "PUT")] {
+        let answer = asked(&pay, &[&first[..], &[more]].concat()).await;
+        assert_eq!((answer.status, answer.code().as_str()), (422, "idempotency_mismatch"), "{more:?}");
+    }
+    assert_eq!((shop.handlers.calls(), shop.balance(&client).await), (1, PACK - PRICE));
+    let more = [
+        ("user-agent", "second"),
+        ("traceparent", "1"),
+        ("x-request-id", "1"),
+        ("x-forwarded-for", "203.0.113.7"),
+        ("x-forwarded-proto", "https"),
+        ("x-real-ip", "203.0.113.7"),
+        ("via", "1.1 a"),
+    ];
+    for (pay, headers) in [
+        (&pay, first.to_vec()),
+        (&Pay::card(&card), first.iter().rev().copied().collect()),
+        (&pay, [&more[..], &first[..]].concat()),
+    ] {
+        let again = asked(pay, &headers).await;
+        assert_eq!((again.status, again.receipt().idempotent_replay), (200, Some(true)), "{headers:?}");
+    }
+    assert_eq!(asked(&pay, &first).await.code(), "idempotency_answer_lost");
+    assert_eq!((shop.handlers.calls(), shop.balance(&client).await), (4, PACK - PRICE));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_handler_learns_that_it_is_asked_again_for_nothing() {
     let world = World::new().await;
     let shop = Shop::with(&world, "[idempotency]\nmax_answer_bytes = 10").await;
