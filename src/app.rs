@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
@@ -93,6 +94,7 @@ async fn open_doors(
         parts.offers.challenge(Sale { path: "", description, mime_type, price })
     });
     let challenges = challenges.collect();
+    let told_of_redirect = config.routes.iter().map(|_| AtomicBool::new(false)).collect();
     let gateway = web::Data::new(Gateway {
         routes,
         route_numbers,
@@ -102,6 +104,7 @@ async fn open_doors(
         paywall: parts.paywall.clone(),
         offers: parts.offers.clone(),
         challenges,
+        told_of_redirect,
         reversals: parts.reversals.clone(),
         tasks: parts.tasks.clone(),
         limits: config.limits.clone(),

@@ -4,6 +4,9 @@ use hyper::StatusCode;
 
 use crate::protocol::stripe402::PaymentResponse;
 
+/// The code of an answer of the API that costs nothing.
+const NOT_CHARGED: &str = "not_charged";
+
 /// What is known about a card payment after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -34,7 +37,9 @@ pub fn judge(
     if let Some(receipt) = receipt {
         let unfinished = matches!(code, "topup_pending" | "topup_in_progress");
         let charged = receipt.charge_id.is_some() || receipt.top_up_amount.is_some_and(|amount| amount > 0);
-        if receipt.success || (charged && !unfinished && !receipt.client_id.is_empty()) {
+        // The API was asked, which happens only once the credit is there; its answer is free.
+        let unsold = receipt.error_code.as_deref() == Some(NOT_CHARGED);
+        if receipt.success || ((charged || unsold) && !unfinished && !receipt.client_id.is_empty()) {
             return Verdict::Settled;
         }
     }
@@ -99,6 +104,9 @@ mod tests {
         let served = receipt(true, true, "pck_a");
         let charged = receipt(false, true, "pck_a");
         let refused = receipt(false, false, "");
+        // The API answered what is not sold: the balance had paid, or the card has, and nothing was taken for the request.
+        let not_sold =
+            PaymentResponse { error_code: Some("not_charged".to_owned()), ..receipt(false, false, "pck_a") };
         let again = Verdict::Unknown { again: true, maybe_served: false };
         let gone = Verdict::Unknown { again: true, maybe_served: true };
         let keep = Verdict::Unknown { again: false, maybe_served: false };
@@ -106,6 +114,11 @@ mod tests {
             (200, Some(&served), "", false, Verdict::Settled),
             (200, Some(&served), "", true, Verdict::Settled),
             (404, Some(&charged), "", false, Verdict::Settled),
+            (302, Some(&not_sold), "", false, Verdict::Settled),
+            (304, Some(&not_sold), "", true, Verdict::Settled),
+            (404, Some(&not_sold), "not_charged", false, Verdict::Settled),
+            (302, Some(&refused), "", false, Verdict::ServedWithoutReceipt),
+            (302, None, "", false, Verdict::ServedWithoutReceipt),
             (502, Some(&charged), "upstream_failed", false, Verdict::Settled),
             (503, Some(&charged), "busy", false, Verdict::Settled),
             (503, Some(&charged), "topup_pending", false, again),

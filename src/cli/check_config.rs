@@ -179,6 +179,17 @@ fn write_sale(text: &mut String, config: &Config) -> std::fmt::Result {
     for route in &config.routes {
         writeln!(text, "  {}", route_line(route, currency.code()))?;
     }
+    let is_sold = |route: &&RouteConfig| route.charge != RouteCharge::Free;
+    if let Some(route) =
+        config.routes.iter().filter(is_sold).find(|route| !route.charged_statuses.has_redirects())
+    {
+        writeln!(
+            text,
+            "Redirects and \"not modified\" (3xx) cost nothing on routes that are not charged on 3xx. To charge them there, \
+             write in the route: {}",
+            route.charged_statuses.with_redirects().setting()
+        )?;
+    }
     Ok(())
 }
 
@@ -246,6 +257,27 @@ mod tests {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(!text.contains("hidden"), "{text}");
+    }
+
+    #[test]
+    fn it_says_what_becomes_of_redirects_where_they_are_not_charged() {
+        let text =
+            |file: &str| describe(&config::load_from(Some(file), Path::new("."), &env()).unwrap().config);
+        let words = "(3xx) cost nothing on routes that are not charged on 3xx";
+        let by_default = text(&FILE.replace("charged_statuses = [\"2xx\", \"304\"]", ""));
+        assert!(by_default.contains("(500 units), charged on 2xx\n"), "{by_default}");
+        for (text, setting) in [
+            (by_default, "charged_statuses = [\"2xx\", \"3xx\"]\n"),
+            (text(FILE), "charged_statuses = [\"2xx\", \"3xx\"]\n"),
+            (text(&FILE.replace("304", "404")), "charged_statuses = [\"2xx\", \"3xx\", \"404\"]\n"),
+        ] {
+            assert_eq!(text.matches(words).count(), 1, "{text}");
+            assert!(text.ends_with(setting), "{setting} in\n{text}");
+        }
+        // Where all are charged, and where nothing is sold, there is nothing to say.
+        assert!(!text(&FILE.replace("304", "3xx")).contains(words));
+        let free = FILE.replace("price = \"0.05\"", "free = true");
+        assert!(!text(&free).contains(words));
     }
 
     #[test]

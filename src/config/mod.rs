@@ -159,10 +159,22 @@ impl StatusSet {
         Self(codes.into_iter().collect())
     }
 
-    /// 200 to 399.
+    /// 200 to 299. Not 3xx: whoever follows a redirect would pay twice.
     #[must_use]
     pub fn default_charged() -> Self {
-        Self::new(200..400)
+        Self::new(200..300)
+    }
+
+    /// The same, and all of 3xx.
+    #[must_use]
+    pub fn with_redirects(&self) -> Self {
+        Self::new(self.iter().chain(300..400))
+    }
+
+    /// Whether all of 3xx is in the set.
+    #[must_use]
+    pub fn has_redirects(&self) -> bool {
+        (300..400).all(|status| self.contains(status))
     }
 
     /// Whether the code is in the set.

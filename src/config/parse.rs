@@ -54,9 +54,9 @@ pub(super) fn statuses(text: &str) -> Option<std::ops::Range<u16>> {
     Some(class..class + 100)
 }
 
-impl std::fmt::Display for StatusSet {
+impl StatusSet {
     /// Whole classes as `2xx`, the rest code by code.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    fn words(&self) -> Vec<String> {
         let mut words = Vec::new();
         let mut rest: BTreeSet<u16> = self.iter().collect();
         for class in 1..=9u16 {
@@ -67,7 +67,20 @@ impl std::fmt::Display for StatusSet {
             }
         }
         words.extend(rest.iter().map(u16::to_string));
-        f.write_str(&words.join(", "))
+        words
+    }
+
+    /// The line of the file that says so: `charged_statuses = ["2xx", "304"]`.
+    #[must_use]
+    pub fn setting(&self) -> String {
+        format!("charged_statuses = [\"{}\"]", self.words().join("\", \""))
+    }
+}
+
+impl std::fmt::Display for StatusSet {
+    /// `2xx, 304`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.words().join(", "))
     }
 }
 

@@ -30,6 +30,7 @@ use crate::http::kept_answer;
 use crate::http::metrics::Outcome;
 use crate::http::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
 use crate::http::problem::{self, Problem};
+use crate::http::repeat_headers;
 use crate::http::repeat_key::{self, Unfit};
 use crate::http::{caller_address, finish, preflight};
 use crate::ledger::mailbox;
@@ -59,13 +60,15 @@ pub struct Price {
     price: Micros,
     description: Option<Arc<str>>,
     mime_type: Option<Arc<str>>,
+    charges_redirects: bool,
     /// The answer to whoever presents nothing; made at the first such request.
     challenge: Arc<OnceLock<Challenge>>,
 }
 
 impl Price {
     pub(super) fn new(inner: Arc<Inner>, price: Micros) -> Self {
-        Self { inner, price, description: None, mime_type: None, challenge: Arc::default() }
+        let challenge = Arc::default();
+        Self { inner, price, description: None, mime_type: None, charges_redirects: false, challenge }
     }
 
     /// What is sold, for people and agents, in the offer.
@@ -82,6 +85,18 @@ impl Price {
         self.mime_type = Some(mime_type.into());
         self.challenge = Arc::default();
         self
+    }
+
+    /// Charges answers with status 3xx, too: where a redirect, or "not modified", is what is sold.
+    #[must_use]
+    pub fn charge_redirects(mut self) -> Self {
+        self.charges_redirects = true;
+        self
+    }
+
+    fn charges(&self, status: StatusCode) -> bool {
+        self.inner.charged_statuses.contains(status.as_u16())
+            || (self.charges_redirects && status.is_redirection())
     }
 
     fn sale<'a>(&'a self, path: &'a str) -> Sale<'a> {
@@ -292,7 +307,7 @@ impl Price {
             repeat_key::read(&key, request.request(), path, payload, max_bytes, limits.body_timeout, places)
                 .await?;
         request.set_payload(Payload::from(body));
-        Ok(Some(key))
+        Ok(Some(key.with_headers(repeat_headers::digest_of_all(request.headers()))))
     }
 
     /// Charges what the handler answered, or lets the funds go.
@@ -307,13 +322,14 @@ impl Price {
         let answered = match answered {
             Ok(answered) => answered,
             Err(error) => {
-                let note = Box::pin(self.let_go(admitted, error.as_response_error().status_code())).await;
+                let status = error.as_response_error().status_code();
+                let note = Box::pin(self.let_go(admitted, status, route)).await;
                 return (Err(WithNote { error, note }.into()), Outcome::NotCharged);
             }
         };
         let status = answered.status();
-        if !self.inner.charged_statuses.contains(status.as_u16()) {
-            let note = Box::pin(self.let_go(admitted, status)).await;
+        if !self.charges(status) {
+            let note = Box::pin(self.let_go(admitted, status, route)).await;
             return (Ok(with_note(answered, &note)), Outcome::NotCharged);
         }
         let (request, response) = answered.into_parts();
@@ -387,9 +403,8 @@ impl Price {
         answered: Result<ServiceResponse<BoxBody>, Error>,
         payer: &Repayer,
     ) -> Result<ServiceResponse<BoxBody>, Error> {
-        let note = |status: StatusCode| {
-            payment_answer::fetched_again(payer, status.as_u16(), &self.inner.charged_statuses)
-        };
+        let note =
+            |status: StatusCode| payment_answer::fetched_again(payer, status.as_u16(), self.charges(status));
         match answered {
             Ok(answered) => {
                 let note = note(answered.status());
@@ -402,7 +417,10 @@ impl Price {
         }
     }
 
-    async fn let_go(&self, admitted: Admitted, status: StatusCode) -> PaymentResponse {
+    async fn let_go(&self, admitted: Admitted, status: StatusCode, route: i64) -> PaymentResponse {
+        if !self.charges_redirects {
+            self.inner.tell_of_redirect(route, status.as_u16());
+        }
         let uncharged = self.inner.parts.paywall.let_go(admitted, false).await;
         let message = format!("The answer {} is not charged.", status.as_u16());
         payment_answer::not_charged(&uncharged, NOT_CHARGED, &message)

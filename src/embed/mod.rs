@@ -1,8 +1,8 @@
 //! The paywall inside an actix application: no proxy, the same protocol, the same ledger.
 //!
 //! Wrap a resource with its price, and its handlers are called only for requests whose price is set aside. What they answer is
-//! charged before its first byte goes out; an answer of 4xx or 5xx is not charged. A handler may take [`Paid`] to learn who
-//! pays. A handler that has begun is never broken off: when its caller hangs up meanwhile, its answer is charged all the same.
+//! charged before its first byte goes out; an answer of 3xx, 4xx or 5xx is not charged ([`Price::charge_redirects`] charges 3xx).
+//! A handler may take [`Paid`] to learn who pays. A handler that has begun is never broken off: when its caller hangs up meanwhile, its answer is charged all the same.
 //!
 //! Settings are those of `prepaid402.toml` and the environment, without `[upstream]` and `[[routes]]`. The admin pages, health
 //! checks and metrics listen on `admin_listen`.
@@ -51,7 +51,7 @@ mod middleware;
 mod paid;
 mod upload;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -101,6 +101,8 @@ pub(crate) struct Inner {
     limits: LimitsConfig,
     idempotency: IdempotencyConfig,
     charged_statuses: StatusSet,
+    /// Routes, by number, of which it was said that a redirect is not charged.
+    told_of_redirect: Mutex<HashSet<i64>>,
     admin_address: SocketAddr,
     /// Numbers of routes and prices that were sold already, by name and price.
     numbers: Mutex<HashMap<Sold, Numbers>>,
@@ -149,6 +151,7 @@ impl Embedded {
             limits: config.limits,
             idempotency: config.idempotency,
             charged_statuses: StatusSet::default_charged(),
+            told_of_redirect: Mutex::default(),
             admin_address,
             numbers: Mutex::default(),
             running: Mutex::new(Some(running)),
@@ -214,6 +217,22 @@ impl Inner {
     /// The numbers that entries name a route and its price by, if they were here before.
     fn known_numbers(&self, sold: &Sold) -> Option<Numbers> {
         self.numbers.lock().unwrap_or_else(PoisonError::into_inner).get(sold).copied()
+    }
+
+    /// Says once for each route that a redirect was not charged: what is sold may be behind it, for nothing. Nobody who pays
+    /// waits for these locks.
+    fn tell_of_redirect(&self, route: i64, status: u16) {
+        let told = || self.told_of_redirect.lock().unwrap_or_else(PoisonError::into_inner);
+        if !(300..400).contains(&status) || !told().insert(route) {
+            return;
+        }
+        let known = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = known.iter().find(|(_, (number, _))| *number == route).map(|((name, _), _)| name.as_str());
+        tracing::warn!(
+            "A handler answered {status} on the priced route {}: 3xx is passed on and not charged there. If what you sell is \
+             behind that redirect, such as a signed download, make its price with .charge_redirects()",
+            name.unwrap_or_default(),
+        );
     }
 
     /// The same; what is new is written down for good.

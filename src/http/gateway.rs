@@ -8,7 +8,7 @@
 //! The part in brackets runs in a task of its own: a caller who hangs up cannot cancel money work.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use actix_web::body::BodySize;
@@ -28,10 +28,11 @@ use super::kept_answer::{self, Read};
 use super::metrics::{Metrics, Outcome};
 use super::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
+use super::repeat_headers;
 use super::repeat_key::{self, Unfit};
 use super::reversals::Reversals;
 use crate::config::{IdempotencyConfig, IpNetwork, LimitsConfig, RouteCharge};
-use crate::domain::{Micros, RequestId};
+use crate::domain::{Micros, RequestId, SecretHash};
 use crate::money_work::MoneyWork;
 use crate::paywall::offer::{Challenge, Offers, Sale};
 use crate::paywall::{
@@ -65,6 +66,8 @@ pub struct Gateway {
     pub(crate) offers: Offers,
     /// What each route answers to whoever presents nothing, by the routes' position in the configuration.
     pub(crate) challenges: Vec<Challenge>,
+    /// Whether it was said that a redirect is not charged, by the routes' position in the configuration.
+    pub(crate) told_of_redirect: Vec<AtomicBool>,
     pub(crate) reversals: Reversals,
     pub(crate) tasks: MoneyWork,
     pub(crate) limits: LimitsConfig,
@@ -89,8 +92,8 @@ impl std::fmt::Debug for Gateway {
 /// A priced request on its way into the money task.
 struct PaidRequest {
     purchase: Purchase,
-    route: i64,
-    charged_statuses: crate::config::StatusSet,
+    /// The route's place in the configuration.
+    route: usize,
     call: UpstreamCall,
     report: UploadReport,
 }
@@ -257,6 +260,7 @@ impl Gateway {
             Ok(prepared) => prepared,
             Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
         };
+        let repeat = repeat.map(|key| key.with_headers(self.headers_digest(&call)));
         let is_head = *request.method() == Method::HEAD;
         let paid = PaidRequest {
             purchase: Purchase {
@@ -267,8 +271,7 @@ impl Gateway {
                 repeat,
                 caller: super::caller_address(request, &self.trusted_proxies),
             },
-            route: self.route_numbers.get(route.index).copied().unwrap_or_default(),
-            charged_statuses: route.config.charged_statuses.clone(),
+            route: route.index,
             call,
             report,
         };
@@ -324,6 +327,10 @@ impl Gateway {
 
     /// The money task. Nothing in it can be cancelled by the caller.
     async fn open_call_capture(&self, mut paid: PaidRequest) -> PaidOutcome {
+        let Some(route) = self.routes.routes().get(paid.route) else {
+            // The table has named it a moment ago.
+            return PaidOutcome::Refused(Refused::because(Refusal::Busy));
+        };
         let opened = match self.paywall.open(&paid.purchase).await {
             Ok(Opened::Replayed(replayed)) => return PaidOutcome::Replayed(replayed),
             Ok(opened) => opened,
@@ -336,19 +343,17 @@ impl Gateway {
         let answered = self.upstream.send(paid.call).await;
         match opened {
             Opened::Admitted(admitted) => {
-                let charged = Charge {
-                    request: paid.purchase.request,
-                    route: paid.route,
-                    statuses: &paid.charged_statuses,
-                    report: &paid.report,
-                    is_head,
-                };
+                let charged = Charge { request: paid.purchase.request, route, report: &paid.report, is_head };
                 self.settle(*admitted, answered, charged).await
             }
             Opened::Again(payer) => match answered {
                 Ok(response) => {
                     let status = response.status().as_u16();
-                    let note = payment_answer::fetched_again(&payer, status, &paid.charged_statuses);
+                    let note = payment_answer::fetched_again(
+                        &payer,
+                        status,
+                        route.config.charged_statuses.contains(status),
+                    );
                     PaidOutcome::Again(response.into(), note)
                 }
                 Err(error) => {
@@ -373,7 +378,7 @@ impl Gateway {
             self.own_token.notice(response.status().as_u16(), !self.upstream.headers.is_empty());
         }
         let problem = match answered {
-            Ok(response) if charge.statuses.contains(response.status().as_u16()) => {
+            Ok(response) if charge.route.config.charged_statuses.contains(response.status().as_u16()) => {
                 if !admitted.is_kept() {
                     return self.capture(admitted, response.into(), None, charge).await;
                 }
@@ -383,8 +388,9 @@ impl Gateway {
                 }
             }
             Ok(response) => {
-                let message =
-                    format!("The API answered {}, which is not charged.", response.status().as_u16());
+                let status = response.status().as_u16();
+                self.tell_of_redirect(charge.route, status);
+                let message = format!("The API answered {status}, which is not charged.");
                 let uncharged = Box::pin(self.paywall.let_go(admitted, false)).await;
                 let note = payment_answer::not_charged(&uncharged, NOT_CHARGED, &message);
                 return PaidOutcome::NotCharged(response.into(), note);
@@ -395,6 +401,20 @@ impl Gateway {
         let uncharged = Box::pin(self.paywall.let_go(admitted, may_be_done)).await;
         let note = payment_answer::not_charged(&uncharged, problem.answer().code, problem.answer().message);
         PaidOutcome::Failed(problem, note)
+    }
+
+    /// Says once for each route that a redirect was not charged: what is sold may be behind it, for nothing.
+    fn tell_of_redirect(&self, route: &CompiledRoute, status: u16) {
+        let is_redirect = (300..400).contains(&status);
+        let Some(told) = self.told_of_redirect.get(route.index).filter(|_| is_redirect) else { return };
+        if !told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "The API answered {status} on the priced route {}: 3xx is passed on and not charged there. If what you sell is \
+                 behind that redirect, such as a signed download, write in the route: {}",
+                route.name,
+                route.config.charged_statuses.with_redirects().setting(),
+            );
+        }
     }
 
     /// Reads an answer that is to be stored. `None`: the upstream cut it.
@@ -430,7 +450,7 @@ impl Gateway {
     ) -> PaidOutcome {
         let usage = Usage {
             request: charge.request,
-            route: charge.route,
+            route: self.route_numbers.get(charge.route.index).copied().unwrap_or_default(),
             price_list: self.price_list,
             upstream_status: answer.head.status.as_u16(),
         };
@@ -484,6 +504,19 @@ impl Gateway {
             timeout: route.config.response_timeout,
         };
         Ok((call, report))
+    }
+
+    /// Of the caller's headers that the upstream is sent.
+    fn headers_digest(&self, call: &UpstreamCall) -> SecretHash {
+        let is_the_sellers = |name: &str| {
+            self.upstream.headers.iter().any(|(injected, _)| injected.eq_ignore_ascii_case(name))
+        };
+        let headers = call.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let host = call.host.as_ref().filter(|_| self.upstream.preserves_host());
+        repeat_headers::digest(
+            headers.filter(|(name, _)| !is_the_sellers(name)),
+            host.map(|host| host.as_bytes()),
+        )
     }
 
     fn caller_body(
@@ -568,8 +601,7 @@ impl Gateway {
 #[derive(Clone, Copy)]
 struct Charge<'a> {
     request: RequestId,
-    route: i64,
-    statuses: &'a crate::config::StatusSet,
+    route: &'a CompiledRoute,
     report: &'a UploadReport,
     is_head: bool,
 }

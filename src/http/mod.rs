@@ -14,6 +14,7 @@ pub(crate) mod kept_answer;
 pub mod metrics;
 pub(crate) mod payment_answer;
 pub mod problem;
+pub(crate) mod repeat_headers;
 pub(crate) mod repeat_key;
 mod reversals;
 pub mod webhooks;

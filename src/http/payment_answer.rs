@@ -10,7 +10,6 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::problem;
-use crate::config::StatusSet;
 use crate::domain::{Micros, RequestId};
 use crate::ledger::ClientState;
 use crate::paywall::offer::{Challenge, Offers, Sale};
@@ -69,8 +68,8 @@ pub(crate) fn replay(payer: &Repayer) -> PaymentResponse {
 }
 
 /// The note with an answer that was fetched once more.
-pub(crate) fn fetched_again(payer: &Repayer, status: u16, charged_statuses: &StatusSet) -> PaymentResponse {
-    if charged_statuses.contains(status) {
+pub(crate) fn fetched_again(payer: &Repayer, status: u16, is_charged: bool) -> PaymentResponse {
+    if is_charged {
         return replay(payer);
     }
     let message = format!("The API answered {status}, which is not charged; the first answer was.");

@@ -9,6 +9,7 @@
 //! but not while its request runs on a node that lives.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::db::{Connection, Db, DbError, Row, Sql, postgres_now, query, sql_with_now, sqlite_now};
 use crate::domain::{RequestId, SecretHash};
@@ -26,6 +27,18 @@ pub struct StoredAnswer {
     pub headers: Vec<(String, String)>,
     /// `None`: too large to be kept.
     pub body: Option<Bytes>,
+    /// A digest of the headers that the request was sent with. Kept in place of the answer's headers when the answer itself is
+    /// too large: whoever fetches it again must send the same.
+    pub request_headers: Option<SecretHash>,
+}
+
+/// What is in the column `headers` of an answer that is too large to be kept. The version before wrote the answer's headers there,
+/// and reads none of it.
+#[derive(Debug, Serialize, Deserialize)]
+struct NotKept {
+    /// Hexadecimal.
+    #[serde(rename = "requestHeaders")]
+    request_headers: String,
 }
 
 /// What is known of a key.
@@ -65,6 +78,8 @@ pub enum KeyState {
     TooLarge {
         /// How often it was fetched again.
         repeats: i64,
+        /// See [`StoredAnswer::request_headers`].
+        request_headers: Option<SecretHash>,
     },
     /// It was charged, and the charge was given back, because the answer was cut or may not have been delivered.
     GivenBack,
@@ -167,8 +182,11 @@ const DELETE_EXPIRED: Sql = sql_with_now!(
 
 /// Stores an answer, in the transaction of its capture. `false`: the key belongs to another request by now.
 pub(super) async fn store(connection: &mut Connection, answer: &StoredAnswer) -> Result<bool, sqlx::Error> {
-    let headers =
-        serde_json::to_string(&answer.headers).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let headers = match (&answer.body, answer.request_headers) {
+        (None, Some(digest)) => serde_json::to_string(&NotKept { request_headers: digest.hex() }),
+        _ => serde_json::to_string(&answer.headers),
+    };
+    let headers = headers.map_err(|error| sqlx::Error::Encode(error.into()))?;
     let changed = query(STORE)
         .bind(answer.scope.as_bytes().to_vec())
         .bind(answer.request.to_string())
@@ -199,7 +217,14 @@ fn key_row(row: &Row) -> Result<KeyRow, sqlx::Error> {
             headers: serde_json::from_str(row.try_get(5)?).map_err(|_| malformed())?,
             body: body.into(),
         },
-        (_, None) => KeyState::TooLarge { repeats: row.try_get(7)? },
+        (_, None) => KeyState::TooLarge {
+            repeats: row.try_get(7)?,
+            request_headers: row
+                .try_get::<Option<&str>, _>(5)?
+                .and_then(|text| serde_json::from_str::<NotKept>(text).ok())
+                .map(|kept| SecretHash::from_hex(&kept.request_headers).ok_or_else(malformed))
+                .transpose()?,
+        },
     };
     Ok(KeyRow {
         scope: hash(0)?,

@@ -424,7 +424,7 @@ impl Paywall {
         let new =
             NewKey { scope, fingerprint: key.fingerprint(), request: purchase.request, keep: self.keep_keys };
         let (request, is_safe) = (purchase.request, purchase.is_safe);
-        let ours = || Claim::new(self.db.clone(), self.tasks.clone(), scope, request, is_safe);
+        let ours = || Claim::new(self.db.clone(), self.tasks.clone(), scope, key.headers(), request, is_safe);
         match answers::claim(&self.db, self.ledger.node().to_owned(), new).await {
             Ok(true) => Ok(Some(ours())),
             Ok(false) => Ok(None),
@@ -470,6 +470,12 @@ impl Paywall {
             KeyState::Kept { status, headers, body } => {
                 let Some(payer) = repayer else { return Err(refused(Refusal::Busy)) };
                 Ok(Some(Opened::Replayed(Box::new(Replayed { status, headers, body, payer }))))
+            }
+            // Nobody pays for what the API answers to other headers. Rows of the version before know none.
+            KeyState::TooLarge { request_headers: Some(first), .. }
+                if purchase.is_safe && key.headers() != Some(first) =>
+            {
+                Err(refused(Refusal::IdempotencyMismatch))
             }
             KeyState::TooLarge { .. } if purchase.is_safe => {
                 let Some(payer) = repayer else { return Err(refused(Refusal::Busy)) };
@@ -693,6 +699,7 @@ impl Paywall {
                 status: answered.status,
                 headers: answered.headers,
                 body: answered.body,
+                request_headers: claim.headers,
             }),
             _ => None,
         };

@@ -53,7 +53,7 @@ pub enum Refusal {
     TopUpPending(TopUpId),
     /// The request of this `Idempotency-Key` is running.
     IdempotencyInFlight,
-    /// The `Idempotency-Key` was used for a request with another query or body.
+    /// The `Idempotency-Key` was used for a request with another query or body, or with other headers that matter.
     IdempotencyMismatch,
     /// The request of this `Idempotency-Key` was charged, and its answer is not kept.
     IdempotencyAnswerLost,
@@ -297,7 +297,7 @@ impl Refusal {
                 false,
                 Agent,
                 None,
-                "This Idempotency-Key was used for a request with another query or body. Nothing was charged now. Use a new key for a new request.",
+                "This Idempotency-Key was used for a request with another query, another body or other headers. Nothing was charged now. Use a new key for a new request.",
             ),
             Self::IdempotencyAnswerLost => row(
                 409,

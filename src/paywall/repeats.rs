@@ -2,7 +2,8 @@
 //!
 //! The fingerprint covers query, body and the headers that choose between representations, so a key cannot be used for
 //! something else by mistake. What is repeated is the answer that was charged, if it was small enough to be kept; otherwise a
-//! request that only reads is sent to the upstream again without a charge, a few times, and of one that changes something the
+//! request that only reads is sent to the upstream again without a charge, a few times, if its headers are the first one's
+//! (another answer than the one that was paid for would be free), and of one that changes something the
 //! caller is told what happened. A request that was not charged frees its key, unless it changes something and may have been
 //! done. Terms as in the IETF draft "The Idempotency-Key HTTP Header Field".
 
@@ -34,6 +35,7 @@ pub struct RepeatKey {
     method: String,
     path: String,
     fingerprint: SecretHash,
+    headers: Option<SecretHash>,
 }
 
 impl std::fmt::Debug for RepeatKey {
@@ -67,7 +69,19 @@ impl RepeatKey {
             method: method.to_owned(),
             path: path.to_owned(),
             fingerprint: SecretHash::of_parts(&[query.unwrap_or_default().as_bytes(), variants, body]),
+            headers: None,
         })
+    }
+
+    /// With the digest of the headers that reach the API, for the case that it has to be asked again.
+    #[must_use]
+    pub fn with_headers(self, digest: SecretHash) -> Self {
+        Self { headers: Some(digest), ..self }
+    }
+
+    /// See [`Self::with_headers`].
+    pub(super) fn headers(&self) -> Option<SecretHash> {
+        self.headers
     }
 
     fn scope(&self, payer: &str) -> SecretHash {
@@ -108,6 +122,8 @@ pub(super) struct Claim {
     db: Db,
     tasks: MoneyWork,
     pub(super) scope: SecretHash,
+    /// See [`RepeatKey::with_headers`].
+    pub(super) headers: Option<SecretHash>,
     request: RequestId,
     /// What was perhaps done may be done again.
     is_safe: bool,
@@ -119,10 +135,11 @@ impl Claim {
         db: Db,
         tasks: MoneyWork,
         scope: SecretHash,
+        headers: Option<SecretHash>,
         request: RequestId,
         is_safe: bool,
     ) -> Self {
-        Self { db, tasks, scope, request, is_safe, is_open: true }
+        Self { db, tasks, scope, headers, request, is_safe, is_open: true }
     }
 
     /// The answer was stored with the charge, or nobody knows whether it was: the row stays.

@@ -1,7 +1,7 @@
 //! Which headers pass between caller and upstream.
 //!
-//! Names are compared in lower case and with every mark as `-`, because many servers (CGI, WSGI, Rack, PHP) cannot tell
-//! `X_Client_Id` or `X.Client.Id` from `X-Client-Id`.
+//! What a caller sends passes when its name is one of those in [`names`]. In answers, names are compared in lower case and with
+//! every mark as `-`, because many servers cannot tell `X_Client_Id` or `X.Client.Id` from `X-Client-Id`.
 //! Hop-by-hop headers: RFC 9110, section 7.6.1.
 
 use hyper::HeaderMap;
@@ -10,6 +10,7 @@ use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LOCATION, HeaderName, Hea
 use crate::config::Secret;
 
 mod location;
+mod names;
 
 /// What the upstream may believe, because we say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,69 +58,20 @@ const HOP_BY_HOP: [&str; 12] = [
     "upgrade",
 ];
 
-/// Ours to write, ours to know, or a lever to reach another route than the priced one. `Proxy` becomes the variable
-/// `HTTP_PROXY` of CGI programs.
-const NOT_FOR_UPSTREAM: [&str; 48] = [
-    "authorization",
-    "cf-connecting-ip",
-    "cf-connecting-ipv6",
-    "cf-pseudo-ipv4",
-    "client-ip",
-    "content-length",
-    "cookie",
-    "cookie2",
-    "expect",
-    "fastly-client-ip",
-    "fly-client-ip",
-    "forwarded",
-    "forwarded-for",
-    "front-end-https",
-    "host",
-    "payment",
-    "payment-required",
-    "payment-response",
-    "proxy",
-    "remote-addr",
-    "remote-user",
-    "true-client-ip",
-    "via",
-    "wl-proxy-client-ip",
-    "wl-proxy-ssl",
-    "x-client-id",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "x-forwarded",
-    "x-host",
-    "x-http-host-override",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-original-forwarded-for",
-    "x-original-host",
-    "x-original-uri",
-    "x-original-url",
-    "x-originating-ip",
-    "x-real-ip",
-    "x-remote-addr",
-    "x-remote-ip",
-    "x-remote-user",
-    "x-request-id",
-    "x-rewrite-uri",
-    "x-rewrite-url",
-    "x-scheme",
-    "x-url-scheme",
-];
+/// Whether a header, by its name in lower case, is about one connection and no further one.
+pub(crate) fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.binary_search(&name).is_ok()
+}
 
-const NOT_FOR_UPSTREAM_PREFIXES: [&str; 7] =
-    ["sec-websocket-", "x-envoy-", "x-forwarded-", "x-original-", "x-prepaid402-", "x-real-", "x-stripe402-"];
-
-/// The upstream does not speak for our origin.
-const NOT_FOR_CALLER: [&str; 18] = [
+/// The upstream does not speak for our origin, nor to the proxy in front of us: nginx (`X-Accel-Redirect`), Apache and Lighttpd
+/// (`X-Sendfile`), LiteSpeed, H2O, App Engine, Fly and Envoy would send another body than the one that was charged, or ask somebody else.
+const NOT_FOR_CALLER: [&str; 22] = [
     "alt-svc",
     "clear-site-data",
     "content-length",
     "content-security-policy",
     "content-security-policy-report-only",
+    "fly-replay",
     "nel",
     "payment",
     "payment-required",
@@ -132,41 +84,50 @@ const NOT_FOR_CALLER: [&str; 18] = [
     "set-cookie",
     "set-cookie2",
     "strict-transport-security",
+    "x-accel-redirect",
+    "x-appengine-blobkey",
+    "x-litespeed-location",
     "x-request-id",
 ];
 
-const NOT_FOR_CALLER_PREFIXES: [&str; 3] = ["access-control-", "x-prepaid402-", "x-stripe402-"];
+const NOT_FOR_CALLER_PREFIXES: [&str; 8] = [
+    "access-control-",
+    "x-envoy-",
+    "x-lighttpd-send-",
+    "x-prepaid402-",
+    "x-reproxy-",
+    "x-send-file",
+    "x-sendfile",
+    "x-stripe402-",
+];
 
 /// Would let a cache keep a paid answer, or contradict `no-store`.
 pub(crate) const CACHING: [&str; 6] =
     ["age", "cache-control", "expires", "pragma", "surrogate-control", "x-accel-expires"];
 
 /// The headers of the request to the upstream: the caller's, without those that are not the caller's to send, then ours, then
-/// the seller's own credential (`injected`), which wins. Names and values that HTTP does not allow are left out.
+/// the seller's own credential (`injected`), which wins and may have any name. Names and values that HTTP does not allow are left
+/// out.
 pub fn request_headers_for_upstream<'a>(
     incoming: impl Iterator<Item = (&'a str, &'a [u8])>,
     trusted: &TrustedRequestHeaders,
     injected: &[(String, Secret)],
 ) -> HeaderMap {
-    // `Connection` may come after the header that it nominates.
-    let incoming: Vec<(String, &str, &[u8])> =
-        incoming.map(|(name, value)| (normalised(name), name, value)).collect();
+    // In lower case from here on. `Connection` may come after the header that it nominates.
+    let incoming: Vec<(HeaderName, &[u8])> = incoming
+        .filter_map(|(name, value)| Some((HeaderName::from_bytes(name.as_bytes()).ok()?, value)))
+        .collect();
     let nominating = ["connection", "proxy-connection"];
     let connection =
-        incoming.iter().filter(|(name, ..)| nominating.contains(&name.as_str())).map(|(_, _, value)| *value);
+        incoming.iter().filter(|(name, _)| nominating.contains(&name.as_str())).map(|(_, value)| *value);
     let mut withheld = nominated(connection);
     withheld.extend(injected.iter().map(|(name, _)| normalised(name)));
     let mut headers = HeaderMap::with_capacity(incoming.len() + injected.len() + 7);
-    for (normal, name, value) in &incoming {
-        if is_listed(normal, &HOP_BY_HOP, &[])
-            || is_listed(normal, &NOT_FOR_UPSTREAM, &NOT_FOR_UPSTREAM_PREFIXES)
-            || withheld.contains(normal)
-        {
-            continue;
-        }
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
-        {
+    for (name, value) in incoming {
+        let passes = names::is_the_callers(name.as_str())
+            && !is_hop_by_hop(name.as_str())
+            && !withheld.iter().any(|withheld| withheld == name.as_str());
+        if let (true, Ok(value)) = (passes, HeaderValue::from_bytes(value)) {
             headers.append(name, value);
         }
     }

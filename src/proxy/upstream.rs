@@ -86,6 +86,12 @@ impl Upstream {
         })
     }
 
+    /// Whether it is told the caller's `Host`.
+    #[must_use]
+    pub fn preserves_host(&self) -> bool {
+        self.preserve_host
+    }
+
     /// The origin and base path, for rewriting `Location`.
     #[must_use]
     pub fn base(&self) -> &str {

@@ -106,6 +106,7 @@ async fn fails(
     match path.as_str() {
         "bad-request" => Err(error::ErrorBadRequest("a bad request")),
         "internal" => Err(error::ErrorInternalServerError("an internal error")),
+        "moved" => Err(error::InternalError::new("moved", StatusCode::TEMPORARY_REDIRECT).into()),
         "panic" => panic!("this handler panics on purpose"),
         _ => Err(error::ErrorImATeapot("a teapot")),
     }
@@ -238,6 +239,13 @@ impl<'a> Shop<'a> {
                 .service(web::resource("/get-only").wrap(five()).get(told))
                 .service(web::resource("/status/{status}").wrap(five()).route(web::route().to(status)))
                 .service(web::resource("/fails/{how}").wrap(five()).route(web::route().to(fails)))
+                .service(web::resource("/moves/{status}").wrap(five()).route(web::route().to(status)))
+                .service(web::resource("/moves-by-error/{how}").wrap(five()).route(web::route().to(fails)))
+                .service(
+                    web::resource("/charges-redirects/{status}")
+                        .wrap(five().charge_redirects())
+                        .route(web::route().to(status)),
+                )
                 .service(web::resource("/waits").wrap(five()).route(web::route().to(waits)))
                 .service(web::resource("/body/{kind}/{size}").wrap(five()).route(web::route().to(body)))
                 .service(web::resource("/echoes").wrap(five()).route(web::route().to(echoes)))

@@ -10,6 +10,7 @@ use crate::support::http::Answer;
 use crate::support::process::{Process, Seat};
 use crate::support::raw::{ByHand, closed_port, eventually};
 use crate::support::{GOOD, GOOD_CARDS, Gateway, PACKS, Pay, ROUTES, World, number};
+use crate::unknown_outcomes::{PROCESSING, finish};
 
 const PACK: i64 = 50_000;
 
@@ -147,16 +148,11 @@ async fn a_charge_that_is_open_is_settled_although_the_api_is_down_by_then() {
     let mut upstream = Switched::on().await;
     world.upstream.url = format!("http://{}", upstream.address);
     let gateway = world.gateway().await;
-    let card = world.tokenise(GOOD).await;
-    let confirm = json!({ "on": "payment_intents.confirm", "action": "drop", "times": 9, "execute": true });
-    world.faults(confirm).await;
-    let retrieve =
-        json!({ "on": "payment_intents.retrieve", "action": "drop", "times": 99, "execute": false });
-    world.faults(retrieve).await;
+    let card = world.tokenise(PROCESSING).await;
     let first = gateway.pay("/api/weather", &Pay::card(&card)).await;
     assert_eq!((first.status, first.code().as_str()), (503, "topup_pending"), "{}", first.text());
     let promised = first.receipt().client_id;
-    world.clear_faults().await;
+    finish(&world, "succeeded").await;
     upstream.turn_off().await;
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let again = gateway.pay("/api/weather", &Pay::card(&card)).await;

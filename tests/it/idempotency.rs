@@ -29,12 +29,15 @@ struct Ask {
     payment: String,
     key: Option<String>,
     body: Vec<u8>,
+    /// More headers.
+    headers: Vec<(&'static str, &'static str)>,
 }
 
 impl Ask {
     fn new(method: &'static str, path: &str, pay: &Pay, key: &str) -> Self {
         let body = if method == "POST" { b"{\"n\":1}".to_vec() } else { Vec::new() };
-        Self { method, path: path.to_owned(), payment: pay.header(), key: Some(key.to_owned()), body }
+        let (payment, key) = (pay.header(), Some(key.to_owned()));
+        Self { method, path: path.to_owned(), payment, key, body, headers: Vec::new() }
     }
 
     fn post(path: &str, pay: &Pay, key: &str) -> Self {
@@ -65,6 +68,16 @@ impl Ask {
         self
     }
 
+    fn with(mut self, headers: &[(&'static str, &'static str)]) -> Self {
+        self.headers.extend(headers);
+        self
+    }
+
+    fn without(mut self, name: &str) -> Self {
+        self.headers.retain(|(held, _)| *held != name);
+        self
+    }
+
     fn without_key(mut self) -> Self {
         self.key = None;
         self
@@ -73,6 +86,7 @@ impl Ask {
     async fn try_at(&self, client: &Client, url: &str) -> Result<Answer, Broken> {
         let mut headers = vec![("payment", self.payment.as_str())];
         headers.extend(self.key.as_deref().map(|key| ("idempotency-key", key)));
+        headers.extend(&self.headers);
         let body = (!self.body.is_empty()).then_some(("application/json", self.body.as_slice()));
         client.try_send(self.method, &format!("{url}{}", self.path), &headers, body).await
     }
@@ -102,8 +116,9 @@ impl Ask {
     /// The bytes of it, for a connection that the test holds by the hand.
     fn bytes(&self) -> Vec<u8> {
         let key = self.key.as_deref().map_or_else(String::new, |key| format!("idempotency-key: {key}\r\n"));
+        let media_type = if self.body.is_empty() { "" } else { "content-type: application/json\r\n" };
         let head = format!(
-            "{} {} HTTP/1.1\r\nhost: a\r\npayment: {}\r\n{key}content-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            "{} {} HTTP/1.1\r\nhost: a\r\npayment: {}\r\n{key}{media_type}content-length: {}\r\n\r\n",
             self.method,
             self.path,
             self.payment,

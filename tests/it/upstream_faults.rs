@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt as _;
 
 use crate::support::http::{Answer, Broken};
 use crate::support::raw::{ByHand, Raw, eventually, header_of, patiently, scripted, status_of};
-use crate::support::{GOOD, Gateway, Pay, ROUTES, World, number};
+use crate::support::{GOOD, Gateway, Pay, ROUTES, World, log, number};
 
 const PRICE: i64 = 500;
 const REVERSALS: &str = "SELECT COUNT(*) FROM entries WHERE source LIKE 'reversal:%'";
@@ -108,11 +108,11 @@ async fn a_first_request_whose_answer_is_cut_has_its_client_id_in_the_head_and_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn by_default_2xx_and_3xx_are_charged_and_nothing_else() {
+async fn by_default_2xx_is_charged_and_nothing_else() {
     let world = World::new().await;
     let gateway = world.gateway().await;
     let (client, mut left) = client_with_credit(&world, &gateway).await;
-    for status in [200, 201, 202, 204, 206, 299, 301, 302, 304, 399] {
+    for status in [200, 201, 202, 204, 206, 299] {
         let answer = gateway.pay(&format!("/up/status/{status}"), &Pay::client(&client)).await;
         left -= PRICE;
         assert_eq!(answer.status, status);
@@ -120,10 +120,14 @@ async fn by_default_2xx_and_3xx_are_charged_and_nothing_else() {
         assert_eq!((receipt.success, receipt.credits_charged), (true, Some(PRICE)), "{status}");
         assert_eq!(receipt.credits_remaining, left, "{status}");
     }
-    for status in [400, 401, 402, 403, 404, 409, 429, 499, 500, 502, 503, 504, 599] {
+    for status in [
+        300, 301, 302, 303, 304, 307, 308, 399, 400, 401, 402, 403, 404, 409, 429, 499, 500, 502, 503, 504,
+        599,
+    ] {
         let answer = gateway.pay(&format!("/up/status/{status}"), &Pay::client(&client)).await;
         assert_eq!(answer.status, status);
-        assert_eq!(answer.text(), format!("{{\"status\":{status}}}"), "the body passes through");
+        let body = if status == 304 { String::new() } else { format!("{{\"status\":{status}}}") };
+        assert_eq!(answer.text(), body, "the body passes through");
         assert_eq!(
             answer.header("payment-required"),
             None,
@@ -134,8 +138,63 @@ async fn by_default_2xx_and_3xx_are_charged_and_nothing_else() {
     }
     gateway.stop().await;
     world.assert_books_agree().await;
-    let charged = "SELECT COUNT(*) FROM entries WHERE upstream_status NOT BETWEEN 200 AND 399";
+    let charged = "SELECT COUNT(*) FROM entries WHERE upstream_status NOT BETWEEN 200 AND 299";
     assert_eq!(number(&world.database, charged).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_follows_a_redirect_pays_once_and_the_seller_is_told_once_for_each_route() {
+    log::listen();
+    let routes = r#"
+[[routes]]
+path = "/up/status/{moved}"
+price = "0.05"
+[[routes]]
+path = "/up/status/307"
+price = "0.02"
+charged_statuses = ["2xx", "404"]
+[[routes]]
+path = "/up/status/308"
+price = "0.02"
+charged_statuses = ["2xx", "3xx"]
+[[routes]]
+path = "/free/status/{moved}"
+free = true
+"#;
+    let world = World::with("", &format!("{ROUTES}{routes}")).await;
+    let gateway = world.gateway().await;
+    let (client, credit) = client_with_credit(&world, &gateway).await;
+    // What `curl -L` and every SDK do after a trailing slash.
+    for (path, status) in [("/up/status/301", 301), ("/up/there", 200)] {
+        assert_eq!(gateway.pay(path, &Pay::client(&client)).await.status, status);
+    }
+    let mut left = credit - PRICE;
+    assert_eq!(gateway.balance(&client).await, left, "one price");
+    for status in [301, 302, 304, 307, 307, 404] {
+        let path = format!("/up/status/{status}");
+        assert_eq!(gateway.pay(&path, &Pay::client(&client)).await.status, status);
+        let path = format!("/free/status/{status}");
+        assert_eq!(gateway.pay(&path, &Pay::client(&client)).await.status, status);
+    }
+    assert_eq!(gateway.balance(&client).await, left, "nothing of it is charged");
+    let charged = gateway.pay("/up/status/308", &Pay::client(&client)).await;
+    left -= 200;
+    assert_eq!((charged.status, charged.receipt().credits_remaining), (308, left));
+    for (route, status, remedy) in [
+        ("GET /up/status/{moved}", 301, r#"charged_statuses = ["2xx", "3xx"]"#),
+        ("GET /up/status/307", 307, r#"charged_statuses = ["2xx", "3xx", "404"]"#),
+    ] {
+        let told = log::lines_with(route);
+        let [line] = told.as_slice() else { panic!("once: {told:?}") };
+        for part in ["WARN", &status.to_string(), remedy] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+    }
+    for quiet in ["GET /up/status/308", "/free/status"] {
+        assert_eq!(log::lines_with(quiet), [""; 0], "{quiet}");
+    }
+    gateway.stop().await;
+    world.assert_books_agree().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -328,7 +387,9 @@ async fn head_costs_what_get_costs_and_tells_the_same_length() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_without_a_body_are_delivered_and_leave_the_connection_usable() {
-    let world = World::new().await;
+    let sold =
+        "\n[[routes]]\npath = \"/up/status/304\"\nprice = \"0.05\"\ncharged_statuses = [\"2xx\", \"3xx\"]\n";
+    let world = World::with("", &format!("{ROUTES}{sold}")).await;
     let gateway = world.gateway().await;
     let (client, credit) = client_with_credit(&world, &gateway).await;
     let header = Pay::client(&client).header();

@@ -46,7 +46,11 @@ fn statuses_are_codes_or_classes() {
 
 #[test]
 fn status_sets_are_shown_by_class() {
-    assert_eq!(StatusSet::default_charged().to_string(), "2xx, 3xx");
+    let charged = StatusSet::default_charged();
+    assert_eq!(charged.to_string(), "2xx");
+    assert_eq!(charged.with_redirects().setting(), r#"charged_statuses = ["2xx", "3xx"]"#);
+    assert!(!charged.has_redirects() && charged.with_redirects().has_redirects());
+    assert!(!StatusSet::new([200, 301]).has_redirects());
     assert_eq!(StatusSet::new((200..300).chain([304, 404])).to_string(), "2xx, 304, 404");
 }
 

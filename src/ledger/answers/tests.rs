@@ -30,7 +30,12 @@ fn answer(scope: &str, request: RequestId, body: Option<&'static str>) -> Stored
             ("x-a".to_owned(), "é\"\\".to_owned()),
         ],
         body: body.map(|body| Bytes::from_static(body.as_bytes())),
+        request_headers: Some(hash("headers")),
     }
+}
+
+fn too_large(repeats: i64) -> KeyState {
+    KeyState::TooLarge { repeats, request_headers: Some(hash("headers")) }
 }
 
 impl Books {
@@ -155,10 +160,10 @@ async fn an_answer_that_is_too_large_is_fetched_again_a_few_times() {
     for _ in 0..2 {
         books.charge(client, 1).await.unwrap(); // writes down who is undelivered, one commit late
     }
-    assert_eq!(books.state("k").await, Some(KeyState::TooLarge { repeats: 0 }));
+    assert_eq!(books.state("k").await, Some(too_large(0)));
     for repeats in 1..=2 {
         assert!(count_repeat(&books.db, hash("k"), request, 2).await.unwrap());
-        assert_eq!(books.state("k").await, Some(KeyState::TooLarge { repeats }));
+        assert_eq!(books.state("k").await, Some(too_large(repeats)));
     }
     assert!(!count_repeat(&books.db, hash("k"), request, 2).await.unwrap());
     assert!(!count_repeat(&books.db, hash("k"), RequestId::new(), 9).await.unwrap());

@@ -70,6 +70,118 @@ fn what_the_caller_may_not_say_does_not_pass_in_any_spelling() {
     }
 }
 
+/// What servers, frameworks and proxies take for the path, the query, the method, the scheme, the host, the mount point, who asks
+/// from where, or a file to send. Written down without a look at the rules.
+const TAKEN_FOR_MORE: &str = "
+    script-name path-info path-translated query-string request-method request-uri request-url document-root document-uri
+    script-filename script-uri script-url gateway-interface auth-type auth-user remote-addr remote-host remote-port remote-user
+    remote-ident remote-groups remote-email remote-name server-name server-port server-protocol server-software server-addr https
+    redirect-url redirect-status redirect-query-string redirect-remote-user php-self php-auth-user php-value orig-path-info
+    orig-script-name raw-uri unencoded-url iis-wasurlrewritten uwsgi-scheme uwsgi-file wsgi-url-scheme ssl-client-verify
+    ssl-client-s-dn ssl-client-cert logon-user context-prefix
+    x-script-name x-path-info x-request-uri x-query-string http-script-name http-x-script-name x-http-path-info
+    forwarded x-forwarded x-forwarded-for x-forwarded-host x-forwarded-proto x-forwarded-protocol x-forwarded-port
+    x-forwarded-prefix x-forwarded-path x-forwarded-pathbase x-forwarded-uri x-forwarded-url x-forwarded-method
+    x-forwarded-server x-forwarded-scheme x-forwarded-ssl x-forwarded-by x-forwarded-user x-forwarded-groups x-forwarded-email
+    x-forwarded-access-token x-forwarded-client-cert x-forwarded-context x-forwarded-query-string x-forwarder-for x-forward-for
+    forwarded-for forwarded-proto x-original-url x-original-uri x-original-path x-original-method x-original-host
+    x-original-prefix x-original-forwarded-for x-originating-ip x-originating-url x-rewrite-url x-rewrite-uri x-rewrite-path
+    x-rewritten-url x-replaced-path x-real-ip x-real-host x-real-url x-real-script-name x-proxied-https
+    base-url x-base-url x-base-path base-uri proxy-url x-proxy-url x-proxy-uri x-http-destinationurl uri url http-url http-uri
+    x-path-base x-path-prefix x-context-path x-root-path x-ingress-path x-matched-path x-now-route-matches x-pathname
+    x-url-prefix raw-request-uri x-proxycontextpath x-ms-original-url x-waws-unencoded-url x-envoy-original-path
+    x-envoy-original-dst-host x-envoy-decorator-operation x-envoy-external-address x-envoy-upstream-rq-timeout-ms
+    x-http-method-override x-http-method x-method-override x-method http-method-override x-override-url x-override-method
+    x-http-host-override x-host-override x-artifactory-override-base-url x-restli-method x-tunneled-method x-http-verb
+    x-request-method http-method x-action-override
+    host x-host x-http-host proxy-host x-vhost x-virtual-host x-backend-host disguised-host x-scheme x-url-scheme front-end-https
+    x-appservice-proto x-arr-ssl x-arr-clientcert cf-visitor cloudfront-forwarded-proto fastly-ssl wl-proxy-ssl proxy-ssl
+    x-proxyscheme x-proxyhost x-proxyport x-protocol x-proto x-port
+    client-ip x-client-ip true-client-ip x-true-client-ip x-true-ip cf-connecting-ip cf-connecting-ipv6 cf-pseudo-ipv4
+    x-cluster-client-ip fastly-client-ip fly-client-ip x-remote-ip x-remote-addr x-proxyuser-ip ali-cdn-real-ip cdn-src-ip
+    x-azure-clientip x-azure-socketip eo-client-ip incap-client-ip x-sucuri-clientip do-connecting-ip x-appengine-user-ip
+    x-appengine-remote-addr x-vercel-forwarded-for x-nf-client-connection-ip cloudfront-viewer-address wl-proxy-client-ip
+    x-client-addr x-custom-ip-authorization x-user-ip remote-address
+    x-remote-user x-remote-group x-remote-extra-scopes x-webauth-user x-auth-request-user x-auth-request-email x-authentik-username
+    x-goog-authenticated-user-email x-goog-iap-jwt-assertion x-ms-client-principal x-ms-client-principal-name
+    x-ms-token-aad-access-token ms-aspnetcore-clientcert x-amzn-oidc-identity x-amzn-oidc-data x-amzn-mtls-clientcert
+    cf-access-jwt-assertion cf-access-authenticated-user-email impersonate-user impersonate-group x-consumer-id
+    x-consumer-username x-consumer-custom-id x-credential-identifier x-anonymous-consumer x-authenticated-userid
+    x-authenticated-user x-userinfo client-cert client-cert-chain x-client-cert tailscale-user-login x-pomerium-jwt-assertion
+    x-vouch-user oidc-claim-sub shib-session-id iv-user sm-user
+    x-accel-redirect x-accel-mapping x-accel-internal x-sendfile x-sendfile-type x-send-file x-lighttpd-send-file
+    x-litespeed-location x-reproxy-url
+    x-middleware-subrequest x-middleware-rewrite x-middleware-override-headers x-invoke-path x-invoke-query x-astro-path
+    x-astro-locals x-react-router-spa-mode x-apigateway-event x-apigateway-context x-amzn-request-context
+    x-amzn-lambda-context x-appengine-inbound-appid x-vercel-id l5d-dst-override l5d-dtab dtab-local x-istio-attributes";
+
+/// What an API needs of its callers, or what does no harm.
+const ORDINARY: &str = "
+    accept accept-charset accept-encoding accept-language accept-version cache-control content-type content-encoding
+    content-language content-md5 content-disposition content-digest date dnt digest depth destination from idempotency-key if-match
+    if-none-match if-modified-since if-unmodified-since if-range last-event-id link max-forwards origin pragma prefer
+    priority range referer user-agent upgrade-insecure-requests sec-fetch-mode sec-ch-ua save-data soapaction want-digest
+    x-api-key api-key apikey x-auth-token x-csrf-token x-requested-with x-correlation-id x-trace-id x-session-id x-user-id
+    x-tenant-id x-wallet-address x-target-url x-timezone x-locale x-http2-stream x-payment traceparent tracestate baggage b3
+    x-b3-traceid x-amzn-trace-id x-cloud-trace-context sentry-trace x-datadog-trace-id x-stainless-retry-count x-stainless-os
+    openai-organization anthropic-version anthropic-beta x-goog-api-key x-goog-api-client x-ms-version x-ms-client-request-id
+    mcp-session-id mcp-protocol-version x-hub-signature-256 x-github-event stripe-version x-zip x-tip x-relationship-id
+    x-region x-request-timeout request-id cf-ray cf-ipcountry x x-";
+
+#[test]
+fn what_anybody_takes_for_more_than_the_callers_word_does_not_pass() {
+    for name in TAKEN_FOR_MORE.split_whitespace() {
+        for spelling in [
+            name.to_owned(),
+            name.to_uppercase(),
+            name.replace('-', "_").to_uppercase(),
+            name.replacen('-', "_", 1),
+            name.replace('-', "."),
+            format!("X-{name}"),
+            format!("HTTP-{name}"),
+            format!("HTTP_{name}"),
+        ] {
+            let seen = upstream_sees(&[(&spelling, "/v1/secret"), ("x-harmless", "yes")], &[]);
+            let mut expected = ours();
+            expected.push(("x-harmless".into(), "yes".into()));
+            assert_eq!(sorted(seen), sorted(expected), "{spelling}");
+        }
+    }
+}
+
+#[test]
+fn only_letters_digits_and_hyphens_make_a_name_that_passes() {
+    for name in [
+        "x_custom",
+        "api_key",
+        "x.custom",
+        "x~custom",
+        "!~passenger-app-root",
+        "$wsra",
+        "a_b-c",
+        "_",
+        "content_type",
+    ] {
+        assert_eq!(sorted(upstream_sees(&[(name, "1")], &[])), sorted(ours()), "{name}");
+    }
+    // The seller may: it is no caller's.
+    let seen = upstream_sees(&[("x_token", "evil"), ("x-token", "evil")], &[("X_Token", "s3cret")]);
+    assert!(seen.contains(&("x_token".into(), "s3cret".into())), "{seen:?}");
+    assert!(seen.iter().all(|(_, value)| value != "evil"), "{seen:?}");
+}
+
+#[test]
+fn what_an_api_needs_of_its_callers_passes() {
+    for name in ORDINARY.split_whitespace() {
+        for spelling in [name.to_owned(), name.to_uppercase()] {
+            let seen = upstream_sees(&[(&spelling, "a"), (&spelling, "b")], &[]);
+            let values: Vec<&str> =
+                seen.iter().filter(|(seen, _)| seen == name).map(|(_, value)| value.as_str()).collect();
+            assert_eq!(values, ["a", "b"], "{spelling}");
+        }
+    }
+}
+
 #[test]
 fn nominated_headers_are_dropped_wherever_connection_stands() {
     let incoming = [
@@ -183,8 +295,26 @@ fn the_upstream_does_not_speak_for_our_origin() {
         "nel",
         "public-key-pins",
         "x-stripe402-client",
+        // A proxy in front would send another answer than the one that was charged.
+        "x-accel-redirect",
+        "x-sendfile",
+        "x-sendfile2",
+        "x-sendfile-temporary",
+        "x-send-file",
+        "x-lighttpd-send-file",
+        "x-lighttpd-send-tempfile",
+        "x-litespeed-location",
+        "x-reproxy-url",
+        "x-reproxy-file",
+        "x-appengine-blobkey",
+        "fly-replay",
+        "x-envoy-immediate-health-check-fail",
     ] {
         assert_eq!(caller_sees(&[(name, "evil"), (name, "evil")], false), [], "{name}");
+    }
+    // How it is passed on, not what.
+    for name in ["x-accel-buffering", "x-accel-expires", "x-accel-limit-rate", "x-accel-charset"] {
+        assert_eq!(caller_sees(&[(name, "no")], false), [(name.to_owned(), "no".to_owned())]);
     }
     let nominating = [("x-hop", "1"), ("connection", "X-Hop"), ("x-end", "2")];
     assert_eq!(caller_sees(&nominating, false), [("x-end".to_owned(), "2".to_owned())]);
@@ -277,6 +407,30 @@ proptest! {
             prop_assert_eq!(values, [value.as_str()]);
         }
         prop_assert!(seen.iter().all(|(name, _)| !name.starts_with("x-stripe402")));
+    }
+
+    /// Any spelling: `x-` or `http-` in front or not, any case, any mark for each `-`.
+    #[test]
+    fn no_spelling_of_a_name_that_is_taken_for_more_reaches_the_upstream(
+        which in any::<prop::sample::Index>(),
+        fronts in prop::collection::vec(prop::sample::select(vec!["x-", "http-", "X_", "HTTP_", "x.", "X-"]), 0..3),
+        upper in prop::collection::vec(any::<bool>(), 60),
+        marks in prop::collection::vec(prop::sample::select(b"---__.!#$%&'*+^`|~".to_vec()), 60),
+    ) {
+        let names: Vec<&str> = TAKEN_FOR_MORE.split_whitespace().collect();
+        let name = format!("{}{}", fronts.concat(), which.get(&names));
+        let spelled: String = name
+            .bytes()
+            .zip(upper.iter().zip(&marks))
+            .map(|(byte, (upper, mark))| match byte {
+                b'-' => char::from(*mark),
+                _ if *upper => char::from(byte.to_ascii_uppercase()),
+                _ => char::from(byte),
+            })
+            .collect();
+        let seen = upstream_sees(&[(&spelled, "evil"), ("accept", "a"), (&spelled, "evil")], &[]);
+        prop_assert_eq!(seen.len(), ours().len() + 1, "{}: {:?}", spelled, seen);
+        prop_assert!(seen.iter().all(|(_, value)| value != "evil"), "{}", spelled);
     }
 
     #[test]

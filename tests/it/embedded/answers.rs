@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::support::dice::Dice;
+use crate::support::log;
 use crate::support::raw::{Raw, header_of, status_of};
 
 /// `fields`: more header lines, each with its end.
@@ -16,10 +17,14 @@ async fn an_answer_that_is_no_success_is_not_charged_and_says_so() {
     let shop = Shop::open(&world).await;
     let client = shop.wallet().await;
     for (path, status) in [
+        ("/status/301", 301),
+        ("/status/304", 304),
+        ("/status/308", 308),
         ("/status/400", 400),
         ("/status/404", 404),
         ("/status/500", 500),
         ("/status/503", 503),
+        ("/fails/moved", 307),
         ("/fails/bad-request", 400),
         ("/fails/internal", 500),
         ("/fails/otherwise", 418),
@@ -37,13 +42,13 @@ async fn an_answer_that_is_no_success_is_not_charged_and_says_so() {
             }
         }
     }
-    assert_eq!(shop.handlers.calls(), 7 * 4, "a key whose request was not charged is free");
+    assert_eq!(shop.handlers.calls(), 11 * 4, "a key whose request was not charged is free");
     assert_eq!(shop.send("DELETE", "/get-only", &Pay::client(&client), None).await.status, 405);
-    for status in [201, 204, 302, 304] {
+    for status in [201, 204, 206] {
         let answer = shop.get(&format!("/status/{status}"), &Pay::client(&client)).await;
         assert_eq!((answer.status, answer.receipt().success), (status, true));
     }
-    assert_eq!(shop.balance(&client).await, PACK - 4 * PRICE);
+    assert_eq!(shop.balance(&client).await, PACK - 3 * PRICE);
     // The card that this request charged is named, too.
     let card = world.tokenise(GOOD).await;
     let answer = shop.get("/fails/internal", &Pay::card(&card)).await;
@@ -51,6 +56,39 @@ async fn an_answer_that_is_no_success_is_not_charged_and_says_so() {
     assert!(note.charge_id.is_some() && !note.success);
     assert_eq!((note.credits_remaining, note.top_up_amount), (PACK, Some(PACK)));
     shop.all_is_free(&note.client_id).await;
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_are_charged_where_their_price_says_so_and_otherwise_told_of_once() {
+    log::listen();
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let client = shop.wallet().await;
+    for status in [301, 304, 308] {
+        let path = format!("/charges-redirects/{status}");
+        for key in [None, Some("k"), Some("k")] {
+            let answer = shop.send("GET", &path, &Pay::client(&client), key).await;
+            assert_eq!((answer.status, answer.receipt().success), (status, true));
+        }
+    }
+    let left = PACK - 6 * PRICE;
+    assert_eq!((shop.balance(&client).await, shop.handlers.calls()), (left, 6));
+    assert_eq!(log::lines_with("/charges-redirects/"), [""; 0]);
+    for path in ["/moves/302", "/moves/304", "/moves-by-error/moved", "/moves-by-error/moved", "/moves/301"] {
+        for key in [None, Some("m")] {
+            let answer = shop.send("PUT", path, &Pay::client(&client), key).await;
+            assert!((300..400).contains(&answer.status), "{path}: {}", answer.status);
+            says_not_charged(&answer, &client, left);
+        }
+    }
+    for (route, status) in [("PUT /moves/{status}", "302"), ("PUT /moves-by-error/{how}", "307")] {
+        let told = log::lines_with(route);
+        let [line] = told.as_slice() else { panic!("once: {told:?}") };
+        for part in ["WARN", status, "charge_redirects()"] {
+            assert!(line.contains(part), "{part} in {line}");
+        }
+    }
     shop.close().await;
 }
 
@@ -200,7 +238,7 @@ async fn answers_are_charged_before_their_first_byte_and_streamed() {
         assert_eq!((answer.status, answer.body.len()), (200, size));
     }
     // One connection serves many.
-    for path in ["/status/204", "/body/whole/0", "/status/304"] {
+    for path in ["/status/204", "/body/whole/0", "/charges-redirects/304"] {
         caller.send(request("GET", path, &client, "")).await;
         assert!(status_of(&caller.head().await) < 400);
     }
@@ -334,6 +372,62 @@ async fn large_and_broken_answers_with_a_key_are_as_with_the_gateway() {
             shop.balance_becomes(&client, left).await;
         }
     }
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_is_asked_again_with_the_headers_that_were_paid_for_and_no_others() {
+    let world = World::new().await;
+    let shop = Shop::with(&world, "[idempotency]\nmax_answer_bytes = 10").await;
+    let card = world.tokenise(GOOD).await;
+    let asked = async |pay: &Pay, more: &[(&str, &str)]| {
+        let payment = pay.header();
+        let mut headers = vec![("payment", payment.as_str()), ("idempotency-key", "k")];
+        headers.extend(more);
+        loop {
+            let answer = world.client.send("GET", &format!("{}/five", shop.url), &headers, None).await;
+            if answer.code() != "idempotency_in_flight" {
+                return answer;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let first =
+        [("accept", "text/html"), ("cookie", "user=1"), ("authorization", "Bearer one"), ("x_custom", "1")];
+    let client = asked(&Pay::card(&card), &first).await.receipt().client_id;
+    let pay = Pay::client(&client);
+    for n in 0..first.len() {
+        let mut other = first;
+        other[n].1 = "other";
+        for headers in [&other[..], &[&first[..n], &first[n + 1..]].concat()] {
+            let answer = asked(&pay, headers).await;
+            assert_eq!((answer.status, answer.code().as_str()), (422, "idempotency_mismatch"), "{headers:?}");
+        }
+    }
+    for more in [("accept-language", "en"), ("x-original-url", "/other"), ("x-http-method-override", "PUT")] {
+        let answer = asked(&pay, &[&first[..], &[more]].concat()).await;
+        assert_eq!((answer.status, answer.code().as_str()), (422, "idempotency_mismatch"), "{more:?}");
+    }
+    assert_eq!((shop.handlers.calls(), shop.balance(&client).await), (1, PACK - PRICE));
+    let more = [
+        ("user-agent", "second"),
+        ("traceparent", "1"),
+        ("x-request-id", "1"),
+        ("x-forwarded-for", "203.0.113.7"),
+        ("x-forwarded-proto", "https"),
+        ("x-real-ip", "203.0.113.7"),
+        ("via", "1.1 a"),
+    ];
+    for (pay, headers) in [
+        (&pay, first.to_vec()),
+        (&Pay::card(&card), first.iter().rev().copied().collect()),
+        (&pay, [&more[..], &first[..]].concat()),
+    ] {
+        let again = asked(pay, &headers).await;
+        assert_eq!((again.status, again.receipt().idempotent_replay), (200, Some(true)), "{headers:?}");
+    }
+    assert_eq!(asked(&pay, &first).await.code(), "idempotency_answer_lost");
+    assert_eq!((shop.handlers.calls(), shop.balance(&client).await), (4, PACK - PRICE));
     shop.close().await;
 }
 

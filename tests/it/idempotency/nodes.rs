@@ -31,9 +31,11 @@ async fn a_request_is_repeated_at_another_node() {
     let first = asked.await.unwrap().unwrap();
     replayed(&ask.at(&there).await, &first);
     // Too large: three times in all, wherever.
-    let ask = Ask::get("/up/bytes/70000", &Pay::client(&client), "large");
+    let ask = Ask::get("/up/bytes/70000", &Pay::client(&client), "large").with(&[("accept", "text/html")]);
     served(&ask.at(&here).await);
     for gateway in [&there, &here, &there] {
+        let other = ask.clone().without("accept").decided_at(gateway).await;
+        refused(&other, 422, "idempotency_mismatch");
         assert_eq!(ask.decided_at(gateway).await.status, 200);
     }
     for gateway in [&there, &here] {

@@ -11,7 +11,7 @@ async fn a_repeated_post_gets_the_same_answer_and_is_charged_once() {
     let gateway = world.gateway().await;
     let client = wallet(&gateway).await;
     for (n, path) in
-        ["/up/x?a=1&b=2", "/up/headers", "/up/status/201", "/up/status/204", "/up/status/303", "/up/bytes/0"]
+        ["/up/x?a=1&b=2", "/up/headers", "/up/status/201", "/up/status/204", "/up/status/206", "/up/bytes/0"]
             .into_iter()
             .enumerate()
     {
@@ -32,6 +32,46 @@ async fn a_repeated_post_gets_the_same_answer_and_is_charged_once() {
         assert_eq!(captures(&world).await, n + 1);
         assert_eq!(gateway.balance(&client).await, left);
     }
+    closed(gateway).await;
+}
+
+/// Where a redirect is what is sold.
+const CHARGES_REDIRECTS: &str = "\n[[routes]]\nmethods = [\"GET\", \"POST\"]\npath = \"/up/status/{status}\"\n\
+                                 price = \"0.05\"\ncharged_statuses = [\"2xx\", \"3xx\"]\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_is_kept_where_it_is_charged_and_frees_its_key_where_it_is_not() {
+    let mut world = World::new().await;
+    let gateway = world.gateway().await;
+    let client = wallet(&gateway).await;
+    let asks = [
+        Ask::post("/up/status/303", &Pay::client(&client), "moved"),
+        Ask::get("/up/status/301", &Pay::client(&client), "moved"),
+    ];
+    for ask in &asks {
+        let before = hits(&world, "moved");
+        for n in 1..=2 {
+            let answer = ask.at(&gateway).await;
+            let note = answer.receipt();
+            assert_eq!(answer.text(), format!("{{\"status\":{}}}", answer.status));
+            assert_eq!((note.success, note.error_code.as_deref()), (false, Some("not_charged")));
+            assert_eq!((note.idempotent_replay, note.credits_remaining), (None, PACK));
+            assert_eq!((hits(&world, "moved"), remembered(&world).await), (before + n, 0));
+        }
+    }
+    closed(gateway).await;
+    world.routes.push_str(CHARGES_REDIRECTS);
+    let gateway = world.gateway().await;
+    for ask in &asks {
+        let before = hits(&world, "moved");
+        let first = ask.at(&gateway).await;
+        assert_eq!(first.receipt().credits_charged, Some(PRICE));
+        for _ in 0..2 {
+            replayed(&ask.at(&gateway).await, &first);
+        }
+        assert_eq!(hits(&world, "moved"), before + 1);
+    }
+    assert_eq!(gateway.balance(&client).await, PACK - 2 * PRICE);
     closed(gateway).await;
 }
 
@@ -57,7 +97,7 @@ async fn get_head_put_and_delete_are_repeated_in_the_same_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replayed_head_and_a_replayed_204_leave_the_connection_usable() {
-    let world = World::new().await;
+    let world = World::with("", &format!("{}{CHARGES_REDIRECTS}", crate::support::ROUTES)).await;
     let gateway = world.gateway().await;
     let client = wallet(&gateway).await;
     let mut raw = Raw::connect(&gateway.url).await;

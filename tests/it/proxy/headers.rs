@@ -80,6 +80,97 @@ async fn what_the_upstream_trusts_is_written_by_us_alone_and_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_behind_is_told_path_method_host_and_file_by_nobody_but_the_request() {
+    let routes = "\n[[routes]]\nmethods = [\"GET\", \"POST\"]\npath = \"/docs/*\"\nfree = true\n";
+    let world = World::with("", &format!("{ROUTES}{routes}")).await;
+    let gateway = world.gateway().await;
+    let (_, payment) = payer(&world, &gateway).await;
+    let names = [
+        "SCRIPT_NAME",
+        "Script-Name",
+        "SCRIPT.NAME",
+        "script~name",
+        "HTTP_SCRIPT_NAME",
+        "X-Script-Name",
+        "PATH_INFO",
+        "Path-Info",
+        "REQUEST_URI",
+        "QUERY_STRING",
+        "REQUEST_METHOD",
+        "SCRIPT_FILENAME",
+        "DOCUMENT_ROOT",
+        "REMOTE_USER",
+        "SERVER_NAME",
+        "HTTPS",
+        "X_Original_URL",
+        "X-Original-Url",
+        "X-Rewrite-Url",
+        "X-Forwarded-Prefix",
+        "X-Forwarded-Uri",
+        "X-Http-Method",
+        "X-Method-Override",
+        "X-HTTP-Method-Override",
+        "X-Override-Url",
+        "Base-Url",
+        "Request-Uri",
+        "Raw-Request-URI",
+        "X-Waws-Unencoded-Url",
+        "X-Envoy-Original-Path",
+        "X-Proxyuser-Ip",
+        "X-Sendfile-Type",
+        "X-Accel-Mapping",
+        "X-Middleware-Subrequest",
+        "X_Custom",
+        "X.Custom",
+    ];
+    let fields: String = names.iter().map(|name| format!("{name}: /docs\r\n")).collect();
+    for (line, payment) in [
+        ("GET /docs/v1/secret", ""),
+        ("POST /docs/v1/secret", ""),
+        ("GET /api/joke", payment.as_str()),
+        ("POST /up/x", payment.as_str()),
+    ] {
+        let mut raw = Raw::connect(&gateway.url).await;
+        raw.send(format!(
+            "{line} HTTP/1.1\r\nHost: shop.example\r\n{fields}payment: {payment}\r\nx-harmless: 1\r\ncontent-length: 0\r\n\r\n"
+        ))
+        .await;
+        let head = raw.head().await;
+        assert_eq!(status_of(&head), 200, "{line}: {head}");
+        let seen = world.upstream.seen().pop().unwrap();
+        assert_eq!(format!("{} {}", seen.method, seen.target), line);
+        for (name, value) in &seen.headers {
+            assert!(!value.contains("/docs"), "{line}: {name}: {value}");
+            assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'), "{line}: {name}");
+        }
+        assert_eq!(seen.headers["x-harmless"], "1", "{line}");
+    }
+    gateway.stop().await;
+}
+
+/// A proxy in front is believed as to who asks, and as to nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_proxy_says_who_asks_and_no_more() {
+    let world = World::with("trusted_proxies = [\"127.0.0.1\"]", ROUTES).await;
+    let gateway = world.gateway().await;
+    let url = format!("{}/api/health", gateway.url);
+    let fields = [
+        ("x-forwarded-for", "203.0.113.7"),
+        ("x-forwarded-prefix", "/evil"),
+        ("x-forwarded-uri", "/evil"),
+        ("x-forwarded-method", "EVIL"),
+        ("x-forwarded-host", "evil.example"),
+        ("x-forwarded-proto", "evil"),
+    ];
+    assert_eq!(world.client.send("GET", &url, &fields, None).await.status, 200);
+    let seen = world.upstream.seen().pop().unwrap().headers;
+    assert_eq!(seen["x-forwarded-for"], "203.0.113.7");
+    assert_eq!(seen["x-forwarded-proto"], "https");
+    assert!(seen.values().all(|value| !value.to_lowercase().contains("evil")), "{seen:?}");
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_sellers_credential_arrives_and_cannot_be_overridden() {
     let injected = "\n[[upstream.headers]]\nname = \"x-gateway-token\"\nvalue_file = \"token.txt\"\n[[upstream.headers]]\nname = \"authorization\"\nvalue_file = \"token.txt\"\n";
     let world = World::with("", &format!("{ROUTES}{injected}")).await;
@@ -141,7 +232,8 @@ async fn hop_by_hop_headers_and_nominated_ones_stay_on_their_hop() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_upstream_does_not_speak_for_the_gateway() {
-    let world = World::new().await;
+    let free = "\n[[routes]]\npath = \"/free/headers\"\nfree = true\n";
+    let world = World::with("", &format!("{ROUTES}{free}")).await;
     let gateway = world.gateway().await;
     let (client, payment) = payer(&world, &gateway).await;
     let url = format!("{}/up/headers", gateway.url);
@@ -161,6 +253,15 @@ async fn the_upstream_does_not_speak_for_the_gateway() {
     assert_eq!(answer.header("cache-control"), Some("private, no-store"));
     assert!(answer.header("vary").unwrap().contains("payment"));
     assert_eq!(answer.header("x-kept"), Some("yes"));
+    // Whatever stands in front sends the body that was charged, not a file of its own; how it buffers is the API's to say.
+    for free in ["/up/headers", "/free/headers"] {
+        let answer =
+            world.client.send("GET", &format!("{}{free}", gateway.url), &[("payment", &payment)], None).await;
+        for name in ["x-accel-redirect", "x-sendfile", "x-lighttpd-send-file", "x-reproxy-url"] {
+            assert_eq!(answer.header(name), None, "{free}: {name}");
+        }
+        assert_eq!(answer.header("x-accel-buffering"), Some("no"), "{free}");
+    }
     gateway.stop().await;
 }
 

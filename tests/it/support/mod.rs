@@ -4,6 +4,7 @@ pub mod callers;
 pub mod cut_proxy;
 pub mod dice;
 pub mod http;
+pub mod log;
 pub mod postgres;
 pub mod process;
 pub mod program;

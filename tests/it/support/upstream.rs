@@ -132,7 +132,8 @@ impl TestUpstream {
             "headers" => {
                 let head = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nset-cookie: a=b\r\npayment-response: Zm9yZ2Vk\r\n\
                             payment-required: Zm9yZ2Vk\r\nstrict-transport-security: max-age=1\r\ncache-control: public, max-age=60\r\n\
-                            connection: x-secret\r\nx-secret: hop\r\nx-kept: yes\r\naccess-control-allow-origin: https://evil.example\r\n\
+                            connection: x-secret\r\nx-secret: hop\r\nx-kept: yes\r\nx-accel-buffering: no\r\n\
+                            x-accel-redirect: /other\r\nx-sendfile: /other\r\nx-lighttpd-send-file: /other\r\nx-reproxy-url: /other\r\naccess-control-allow-origin: https://evil.example\r\n\
                             location: ";
                 let text = format!("{head}{}/there\r\n\r\nok", self.url);
                 socket.write_all(text.as_bytes()).await.is_ok()
