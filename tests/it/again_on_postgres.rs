@@ -3,13 +3,14 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 19] = [
+const MONEY: [&str; 20] = [
     "aftermath::",
     "alone::",
     "backup::",
     "billing::",
     "crash::",
     "embedded::",
+    "exchanges::",
     "idempotency::",
     "operator::",
     "leaks::",

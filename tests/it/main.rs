@@ -13,6 +13,7 @@ mod boot;
 mod cli;
 mod crash;
 mod embedded;
+mod exchanges;
 mod get;
 mod idempotency;
 mod leaks;
