@@ -42,12 +42,14 @@
 //! | `{{last body.id}}` `{{last payment-response.clientId}}` `{{last location}}` | what the steps before were answered |
 //! | `{{length}}` `{{signature}}` `{{signature -600}}` | of the body; for a webhook with this body, so many seconds from now |
 //! | `{{operator}}` `{{times 100 x}}` | an admin user's `authorization`; a hundred x |
-//! | `{{url}}` `{{admin-url}}` `{{upstream-url}}` `{{stripe-url}}` `{{data}}` | addresses, and the data folder |
+//! | `{{url}}` `{{admin-url}}` `{{upstream-url}}` `{{stripe-url}}` `{{database}}` | addresses; where the books are |
 //!
 //! | directive after `>>>` | |
 //! |---|---|
 //! | `@sim /_sim/faults [{…}]` | told to the simulated Stripe before the step |
+//! | `@no-faults` | they are forgotten |
 //! | `@later`, `@release` | the answer is read after the last step, or before the step with `@release`; for `/up/wait` (ask it by GET: other methods hold their price on PostgreSQL) |
+//! | `@later at-stripe` | the same for a request that hangs because of a fault |
 //! | `@half-close` | the caller closes its side once it has asked; for requests that may not be complete |
 //! | `@varies retry-after` | a header's value is not compared |
 //! | `@restart`, with `@sql UPDATE …` | the gateway is started again, after such changes to the database |
@@ -72,6 +74,7 @@ mod wire;
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream};
 
@@ -82,8 +85,12 @@ use self::stage::Stage;
 /// Files that are played at the same time.
 const AT_ONCE: usize = 3;
 
-/// What came of one exchange: the lines of its steps, or why it could not be played.
-type Played = Result<Vec<Vec<String>>, String>;
+/// What came of one exchange.
+struct Played {
+    /// The lines of its steps, or why it could not be played.
+    steps: Result<Vec<Vec<String>>, String>,
+    took: Duration,
+}
 
 /// Those that were asked for, or all.
 fn is_wanted(theme: &Theme, exchange: &Exchange) -> bool {
@@ -94,8 +101,11 @@ fn is_wanted(theme: &Theme, exchange: &Exchange) -> bool {
 /// Plays a file. `None`: not asked for.
 async fn play(theme: &Theme) -> Vec<Option<Played>> {
     AssertUnwindSafe(play_file(theme)).catch_unwind().await.unwrap_or_else(|_| {
-        let nothing = || Some(Err("its file could not be played to the end; see above".to_owned()));
-        theme.exchanges.iter().map(|_| nothing()).collect()
+        let nothing = || Played {
+            steps: Err("its file could not be played to the end; see above".to_owned()),
+            took: Duration::ZERO,
+        };
+        theme.exchanges.iter().map(|_| Some(nothing())).collect()
     })
 }
 
@@ -116,8 +126,10 @@ async fn play_file(theme: &Theme) -> Vec<Option<Played>> {
             blocks: [&theme.setting.blocks[..], &exchange.setting.blocks].concat(),
         };
         let playing = Play::new(&mut stage, &setting).play(exchange);
+        let begun = Instant::now();
         let played = AssertUnwindSafe(playing).catch_unwind().await;
-        all.push(Some(played.unwrap_or_else(|_| Err("it panicked; see above".to_owned()))));
+        let steps = played.unwrap_or_else(|_| Err("it panicked; see above".to_owned()));
+        all.push(Some(Played { steps, took: begun.elapsed() }));
         world.clear_faults().await;
     }
     stage.strike().await;
@@ -126,7 +138,7 @@ async fn play_file(theme: &Theme) -> Vec<Option<Played>> {
 
 /// What is wrong with one exchange, for a person.
 fn difference(exchange: &Exchange, played: &Played) -> Option<String> {
-    let steps = match played {
+    let steps = match &played.steps {
         Ok(steps) => steps,
         Err(problem) => return Some(format!("    {problem}\n")),
     };
@@ -156,13 +168,14 @@ async fn recorded_exchanges_are_what_happens() {
             let name = format!("{}/{}", theme.name, exchange.name);
             let Some(played) = played else { continue };
             match difference(exchange, played) {
-                None => println!("ok {name}"),
-                Some(_) if is_recording && played.is_ok() => println!("recorded {name}"),
+                None => println!("ok {name} ({} ms)", played.took.as_millis()),
+                Some(_) if is_recording && played.steps.is_ok() => println!("recorded {name}"),
                 Some(difference) => wrong.push_str(&format!("{name}\n{difference}\n")),
             }
         }
         if is_recording {
-            let now: Vec<_> = played.iter().map(|played| played.as_ref()?.as_ref().ok().cloned()).collect();
+            let now: Vec<_> =
+                played.iter().map(|played| played.as_ref()?.steps.as_ref().ok().cloned()).collect();
             let text = theme.rewritten(&now);
             if text != std::fs::read_to_string(&theme.path).unwrap() {
                 std::fs::write(&theme.path, text).unwrap();

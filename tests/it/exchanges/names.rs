@@ -101,6 +101,9 @@ impl Names {
         if word.len() == 47 && word.starts_with("pck_") {
             return Some((end, self.numbered(word, "client"), false));
         }
+        if word.len() == 10 && word.starts_with("pck_") && rest[end..].starts_with('…') {
+            return Some((end, "<beginning of a clientId>".to_owned(), false));
+        }
         let of_stripe =
             OF_STRIPE.iter().find(|(begin, length, _)| word.len() == *length && word.starts_with(begin));
         if let Some((_, _, kind)) = of_stripe {

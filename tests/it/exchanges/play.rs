@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use prepaid402::config::DatabaseConfig;
 use serde_json::Value;
 
 use super::command;
@@ -55,6 +56,7 @@ struct Waiting {
     caller: Caller,
     message: Message,
     hits: usize,
+    at_stripe: bool,
 }
 
 impl<'p, 'w> Play<'p, 'w> {
@@ -119,16 +121,21 @@ impl<'p, 'w> Play<'p, 'w> {
             let before = self.stage.moment().await;
             let bytes: Vec<u8> = messages.iter().flat_map(|message| message.bytes.clone()).collect();
             caller.send(&bytes).await;
-            if step.has("later") {
+            if let Some(place) = step.all("later").next() {
+                let at_stripe = place == "at-stripe";
                 let begun = std::time::Instant::now();
-                while self.stage.hits() == hits {
+                while if at_stripe {
+                    self.stage.held_at_stripe().await == 0
+                } else {
+                    self.stage.hits() == hits
+                } {
                     if begun.elapsed() > SOON {
                         return Err("the request never reached the other side".to_owned());
                     }
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                let message = messages.swap_remove(0);
-                waiting = Some(Waiting { step: at, caller, message, hits: self.stage.hits() - 1 });
+                waiting =
+                    Some(Waiting { step: at, caller, message: messages.swap_remove(0), hits, at_stripe });
                 at = end;
                 continue;
             }
@@ -191,7 +198,11 @@ impl<'p, 'w> Play<'p, 'w> {
 
     async fn finish(&mut self, mut waiting: Waiting) -> (usize, Observed) {
         let before = self.stage.moment().await;
-        self.stage.release();
+        if waiting.at_stripe {
+            self.stage.release_at_stripe().await;
+        } else {
+            self.stage.release();
+        }
         let shown = read(&mut waiting.caller, &waiting.message, AfterAnswer::See).await;
         let mut seen = self.observed(shown, waiting.hits, &before).await;
         // Others were there meanwhile; this was the first.
@@ -247,6 +258,7 @@ impl<'p, 'w> Play<'p, 'w> {
                     let statements: Vec<&str> = step.all("sql").collect();
                     self.stage.restart(&statements).await;
                 }
+                "no-faults" => self.stage.world.clear_faults().await,
                 "sql" | "half-close" | "later" | "release" | "upstream" | "varies" => {}
                 other => return Err(format!("@{other} is no directive of a step")),
             }
@@ -325,7 +337,10 @@ impl<'p, 'w> Play<'p, 'w> {
             "admin-url" => self.stage.admin_url().to_owned(),
             "upstream-url" => self.stage.world.upstream.url.clone(),
             "stripe-url" => self.stage.world.sim.base_url.clone(),
-            "data" => self.stage.data().to_str().unwrap().to_owned(),
+            "database" => match &self.stage.world.database {
+                DatabaseConfig::Sqlite(file) => file.to_str().unwrap().to_owned(),
+                DatabaseConfig::Postgres(url) => url.expose().to_owned(),
+            },
             "times" => {
                 let (count, what) = name.trim().split_once(' ').ok_or("{{times N text}}")?;
                 what.repeat(count.parse().map_err(|_| format!("no number: {count}"))?)

@@ -1,6 +1,5 @@
 //! What stands around the exchanges of one file: Stripe, an upstream, and a door to knock at.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::corpus::Theme;
@@ -52,8 +51,8 @@ pub async fn world_of(theme: &Theme) -> World {
 
 /// The door of a file.
 pub enum Door<'w> {
-    /// `prepaid402 serve`, where it sits, and whether there is an operator yet.
-    Gateway(Seat, Process),
+    /// `prepaid402 serve`, and where it sits.
+    Gateway(Box<Seat>, Process),
     /// The paywall inside an application.
     Embedded(Box<Shop<'w>>),
     /// Commands alone.
@@ -73,7 +72,7 @@ impl<'w> Stage<'w> {
     pub async fn set(world: &'w World, theme: &Theme) -> Self {
         let door = match theme.setting.all("door").next() {
             None => {
-                let seat = Seat::new(world, &mut Dice::random());
+                let seat = Box::new(Seat::new(world, &mut Dice::random()));
                 let process = seat.start().await;
                 Door::Gateway(seat, process)
             }
@@ -108,10 +107,6 @@ impl<'w> Stage<'w> {
         }
     }
 
-    pub fn data(&self) -> PathBuf {
-        self.world.folder.path().join("data")
-    }
-
     /// How often the upstream, or a handler, was asked.
     pub fn hits(&self) -> usize {
         match &self.door {
@@ -126,6 +121,17 @@ impl<'w> Stage<'w> {
             Door::Embedded(shop) => shop.handlers.waiting.add_permits(1),
             Door::Gateway(..) | Door::None => self.world.upstream.release(1),
         }
+    }
+
+    /// Requests that the simulated Stripe does not answer yet.
+    pub async fn held_at_stripe(&self) -> u64 {
+        let url = format!("{}/_sim/requests", self.world.sim.base_url);
+        self.world.client.get(&url).await.json()["held"].as_u64().unwrap()
+    }
+
+    pub async fn release_at_stripe(&self) {
+        let url = format!("{}/_sim/release", self.world.sim.base_url);
+        self.world.client.post_json(&url, &serde_json::json!({})).await;
     }
 
     /// What is in the books now.
