@@ -41,13 +41,14 @@
 //! | `{{card:a}}` `{{pm:a}}` `{{pm:a=4000000000000002}}` | a payment header with a new token of a card; the bare token; of that card |
 //! | `{{last body.id}}` `{{last payment-response.clientId}}` `{{last location}}` | what the steps before were answered |
 //! | `{{length}}` `{{signature}}` `{{signature -600}}` | of the body; for a webhook with this body, so many seconds from now |
-//! | `{{operator}}` `{{times 100 x}}` | an admin user's `authorization`; a hundred x |
+//! | `{{operator}}` `{{times 100 x}}` `{{newest-intent}}` | an admin user's `authorization`; a hundred x; the youngest charge at Stripe |
 //! | `{{url}}` `{{admin-url}}` `{{upstream-url}}` `{{stripe-url}}` `{{database}}` | addresses; where the books are |
 //!
 //! | directive after `>>>` | |
 //! |---|---|
 //! | `@sim /_sim/faults [{…}]` | told to the simulated Stripe before the step |
 //! | `@no-faults` | they are forgotten |
+//! | `@delivered` | first the books know that the answers before were delivered, which takes some two seconds |
 //! | `@later`, `@release` | the answer is read after the last step, or before the step with `@release`; for `/up/wait` (ask it by GET: other methods hold their price on PostgreSQL) |
 //! | `@later at-stripe` | the same for a request that hangs because of a fault |
 //! | `@half-close` | the caller closes its side once it has asked; for requests that may not be complete |
@@ -83,7 +84,7 @@ use self::play::Play;
 use self::stage::Stage;
 
 /// Files that are played at the same time.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 4;
 
 /// What came of one exchange.
 struct Played {
@@ -159,11 +160,13 @@ fn difference(exchange: &Exchange, played: &Played) -> Option<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_exchanges_are_what_happens() {
     let themes = corpus::read_all();
-    let playing = stream::iter(&themes).map(play).buffered(AT_ONCE);
-    let played: Vec<Vec<Option<Played>>> = playing.collect().await;
+    let playing = themes.iter().enumerate().map(async |(n, theme)| (n, play(theme).await));
+    let mut played: Vec<(usize, Vec<Option<Played>>)> =
+        stream::iter(playing).buffer_unordered(AT_ONCE).collect().await;
+    played.sort_by_key(|(n, _)| *n);
     let is_recording = std::env::var_os("PREPAID402_RECORD").is_some();
     let mut wrong = String::new();
-    for (theme, played) in themes.iter().zip(&played) {
+    for (theme, (_, played)) in themes.iter().zip(&played) {
         for (exchange, played) in theme.exchanges.iter().zip(played) {
             let name = format!("{}/{}", theme.name, exchange.name);
             let Some(played) = played else { continue };
@@ -190,10 +193,10 @@ async fn recorded_exchanges_are_what_happens() {
 }
 
 /// Codes of the README that no recorded exchange shows, and why.
-const NOT_SHOWN: [(&str, &str); 0] = [];
+const NOT_SHOWN: [(&str, &str); 1] =
+    [("capture_unknown", "the database must break in the middle of a commit: see `nodes`")];
 
 #[test]
-#[ignore = "the files are being filled"]
 fn every_code_that_the_readme_names_is_in_a_recorded_exchange() {
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let mut codes = BTreeSet::new();

@@ -258,6 +258,7 @@ impl<'p, 'w> Play<'p, 'w> {
                     let statements: Vec<&str> = step.all("sql").collect();
                     self.stage.restart(&statements).await;
                 }
+                "delivered" => self.stage.all_is_delivered().await,
                 "no-faults" => self.stage.world.clear_faults().await,
                 "sql" | "half-close" | "later" | "release" | "upstream" | "varies" => {}
                 other => return Err(format!("@{other} is no directive of a step")),
@@ -333,6 +334,7 @@ impl<'p, 'w> Play<'p, 'w> {
                 format!("Basic {}", STANDARD.encode(format!("{OPERATOR}:{PASSWORD}")))
             }
             "last" => self.last(name.trim())?,
+            "newest-intent" => self.stage.newest_intent().await,
             "url" => self.stage.url().to_owned(),
             "admin-url" => self.stage.admin_url().to_owned(),
             "upstream-url" => self.stage.world.upstream.url.clone(),

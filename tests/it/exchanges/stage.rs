@@ -7,8 +7,8 @@ use super::ledger::{Books, Moment};
 use crate::embedded::Shop;
 use crate::support::dice::Dice;
 use crate::support::process::{Process, Seat};
-use crate::support::raw::closed_port;
-use crate::support::{ROUTES, World};
+use crate::support::raw::{closed_port, eventually};
+use crate::support::{ROUTES, World, number};
 
 /// What happens in the background after an answer is there so soon, or never.
 pub const SOON: Duration = Duration::from_secs(5);
@@ -41,6 +41,10 @@ pub async fn world_of(theme: &Theme) -> World {
     }
     if !theme.setting.has("without-webhooks") {
         world.secrets.insert("STRIPE_WEBHOOK_SECRETS".into(), WEBHOOK_SECRET.into());
+    }
+    // What the gateway does by itself must not fall into an exchange.
+    for name in ["PREPAID402_WEBHOOKS__POLL_EVERY", "PREPAID402_TOP_UP__RECONCILE_EVERY"] {
+        world.secrets.insert(name.to_owned(), "1h".to_owned());
     }
     for variable in theme.setting.all("environment") {
         let (name, value) = variable.split_once('=').unwrap();
@@ -132,6 +136,18 @@ impl<'w> Stage<'w> {
     pub async fn release_at_stripe(&self) {
         let url = format!("{}/_sim/release", self.world.sim.base_url);
         self.world.client.post_json(&url, &serde_json::json!({})).await;
+    }
+
+    /// The id of the youngest charge at Stripe.
+    pub async fn newest_intent(&self) -> String {
+        let intents = crate::support::intents(&self.world.books().await);
+        intents.last().unwrap()["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the books say of everything that was delivered that it was.
+    pub async fn all_is_delivered(&self) {
+        let open = "SELECT COUNT(*) FROM undelivered WHERE entries <> '[]'";
+        eventually("everything is delivered", async || number(&self.world.database, open).await == 0).await;
     }
 
     /// What is in the books now.

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 /// Nothing here takes so long; but a hang is a difference like any other, and must end.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Asked when a connection should be open: nobody sells it, and its answer says that somebody listens.
 const PROBE: &[u8] = b"GET /is-anybody-there HTTP/1.1\r\nhost: probe\r\n\r\n";
