@@ -31,7 +31,7 @@
 //! what is recorded
 //! ```
 //!
-//! Lines of a head are sent with CRLF. `\r \n \t \\ \x00` are escapes, in requests and in what is recorded. `name: base64 {…}` is
+//! What several requests that were sent at once did is told with the last of them. Lines of a head are sent with CRLF. `\r \n \t \\ \x00` are escapes, in requests and in what is recorded. `name: base64 {…}` is
 //! sent encoded; encoded answers are recorded decoded. A request `$ prepaid402 verify …` is a command; `--- file NAME` before
 //! it makes files in its folder, `--- environment` its environment.
 //!
