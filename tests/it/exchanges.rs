@@ -31,9 +31,10 @@
 //! what is recorded
 //! ```
 //!
-//! What several requests that were sent at once did is told with the last of them. Lines of a head are sent with CRLF. `\r \n \t \\ \x00` are escapes, in requests and in what is recorded. `name: base64 {…}` is
-//! sent encoded; encoded answers are recorded decoded. A request `$ prepaid402 verify …` is a command; `--- file NAME` before
-//! it makes files in its folder, `--- environment` its environment.
+//! Lines of a head are sent with CRLF. `\r \n \t \\ \x00` are escapes, in requests and in what is recorded. `name: base64 {…}` is
+//! sent encoded; encoded answers are recorded decoded. What several requests that were sent at once did is told with the last of
+//! them. A request `$ prepaid402 verify …` is a command; `--- file NAME` before it makes files in its folder, `--- environment`
+//! its environment.
 //!
 //! | in a request | |
 //! |---|---|
@@ -51,6 +52,7 @@
 //! | `@delivered` | first the books know that the answers before were delivered, which takes some two seconds |
 //! | `@later`, `@release` | the answer is read after the last step, or before the step with `@release`; for `/up/wait` (ask it by GET: other methods hold their price on PostgreSQL) |
 //! | `@later at-stripe` | the same for a request that hangs because of a fault |
+//! | `@hang-up` | the caller goes while the API works, by `/up/wait`; it is waited for the charge |
 //! | `@half-close` | the caller closes its side once it has asked; for requests that may not be complete |
 //! | `@varies retry-after` | a header's value is not compared |
 //! | `@restart`, with `@sql UPDATE …` | the gateway is started again, after such changes to the database |

@@ -24,6 +24,18 @@ pub struct Setting {
     pub blocks: Vec<(String, Vec<String>)>,
 }
 
+/// Words that mean something before a step, and titles; whatever else stands there is a mistake.
+const WORDS: [&str; 7] = [
+    "door",
+    "environment",
+    "without-upstream",
+    "without-webhooks",
+    "only-these-routes",
+    "varies",
+    "upstream",
+];
+const TITLES: [&str; 5] = ["configuration", "settings", "environment", "file ", "upstream answers"];
+
 #[derive(Debug)]
 pub struct Exchange {
     pub name: String,
@@ -162,8 +174,14 @@ fn read_setting(lines: &[String], at: &mut usize) -> Result<Setting, String> {
         }
         *at += 1;
         if let Some(found) = directive(line) {
+            if !WORDS.contains(&found.0.as_str()) {
+                return Err(format!("line {}: no directive is called @{}", *at, found.0));
+            }
             setting.directives.push(found);
         } else if let Some(title) = line.strip_prefix("--- ") {
+            if !TITLES.iter().any(|begin| title.starts_with(begin)) {
+                return Err(format!("line {}: no section is called {title}", *at));
+            }
             let title = title.to_owned();
             setting.blocks.push((title, until_mark(lines, at)));
         } else if !(line.is_empty() || line == "#" || line.starts_with("# ")) {
@@ -244,7 +262,15 @@ fn a_file_is_read_and_what_is_recorded_replaces_what_was() {
         .replace("GET /b HTTP/1.1\n### two", "GET /b HTTP/1.1\n<<<\nnewer\n\n### two");
     assert_eq!(now, expected);
     assert_eq!(parse("t".into(), PathBuf::new(), &now).unwrap().rewritten(&[None, None]), now);
-    for wrong in ["", "### a\n", "### a\n>>>\nx\n### a\n>>>\nx\n", "loose\n", "### A\n>>>\nx\n"] {
+    for wrong in [
+        "",
+        "### a\n",
+        "### a\n>>>\nx\n### a\n>>>\nx\n",
+        "loose\n",
+        "### A\n>>>\nx\n",
+        "@typo\n### a\n>>>\nx\n",
+        "### a\n--- typo\n>>>\nx\n",
+    ] {
         assert!(parse("t".into(), PathBuf::new(), wrong).is_err(), "{wrong}");
     }
 }

@@ -1,7 +1,6 @@
 //! Plays one exchange, and tells what happened.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,7 +12,7 @@ use super::corpus::{Exchange, Setting, Step};
 use super::ledger::Moment;
 use super::names::Names;
 use super::script::{self, Message};
-use super::stage::{Door, OPERATOR, PASSWORD, SOON, Stage, WEBHOOK_SECRET};
+use super::stage::{Door, OPERATOR, PASSWORD, Stage, WEBHOOK_SECRET};
 use super::tell;
 use super::wire::{Answer, Caller, Framing, Silence, Then};
 use crate::support::GOOD;
@@ -37,8 +36,14 @@ pub struct Play<'p, 'w> {
 /// What one step has shown.
 #[derive(Debug)]
 pub enum Shown {
-    Answers { interim: Vec<Answer>, answer: Result<Answer, Silence>, then: Option<Then> },
+    Answers {
+        interim: Vec<Answer>,
+        answer: Result<Answer, Silence>,
+        then: Option<Then>,
+    },
     Command(crate::support::program::Ran),
+    /// The caller did not wait for an answer.
+    HungUp,
 }
 
 /// One step, with what was seen behind the door meanwhile.
@@ -121,19 +126,18 @@ impl<'p, 'w> Play<'p, 'w> {
             let before = self.stage.moment().await;
             let bytes: Vec<u8> = messages.iter().flat_map(|message| message.bytes.clone()).collect();
             caller.send(&bytes).await;
+            if step.has("hang-up") {
+                self.stage.reached(hits, false).await?;
+                drop(caller);
+                self.stage.release();
+                self.stage.charged_since(&before).await?;
+                observed[at] = Some(self.observed(Shown::HungUp, hits, &before).await);
+                at = end;
+                continue;
+            }
             if let Some(place) = step.all("later").next() {
                 let at_stripe = place == "at-stripe";
-                let begun = std::time::Instant::now();
-                while if at_stripe {
-                    self.stage.held_at_stripe().await == 0
-                } else {
-                    self.stage.hits() == hits
-                } {
-                    if begun.elapsed() > SOON {
-                        return Err("the request never reached the other side".to_owned());
-                    }
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
+                self.stage.reached(hits, at_stripe).await?;
                 waiting =
                     Some(Waiting { step: at, caller, message: messages.swap_remove(0), hits, at_stripe });
                 at = end;
@@ -260,7 +264,7 @@ impl<'p, 'w> Play<'p, 'w> {
                 }
                 "delivered" => self.stage.all_is_delivered().await,
                 "no-faults" => self.stage.world.clear_faults().await,
-                "sql" | "half-close" | "later" | "release" | "upstream" | "varies" => {}
+                "sql" | "half-close" | "hang-up" | "later" | "release" | "upstream" | "varies" => {}
                 other => return Err(format!("@{other} is no directive of a step")),
             }
         }

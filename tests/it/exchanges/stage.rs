@@ -8,10 +8,10 @@ use crate::embedded::Shop;
 use crate::support::dice::Dice;
 use crate::support::process::{Process, Seat};
 use crate::support::raw::{closed_port, eventually};
-use crate::support::{ROUTES, World, number};
+use crate::support::{ROUTES, World, number, verify};
 
 /// What happens in the background after an answer is there so soon, or never.
-pub const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(5);
 /// What webhooks are signed with.
 pub const WEBHOOK_SECRET: &str = "whsec_0123456789abcdefghijklmnopqrstuv";
 /// Who may use the operator's door.
@@ -48,7 +48,8 @@ pub async fn world_of(theme: &Theme) -> World {
     }
     for variable in theme.setting.all("environment") {
         let (name, value) = variable.split_once('=').unwrap();
-        world.secrets.insert(name.to_owned(), value.to_owned());
+        let value = value.replace("{{upstream-url}}", &world.upstream.url);
+        world.secrets.insert(name.to_owned(), value);
     }
     world
 }
@@ -63,6 +64,17 @@ pub enum Door<'w> {
     None,
 }
 
+/// Waits until every start has had its first look at what Stripe tells. No other follows for an hour.
+async fn looked_at_stripe(world: &World, starts: i64) {
+    let url = format!("{}/_sim/requests", world.sim.base_url);
+    eventually("the first look at Stripe", async || {
+        let counts = &world.client.get(&url).await.json()["counts"];
+        let is_seen = |name: &str| counts[name].as_i64().unwrap_or(0) >= starts;
+        is_seen("events.list") && is_seen("payment_intents.list")
+    })
+    .await;
+}
+
 /// Everything that the exchanges of a file share.
 pub struct Stage<'w> {
     pub world: &'w World,
@@ -70,6 +82,7 @@ pub struct Stage<'w> {
     /// `None` where nobody has books.
     books: Option<Books>,
     has_operator: bool,
+    starts: i64,
 }
 
 impl<'w> Stage<'w> {
@@ -78,12 +91,15 @@ impl<'w> Stage<'w> {
             None => {
                 let seat = Box::new(Seat::new(world, &mut Dice::random()));
                 let process = seat.start().await;
+                looked_at_stripe(world, 1).await;
                 Door::Gateway(seat, process)
             }
             Some("embedded") => {
                 let tables: Vec<_> =
                     theme.setting.blocks("settings").flat_map(|(_, lines)| lines.to_vec()).collect();
-                Door::Embedded(Box::new(Shop::with(world, &tables.join("\n")).await))
+                let shop = Box::new(Shop::with(world, &tables.join("\n")).await);
+                looked_at_stripe(world, 1).await;
+                Door::Embedded(shop)
             }
             Some("none") => Door::None,
             Some(other) => panic!("no such door: {other}"),
@@ -92,7 +108,7 @@ impl<'w> Stage<'w> {
             Door::None => None,
             _ => Some(Books::open(&world.database).await),
         };
-        Self { world, door, books, has_operator: false }
+        Self { world, door, books, has_operator: false, starts: 1 }
     }
 
     pub fn url(&self) -> &str {
@@ -117,6 +133,34 @@ impl<'w> Stage<'w> {
             Door::Embedded(shop) => shop.handlers.calls.load(std::sync::atomic::Ordering::SeqCst),
             Door::Gateway(..) | Door::None => self.world.upstream.hits(),
         }
+    }
+
+    /// Waits until a request has reached the upstream, a handler or Stripe.
+    pub async fn reached(&self, hits: usize, at_stripe: bool) -> Result<(), String> {
+        let begun = Instant::now();
+        loop {
+            let is_there = if at_stripe { self.held_at_stripe().await > 0 } else { self.hits() > hits };
+            if is_there {
+                return Ok(());
+            }
+            if begun.elapsed() > SOON {
+                return Err("the request never reached the other side".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until something is charged.
+    pub async fn charged_since(&mut self, then: &Moment) -> Result<(), String> {
+        let books = self.books.as_mut().ok_or("there are no books")?;
+        let begun = Instant::now();
+        while !books.has_usage_since(then).await {
+            if begun.elapsed() > SOON {
+                return Err("nothing was charged".to_owned());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
     }
 
     /// Lets one that waits go on.
@@ -195,6 +239,12 @@ impl<'w> Stage<'w> {
             assert!(changed > 0, "nothing is changed by: {statement}");
         }
         let process = seat.start().await;
+        self.starts += 1;
+        looked_at_stripe(self.world, self.starts).await;
+        // Then it reads all charges back, and books what they have cost.
+        let open = "SELECT (SELECT COUNT(*) FROM top_ups WHERE state = 'succeeded') - \
+                    (SELECT COUNT(*) FROM entries WHERE source LIKE 'fee:%')";
+        eventually("all fees are booked", async || number(&self.world.database, open).await == 0).await;
         self.door = Door::Gateway(seat, process);
         self.books = Some(Books::open(&self.world.database).await);
     }
@@ -226,7 +276,13 @@ impl<'w> Stage<'w> {
                 process.terminate().await;
                 let ended = process.wait().await;
                 assert!(ended.success(), "the gateway ended with {ended}");
-                self.world.assert_books_agree().await;
+                // Stripe's books are compared in cents.
+                if self.world.extra.contains("currency = ") {
+                    let report = verify(&self.world.database).await;
+                    assert!(report.is_clean(), "{:#?}", report.findings);
+                } else {
+                    self.world.assert_books_agree().await;
+                }
             }
             Door::Embedded(shop) => shop.close().await,
             Door::None => {}

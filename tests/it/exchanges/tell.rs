@@ -22,6 +22,7 @@ pub fn lines(observed: &Observed, names: &mut Names, varying: &[&str], whole_ups
                 }
             }
         }
+        Shown::HungUp => lines.push("--- the caller hung up".to_owned()),
         Shown::Answers { interim, answer, then } => {
             for answer in interim {
                 lines.extend(answer_lines(answer, names, varying).0);
