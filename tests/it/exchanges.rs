@@ -62,7 +62,7 @@
 //! `@door embedded`, `@door none`.
 //!
 //! In what is recorded, `<id-1>` and the like number what is new in every run by first appearance, so that the same thing twice is
-//! checked; headers are sorted by name; JSON without spaces is laid out (and said to be JSON).
+//! checked; headers are sorted by name; a long run of one letter is `{{times N x}}`; JSON without spaces is laid out (and said to be JSON).
 
 mod command;
 mod corpus;

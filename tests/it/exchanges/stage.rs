@@ -57,7 +57,7 @@ pub async fn world_of(theme: &Theme) -> World {
 /// The door of a file.
 pub enum Door<'w> {
     /// `prepaid402 serve`, and where it sits.
-    Gateway(Box<Seat>, Process),
+    Gateway(Box<Seat>, Box<Process>),
     /// The paywall inside an application.
     Embedded(Box<Shop<'w>>),
     /// Commands alone.
@@ -90,7 +90,7 @@ impl<'w> Stage<'w> {
         let door = match theme.setting.all("door").next() {
             None => {
                 let seat = Box::new(Seat::new(world, &mut Dice::random()));
-                let process = seat.start().await;
+                let process = Box::new(seat.start().await);
                 looked_at_stripe(world, 1).await;
                 Door::Gateway(seat, process)
             }
@@ -238,7 +238,7 @@ impl<'w> Stage<'w> {
             let changed = crate::support::change(&self.world.database, statement, &[]).await;
             assert!(changed > 0, "nothing is changed by: {statement}");
         }
-        let process = seat.start().await;
+        let process = Box::new(seat.start().await);
         self.starts += 1;
         looked_at_stripe(self.world, self.starts).await;
         // Then it reads all charges back, and books what they have cost.

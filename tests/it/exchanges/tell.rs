@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::names::{Named, Names};
 use super::play::{Observed, Shown};
-use super::text::{escaped, json_lines, lines as text_lines};
+use super::text::{escaped, json_lines, lines as text_lines, shortened};
 use super::wire::{Answer, Framing, Silence, Then};
 use crate::support::upstream::Seen;
 
@@ -60,7 +60,7 @@ pub fn lines(observed: &Observed, names: &mut Names, varying: &[&str], whole_ups
             lines.extend(moved.iter().map(|line| names.masked(line).text));
         }
     }
-    lines
+    lines.iter().map(|line| shortened(line)).collect()
 }
 
 /// Head and body of an answer, and how its body is framed.

@@ -171,6 +171,24 @@ fn end_list(lines: &mut [String]) {
     }
 }
 
+/// The line with long runs of one letter told as `{{times N x}}`.
+pub fn shortened(line: &str) -> String {
+    const LONG: usize = 200;
+    let mut short = String::new();
+    let mut rest = line;
+    while let Some(first) = rest.chars().next() {
+        let count = rest.chars().take_while(|next| *next == first).count();
+        let (run, after) = rest.split_at(count * first.len_utf8());
+        if count >= LONG {
+            short.push_str(&format!("{{{{times {count} {first}}}}}"));
+        } else {
+            short.push_str(run);
+        }
+        rest = after;
+    }
+    short
+}
+
 /// A line-by-line comparison, with some lines around each difference.
 pub fn difference(recorded: &[String], now: &[String]) -> String {
     let (n, m) = (recorded.len(), now.len());
@@ -229,6 +247,12 @@ fn whatever_bytes_there_are_can_be_got_back() {
             assert!(!MARKS.iter().any(|mark| line.starts_with(mark)) && !line.ends_with(' '), "{line:?}");
         }
     }
+}
+
+#[test]
+fn long_runs_of_a_letter_are_short() {
+    let (long, short) = ("x".repeat(200), "y".repeat(199));
+    assert_eq!(shortened(&format!("é{long}{short}é")), format!("é{{{{times 200 x}}}}{short}é"));
 }
 
 #[test]
