@@ -31,9 +31,9 @@ const PACK: i64 = 50_000;
 
 /// What handlers know and tests change.
 #[derive(Debug)]
-struct Handlers {
-    calls: AtomicUsize,
-    waiting: Semaphore,
+pub struct Handlers {
+    pub calls: AtomicUsize,
+    pub waiting: Semaphore,
     /// Calls of `waits` that were dropped in the middle.
     dropped: AtomicUsize,
 }
@@ -54,12 +54,12 @@ impl Handlers {
 }
 
 /// An application that sells its handlers.
-struct Shop<'a> {
+pub struct Shop<'a> {
     world: &'a World,
     paywall: Embedded,
-    handlers: Arc<Handlers>,
-    url: String,
-    admin_url: String,
+    pub handlers: Arc<Handlers>,
+    pub url: String,
+    pub admin_url: String,
     server: ServerHandle,
 }
 
@@ -218,7 +218,7 @@ impl<'a> Shop<'a> {
         Self::with(world, "").await
     }
 
-    async fn with(world: &'a World, extra: &str) -> Self {
+    pub async fn with(world: &'a World, extra: &str) -> Self {
         let paywall = Embedded::start(settings(world, extra)).await.unwrap_or_else(|error| panic!("{error}"));
         let handlers = Arc::new(Handlers {
             calls: AtomicUsize::new(0),
@@ -327,7 +327,7 @@ impl<'a> Shop<'a> {
     }
 
     /// The server first, then the paywall, as an application does.
-    async fn close(self) {
+    pub async fn close(self) {
         self.server.stop(true).await;
         self.paywall.stop().await;
         self.world.assert_books_agree().await;

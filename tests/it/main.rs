@@ -14,6 +14,7 @@ mod boot;
 mod cli;
 mod crash;
 mod embedded;
+mod exchanges;
 mod first_payment;
 mod get;
 mod idempotency;

@@ -4,9 +4,9 @@
 //! bytes and closes after N; `/up/cut-chunked/N` the same without a length; `/up/stall` sends a part and stops;
 //! `/up/bytes/N` sends N bytes;
 //! `/up/stream/N` sends N pieces, each when `release` is called; `/up/wait` waits for one `release` and then answers like
-//! anything else: its request as JSON.
+//! anything else: its request as JSON; `/up/scripted` answers with the bytes that `script` was given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -27,13 +27,32 @@ pub struct TestUpstream {
     pub url: String,
     seen: Arc<Mutex<Vec<Seen>>>,
     pieces: Arc<Semaphore>,
+    scripts: Arc<Mutex<VecDeque<Script>>>,
+}
+
+/// Any bytes for an answer, and what becomes of the connection then.
+#[derive(Debug, Clone)]
+pub struct Script {
+    pub bytes: Vec<u8>,
+    pub then: ThenUpstream,
+}
+
+/// What the upstream does after an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ThenUpstream {
+    Closes,
+    /// It listens for the next request.
+    GoesOn,
+    /// It neither says anything more nor closes.
+    Hangs,
 }
 
 impl TestUpstream {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let upstream = Self { url, seen: Arc::default(), pieces: Arc::new(Semaphore::new(0)) };
+        let pieces = Arc::new(Semaphore::new(0));
+        let upstream = Self { url, seen: Arc::default(), pieces, scripts: Arc::default() };
         let serving = upstream.clone();
         tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
@@ -55,6 +74,16 @@ impl TestUpstream {
     /// Lets `/up/stream` send this many pieces more, or as many `/up/wait` answer.
     pub fn release(&self, pieces: usize) {
         self.pieces.add_permits(pieces);
+    }
+
+    /// What `/up/scripted` answers: one after the other, and the last to whoever else asks.
+    pub fn script(&self, scripts: impl IntoIterator<Item = Script>) {
+        *self.scripts.lock().unwrap() = scripts.into_iter().collect();
+    }
+
+    fn next_script(&self) -> Option<Script> {
+        let mut scripts = self.scripts.lock().unwrap();
+        if scripts.len() > 1 { scripts.pop_front() } else { scripts.front().cloned() }
     }
 
     async fn converse(&self, mut socket: TcpStream) {
@@ -79,6 +108,14 @@ impl TestUpstream {
         }
         match verb {
             "refuse" => false,
+            "scripted" => {
+                let Some(script) = self.next_script() else { return false };
+                let is_sent = socket.write_all(&script.bytes).await.is_ok();
+                if script.then == ThenUpstream::Hangs {
+                    std::future::pending::<()>().await;
+                }
+                is_sent && script.then == ThenUpstream::GoesOn
+            }
             "bytes" => {
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {n}\r\n\r\n");
                 socket.write_all(head.as_bytes()).await.is_ok()
