@@ -31,7 +31,7 @@ pub async fn run(args: CheckConfigArgs) -> ExitCode {
     match load_or_report(args.config) {
         Ok(loaded) => {
             print!("{}", describe(&loaded.config));
-            for line in overlap_lines(&loaded.config) {
+            for line in overlap_lines(&loaded.config).into_iter().chain(method_lines(&loaded.config)) {
                 println!("{line}");
             }
             for warning in &loaded.warnings {
@@ -77,6 +77,19 @@ fn overlap_lines(config: &Config) -> Vec<String> {
     // Contradicting routes were reported while loading.
     RouteTable::new(&config.routes)
         .map(|table| table.overlaps().iter().map(|overlap| format!("overlap: {overlap}")).collect())
+        .unwrap_or_default()
+}
+
+/// A line for each `POST` that costs less than another method of its path.
+fn method_lines(config: &Config) -> Vec<String> {
+    let line = |(cheap, dear, path): (String, String, String)| {
+        format!(
+            "method: {cheap} and {dear} both serve {path}, and POST costs less. If your API takes the method from a parameter or \
+             form field such as _method, the dearer one is had for the price of POST: switch that off there, or price both alike"
+        )
+    };
+    RouteTable::new(&config.routes)
+        .map(|table| table.cheaper_posts().into_iter().map(line).collect())
         .unwrap_or_default()
 }
 
@@ -186,7 +199,7 @@ fn write_sale(text: &mut String, config: &Config) -> std::fmt::Result {
         writeln!(
             text,
             "Redirects and \"not modified\" (3xx) cost nothing on routes that are not charged on 3xx. To charge them there, \
-             write in the route: {}",
+             add 3xx in the route: {}",
             route.charged_statuses.with_redirects().setting()
         )?;
     }

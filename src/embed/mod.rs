@@ -229,8 +229,8 @@ impl Inner {
         let known = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
         let name = known.iter().find(|(_, (number, _))| *number == route).map(|((name, _), _)| name.as_str());
         tracing::warn!(
-            "A handler answered {status} on the priced route {}: 3xx is passed on and not charged there. If what you sell is \
-             behind that redirect, such as a signed download, make its price with .charge_redirects()",
+            "A handler answered {status} on the priced route {}, where answers with 3xx are passed on and not charged. If what \
+             you sell is behind a redirect, such as a signed download, make its price with .charge_redirects()",
             name.unwrap_or_default(),
         );
     }

@@ -409,8 +409,8 @@ impl Gateway {
         let Some(told) = self.told_of_redirect.get(route.index).filter(|_| is_redirect) else { return };
         if !told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "The API answered {status} on the priced route {}: 3xx is passed on and not charged there. If what you sell is \
-                 behind that redirect, such as a signed download, write in the route: {}",
+                "The API answered {status} on the priced route {}, where answers with 3xx are passed on and not charged. If what \
+                 you sell is behind a redirect, such as a signed download, write in the route: {}",
                 route.name,
                 route.config.charged_statuses.with_redirects().setting(),
             );

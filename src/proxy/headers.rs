@@ -1,6 +1,6 @@
 //! Which headers pass between caller and upstream.
 //!
-//! What a caller sends passes when its name is one of those in [`names`]. In answers, names are compared in lower case and with
+//! What a caller sends passes when its name is one that `names.rs` lets through. In answers, names are compared in lower case and with
 //! every mark as `-`, because many servers cannot tell `X_Client_Id` or `X.Client.Id` from `X-Client-Id`.
 //! Hop-by-hop headers: RFC 9110, section 7.6.1.
 

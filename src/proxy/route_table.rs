@@ -256,6 +256,27 @@ impl RouteTable {
         overlaps
     }
 
+    /// Where `POST` costs less than another method of the same path: the cheaper route, the dearer one, and a path. Many
+    /// frameworks take the method of a `POST` from a parameter or a form field, which is no gateway's to see.
+    #[must_use]
+    pub fn cheaper_posts(&self) -> Vec<(String, String, String)> {
+        let mut found = Vec::new();
+        for cheap in self.routes.iter().filter(|route| route.config.methods.contains("POST")) {
+            for dear in self.routes.iter().filter(|dear| is_dearer(dear.config.charge, cheap.config.charge)) {
+                let changes = |method: &&String| !matches!(method.as_str(), "GET" | "HEAD" | "POST");
+                let shared = self.patterns[dear.index].common_path(&self.patterns[cheap.index]);
+                if let Some(path) = shared
+                    && dear.config.methods.iter().any(|method| changes(&method))
+                    && self.serves(cheap, &path)
+                    && self.serves(dear, &path)
+                {
+                    found.push((cheap.name.clone(), dear.name.clone(), path));
+                }
+            }
+        }
+        found
+    }
+
     /// Whether this very route answers the path, with any of its methods.
     fn serves(&self, route: &CompiledRoute, path: &str) -> bool {
         canonicalise(path).is_ok_and(|path| {

@@ -42,7 +42,6 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "appl-physical-path",
             "auth-password",
             "auth-type",
-            "auth-user",
             "context-document-root",
             "context-prefix",
             "document-name",
@@ -84,8 +83,8 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "wsgi-",
         ],
     },
-    // What a proxy says of the request it got: `Forwarded`, `X-Forwarded-*`, `X-Original-URL`, `X-Rewrite-URL`, `X-Replaced-
-    // Path`.
+    // What a proxy says of the request it got: `Forwarded`, `X-Forwarded-*`, `X-Original-URL`, `X-Replaced-Path`, `X-Real-
+    // IP`, `X-ProxyHost`.
     Kind {
         names: &[],
         prefixes: &[
@@ -94,9 +93,9 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "original-",
             "originating-",
             "proxied-",
+            "proxy",
             "real-",
             "replaced-",
-            "rewrite",
             "rewritten-",
         ],
     },
@@ -111,11 +110,16 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "context-path",
             "destination-url",
             "destinationurl",
+            "full-path",
+            "full-uri",
+            "full-url",
             "ingress-path",
             "matched-path",
+            "mount",
             "mount-path",
             "mount-point",
             "ms-original-url",
+            "ms-path-query",
             "now-route-matches",
             "path",
             "path-base",
@@ -124,19 +128,22 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "pathinfo",
             "pathname",
             "prefix",
-            "proxy-base",
-            "proxy-context-path",
-            "proxy-path",
-            "proxy-prefix",
-            "proxy-uri",
-            "proxy-url",
-            "proxycontextpath",
             "raw-path",
             "raw-request-uri",
             "raw-uri",
             "raw-url",
+            "request-base",
+            "requested-path",
+            "requested-uri",
+            "requested-url",
+            "root",
             "root-path",
             "root-url",
+            "sub-path",
+            "subpath",
+            "target-path",
+            "target-uri",
+            "traversal-path",
             "uri",
             "uri-path",
             "url",
@@ -151,28 +158,26 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "appservice-proto",
             "backend-host",
             "cf-visitor",
+            "client-host",
             "client-port",
+            "client-proto",
+            "client-scheme",
+            "client-ssl",
             "disguised-host",
             "edge-scheme",
             "front-end-https",
             "host",
+            "host-name",
             "hostname",
             "method",
             "port",
             "proto",
             "protocol",
-            "proxy-host",
-            "proxy-port",
-            "proxy-proto",
-            "proxy-protocol",
-            "proxy-scheme",
-            "proxy-ssl",
-            "proxy-ssl-id",
-            "proxyhost",
-            "proxyport",
-            "proxyscheme",
+            "requested-host",
+            "requested-method",
             "restli-method",
             "scheme",
+            "server",
             "tunneled-method",
             "url-scheme",
             "verb",
@@ -186,6 +191,10 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
     Kind {
         names: &[
             "anonymous-consumer",
+            "auth-email",
+            "auth-groups",
+            "auth-roles",
+            "cas-user",
             "client-address",
             "consumer-custom-id",
             "consumer-groups",
@@ -194,25 +203,25 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "credential-identifier",
             "credential-username",
             "custom-ip-authorization",
+            "endpoint-api-userinfo",
             "ip",
             "ip-address",
             "ipaddress",
             "iv-creds",
             "iv-groups",
             "iv-user",
+            "login-user",
             "peer-address",
-            "proxy-auth-cert",
-            "proxy-client-cert",
-            "proxy-user",
+            "remote",
             "sm-user",
             "source-address",
             "userinfo",
-            "webauth-user",
         ],
         prefixes: &[
             "amzn-mtls-",
             "amzn-oidc-",
             "auth-request-",
+            "auth-user",
             "authenticated-",
             "authentik-",
             "cf-access-",
@@ -227,10 +236,10 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "ms-token-",
             "oidc-",
             "pomerium-",
-            "proxyuser",
             "shib-",
             "tailscale-",
             "vouch-",
+            "webauth-",
         ],
     },
     // A file to send. `Rack::Sendfile` reads `X-Sendfile-Type` and `X-Accel-Mapping` of requests.
@@ -254,7 +263,6 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "dtab-",
             "envoy-",
             "fastly-",
-            "fly-forwarded-",
             "invoke-",
             "istio-",
             "kong-",
@@ -269,24 +277,64 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
     },
 ];
 
-/// How the names of an address end: `X-Real-IP`, `CF-Connecting-IPv6`, `X-Azure-ClientIP`, `Remote-Addr`.
-const ADDRESSES: [&str; 8] =
-    ["-addr", "-ip", "-ipaddress", "-ipv4", "-ipv6", "clientip", "realip", "remoteip"];
+/// What such names have in them, wherever: `X-HTTP-Method-Override`, `X-Override-URL`, `Z-Forwarded-For`, `X-Rewrite-URL`.
+const INFIXES: [&str; 3] = ["forwarded", "override", "rewrite"];
+
+/// How the names of an address end: `X-Client-IP`, `CF-Connecting-IPv6`, `X-Sucuri-ClientIP`, `X-Client-Addr`; and of a user.
+const ENDS: [&str; 10] = [
+    "-addr",
+    "-ip",
+    "-ip-address",
+    "-ipaddress",
+    "-ipv4",
+    "-ipv6",
+    "-remote-user",
+    "clientip",
+    "realip",
+    "remoteip",
+];
+
+/// What nearly every request has, looked at first because it costs least.
+const COMMON: [&str; 18] = [
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "cache-control",
+    "content-encoding",
+    "content-type",
+    "dnt",
+    "idempotency-key",
+    "if-modified-since",
+    "if-none-match",
+    "origin",
+    "pragma",
+    "priority",
+    "range",
+    "referer",
+    "traceparent",
+    "upgrade-insecure-requests",
+    "user-agent",
+];
 
 /// Whether the upstream may see a header of the caller by this name, which is in lower case.
 pub(super) fn is_the_callers(name: &str) -> bool {
-    let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    let is_ours = OURS.binary_search(&name).is_ok() || begins_with_one(name, &OUR_PREFIXES);
-    is_plain && !is_ours && !is_taken_for_more(stem(name))
+    COMMON.binary_search(&name).is_ok()
+        || (is_plain(name) && !is_ours(name) && !is_taken_for_more(stem(name)))
 }
 
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
+fn is_ours(name: &str) -> bool {
+    OURS.binary_search(&name).is_ok() || begins_with_one(name, &OUR_PREFIXES)
+}
 fn is_taken_for_more(stem: &str) -> bool {
     TAKEN_FOR_MORE
         .iter()
         .any(|kind| kind.names.binary_search(&stem).is_ok() || begins_with_one(stem, kind.prefixes))
-        || ADDRESSES.iter().any(|end| stem.ends_with(end))
-        // `X-HTTP-Method-Override`, `X-Override-URL`, `X-Host-Override` and their like.
-        || stem.contains("override")
+        || ENDS.iter().any(|end| stem.ends_with(end))
+        || INFIXES.iter().any(|infix| stem.contains(infix))
 }
 
 /// The name without every `x-` and `http-` in front.

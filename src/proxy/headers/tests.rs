@@ -111,6 +111,8 @@ const TAKEN_FOR_MORE: &str = "
     x-vouch-user oidc-claim-sub shib-session-id iv-user sm-user
     x-accel-redirect x-accel-mapping x-accel-internal x-sendfile x-sendfile-type x-send-file x-lighttpd-send-file
     x-litespeed-location x-reproxy-url
+    z-forwarded-for x-traversal-path x-request-base x-ms-path-query x-requested-uri x-full-url x-webauth-email x-proxy-remote-user
+    x-endpoint-api-userinfo oam-remote-user x-auth-username x-client-ip-address proxy-issuer-dn x-iis-url-rewrite x-client-scheme
     x-middleware-subrequest x-middleware-rewrite x-middleware-override-headers x-invoke-path x-invoke-query x-astro-path
     x-astro-locals x-react-router-spa-mode x-apigateway-event x-apigateway-context x-amzn-request-context
     x-amzn-lambda-context x-appengine-inbound-appid x-vercel-id l5d-dst-override l5d-dtab dtab-local x-istio-attributes";

@@ -302,6 +302,29 @@ fn equal_routes_are_reported() {
 }
 
 #[test]
+fn a_post_that_costs_less_than_another_method_of_its_path_is_named() {
+    for (routes, expected) in [
+        (&[("POST", "/x", 0), ("DELETE", "/x", 5)][..], Some(("POST /x", "DELETE /x", "/x"))),
+        (&[("GET,POST", "/x/{a}", 5), ("PUT,GET", "/y", 9)], None),
+        (
+            &[("GET,POST", "/x/{a}", 5), ("PATCH,PUT", "/x/{b}", 9)],
+            Some(("GET,POST /x/{a}", "PATCH,PUT /x/{b}", "/x/x")),
+        ),
+        (&[("POST", "/x/{a}", 5), ("DELETE", "/x/*", 9)], Some(("POST /x/{a}", "DELETE /x/*", "/x/x"))),
+        // The gateway itself refuses the cheaper one there.
+        (&[("POST", "/x/*", 5), ("DELETE", "/x/{a}", 9)], None),
+        (&[("POST", "/x", 5), ("DELETE", "/x", 5)], None),
+        (&[("POST", "/x", 5), ("DELETE", "/x", 0)], None),
+        (&[("POST", "/x", 0), ("GET", "/x", 5)], None),
+        (&[("GET", "/x", 0), ("DELETE", "/x", 5)], None),
+    ] {
+        let found = table(routes).cheaper_posts();
+        let found = found.first().map(|(cheap, dear, path)| (cheap.as_str(), dear.as_str(), path.as_str()));
+        assert_eq!(found, expected, "{routes:?}");
+    }
+}
+
+#[test]
 fn overlaps_are_named_with_an_example() {
     for (free, priced, example) in [
         ("/*", "/api/weather", Some(("/api/weather", false))),

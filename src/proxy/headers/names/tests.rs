@@ -3,7 +3,7 @@ use super::*;
 /// Otherwise the search by halves would miss some.
 #[test]
 fn lists_are_ascending_and_no_prefix_begins_another() {
-    let mut lists: Vec<&[&str]> = vec![&OURS];
+    let mut lists: Vec<&[&str]> = vec![&OURS, &COMMON];
     let mut prefixes: Vec<&[&str]> = vec![&OUR_PREFIXES];
     for kind in &TAKEN_FOR_MORE {
         lists.push(kind.names);
@@ -43,6 +43,13 @@ fn every_name_and_everything_with_a_prefix_is_found() {
     }
     for name in OURS.iter().chain(&OUR_PREFIXES) {
         assert!(!is_the_callers(name), "{name}");
+    }
+}
+
+#[test]
+fn what_is_looked_at_first_would_pass_all_the_same() {
+    for name in COMMON {
+        assert!(is_plain(name) && !is_ours(name) && !is_taken_for_more(stem(name)), "{name}");
     }
 }
 
