@@ -30,7 +30,7 @@ const MAX_CONNECTIONS: usize = 4096;
 
 /// Bytes that the system takes for one caller before they can be sent (TCP_NOTSENT_LOWAT).
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const MAX_UNSENT: u32 = 128 * 1024;
+const MAX_UNSENT: u32 = 32 * 1024;
 
 /// A gateway that is listening.
 #[derive(Debug)]
@@ -128,8 +128,8 @@ async fn open_doors(
             .configure(http::public)
     })
     .max_connections(MAX_CONNECTIONS)
-    // A caller who closes is gone: nobody closes only one half of a connection and waits, and what is free must not go on for
-    // nobody. Paid work goes on, and is charged when it is done.
+    // A caller who closes is gone, also one who closes its half alone: hardly any client does that and waits, and what is free
+    // must not go on for nobody. Paid work goes on, and is charged when it is done.
     .h1_allow_half_closed(false)
     .on_connect(|connection, _| hand_over_no_more_than_needed(connection))
     .keep_alive(KEEP_ALIVE)

@@ -75,7 +75,9 @@ pub fn judge(
         | "top_up_below_minimum"
         | "invalid_payment"
         | "raw_card_data_rejected"
-        | "unknown_client" => refused,
+        | "unknown_client"
+        // An attempt of this card that is open is looked at before this is said.
+        | "upstream_unreachable" => refused,
         // The work was done and must not be ordered again unasked.
         "capture_unknown" => Verdict::Unknown { again: false, maybe_served: false },
         // A mere request for payment, in answer to a payment, does not say that the card was not charged.

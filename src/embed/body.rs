@@ -7,8 +7,8 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use bytes::{Bytes, BytesMut};
 
-use crate::http::delivery::Delivery;
-use crate::http::kept_answer::{MAX_TIME, is_stream_of_records};
+use crate::http::delivery::{Delivery, first_of};
+use crate::http::kept_answer::{MAX_TIME, is_event_stream};
 
 /// The body, after what was read of it already.
 pub(super) struct WatchedBody {
@@ -56,12 +56,15 @@ impl WatchedBody {
         piece: Bytes,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Box<dyn std::error::Error>>>> {
-        self.sent = self.sent.saturating_add(piece.len() as u64);
-        if matches!(self.size, BodySize::Sized(size) if self.sent > size) {
+        let sent = self.sent.saturating_add(piece.len() as u64);
+        if matches!(self.size, BodySize::Sized(size) if sent > size) {
             return self.cut(OtherLength.into(), context);
         }
+        let (piece, rest) = first_of(piece);
+        self.beginning = rest;
+        self.sent = self.sent.saturating_add(piece.len() as u64);
         if let Some(delivery) = &mut self.delivery {
-            delivery.handed_over();
+            delivery.handed_over(piece.len());
         }
         Poll::Ready(Some(Ok(piece)))
     }
@@ -91,11 +94,11 @@ impl MessageBody for WatchedBody {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        if let Some(beginning) = self.beginning.take() {
-            return self.hand_over(beginning, context);
-        }
         if let Some(delivery) = &mut self.delivery {
             delivery.asked();
+        }
+        if let Some(beginning) = self.beginning.take() {
+            return self.hand_over(beginning, context);
         }
         loop {
             match Pin::new(&mut self.inner).poll_next(context) {
@@ -163,7 +166,7 @@ impl ReadBody {
         let mut read = Self::unread(body);
         let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let is_large = matches!(read.size, BodySize::Sized(size) if usize::try_from(size).unwrap_or(usize::MAX) > max_bytes);
-        if is_large || is_stream_of_records(media_type) {
+        if is_large || is_event_stream(media_type) {
             return Ok(read);
         }
         let mut bytes = BytesMut::new();

@@ -13,7 +13,7 @@ use std::time::Instant;
 use actix_web::body::{self, BoxBody, MessageBody};
 use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
 use actix_web::error::ErrorInternalServerError;
-use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, VARY};
+use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{Error, HttpMessage as _, HttpResponse, ResponseError, web};
 use tokio::sync::OwnedSemaphorePermit;
@@ -39,7 +39,7 @@ use crate::paywall::{
     Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage, Wallet,
 };
 use crate::protocol::stripe402::{PaymentResponse, encode};
-use crate::proxy::headers::CACHING;
+use crate::proxy::headers::{CACHING, matches_anything};
 
 /// Headers of an answer that belong to one connection or one caller, and are not stored with it.
 const NOT_STORED: [&str; 8] = [
@@ -182,6 +182,13 @@ impl Price {
         let paid = self.paid(opened.wallet(), id, matches!(opened, Opened::Again(_)));
         request.extensions_mut().insert(paid);
         let upload = upload::watch(&mut request);
+        let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
+        if is_safe && !self.charges(StatusCode::NOT_MODIFIED) {
+            let tags = request.headers().get_all(IF_NONE_MATCH).map(HeaderValue::as_bytes);
+            if matches_anything(tags) {
+                request.headers_mut().remove(IF_NONE_MATCH);
+            }
+        }
         // Once for each of the server's workers, and on the runtime that serves.
         if let Some(handing_on) = mailbox::open_here() {
             actix_web::rt::spawn(handing_on);

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use actix_web::HttpMessage as _;
 use actix_web::dev::{Payload, ServiceRequest};
 use actix_web::error::PayloadError;
+
 use bytes::Bytes;
 use futures_util::Stream;
 
@@ -34,6 +35,14 @@ pub(super) fn watch(request: &mut ServiceRequest) -> Upload {
     }
 }
 
+impl Drop for WatchedUpload {
+    fn drop(&mut self) {
+        if self.is_waiting {
+            self.progress.not_wanted();
+        }
+    }
+}
+
 impl Stream for WatchedUpload {
     type Item = Result<Bytes, PayloadError>;
 
@@ -42,7 +51,7 @@ impl Stream for WatchedUpload {
         match &polled {
             Poll::Pending if self.is_waiting => {}
             Poll::Pending => self.progress.waiting(),
-            Poll::Ready(Some(Ok(_))) => self.progress.received(),
+            Poll::Ready(Some(Ok(piece))) => self.progress.received(piece.len()),
             Poll::Ready(Some(Err(_))) => self.progress.failed(UploadFault::Broken),
             Poll::Ready(None) => self.progress.arrived(),
         }

@@ -4,12 +4,26 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
+
 use super::reversals::Reversals;
 use crate::domain::RequestId;
 use crate::ledger::{ClientId, EntryId};
 use crate::paywall::Captured;
-use crate::proxy::pace::Pace;
+use crate::proxy::pace::Reading;
 use crate::proxy::upload::{UploadProgress, UploadReport};
+
+/// Larger pieces are handed over in several, so that how fast a caller takes them is seen.
+const PIECE: usize = 32 * 1024;
+
+/// What goes to the caller first, and what is left.
+pub(crate) fn first_of(mut piece: Bytes) -> (Bytes, Option<Bytes>) {
+    if piece.len() <= PIECE {
+        return (piece, None);
+    }
+    let first = piece.split_to(PIECE);
+    (first, Some(piece))
+}
 
 /// What the API does with the caller's body, as far as it can break an answer.
 #[derive(Debug, Clone, Default)]
@@ -18,8 +32,12 @@ pub(crate) enum Upload {
     #[default]
     Nothing,
     /// To the upstream.
-    Forwarded(UploadReport),
-    /// To a handler.
+    Forwarded {
+        report: UploadReport,
+        /// See [`UploadProgress::is_callers_fault`].
+        is_safe: bool,
+    },
+    /// To a handler, who may read it or not.
     Handed(Arc<UploadProgress>),
 }
 
@@ -27,8 +45,8 @@ impl Upload {
     fn is_callers_fault(&self) -> bool {
         match self {
             Self::Nothing => false,
-            Self::Forwarded(report) => report.is_callers_fault(),
-            Self::Handed(progress) => progress.is_callers_fault(),
+            Self::Forwarded { report, is_safe } => report.is_callers_fault(*is_safe),
+            Self::Handed(progress) => progress.is_callers_fault(false),
         }
     }
 }
@@ -45,7 +63,7 @@ pub(crate) struct Delivery {
     entry: EntryId,
     upload: Upload,
     /// How the caller reads.
-    reading: Pace,
+    reading: Reading,
     /// The gateway itself is cutting connections: what is not delivered then stays noted, and is given back at restart.
     closing: Arc<AtomicBool>,
     done: bool,
@@ -66,20 +84,25 @@ impl Delivery {
             client_name: Arc::clone(&captured.wallet.record.client_public_id),
             entry: captured.posted.entry,
             upload,
-            reading: Pace::default(),
+            reading: Reading::new(),
             closing: Arc::clone(closing),
             done: false,
         }
     }
 
     /// A piece goes to the caller: how long it takes until the next one is asked for is the caller's doing.
-    pub(crate) fn handed_over(&mut self) {
-        self.reading.waiting();
+    pub(crate) fn handed_over(&mut self, bytes: usize) {
+        self.reading.handed_over(bytes);
     }
 
     /// The caller's connection takes more.
     pub(crate) fn asked(&mut self) {
-        self.reading.went_on();
+        self.reading.asked();
+    }
+
+    /// The API has gone on although it was waited for.
+    pub(crate) fn api_lives(&mut self) {
+        self.reading.upstream_lives();
     }
 
     /// All of it has gone out.

@@ -45,13 +45,15 @@ fn announced(head: &hyper::HeaderMap) -> Option<u64> {
 
 /// HTTP/1.0 knows no chunks (RFC 9112, section 6.1): a body of unknown length ends with the connection.
 pub(crate) fn fit_version<B: MessageBody>(response: &mut HttpResponse<B>, version: Version) {
-    if version >= Version::HTTP_11 || response.body().size() != BodySize::Stream {
+    if response.body().size() != BodySize::Stream {
         return;
     }
     let head = response.head_mut();
-    head.no_chunking(true);
-    head.set_connection_type(ConnectionType::Close);
-    // The server would write them as they are.
+    head.no_chunking(version < Version::HTTP_11);
+    if version < Version::HTTP_11 {
+        head.set_connection_type(ConnectionType::Close);
+    }
+    // Without chunks, the server would write them as a handler has set them, whatever comes.
     head.headers_mut().remove(CONTENT_LENGTH);
     head.headers_mut().remove(TRANSFER_ENCODING);
 }

@@ -43,7 +43,8 @@ use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
 };
 use crate::proxy::headers::{
-    ResponseContext, TrustedRequestHeaders, request_headers_for_upstream, response_headers_for_caller,
+    ResponseContext, TrustedRequestHeaders, matches_anything, request_headers_for_upstream,
+    response_headers_for_caller,
 };
 use crate::proxy::own_token::OwnToken;
 use crate::proxy::path::{CanonicalPath, canonicalise};
@@ -343,7 +344,8 @@ impl Gateway {
         let answered = self.upstream.send(paid.call).await;
         match opened {
             Opened::Admitted(admitted) => {
-                let charged = Charge { request: paid.purchase.request, route, report: &paid.report, is_head };
+                let (request, is_safe) = (paid.purchase.request, paid.purchase.is_safe);
+                let charged = Charge { request, route, report: &paid.report, is_head, is_safe };
                 self.settle(*admitted, answered, charged).await
             }
             Opened::Again(payer) => match answered {
@@ -456,7 +458,7 @@ impl Gateway {
         };
         match self.paywall.capture(admitted, usage, kept).await {
             Ok(captured) => {
-                let upload = Upload::Forwarded(charge.report.clone());
+                let upload = Upload::Forwarded { report: charge.report.clone(), is_safe: charge.is_safe };
                 let delivery =
                     Delivery::new(&self.reversals, &self.closing, charge.request, &captured, upload);
                 PaidOutcome::Served(answer, Box::new(captured), delivery)
@@ -489,15 +491,28 @@ impl Gateway {
             forwarded_for: super::caller_address(request, &self.trusted_proxies)
                 .map_or_else(String::new, |address| address.to_string()),
             forwarded_proto: self.public_url.split("://").next().unwrap_or("http").to_owned(),
-            forwarded_host: host.unwrap_or_default().to_owned(),
+            forwarded_host: self.forwarded_host(host).to_owned(),
         };
         let incoming = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let mut headers = request_headers_for_upstream(incoming, &trusted, &self.upstream.headers);
+        let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
+        if price.is_some() && is_safe && !route.config.charged_statuses.contains(304) {
+            let tags = headers
+                .get_all(hyper::header::IF_NONE_MATCH)
+                .iter()
+                .map(hyper::header::HeaderValue::as_bytes);
+            if matches_anything(tags) {
+                headers.remove(hyper::header::IF_NONE_MATCH);
+            }
+        }
         let call = UpstreamCall {
             method: hyper::Method::from_bytes(request.method().as_str().as_bytes())
                 .map_err(|_| Problem::InvalidRequest)?,
-            path: path.as_str().to_owned(),
-            query: request.uri().query().map(str::to_owned),
-            headers: request_headers_for_upstream(incoming, &trusted, &self.upstream.headers),
+            target: self
+                .upstream
+                .target(path.as_str(), request.uri().query())
+                .ok_or(Problem::InvalidRequest)?,
+            headers,
             host: host.and_then(|host| host.parse().ok()),
             body,
             upload: report.clone(),
@@ -517,6 +532,14 @@ impl Gateway {
             headers.filter(|(name, _)| !is_the_sellers(name)),
             host.map(|host| host.as_bytes()),
         )
+    }
+
+    /// The host that callers see: what they send may be anything, and is believed only where the seller wants it passed on.
+    fn forwarded_host<'a>(&'a self, host: Option<&'a str>) -> &'a str {
+        match host.filter(|_| self.upstream.preserves_host()) {
+            Some(host) => host,
+            None => self.public_url.split_once("://").map_or("", |(_, host)| host),
+        }
     }
 
     fn caller_body(
@@ -604,6 +627,7 @@ struct Charge<'a> {
     route: &'a CompiledRoute,
     report: &'a UploadReport,
     is_head: bool,
+    is_safe: bool,
 }
 
 /// The caller's body: still to come, or read because of an `Idempotency-Key`.

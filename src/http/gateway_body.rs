@@ -10,12 +10,13 @@ use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, Sleep};
 
-use super::delivery::Delivery;
+use super::delivery::{Delivery, first_of};
+use crate::proxy::pace::PAUSE;
 
 /// The body. Errors close the connection uncleanly, so that no caller takes a part for the whole.
 #[derive(Debug)]
 pub(crate) struct GatewayBody {
-    /// Read already; goes out first.
+    /// Here already; goes out first.
     beginning: Option<Bytes>,
     /// `None`: what was read is all.
     inner: Option<Incoming>,
@@ -31,6 +32,8 @@ pub(crate) struct GatewayBody {
 struct Idle {
     limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
+    /// The upstream is waited for.
+    since: Option<Instant>,
     /// Its pieces are whole by themselves, and it may pause for as long as it likes.
     is_stream: bool,
     has_delivered: bool,
@@ -52,14 +55,21 @@ impl GatewayBody {
         delivery: Option<Delivery>,
     ) -> Self {
         let beginning = Some(beginning).filter(|bytes| !bytes.is_empty());
-        let idle = Idle { limit: idle_timeout, timer: None, is_stream, has_delivered: beginning.is_some() };
+        let idle = Idle {
+            limit: idle_timeout,
+            timer: None,
+            since: None,
+            is_stream,
+            has_delivered: beginning.is_some(),
+        };
         Self { beginning, inner: Some(inner), size, idle, delivery, is_cut: false }
     }
 
     /// A body that is here already.
     pub(crate) fn whole(bytes: Bytes, size: BodySize, delivery: Option<Delivery>) -> Self {
         let beginning = Some(bytes).filter(|bytes| !bytes.is_empty());
-        let idle = Idle { limit: Duration::ZERO, timer: None, is_stream: false, has_delivered: false };
+        let idle =
+            Idle { limit: Duration::ZERO, timer: None, since: None, is_stream: false, has_delivered: false };
         Self { beginning, inner: None, size, idle, delivery, is_cut: false }
     }
 
@@ -83,8 +93,10 @@ impl GatewayBody {
     }
 
     fn hand_over(&mut self, piece: Bytes) -> Poll<Option<Result<Bytes, UpstreamCut>>> {
+        let (piece, rest) = first_of(piece);
+        self.beginning = rest;
         if let Some(delivery) = &mut self.delivery {
-            delivery.handed_over();
+            delivery.handed_over(piece.len());
         }
         Poll::Ready(Some(Ok(piece)))
     }
@@ -104,11 +116,11 @@ impl MessageBody for GatewayBody {
         if self.is_cut {
             return Poll::Ready(Some(Err(UpstreamCut)));
         }
-        if let Some(beginning) = self.beginning.take() {
-            return self.hand_over(beginning);
-        }
         if let Some(delivery) = &mut self.delivery {
             delivery.asked();
+        }
+        if let Some(beginning) = self.beginning.take() {
+            return self.hand_over(beginning);
         }
         loop {
             let Some(inner) = &mut self.inner else {
@@ -118,6 +130,10 @@ impl MessageBody for GatewayBody {
             match Pin::new(inner).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.idle.timer = None;
+                    let waited = self.idle.since.take().is_some_and(|since| since.elapsed() >= PAUSE);
+                    if let Some(delivery) = self.delivery.as_mut().filter(|_| waited) {
+                        delivery.api_lives();
+                    }
                     // Trailers are not passed on, nor are empty pieces: the server would take one for the end.
                     if let Ok(data) = frame.into_data()
                         && !data.is_empty()
@@ -137,6 +153,7 @@ impl MessageBody for GatewayBody {
                 Poll::Pending => {
                     // Counted only while we wait for the upstream: a caller who reads slowly does not get here.
                     let idle = &mut self.idle;
+                    idle.since.get_or_insert_with(Instant::now);
                     let until = || Box::pin(tokio::time::sleep_until(Instant::now() + idle.limit));
                     if std::future::Future::poll(idle.timer.get_or_insert_with(until).as_mut(), context)
                         .is_ready()

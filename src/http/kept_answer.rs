@@ -35,10 +35,18 @@ const STREAMS: [&str; 7] = [
     "multipart/x-mixed-replace",
 ];
 
+/// Whether an answer of this media type is passed on as it comes and never kept: whoever reads it waits for each event.
+pub(crate) fn is_event_stream(media_type: Option<&str>) -> bool {
+    essence(media_type).eq_ignore_ascii_case("text/event-stream")
+}
+
+fn essence(media_type: Option<&str>) -> &str {
+    media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim()
+}
+
 /// Whether an answer of this media type may be a stream without an end.
 pub(crate) fn is_stream_of_records(media_type: Option<&str>) -> bool {
-    let essence = media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    STREAMS.iter().any(|known| known.eq_ignore_ascii_case(essence))
+    STREAMS.iter().any(|known| known.eq_ignore_ascii_case(essence(media_type)))
 }
 
 /// What is kept of an answer to HEAD besides its headers: the length that it names.
@@ -63,18 +71,14 @@ pub(crate) async fn read(
 ) -> Read {
     // What was decoded, not what a header says: an answer to HEAD has no body.
     let length = body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
-    let is_stream = is_stream_of_records(media_type_of(head));
-    if is_stream || length.is_some_and(|length| length > max_bytes) {
+    if is_event_stream(media_type_of(head)) || length.is_some_and(|length| length > max_bytes) {
         return Read::Beginning(Bytes::new());
     }
     let mut bytes = BytesMut::with_capacity(length.unwrap_or(0));
     let deadline = Instant::now() + MAX_TIME;
     loop {
-        // What takes longer is passed on as it comes.
-        if Instant::now() >= deadline {
-            return Read::Beginning(bytes.freeze());
-        }
-        match tokio::time::timeout(idle_timeout, body.frame()).await {
+        let until = deadline.min(Instant::now() + idle_timeout);
+        match tokio::time::timeout_at(until, body.frame()).await {
             Ok(None) => return Read::Whole(bytes.freeze()),
             Ok(Some(Ok(frame))) => {
                 // Trailers are not passed on.
@@ -89,6 +93,8 @@ pub(crate) async fn read(
                 tracing::warn!(%error, "the upstream cut its answer before it was charged");
                 return Read::Cut;
             }
+            // What takes longer is passed on as it comes.
+            Err(_) if until == deadline => return Read::Beginning(bytes.freeze()),
             Err(_) => {
                 tracing::warn!("the upstream stalled in the middle of its answer before it was charged");
                 return Read::Cut;

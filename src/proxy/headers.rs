@@ -65,13 +65,14 @@ pub(crate) fn is_hop_by_hop(name: &str) -> bool {
 
 /// The upstream does not speak for our origin, nor to the proxy in front of us: nginx (`X-Accel-Redirect`), Apache and Lighttpd
 /// (`X-Sendfile`), LiteSpeed, H2O, App Engine, Fly and Envoy would send another body than the one that was charged, or ask somebody else.
-const NOT_FOR_CALLER: [&str; 22] = [
+const NOT_FOR_CALLER: [&str; 23] = [
     "alt-svc",
     "clear-site-data",
     "content-length",
     "content-security-policy",
     "content-security-policy-report-only",
     "fly-replay",
+    "idempotent-replayed",
     "nel",
     "payment",
     "payment-required",
@@ -211,6 +212,12 @@ fn paid_vary(upstream: &HeaderMap) -> HeaderValue {
     }
     let joined = if names.contains(&"*") { "*".to_owned() } else { names.join(", ") };
     HeaderValue::from_str(&joined).unwrap_or_else(|_| HeaderValue::from_static("*"))
+}
+
+/// Whether `If-None-Match` says `*`, which any answer matches (RFC 9110, section 13.1.2). On a GET whose 304 costs nothing, it would
+/// have the API do its work, and tell by the 304's `ETag` what came out, for nothing.
+pub(crate) fn matches_anything<'a>(mut if_none_match: impl Iterator<Item = &'a [u8]>) -> bool {
+    if_none_match.any(|value| value.split(|byte| *byte == b',').any(|tag| tag.trim_ascii() == b"*"))
 }
 
 fn normalised(name: &str) -> String {

@@ -1,6 +1,7 @@
 //! Reverse proxy: canonical paths, routes, headers, streaming.
 
 pub mod client_address;
+mod connection;
 pub mod headers;
 pub(crate) mod own_token;
 pub(crate) mod pace;

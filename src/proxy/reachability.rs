@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::Uri;
-use hyper_rustls::HttpsConnector;
-use hyper_util::client::legacy::connect::HttpConnector;
 use tokio::sync::Mutex;
 use tower_service::Service as _;
+
+use super::connection::Connector;
 
 /// What was met within this time is believed without another attempt.
 const FRESH: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ pub struct Reachability(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    connector: HttpsConnector<HttpConnector>,
+    connector: Connector,
     uri: Uri,
     /// For TCP and TLS together.
     timeout: Duration,
@@ -47,7 +47,7 @@ pub enum ReachState {
 }
 
 impl Reachability {
-    pub(super) fn new(connector: HttpsConnector<HttpConnector>, uri: Uri, timeout: Duration) -> Self {
+    pub(super) fn new(connector: Connector, uri: Uri, timeout: Duration) -> Self {
         Self(Arc::new(Inner {
             connector,
             uri,
@@ -77,9 +77,19 @@ impl Reachability {
         }
     }
 
-    /// No connection to the upstream could be made. `why` is for the log, once until it is reached again.
-    pub(super) fn failed(&self, why: &dyn std::fmt::Display) {
+    /// When an attempt begins, for [`Self::failed`].
+    pub(super) fn begin(&self) -> u64 {
+        self.now()
+    }
+
+    /// No connection to the upstream could be made, in an attempt that began then. `why` is for the log, once until it is
+    /// reached again.
+    pub(super) fn failed(&self, begun: u64, why: &dyn std::fmt::Display) {
         let (inner, now) = (&self.0, self.now());
+        // Another one has reached it since.
+        if inner.reached.load(Ordering::Relaxed) > begun {
+            return;
+        }
         inner.failed.store(now, Ordering::Relaxed);
         let first =
             inner.failing_since.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
@@ -112,12 +122,17 @@ impl Reachability {
     }
 
     /// Whether the upstream can be reached now: what was met within the last second, or one attempt to connect, within
-    /// `upstream.connect_timeout`. However many ask at once, there is one attempt.
+    /// `upstream.connect_timeout`. However many ask at once, there is one attempt, and while it could not be reached before, nobody
+    /// waits for what it meets.
     pub async fn can_be_reached(&self) -> bool {
         if let Some(met) = self.recent(FRESH) {
             return met;
         }
-        let _attempt = self.0.attempt.lock().await;
+        let _attempt = match self.0.attempt.try_lock() {
+            Ok(attempt) => attempt,
+            Err(_) if matches!(self.state(), ReachState::Unreachable(_)) => return false,
+            Err(_) => self.0.attempt.lock().await,
+        };
         match self.recent(FRESH) {
             Some(met) => met,
             None => self.connect().await,
@@ -138,7 +153,7 @@ impl Reachability {
     }
 
     async fn connect(&self) -> bool {
-        let inner = &self.0;
+        let (inner, begun) = (&self.0, self.begin());
         let mut connector = inner.connector.clone();
         let connecting = connector.call(inner.uri.clone());
         match tokio::time::timeout(inner.timeout, connecting).await {
@@ -148,11 +163,11 @@ impl Reachability {
                 true
             }
             Ok(Err(error)) => {
-                self.failed(&super::upstream::Chain(error.as_ref()));
+                self.failed(begun, &super::upstream::Chain(error.as_ref()));
                 false
             }
             Err(_) => {
-                self.failed(&"no connection in time");
+                self.failed(begun, &"no connection in time");
                 false
             }
         }

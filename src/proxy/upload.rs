@@ -4,7 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use futures_util::StreamExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{mpsc, watch};
 
-use super::pace::Pace;
+use super::pace::Sending;
 
 /// Pieces between the caller and the upstream; more make the caller wait.
 const PIECES: usize = 4;
@@ -49,18 +49,29 @@ struct Running {
 pub struct UploadProgress {
     fault: OnceLock<UploadFault>,
     has_arrived: AtomicBool,
-    pace: Mutex<Pace>,
+    /// The upstream answers already.
+    is_answered: AtomicBool,
+    pace: Mutex<Sending>,
 }
 
 impl UploadProgress {
     /// From now on the caller is waited for.
     pub(crate) fn waiting(&self) {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).waiting();
+        self.pace().waiting();
     }
 
-    /// Something came from the caller.
-    pub(crate) fn received(&self) {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner).went_on();
+    /// So much came from the caller.
+    pub(crate) fn received(&self, bytes: usize) {
+        self.pace().received(bytes);
+    }
+
+    /// Nobody wants the rest any more.
+    pub(crate) fn not_wanted(&self) {
+        self.pace().not_wanted();
+    }
+
+    fn pace(&self) -> MutexGuard<'_, Sending> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All of it came.
@@ -73,12 +84,13 @@ impl UploadProgress {
         let _ = self.fault.set(fault);
     }
 
-    /// Whether an answer that breaks off now does so because of the caller: the body was cut, or the caller kept everybody
-    /// waiting for it.
+    /// Whether an answer that breaks off now does so because of the caller: the body was cut, or the caller keeps everybody
+    /// waiting for it. `is_safe`: a GET or HEAD, of which nobody waits for a body; one that is announced and does not come is
+    /// there to break something.
     #[must_use]
-    pub fn is_callers_fault(&self) -> bool {
-        let is_slow = || self.pace.lock().unwrap_or_else(PoisonError::into_inner).is_slow();
-        self.fault.get().is_some() || (!self.has_arrived.load(Ordering::Acquire) && is_slow())
+    pub fn is_callers_fault(&self, is_safe: bool) -> bool {
+        let is_owed = !self.has_arrived.load(Ordering::Acquire);
+        self.fault.get().is_some() || (is_owed && (is_safe || self.pace().is_slow()))
     }
 }
 
@@ -91,8 +103,15 @@ impl UploadReport {
 
     /// See [`UploadProgress::is_callers_fault`].
     #[must_use]
-    pub fn is_callers_fault(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.progress.is_callers_fault())
+    pub fn is_callers_fault(&self, is_safe: bool) -> bool {
+        self.running.as_ref().is_some_and(|running| running.progress.is_callers_fault(is_safe))
+    }
+
+    /// The head of the answer is here: from now on it is the answer that ends the upload, and no time.
+    pub(super) fn answered(&self) {
+        if let Some(running) = &self.running {
+            running.progress.is_answered.store(true, Ordering::Release);
+        }
     }
 
     /// Waits until nothing more is sent to the upstream: all of it was, or it was cut.
@@ -217,27 +236,31 @@ pub fn stream(
         UploadReport { running: Some(Running { progress: Arc::clone(&progress), sending: watched }) };
     actix_web::rt::spawn(async move {
         let deadline = tokio::time::Instant::now() + max_time;
+        // Of the time that the caller has: the upstream's own is not counted.
+        let mut left = max_time;
         let mut seen = 0u64;
         let fault = loop {
             progress.waiting();
-            match tokio::time::timeout_at(deadline, payload.next()).await {
+            let begun = tokio::time::Instant::now();
+            let next = tokio::time::timeout(left, payload.next()).await;
+            left = left.saturating_sub(begun.elapsed());
+            match next {
                 Err(_) => break Some(UploadFault::TooSlow),
                 Ok(Some(Err(_))) => break Some(UploadFault::Broken),
                 Ok(Some(Ok(data))) => {
-                    progress.received();
+                    progress.received(data.len());
                     seen = seen.saturating_add(data.len() as u64);
                     if seen > max_bytes {
                         break Some(UploadFault::TooLarge);
                     }
-                    // An upstream that stops reading must not hold the upload for ever either.
-                    let Ok(passed_on) =
-                        tokio::time::timeout_at(deadline, sender.send(Piece::Data(data))).await
-                    else {
+                    let Some(is_taken) = pass_on(&sender, data, deadline, &progress).await else {
                         break None;
                     };
-                    if passed_on.is_err() {
+                    if !is_taken {
                         // The upstream wants no more: the rest is read away, within the same bounds, so that the
                         // caller is not stuck writing while its answer waits.
+                        progress.waiting();
+                        let deadline = tokio::time::Instant::now() + left;
                         drain(&mut payload, deadline, max_bytes.saturating_sub(seen)).await;
                         break None;
                     }
@@ -255,6 +278,22 @@ pub fn stream(
         drop((sending, sender));
     });
     (UploadBody { whole: None, pieces: Some(receiver), length }, report)
+}
+
+/// Whether the upstream took it. `None`: it neither reads nor answers in time, and must not hold the upload for ever. One that
+/// answers already takes what it wants when it wants; ending the upload would break its answer.
+async fn pass_on(
+    sender: &mpsc::Sender<Piece>,
+    data: Bytes,
+    deadline: tokio::time::Instant,
+    progress: &UploadProgress,
+) -> Option<bool> {
+    let mut sending = std::pin::pin!(sender.send(Piece::Data(data)));
+    match tokio::time::timeout_at(deadline, &mut sending).await {
+        Ok(sent) => Some(sent.is_ok()),
+        Err(_) if progress.is_answered.load(Ordering::Acquire) => Some(sending.await.is_ok()),
+        Err(_) => None,
+    }
 }
 
 async fn drain(payload: &mut Payload, deadline: tokio::time::Instant, mut left: u64) {

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{HOST, HeaderMap, HeaderValue};
+use hyper::header::{HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response, Uri};
-use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
+use super::connection::Connector;
 use super::reachability::Reachability;
 use super::upload::{UploadBody, UploadReport};
 use crate::config::{Secret, UpstreamConfig};
@@ -21,7 +21,7 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 /// The upstream. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Upstream {
-    client: Client<HttpsConnector<HttpConnector>, UploadBody>,
+    client: Client<Connector, UploadBody>,
     base: String,
     authority: HeaderValue,
     preserve_host: bool,
@@ -69,6 +69,7 @@ impl Upstream {
             .https_or_http()
             .enable_http1()
             .wrap_connector(http);
+        let connector = Connector(connector);
         let reachability = Reachability::new(connector.clone(), uri.clone(), config.connect_timeout);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -104,24 +105,27 @@ impl Upstream {
         &self.reachability
     }
 
-    /// Sends one request and waits for the answer's head. `path` is canonical, so the origin cannot change.
+    /// Where a request goes. `path` is canonical, so the origin cannot change. `None`: it cannot be passed on, which is to be
+    /// known before anybody pays for it.
+    #[must_use]
+    pub fn target(&self, path: &str, query: Option<&str>) -> Option<Uri> {
+        let target = match query {
+            Some(query) => format!("{}{path}?{query}", self.base),
+            None => format!("{}{path}", self.base),
+        };
+        let uri: Uri = target.parse().ok()?;
+        (uri.authority()?.as_str().as_bytes() == self.authority.as_bytes()).then_some(uri)
+    }
+
+    /// Sends one request and waits for the answer's head.
     ///
     /// # Errors
     /// [`UpstreamError`].
     pub async fn send(&self, call: UpstreamCall) -> Result<Response<Incoming>, UpstreamError> {
-        let target = match &call.query {
-            Some(query) => format!("{}{}?{query}", self.base, call.path),
-            None => format!("{}{}", self.base, call.path),
-        };
-        let uri: Uri = target.parse().map_err(|_| UpstreamError::Unreachable)?;
-        if uri.authority().map(hyper::http::uri::Authority::as_str).map(str::as_bytes)
-            != Some(self.authority.as_bytes())
-        {
-            return Err(UpstreamError::Unreachable);
-        }
+        let begun = self.reachability.begin();
         let mut request = Request::new(call.body);
         *request.method_mut() = call.method;
-        *request.uri_mut() = uri;
+        *request.uri_mut() = call.target;
         *request.headers_mut() = call.headers;
         let host = match call.host {
             Some(host) if self.preserve_host => host,
@@ -150,9 +154,18 @@ impl Upstream {
                 );
                 Err(UpstreamError::Broken)
             }
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(response)) if has_other_coding(response.headers()) => {
+                tracing::warn!(
+                    "the upstream has coded its answer for the connection in a way that nobody asked for"
+                );
+                Err(UpstreamError::Broken)
+            }
+            Ok(Ok(response)) => {
+                call.upload.answered();
+                Ok(response)
+            }
             Ok(Err(error)) if error.is_connect() => {
-                self.reachability.failed(&Chain(&error));
+                self.reachability.failed(begun, &Chain(&error));
                 Err(UpstreamError::Unreachable)
             }
             Ok(Err(error)) => {
@@ -162,6 +175,13 @@ impl Upstream {
             Err(late) => Err(late),
         }
     }
+}
+
+/// Any transfer coding but `chunked` would be taken off by nobody, and its bytes sold as the answer. RFC 9112, section 6.1.
+fn has_other_coding(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter().map(HeaderValue::as_bytes);
+    let is_chunked = |coding: &[u8]| coding.trim_ascii().eq_ignore_ascii_case(b"chunked");
+    codings.next().is_some_and(|coding| !is_chunked(coding)) || codings.next().is_some()
 }
 
 /// An error with its causes.
@@ -184,10 +204,8 @@ impl std::fmt::Display for Chain<'_> {
 pub struct UpstreamCall {
     /// As the caller's.
     pub method: Method,
-    /// Canonical: the path that was priced.
-    pub path: String,
-    /// Passed on unchanged.
-    pub query: Option<String>,
+    /// Of [`Upstream::target`]: the path that was priced, and the query as it was.
+    pub target: Uri,
     /// Already filtered.
     pub headers: HeaderMap,
     /// The caller's `Host`, used only when the configuration says so.

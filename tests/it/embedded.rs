@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use actix_web::body::{BodyStream, SizedStream};
 use actix_web::dev::ServerHandle;
 use actix_web::http::StatusCode;
-use actix_web::{App, HttpResponse, HttpServer, error, web};
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, error, web};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use prepaid402::config::{self, Loaded};
@@ -250,6 +250,10 @@ impl<'a> Shop<'a> {
                 .service(web::resource("/body/{kind}/{size}").wrap(five()).route(web::route().to(body)))
                 .service(web::resource("/echoes").wrap(five()).route(web::route().to(echoes)))
                 .service(web::resource("/impatient/{patience}").wrap(five()).route(web::get().to(impatient)))
+                .service(web::resource("/tags").wrap(five()).get(async |request: HttpRequest| {
+                    let tags = request.headers().get("if-none-match");
+                    tags.map_or(String::new(), |tags| tags.to_str().unwrap().to_owned())
+                }))
                 .service(web::resource("/events").wrap(five()).route(web::route().to(events)))
                 .service(web::resource("/unwrapped").route(web::get().to(told)))
                 .route("/free", web::get().to(async || "free"))

@@ -92,7 +92,7 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "orig-",
             "original-",
             "originating-",
-            "proxied-",
+            "proxied",
             "proxy",
             "real-",
             "replaced-",
@@ -149,6 +149,7 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "url",
             "url-path",
             "url-prefix",
+            "vault-namespace",
         ],
         prefixes: &[],
     },
@@ -170,6 +171,7 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "host-name",
             "hostname",
             "method",
+            "origin-host",
             "port",
             "proto",
             "protocol",
@@ -191,6 +193,8 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
     Kind {
         names: &[
             "anonymous-consumer",
+            "auth-couchdb-roles",
+            "auth-couchdb-username",
             "auth-email",
             "auth-groups",
             "auth-roles",
@@ -204,6 +208,7 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "credential-username",
             "custom-ip-authorization",
             "endpoint-api-userinfo",
+            "es-security-runas-user",
             "ip",
             "ip-address",
             "ipaddress",
@@ -244,7 +249,7 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
     },
     // A file to send. `Rack::Sendfile` reads `X-Sendfile-Type` and `X-Accel-Mapping` of requests.
     Kind {
-        names: &[],
+        names: &["translate"],
         prefixes: &["accel-", "lighttpd-", "litespeed-", "reproxy-", "send-file", "sendfile"],
     },
     // What frameworks, meshes and clouds tell themselves: Astro, AWS Lambda, Envoy, Fastly, Fly, Linkerd, Next.js, Netlify,
@@ -263,11 +268,16 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
             "dtab-",
             "envoy-",
             "fastly-",
+            "fly-force-",
+            "grpc-metadata-",
             "invoke-",
             "istio-",
+            "knative-",
             "kong-",
             "l5d-",
             "middleware-",
+            "next-action",
+            "next-url",
             "nf-",
             "react-router-",
             "vercel-",
@@ -278,7 +288,7 @@ const TAKEN_FOR_MORE: [Kind; 7] = [
 ];
 
 /// What such names have in them, wherever: `X-HTTP-Method-Override`, `X-Override-URL`, `Z-Forwarded-For`, `X-Rewrite-URL`.
-const INFIXES: [&str; 3] = ["forwarded", "override", "rewrite"];
+const INFIXES: [&str; 5] = ["forwarded", "original-host", "original-ur", "override", "rewrite"];
 
 /// How the names of an address end: `X-Client-IP`, `CF-Connecting-IPv6`, `X-Sucuri-ClientIP`, `X-Client-Addr`; and of a user.
 const ENDS: [&str; 10] = [

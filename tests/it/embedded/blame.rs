@@ -8,7 +8,7 @@ use super::*;
 use crate::support::raw::{Raw, header_of, status_of};
 
 /// Longer than a caller may pause (`proxy/pace.rs`).
-const PAUSE: Duration = Duration::from_millis(1_300);
+const PAUSE: Duration = Duration::from_millis(2_500);
 const REVERSALS: &str = "SELECT COUNT(*) FROM entries WHERE source LIKE 'reversal:%'";
 
 async fn ask(shop: &Shop<'_>, first: &str, client: &str, rest: &str) -> Raw {
@@ -52,7 +52,7 @@ async fn a_handler_that_gives_up_on_a_slow_reader_has_not_broken_its_answer() {
     let world = World::new().await;
     let shop = Shop::open(&world).await;
     let client = shop.wallet().await;
-    let mut caller = ask(&shop, "GET /impatient/2000 HTTP/1.1", &client, "\r\n").await;
+    let mut caller = ask(&shop, "GET /impatient/3000 HTTP/1.1", &client, "\r\n").await;
     while caller.buffer.len() < 1024 * 1024 {
         assert!(caller.more().await);
     }
@@ -66,6 +66,28 @@ async fn a_handler_that_gives_up_on_a_slow_reader_has_not_broken_its_answer() {
     shop.balance_becomes(&client, PACK - PRICE).await;
     shop.close().await;
     assert_eq!(number(&world.database, REVERSALS).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_learns_what_a_handler_would_answer_by_asking_for_anything_but_that() {
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let client = shop.wallet().await;
+    let mut left = PACK;
+    for (tags, seen) in [("*", ""), ("\"a\", *", ""), ("\"a\"", "\"a\"")] {
+        let mut caller = ask(
+            &shop,
+            "GET /tags HTTP/1.1",
+            &client,
+            &format!("if-none-match: {tags}\r\nconnection: close\r\n\r\n"),
+        )
+        .await;
+        assert_eq!(status_of(&caller.head().await), 200);
+        assert_eq!(caller.rest().await, seen, "{tags}");
+        left -= PRICE;
+    }
+    assert_eq!(shop.balance(&client).await, left);
+    shop.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

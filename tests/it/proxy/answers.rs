@@ -21,6 +21,7 @@ fn script(target: &str) -> Vec<u8> {
         "length" => "HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\nhello world",
         "two" => "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 11\r\n\r\nhello world",
         "odd" => "HTTP/1.1 200 OK\r\ncontent-length: +11\r\n\r\nhello world",
+        "gzip" => "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
         "empty" => "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
         "cut" => "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n",
         other => panic!("{other}"),
@@ -68,6 +69,7 @@ async fn what_was_decoded_frames_the_answer_and_no_header_beside_it() {
         ("HEAD", "304", 304, None, false, "", true),
         ("GET", "two", 502, None, false, "", false),
         ("GET", "odd", 502, None, false, "", false),
+        ("GET", "gzip", 502, None, false, "", false),
     ] {
         for (paid, key) in [(false, ""), (true, ""), (true, "idempotency-key: k\r\n")] {
             let path = if paid { format!("/up/{name}") } else { format!("/free/{name}") };
@@ -99,6 +101,44 @@ async fn what_was_decoded_frames_the_answer_and_no_header_beside_it() {
     world.assert_books_agree().await;
     let reversals = "SELECT COUNT(*) FROM entries WHERE source LIKE 'reversal:%'";
     assert_eq!(number(&world.database, reversals).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_learns_what_is_sold_by_asking_for_anything_but_that() {
+    let world = World::with("", &format!("{ROUTES}[[routes]]\npath = \"/free/*\"\nfree = true\n")).await;
+    let gateway = world.gateway().await;
+    let (client, payment) = payer(&world, &gateway).await;
+    for (path, tags, seen) in [
+        ("/up/x", "*", None),
+        ("/up/x", "\"a\", *", None),
+        ("/up/x", "\"a\", W/\"b\"", Some("\"a\", W/\"b\"")),
+        ("/free/x", "*", Some("*")),
+    ] {
+        let fields = format!("if-none-match: {tags}\r\n");
+        let payment = path.starts_with("/up").then_some(payment.as_str());
+        let (head, _) = ask(&gateway.url, &format!("GET {path} HTTP/1.1"), payment, &fields).await;
+        assert_eq!(status_of(&head), 200, "{head}");
+        let upstream = world.upstream.seen().pop().unwrap();
+        assert_eq!(upstream.headers.get("if-none-match").map(String::as_str), seen, "{path} {tags}");
+    }
+    assert_eq!(gateway.balance(&client).await, 50_000 - 3 * PRICE);
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_cannot_be_passed_on_charges_no_card() {
+    // With the base path it is longer than a target may be, and the caller's own is not.
+    let mut world = World::new().await;
+    world.upstream.url.push_str(&format!("/{}", "b".repeat(400)));
+    let gateway = world.gateway().await;
+    let card = world.tokenise(crate::support::GOOD).await;
+    let payment = crate::support::Pay::card(&card).header();
+    let path = format!("/up/x?q={}", "x".repeat(65_300));
+    let (head, body) = ask(&gateway.url, &format!("GET {path} HTTP/1.1"), Some(&payment), "").await;
+    assert_eq!(status_of(&head), 400, "{head}{body}");
+    assert!(body.contains("invalid_request"), "{body}");
+    assert_eq!(world.succeeded_charges().await.len(), 0);
+    gateway.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

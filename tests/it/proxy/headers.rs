@@ -63,7 +63,7 @@ async fn what_the_upstream_trusts_is_written_by_us_alone_and_once() {
     assert_eq!(seen["x-prepaid402-currency"], "usd");
     assert_eq!(seen["x-forwarded-for"], "127.0.0.1");
     assert_eq!(seen["x-forwarded-proto"], "https");
-    assert_eq!(seen["x-forwarded-host"], "shop.example");
+    assert_eq!(seen["x-forwarded-host"], "api.example.com", "what callers see, not what one says");
     assert_eq!(seen["x-harmless"], "1");
     assert_eq!(Some(seen["x-request-id"].as_str()), header_of(&head, "x-request-id"));
     assert_eq!(seen["host"], world.upstream.url.strip_prefix("http://").unwrap());

@@ -71,7 +71,7 @@ impl Raw {
 
     pub async fn until(&mut self, text: &str) {
         while !self.text().contains(text) {
-            assert!(self.more().await, "closed before {text:?}: {:?}", self.text());
+            assert!(self.more().await, "closed before {text:?}: {:.2000}", self.text());
         }
     }
 
