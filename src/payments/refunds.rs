@@ -15,6 +15,7 @@ use crate::ledger::aftermath::{Change, NewRefund, RefundOrigin};
 use crate::ledger::{Ledger, LedgerError, Refusal};
 use crate::money_work::MoneyWork;
 use crate::stripe::{NewStripeRefund, Stripe, StripeFailure};
+use crate::top_up::Account;
 
 /// What asking for one refund may take.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
@@ -36,6 +37,7 @@ struct Inner {
     db: Db,
     ledger: Ledger,
     stripe: Stripe,
+    account: Account,
     tasks: MoneyWork,
     /// Reads back what became of a refund; it asks for refunds itself, so the one does not keep the other.
     charges: OnceLock<WeakCharges>,
@@ -103,6 +105,9 @@ pub enum RefundError {
     /// The amount cannot be paid out: not a whole number of the currency's smallest coin.
     #[error("the amount is not a whole number of the currency's smallest coin")]
     NotPayable,
+    /// Whether the secret key is of the account that was charged is not known, or it is not. Nothing was done.
+    #[error("it is not proven that the secret key is of the Stripe account that was charged")]
+    UnprovenAccount,
     /// The ledger's word.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -171,8 +176,8 @@ fn stored_key(key: &str) -> String {
 impl Refunds {
     /// Puts the parts together; [`Refunds::read_back_with`] must follow.
     #[must_use]
-    pub fn new(db: Db, ledger: Ledger, stripe: Stripe, tasks: MoneyWork) -> Self {
-        Self(Arc::new(Inner { db, ledger, stripe, tasks, charges: OnceLock::new() }))
+    pub fn new(db: Db, ledger: Ledger, stripe: Stripe, account: Account, tasks: MoneyWork) -> Self {
+        Self(Arc::new(Inner { db, ledger, stripe, account, tasks, charges: OnceLock::new() }))
     }
 
     /// What reads back from Stripe.
@@ -195,6 +200,9 @@ impl Refunds {
     async fn request_now(&self, request: RefundRequest) -> Result<Refund, RefundError> {
         let row = query(CURRENCY).bind(request.top_up.to_string()).fetch_optional(self.0.db.reader()).await;
         let row = row.map_err(DbError::from)?.ok_or(RefundError::NoSuchTopUp)?;
+        if !self.0.account.is_ours().await {
+            return Err(RefundError::UnprovenAccount);
+        }
         let malformed = || DbError::from(sqlx::Error::Decode("a top-up row is malformed".into()));
         let currency: Currency =
             row.try_get::<&str, _>(0).map_err(DbError::from)?.parse().map_err(|_| malformed())?;
@@ -205,7 +213,7 @@ impl Refunds {
         let mut known = self.by_key(&request.request_key).await?;
         if known.is_none() {
             // Its first one may have been lost when an older copy of the database was put back. Stripe has it.
-            if let Aligned::NotYet(why) = self.align(&request.top_up.to_string()).await? {
+            if let Some(why) = self.align(&request.top_up.to_string()).await?.obstacle() {
                 let why = format!("what has been refunded already is not known: {why}");
                 return Err(LedgerError::Unavailable(why).into());
             }

@@ -73,6 +73,10 @@ impl TopUps {
                 None => Ok(TopUpOutcome::UpstreamUnreachable),
             };
         }
+        // Whose keys these are must be known before anything is made with them.
+        if !self.0.account.is_ours().await {
+            return Ok(TopUpOutcome::Unavailable);
+        }
         let Some(_claim) = self.0.flights.claim(id) else {
             return Ok(TopUpOutcome::Unavailable);
         };
@@ -205,7 +209,7 @@ impl TopUps {
         }
         match self.make_intent(row, own_customer, deadline).await {
             Ok((customer, intent)) => {
-                match store::set_confirming(&self.0.db, row.id, customer, intent.clone()).await {
+                match self.0.account.set_confirming(row.id, customer, intent.clone()).await {
                     Ok(true) => Ok(intent),
                     Ok(false) => Err(TopUpOutcome::Pending(row.id)),
                     Err(error) => Err(self.unavailable(&error)),

@@ -455,19 +455,24 @@ pub(super) async fn set_confirming(
     customer: String,
     payment_intent: String,
 ) -> Result<bool, DbError> {
-    db.write(move |connection| {
-        Box::pin(async move {
-            let done = query(SET_CONFIRMING)
-                .bind(id.to_string())
-                .bind(customer)
-                .bind(payment_intent)
-                .bind(now_micros())
-                .execute(connection)
-                .await?;
-            Ok(done == 1)
-        })
-    })
-    .await
+    db.write(move |connection| Box::pin(confirming(connection, id, customer, payment_intent))).await
+}
+
+/// The same, in a transaction that does more.
+pub(super) async fn confirming(
+    connection: &mut Connection,
+    id: TopUpId,
+    customer: String,
+    payment_intent: String,
+) -> Result<bool, sqlx::Error> {
+    let done = query(SET_CONFIRMING)
+        .bind(id.to_string())
+        .bind(customer)
+        .bind(payment_intent)
+        .bind(now_micros())
+        .execute(connection)
+        .await?;
+    Ok(done == 1)
 }
 
 /// Notes that Stripe is still working on it, and that it was looked at now.

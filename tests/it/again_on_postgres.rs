@@ -3,7 +3,7 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 21] = [
+const MONEY: [&str; 22] = [
     "aftermath::",
     "alone::",
     "backup::",
@@ -22,6 +22,7 @@ const MONEY: [&str; 21] = [
     "reference_defects::",
     "secrets::",
     "shield::",
+    "stripe_account::",
     "unknown_outcomes::",
     "upstream_faults::",
     "webhooks::",

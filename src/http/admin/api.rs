@@ -176,6 +176,14 @@ impl Refused {
             Self::Refund(RefundError::NoSuchTopUp) => {
                 refused(404, "not_charged", "There is no such top-up, or its card was not charged.")
             }
+            Self::Refund(RefundError::UnprovenAccount) => row(
+                503,
+                "stripe_account_unproven",
+                true,
+                Seller,
+                Some(5),
+                "It is not proven that the secret key is of the Stripe account that was charged, so nothing was refunded. The log says why.",
+            ),
             Self::Refund(RefundError::NotPayable) => refused(
                 422,
                 "amount_not_payable",
