@@ -13,8 +13,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, DatabaseConfig, IpNetwork};
-use crate::db::{Db, DbError, query_scalar};
-use crate::domain::{Currency, InstallationId, NodeId};
+use crate::db::{Connection, Db, DbError, On, query_scalar};
+use crate::domain::{Currency, InstallationId, NodeId, StripeMode};
 use crate::http::Reversals;
 use crate::http::admin::AdminState;
 use crate::http::admin::api::Desk;
@@ -34,7 +34,8 @@ use crate::paywall::{Paywall, PaywallParts};
 use crate::proxy::reachability::Reachability;
 use crate::proxy::upstream::UpstreamSetupError;
 use crate::stripe::{Stripe, StripeSetupError};
-use crate::top_up::{TopUpParts, TopUps, installation};
+use crate::top_up::account::check_mode;
+use crate::top_up::{Account, TopUpParts, TopUps, WrongStripe, installation};
 use crate::worker;
 
 /// Bodies of requests with an `Idempotency-Key` that are read at once: each may take what `idempotency.max_body_bytes` says.
@@ -71,6 +72,9 @@ pub enum StartError {
         "the database holds wallets or open top-ups in {0}, but the configuration says {1}; keep the currency, or use another data directory"
     )]
     Currency(String, &'static str),
+    /// The keys are not those of the database.
+    #[error(transparent)]
+    WrongStripe(#[from] WrongStripe),
     /// The routes contradict each other.
     #[error("the routes contradict each other:\n{0}")]
     Routes(String),
@@ -138,8 +142,8 @@ impl Engine {
         let node = NodeId::new().to_string();
         let (ledger, db, writer) =
             Ledger::open(&config.database, &node, config.limits.max_concurrent_per_client).await?;
-        let installation = match check_books(&db, config, &key_secret).await {
-            Ok(installation) => installation,
+        let (installation, account) = match check_books(&db, config, &key_secret, &stripe, &node).await {
+            Ok(known) => known,
             Err(error) => {
                 // Closed before anybody else opens them.
                 ledger.close();
@@ -157,11 +161,13 @@ impl Engine {
                 key_secret,
                 stripe: stripe.clone(),
                 installation,
+                account: account.clone(),
                 tasks: tasks.clone(),
             },
             config,
         );
-        let refunds = Refunds::new(db.clone(), ledger.clone(), stripe.clone(), tasks.clone());
+        let refunds =
+            Refunds::new(db.clone(), ledger.clone(), stripe.clone(), account.clone(), tasks.clone());
         let charges = Charges::new(
             ledger.clone(),
             stripe.clone(),
@@ -207,10 +213,15 @@ impl Engine {
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
             tokio::spawn(worker::reconcile(top_ups.clone(), reconcile_every, stopped.clone())),
-            tokio::spawn(worker::look_after_refunds(refunds.clone(), reconcile_every, stopped.clone())),
-            tokio::spawn(worker::apply_events(inbox.clone(), applier, stopped.clone())),
-            tokio::spawn(worker::compare(books.clone(), compare_every, stopped.clone())),
-            tokio::spawn(worker::poll_events(poller, poll_every, stopped.clone())),
+            tokio::spawn(worker::look_after_refunds(
+                refunds.clone(),
+                account.clone(),
+                reconcile_every,
+                stopped.clone(),
+            )),
+            tokio::spawn(worker::apply_events(inbox.clone(), applier, account.clone(), stopped.clone())),
+            tokio::spawn(worker::compare(books.clone(), account.clone(), compare_every, stopped.clone())),
+            tokio::spawn(worker::poll_events(poller, account.clone(), poll_every, stopped.clone())),
             tokio::spawn(worker::adopt(top_ups.clone(), charges, stopped)),
             tokio::spawn(worker::renew(ledger.clone())),
             tokio::spawn(worker::sweep(ledger.clone(), db.clone(), top_ups)),
@@ -365,20 +376,38 @@ pub fn own(database: &Path) -> Result<File, StartError> {
 }
 
 /// Whether these settings fit the books, and whose books they are.
-async fn check_books(db: &Db, config: &Config, key_secret: &KeySecret) -> Result<InstallationId, StartError> {
-    refuse_other_currency(db, config.currency).await?;
+async fn check_books(
+    db: &Db,
+    config: &Config,
+    key_secret: &KeySecret,
+    stripe: &Stripe,
+    node: &str,
+) -> Result<(InstallationId, Account), StartError> {
+    refuse_other_currency(db.reader(), config.currency).await?;
+    let installation = installation::id(db).await?;
+    let account = Account::open(db.clone(), stripe.clone(), config.stripe.mode(), node).await?;
     key_secret.agree_with_other_nodes(db).await?;
-    Ok(installation::id(db).await?)
+    Ok((installation, account))
+}
+
+/// Whether these settings fit the books, as far as the database alone can tell; where nothing may be written. Answers whose money
+/// the wallets hold, if it says so.
+pub(crate) async fn check_settings(
+    connection: &mut Connection,
+    config: &Config,
+) -> Result<Option<StripeMode>, StartError> {
+    refuse_other_currency(&mut *connection, config.currency).await?;
+    Ok(check_mode(connection, config.stripe.mode()).await?)
 }
 
 /// A wallet's balance means nothing in another currency, so changing the configuration's is refused.
-async fn refuse_other_currency(db: &Db, currency: Currency) -> Result<(), StartError> {
+async fn refuse_other_currency(on: impl Into<On<'_>>, currency: Currency) -> Result<(), StartError> {
     let other: Option<String> = query_scalar(
         "SELECT currency FROM clients WHERE currency <> $1 UNION ALL \
          SELECT currency FROM top_ups WHERE currency <> $1 AND state IN ('created', 'confirming', 'pending') LIMIT 1",
     )
     .bind(currency.code())
-    .fetch_optional(db.reader())
+    .fetch_optional(on)
     .await
     .map_err(DbError::from)?;
     other.map_or(Ok(()), |other| Err(StartError::Currency(other, currency.code())))

@@ -5,10 +5,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::config::{
-    self, Config, ConfigProblems, LoadSource, Loaded, Problem, RouteCharge, RouteConfig, Secret,
+    self, Config, ConfigProblems, DatabaseConfig, LoadSource, Loaded, Problem, RouteCharge, RouteConfig,
+    Secret,
 };
+use crate::db::{self, DbError};
+use crate::engine::{StartError, check_settings};
 use crate::key_secret::KeySecret;
 use crate::proxy::route_table::RouteTable;
+use crate::top_up::WrongStripe;
 
 /// Exit code for a configuration that cannot be used.
 const WRONG_CONFIGURATION: u8 = 2;
@@ -19,7 +23,7 @@ const WRONG_CONFIGURATION: u8 = 2;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  prepaid402 check-config --config prepaid402.toml\n\n\
     Without --config, the file named by PREPAID402_CONFIG is read, or ./prepaid402.toml if it exists.\n\
-    Exit code 0: the configuration can be used. 2: it cannot; every problem is listed.")]
+    Exit code 0: the configuration can be used. 2: it cannot, or it does not fit the database; every problem is listed.")]
 pub struct CheckConfigArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
@@ -37,10 +41,56 @@ pub async fn run(args: CheckConfigArgs) -> ExitCode {
             for warning in &loaded.warnings {
                 println!("warning: {warning}");
             }
-            ExitCode::SUCCESS
+            match look_at_books(&loaded.config).await {
+                Ok(line) => {
+                    println!("{line}");
+                    ExitCode::SUCCESS
+                }
+                Err(problem) => {
+                    eprint!("{}", problem_text(&ConfigProblems(vec![problem])));
+                    ExitCode::from(WRONG_CONFIGURATION)
+                }
+            }
         }
         Err(code) => code,
     }
+}
+
+/// What the settings mean for the database that is there, or why they do not fit it. Makes none, and asks nobody else.
+async fn look_at_books(config: &Config) -> Result<String, Problem> {
+    if let DatabaseConfig::Sqlite(path) = &config.database
+        && !path.is_file()
+    {
+        return Ok("\nthere is no database yet: the first start makes it".to_owned());
+    }
+    match check_books(config).await {
+        Ok(line) => Ok(line),
+        Err(error @ StartError::Currency(..)) => {
+            Err(Problem { path: "currency".to_owned(), what: error.to_string() })
+        }
+        Err(error @ StartError::WrongStripe(WrongStripe::Mode { .. })) => {
+            Err(Problem { path: "STRIPE_SECRET_KEY".to_owned(), what: error.to_string() })
+        }
+        Err(error) => Ok(format!("warning: the database could not be looked at: {error}")),
+    }
+}
+
+async fn check_books(config: &Config) -> Result<String, StartError> {
+    let mut connection = db::connect_read_only(&config.database).await?;
+    let found = db::version(&mut connection).await.map_err(DbError::from)?;
+    let line = match found {
+        db::SCHEMA_VERSION => match check_settings(&mut connection, config).await? {
+            Some(mode) => format!("\nthe database belongs to {mode}"),
+            None => "\nthe database does not say yet to which Stripe it belongs: the next start asks Stripe"
+                .to_owned(),
+        },
+        found => format!(
+            "\nthe database has schema {found}, not {}; whether these settings fit it, the next start tells",
+            db::SCHEMA_VERSION
+        ),
+    };
+    connection.close().await.map_err(DbError::from)?;
+    Ok(line)
 }
 
 /// Loads the configuration, or prints every problem on stderr. Warnings are left to the caller.

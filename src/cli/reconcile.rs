@@ -7,9 +7,11 @@ use chrono::{DateTime, NaiveDate, Utc};
 
 use super::check_config::load_or_report;
 use crate::config::Config;
+use crate::db::{connect_read_only, require_current};
 use crate::payments::both_sides::{GatherError, Gathered, Window, gather};
 use crate::payments::comparison::{Comparison, compare};
 use crate::stripe::Stripe;
+use crate::top_up::account;
 
 /// Neither side can be read, or it is not said which window.
 const CANNOT: u8 = 2;
@@ -117,6 +119,11 @@ pub async fn run(args: ReconcileArgs) -> ExitCode {
 
 async fn read(config: &Config, window: Window) -> Result<Gathered, Box<dyn std::error::Error>> {
     let stripe = Stripe::new(&config.stripe)?;
+    // Another account has none of it, and every line would be a difference.
+    let mut connection = connect_read_only(&config.database).await?;
+    require_current(&mut connection).await?;
+    account::check(&mut connection, &stripe, config.stripe.mode()).await?;
+    connection.close().await?;
     gather(&config.database, &stripe, window).await.map_err(|error: GatherError| error.into())
 }
 

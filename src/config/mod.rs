@@ -32,7 +32,7 @@ pub use self::load::{LoadSource, Loaded, embedded_from, load, load_database, loa
 pub use self::parse::NotANetwork;
 pub use self::problem::{ConfigProblems, Problem};
 pub use self::sandbox::{SandboxOptions, sandbox};
-use crate::domain::{Currency, Micros};
+use crate::domain::{Currency, Micros, StripeMode};
 
 /// Everything that the gateway needs to know, checked.
 #[derive(Debug, Clone)]
@@ -99,6 +99,16 @@ impl StripeConfig {
     #[must_use]
     pub fn is_live(&self) -> bool {
         stripe::is_live(self.secret_key.expose())
+    }
+
+    /// Whose money it is. A simulator is told by its address, because it takes test keys.
+    #[must_use]
+    pub fn mode(&self) -> StripeMode {
+        match self.is_live() {
+            true => StripeMode::Live,
+            false if self.api_base == stripe::STRIPE_API => StripeMode::Test,
+            false => StripeMode::Simulated,
+        }
     }
 }
 

@@ -100,6 +100,14 @@ fn check_keys(
         report.problem("stripe.publishable_key", what);
         return None;
     }
+    if let (Some(ours), Some(published)) = (account_of(secret_key.expose()), account_of(publishable_key))
+        && ours != published
+    {
+        report.warn(
+            "The two keys look like keys of two Stripe accounts: a card tokenised with the publishable key could not be charged \
+             with the secret one. Take both from the same account's dashboard.",
+        );
+    }
     if secret_key.expose().starts_with("sk_live_") {
         report.warn(
             "The secret key is sk_live_…, which may do anything in your Stripe account. A restricted key, rk_live_…, is \
@@ -148,6 +156,13 @@ fn wrong_publishable(key: &str) -> Option<&'static str> {
 /// Whether real money moves with this key.
 pub(super) fn is_live(key: &str) -> bool {
     ["sk_live_", "rk_live_", "pk_live_"].iter().any(|prefix| key.starts_with(prefix))
+}
+
+/// What Stripe's longer keys say of their account: after the mode they begin with "5" and the id of the account, which begins with
+/// "1". Stripe does not promise that, so nothing more than a warning follows from it.
+fn account_of(key: &str) -> Option<&str> {
+    let rest = key.splitn(3, '_').nth(2)?;
+    (rest.len() >= 60 && rest.starts_with("51")).then(|| rest.get(..16)).flatten()
 }
 
 fn mode(live: bool) -> &'static str {

@@ -3,6 +3,7 @@
 pub mod currency;
 pub mod ids;
 pub mod money;
+pub mod stripe_mode;
 
 pub use currency::Currency;
 pub use ids::{
@@ -10,3 +11,4 @@ pub use ids::{
     SecretHash, TopUpId,
 };
 pub use money::{Micros, MoneyError, Units};
+pub use stripe_mode::StripeMode;

@@ -12,7 +12,7 @@ use crate::db::{Db, now_micros, query};
 use crate::ledger::Ledger;
 use crate::payments::{Inbox, ParkedEvents, Watch};
 use crate::proxy::reachability::{ReachState, Reachability};
-use crate::top_up::TopUps;
+use crate::top_up::{Standing, TopUps};
 
 /// What is known of the upstream is asked again when it is older, at the next look.
 const UPSTREAM_EVERY: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ fn upstream_line(upstream: &Reachability) -> String {
 pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
     use std::sync::atomic::Ordering::Relaxed;
     let (open, oldest) = operations.top_ups.open_attempts().await.unwrap_or((-1, None));
-    let unknown = ParkedEvents { count: -1, oldest: None };
+    let unknown = ParkedEvents { count: -1, oldest: None, unknown_objects: -1 };
     let parked = operations.inbox.parked().await.unwrap_or(unknown);
     let (events_fetched, event_polls_failed) = operations.inbox.poll_counts();
     let age = |since: Option<i64>| since.map_or(0, |at| now_micros().saturating_sub(at) / 1_000_000);
@@ -97,6 +97,12 @@ pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
         event_polls_failed,
         parked_events: parked.count,
         oldest_parked_seconds: age(parked.oldest),
+        unknown_objects: parked.unknown_objects,
+        stripe_account: match operations.top_ups.account().standing() {
+            Standing::Unused | Standing::Proven => 1,
+            Standing::Unproven => 0,
+            Standing::Other => -1,
+        },
         broken_answers_given_back,
         broken_answer_alarms,
         upstream_reachable: operations.upstream.as_ref().map_or(-1, |upstream| match upstream.state() {

@@ -96,6 +96,8 @@ pub struct Metrics {
     event_polls_failed: Counter,
     parked_events: Gauge,
     oldest_parked_seconds: Gauge,
+    unknown_objects: Gauge,
+    stripe_account: Gauge,
     book_differences: Gauge,
     broken_answers_given_back: Counter,
     upstream_reachable: Gauge,
@@ -135,6 +137,10 @@ pub struct Readings {
     pub parked_events: i64,
     /// Age of the oldest of them, in seconds.
     pub oldest_parked_seconds: i64,
+    /// Of the parked events, those about objects of the books that Stripe does not know.
+    pub unknown_objects: i64,
+    /// 1: the secret key is of the account of the books, or nothing is charged yet; 0: not proven, -1: it is not.
+    pub stripe_account: i64,
     /// 1: the last connection to the upstream worked, 0: it failed, -1: not known.
     pub upstream_reachable: i64,
     /// Answers that the API broke off, given back.
@@ -184,6 +190,14 @@ impl Metrics {
             gauge("new_payers_paused", "1 while new payers are refused because many cards are declined");
         let parked_events = gauge("parked_events", "Stripe's events that could not be applied yet");
         let oldest_parked_seconds = gauge("oldest_parked_event_seconds", "Age of the oldest of them");
+        let unknown_objects = gauge(
+            "unknown_objects",
+            "Parked events about charges, refunds or disputes of the books that Stripe does not know",
+        );
+        let stripe_account = gauge(
+            "stripe_account",
+            "1 when the secret key is of the account that the books belong to, 0 while that is not known, -1 when it is of another",
+        );
         let book_differences = gauge(
             "book_differences",
             "Differences between the books and Stripe in the last two days; -1 while it is not known",
@@ -238,6 +252,8 @@ impl Metrics {
             event_polls_failed,
             parked_events,
             oldest_parked_seconds,
+            unknown_objects,
+            stripe_account,
             book_differences,
             broken_answers_given_back,
             broken_answer_alarms,
@@ -267,6 +283,8 @@ impl Metrics {
         self.new_payers_paused.set(readings.new_payers_paused.into());
         self.parked_events.set(readings.parked_events);
         self.oldest_parked_seconds.set(readings.oldest_parked_seconds);
+        self.unknown_objects.set(readings.unknown_objects);
+        self.stripe_account.set(readings.stripe_account);
         self.book_differences.set(readings.book_differences);
         self.upstream_reachable.set(readings.upstream_reachable);
         for (counter, now) in [

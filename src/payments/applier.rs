@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::charges::{Aligned, Charges};
 use crate::stripe::TOP_UP_METADATA_KEY;
-use crate::top_up::{IntentSettled, TopUps};
+use crate::top_up::{IntentSettled, IntentUnknown, Standing, TopUps};
 
 /// What became of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -13,6 +13,11 @@ pub enum Applied {
     Done,
     /// Nothing follows from it, and why.
     Ignored(&'static str),
+    /// Stripe says for certain that there is no such object.
+    Missing {
+        /// Whether it is proven that Stripe was asked with a key of the account and mode that the books belong to.
+        is_proven: bool,
+    },
     /// Not now, and why: it is tried again until one of the other two is true. No secret may be in the words.
     Park(String),
 }
@@ -44,6 +49,7 @@ impl Applier {
                 match aligned {
                     Aligned::Done => Applied::Done,
                     Aligned::Nothing(why) => Applied::Ignored(why),
+                    Aligned::Missing => self.missing(),
                     Aligned::NotYet(why) => Applied::Park(why),
                 }
             }
@@ -68,8 +74,13 @@ impl Applier {
             Ok(IntentSettled::Astray(top_up)) => {
                 Applied::Park(format!("{intent} has taken money that top-up {top_up} does not know of"))
             }
+            Err(IntentUnknown::Stripe(failure)) if failure.is_missing() => self.missing(),
             Err(error) => Applied::Park(error.to_string()),
         }
+    }
+
+    fn missing(&self) -> Applied {
+        Applied::Missing { is_proven: self.top_ups.account().standing() == Standing::Proven }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::ledger::aftermath::{
 };
 use crate::ledger::{Ledger, LedgerError, Refusal};
 use crate::money_work::MoneyWork;
-use crate::stripe::{ChargeAftermath, Stripe, StripeDispute, StripeMovement, StripeRefund};
+use crate::stripe::{ChargeAftermath, Stripe, StripeDispute, StripeFailure, StripeMovement, StripeRefund};
 use crate::top_up::TopUps;
 use crate::top_up::store::State;
 
@@ -54,8 +54,29 @@ pub enum Aligned {
     Done,
     /// Not a charge of this gateway's, or nothing was charged.
     Nothing(&'static str),
+    /// Stripe says for certain that there is no such object.
+    Missing,
     /// It could not be applied; look again.
     NotYet(String),
+}
+
+impl Aligned {
+    /// What stands in the way of the books being right, if something does.
+    #[must_use]
+    pub fn obstacle(&self) -> Option<&str> {
+        match self {
+            Self::Done | Self::Nothing(_) => None,
+            Self::Missing => Some("Stripe has no such object"),
+            Self::NotYet(why) => Some(why),
+        }
+    }
+}
+
+fn not_read(failure: &StripeFailure) -> Aligned {
+    match failure.is_missing() {
+        true => Aligned::Missing,
+        false => Aligned::NotYet(format!("Stripe could not be asked: {}", failure.class())),
+    }
 }
 
 impl Charges {
@@ -98,7 +119,7 @@ impl Charges {
     pub async fn align_forgotten(&self, after: Option<TopUpId>) -> Result<Option<TopUpId>, DbError> {
         let forgotten = self.0.top_ups.without_charge(after, MAX_A_PASS).await?;
         for (_, intent) in &forgotten {
-            if let Aligned::NotYet(why) = self.align(intent).await {
+            if let Some(why) = self.align(intent).await.obstacle() {
                 tracing::warn!(payment_intent = intent, why, "what has become of a charge is not booked yet");
             }
         }
@@ -111,17 +132,20 @@ impl Charges {
         match self.0.stripe.intent_of(object, crate::top_up::after(DEADLINE)).await {
             Ok(Some(intent)) => self.align(&intent).await,
             Ok(None) => Aligned::Nothing("it is about no PaymentIntent"),
-            Err(failure) => Aligned::NotYet(format!("Stripe could not be asked: {}", failure.class())),
+            Err(failure) => not_read(&failure),
         }
     }
 
     async fn align_now(&self, intent: &str) -> Aligned {
+        match self.0.top_ups.is_of_former_account(intent).await {
+            Ok(false) => {}
+            Ok(true) => return Aligned::Nothing("charged in a former Stripe account"),
+            Err(error) => return Aligned::NotYet(error.to_string()),
+        }
         let deadline = crate::top_up::after(DEADLINE);
         let seen = match self.0.stripe.charge_aftermath(intent, deadline).await {
             Ok(seen) => seen,
-            Err(failure) => {
-                return Aligned::NotYet(format!("Stripe could not be asked: {}", failure.class()));
-            }
+            Err(failure) => return not_read(&failure),
         };
         let Some(id) = seen.top_up_id.as_deref().and_then(TopUpId::parse) else {
             return Aligned::Nothing("not a top-up");

@@ -28,6 +28,8 @@ const TOO_LONG_MICROS: i64 = 3_600 * SECOND;
 const KEEP_MICROS: i64 = 40 * 24 * 3_600 * SECOND;
 /// Removed in one step.
 const MAX_REMOVED: i64 = 10_000;
+/// So long Stripe must have said that there is no such object, before an event about it ends: it lists and delivers events for 3 days.
+const MISSING_MICROS: i64 = 72 * 3_600 * SECOND;
 /// Longest reason that is stored, in characters.
 const MAX_WHY: usize = 300;
 const SECOND: i64 = 1_000_000;
@@ -40,7 +42,7 @@ const INSERT: Sql = sql_with_now!(
     " AS at) AS t WHERE TRUE ON CONFLICT (id) DO NOTHING"
 );
 const DUE: Sql = sql_with_now!(
-    "SELECT id, type, object, body, tries, received_at, next_try_at FROM stripe_events \
+    "SELECT id, type, object, body, tries, received_at, next_try_at, why FROM stripe_events \
      WHERE state IN ('received', 'parked') AND next_try_at <= ",
     now,
     " ORDER BY next_try_at, id LIMIT $1"
@@ -57,11 +59,36 @@ const END: Sql = sql_with_now!(
     " WHERE id = $1 AND state IN ('received', 'parked')"
 );
 const PARK: Sql = sql_with_now!(
-    "UPDATE stripe_events SET state = 'parked', why = $2, next_try_at = $3 + ",
+    "UPDATE stripe_events SET state = 'parked', why = $2, missing_since = NULL, next_try_at = $3 + ",
     now,
     " WHERE id = $1 AND state IN ('received', 'parked')"
 );
-const PARKED: &str = "SELECT COUNT(*), MIN(received_at) FROM stripe_events WHERE state = 'parked'";
+const PARK_MISSING: Sql = sql_with_now!(
+    "UPDATE stripe_events SET state = 'parked', why = $2, missing_since = COALESCE(missing_since, ",
+    now,
+    "), next_try_at = $3 + ",
+    now,
+    " WHERE id = $1 AND state IN ('received', 'parked')"
+);
+const END_MISSING: Sql = sql_with_now!(
+    "UPDATE stripe_events SET state = 'ignored', why = 'Stripe has had no such object for 72 hours', ended_at = ",
+    now,
+    " WHERE id = $1 AND state IN ('received', 'parked') AND missing_since <= ",
+    now,
+    " - $2"
+);
+/// The top-up of an object or its PaymentIntent that the books know, unless it was charged in a former account.
+const IS_OURS: &str = "\
+SELECT EXISTS (SELECT 1 FROM top_ups WHERE payment_intent IN ($1, $2) AND former_account = 0)
+    OR EXISTS (SELECT 1 FROM refunds AS r JOIN top_ups AS t ON t.id = r.top_up WHERE r.stripe_refund = $1 AND t.former_account = 0)
+    OR EXISTS (SELECT 1 FROM disputes AS d JOIN top_ups AS t ON t.id = d.top_up WHERE d.id = $1 AND t.former_account = 0)
+    OR EXISTS (SELECT 1 FROM fraud_warnings AS w JOIN top_ups AS t ON t.id = w.top_up WHERE w.id = $1 AND t.former_account = 0)
+    OR EXISTS (SELECT 1 FROM top_ups WHERE charge = $1 AND former_account = 0)";
+const PARKED: &str = "\
+SELECT COUNT(*), MIN(received_at), COUNT(CASE WHEN why = $1 THEN 1 END) FROM stripe_events WHERE state = 'parked'";
+/// Why events wait whose objects Stripe does not know.
+const MISSING: &str = "Stripe has no such object";
+const UNKNOWN_OBJECT: &str = "Stripe does not know this object, which the books know; a person must look";
 const IS_KNOWN: &str = "SELECT EXISTS (SELECT 1 FROM stripe_events WHERE id = $1)";
 const TIDY: Sql = sql_with_now!(
     "DELETE FROM stripe_events WHERE id IN (SELECT id FROM stripe_events WHERE ended_at IS NOT NULL AND ended_at < ",
@@ -100,6 +127,8 @@ pub struct Taken {
     tries: i64,
     received_at: i64,
     next_try_at: i64,
+    /// Why it waited until now.
+    why: Option<String>,
 }
 
 /// Events that could not be applied yet.
@@ -109,6 +138,8 @@ pub struct ParkedEvents {
     pub count: i64,
     /// Unix microseconds: when the oldest came.
     pub oldest: Option<i64>,
+    /// Of them, those about objects of the books that Stripe does not know.
+    pub unknown_objects: i64,
 }
 
 impl ParkedEvents {
@@ -117,8 +148,8 @@ impl ParkedEvents {
     /// # Errors
     /// What the database said.
     pub async fn read(readers: &Readers) -> Result<Self, sqlx::Error> {
-        let row = query(PARKED).fetch_one(readers).await?;
-        Ok(Self { count: row.try_get(0)?, oldest: row.try_get(1)? })
+        let row = query(PARKED).bind(UNKNOWN_OBJECT).fetch_one(readers).await?;
+        Ok(Self { count: row.try_get(0)?, oldest: row.try_get(1)?, unknown_objects: row.try_get(2)? })
     }
 }
 
@@ -140,6 +171,7 @@ fn taken(row: &Row) -> Result<Taken, sqlx::Error> {
         tries: row.try_get::<i64, _>(4)?.saturating_add(1),
         received_at: row.try_get(5)?,
         next_try_at: row.try_get(6)?,
+        why: row.try_get(7)?,
     })
 }
 
@@ -278,6 +310,7 @@ impl Inbox {
             Applied::Done => ("applied", None),
             Applied::Ignored(why) => ("ignored", Some(why)),
             Applied::Park(why) => return self.park(event, why).await,
+            Applied::Missing { is_proven } => return self.miss(event, is_proven).await,
         };
         tracing::debug!(event.id = id, event.type = event.kind, state, why, "an event has ended");
         let ended = self.0.db.write(move |connection| {
@@ -308,6 +341,43 @@ impl Inbox {
             })
         });
         parked.await
+    }
+
+    /// Parks an event about an object that Stripe does not have, or ends it when it has not had it for days. What the books know
+    /// never ends: somebody must find out where it is.
+    async fn miss(&self, event: Taken, is_proven: bool) -> Result<(), DbError> {
+        let (id, kind, object) = (event.id.as_str(), event.kind.as_str(), event.object.as_str());
+        let ours = query_scalar(IS_OURS).bind(object.to_owned()).bind(event.subject().to_owned());
+        let is_ours: bool = ours.fetch_one(self.0.db.reader()).await?;
+        let why = if is_ours { UNKNOWN_OBJECT } else { MISSING };
+        match event.why.as_deref() == Some(why) {
+            // It has been told, and the metrics go on telling it.
+            true => {
+                tracing::debug!(event.id = id, event.type = kind, object, tries = event.tries, why, "an event waits")
+            }
+            false if is_ours => tracing::error!(
+                event.id = id, event.type = kind, object,
+                "Stripe does not know an object that the books know, although the key is of their account; a person must look. The \
+                 event stays parked"
+            ),
+            false => {
+                tracing::warn!(event.id = id, event.type = kind, object, "an event is about an object that Stripe does not have")
+            }
+        }
+        let may_end = is_proven && !is_ours;
+        let wait = wait_after(event.tries);
+        let missed = self.0.db.write(move |connection| {
+            Box::pin(async move {
+                let parked = query(PARK_MISSING).bind(event.id.clone()).bind(why).bind(wait);
+                parked.execute(&mut *connection).await?;
+                if may_end {
+                    let ended = query(END_MISSING).bind(event.id).bind(MISSING_MICROS);
+                    ended.execute(connection).await?;
+                }
+                Ok(())
+            })
+        });
+        missed.await
     }
 
     /// Removes events that have ended so long ago that they cannot come again. Answers how many; a bounded number at once.

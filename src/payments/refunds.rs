@@ -15,6 +15,7 @@ use crate::ledger::aftermath::{Change, NewRefund, RefundOrigin};
 use crate::ledger::{Ledger, LedgerError, Refusal};
 use crate::money_work::MoneyWork;
 use crate::stripe::{NewStripeRefund, Stripe, StripeFailure};
+use crate::top_up::Account;
 
 /// What asking for one refund may take.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
@@ -36,6 +37,7 @@ struct Inner {
     db: Db,
     ledger: Ledger,
     stripe: Stripe,
+    account: Account,
     tasks: MoneyWork,
     /// Reads back what became of a refund; it asks for refunds itself, so the one does not keep the other.
     charges: OnceLock<WeakCharges>,
@@ -103,6 +105,12 @@ pub enum RefundError {
     /// The amount cannot be paid out: not a whole number of the currency's smallest coin.
     #[error("the amount is not a whole number of the currency's smallest coin")]
     NotPayable,
+    /// It was charged in a Stripe account that has been given up. Nothing was done.
+    #[error("it was charged in a former Stripe account, where it cannot be refunded from here")]
+    FormerAccount,
+    /// Whether the secret key is of the account that was charged is not known, or it is not. Nothing was done.
+    #[error("it is not proven that the secret key is of the Stripe account that was charged")]
+    UnprovenAccount,
     /// The ledger's word.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -126,13 +134,13 @@ const BY_ID: &str = select!("WHERE r.id = $1");
 const BY_KEY: &str = select!("WHERE r.request_key IN ($1, $2)");
 const OF_TOP_UP: &str = select!("WHERE r.top_up = $1 ORDER BY r.created_at, r.id");
 const OPEN: &str = select!(
-    "WHERE (r.state = 'requested' AND r.updated_at < $1) OR (r.state = 'pending' AND r.updated_at < $2) \
-     ORDER BY r.updated_at, r.id LIMIT $3"
+    "WHERE ((r.state = 'requested' AND r.updated_at < $1) OR (r.state = 'pending' AND r.updated_at < $2)) \
+     AND NOT EXISTS (SELECT 1 FROM top_ups AS t WHERE t.id = r.top_up AND t.former_account = 1) ORDER BY r.updated_at, r.id LIMIT $3"
 );
 /// Whoever moves the time has the refund; other nodes let it be until it is due again.
 const CLAIM: &str = "\
 UPDATE refunds SET updated_at = $2 WHERE id = $1 AND state IN ('requested', 'pending') AND updated_at < $3";
-const CURRENCY: &str = "SELECT currency FROM top_ups WHERE id = $1 AND state = 'succeeded'";
+const CHARGED: &str = "SELECT currency, former_account FROM top_ups WHERE id = $1 AND state = 'succeeded'";
 const INTENT: &str = "SELECT payment_intent FROM top_ups WHERE id = $1";
 
 fn refund(row: &Row) -> Result<Refund, sqlx::Error> {
@@ -171,8 +179,8 @@ fn stored_key(key: &str) -> String {
 impl Refunds {
     /// Puts the parts together; [`Refunds::read_back_with`] must follow.
     #[must_use]
-    pub fn new(db: Db, ledger: Ledger, stripe: Stripe, tasks: MoneyWork) -> Self {
-        Self(Arc::new(Inner { db, ledger, stripe, tasks, charges: OnceLock::new() }))
+    pub fn new(db: Db, ledger: Ledger, stripe: Stripe, account: Account, tasks: MoneyWork) -> Self {
+        Self(Arc::new(Inner { db, ledger, stripe, account, tasks, charges: OnceLock::new() }))
     }
 
     /// What reads back from Stripe.
@@ -193,8 +201,15 @@ impl Refunds {
     }
 
     async fn request_now(&self, request: RefundRequest) -> Result<Refund, RefundError> {
-        let row = query(CURRENCY).bind(request.top_up.to_string()).fetch_optional(self.0.db.reader()).await;
+        let row = query(CHARGED).bind(request.top_up.to_string()).fetch_optional(self.0.db.reader()).await;
         let row = row.map_err(DbError::from)?.ok_or(RefundError::NoSuchTopUp)?;
+        if row.try_get::<i64, _>(1).map_err(DbError::from)? != 0 {
+            // What was refunded there under this key, stays so.
+            return self.by_key(&request.request_key).await?.ok_or(RefundError::FormerAccount);
+        }
+        if !self.0.account.is_ours().await {
+            return Err(RefundError::UnprovenAccount);
+        }
         let malformed = || DbError::from(sqlx::Error::Decode("a top-up row is malformed".into()));
         let currency: Currency =
             row.try_get::<&str, _>(0).map_err(DbError::from)?.parse().map_err(|_| malformed())?;
@@ -205,7 +220,7 @@ impl Refunds {
         let mut known = self.by_key(&request.request_key).await?;
         if known.is_none() {
             // Its first one may have been lost when an older copy of the database was put back. Stripe has it.
-            if let Aligned::NotYet(why) = self.align(&request.top_up.to_string()).await? {
+            if let Some(why) = self.align(&request.top_up.to_string()).await?.obstacle() {
                 let why = format!("what has been refunded already is not known: {why}");
                 return Err(LedgerError::Unavailable(why).into());
             }

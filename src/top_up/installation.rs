@@ -1,6 +1,6 @@
 //! Which gateway this is: a random id in the database, and in the metadata of every charge. Two gateways on one Stripe account
 //! must not take each other's charges for their own; nodes that share a database are one gateway, and so is what was put back
-//! from a backup. (A copy of the database that runs beside the original is not told apart from it: give it test keys.)
+//! from a backup. (A copy of the database that runs beside the original is not told apart from it: let none run.)
 
 use crate::db::{Db, DbError, On, now_micros, query, query_scalar};
 use crate::domain::InstallationId;

@@ -19,6 +19,7 @@
     )
 )]
 
+pub mod account;
 mod adopt;
 mod attempt;
 mod flights;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use self::account::{Account, Standing, WrongStripe};
 pub use self::adopt::{AdoptError, Adoption, Align};
 use self::flights::Flights;
 pub use self::intent::{IntentSettled, IntentUnknown};
@@ -65,6 +67,7 @@ struct Inner {
     stripe: Stripe,
     /// In the metadata of every charge.
     installation: InstallationId,
+    account: Account,
     /// Whether the keys are live keys: what is charged in the other mode is not this gateway's.
     is_live: bool,
     currency: Currency,
@@ -230,6 +233,8 @@ pub struct TopUpParts {
     pub stripe: Stripe,
     /// Which gateway this is, see [`installation`].
     pub installation: InstallationId,
+    /// Whether the keys are those of the books.
+    pub account: Account,
     /// Where money work runs.
     pub tasks: MoneyWork,
 }
@@ -246,6 +251,7 @@ impl TopUps {
             key_secret: parts.key_secret,
             stripe: parts.stripe,
             installation: parts.installation,
+            account: parts.account,
             is_live: config.stripe.is_live(),
             currency: config.currency,
             limits: config.top_up.clone(),
@@ -276,6 +282,12 @@ impl TopUps {
     /// What keeps stolen cards from being tried.
     pub(crate) fn shield(&self) -> &Shield {
         &self.0.shield
+    }
+
+    /// Whether the keys are those of the books.
+    #[must_use]
+    pub fn account(&self) -> &Account {
+        &self.0.account
     }
 
     /// What may be charged.
@@ -329,6 +341,15 @@ impl TopUps {
     /// When the database cannot be read.
     pub async fn find(&self, id: TopUpId) -> Result<Option<TopUpRow>, DbError> {
         store::by_id(&self.0.db, id).await
+    }
+
+    /// Whether a PaymentIntent was made in a Stripe account that has been given up.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) async fn is_of_former_account(&self, intent: &str) -> Result<bool, DbError> {
+        let row = store::by_payment_intent(&self.0.db, intent.to_owned()).await?;
+        Ok(row.is_some_and(|row| row.is_of_former_account))
     }
 
     /// The attempt that an `Idempotency-Key` made.

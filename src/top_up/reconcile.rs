@@ -95,6 +95,10 @@ impl TopUps {
     }
 
     async fn ask_stripe(&self, row: &TopUpRow, deadline: Instant) -> Landed {
+        // Another account knows nothing of it, and would be asked to make it anew.
+        if !self.0.account.is_ours().await {
+            return Landed::Pending(row.id);
+        }
         // Whoever had it before may have ended it, or got further.
         let row = match store::by_id(&self.0.db, row.id).await {
             Ok(Some(row)) if row.state.is_open() => row,
@@ -155,7 +159,7 @@ impl TopUps {
             }
         }
         let customer = row.stripe_customer.clone().unwrap_or_default();
-        match store::set_confirming(&self.0.db, row.id, customer, last.clone()).await {
+        match self.0.account.set_confirming(row.id, customer, last.clone()).await {
             Ok(true) => {
                 let answer = self.0.stripe.retrieve_payment_intent(last, deadline).await;
                 match answer {

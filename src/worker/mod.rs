@@ -11,11 +11,25 @@ use crate::ledger::{Ledger, answers};
 use crate::payments::charges::{Aligned, Charges};
 use crate::payments::refunds::Refunds;
 use crate::payments::{Applier, Inbox, Poller, Watch};
-use crate::top_up::TopUps;
+use crate::top_up::{Account, TopUps};
 
 /// Pauses between two steps. `true`: `stop` became true meanwhile.
 async fn stopped_within(pause: Duration, stop: &mut watch::Receiver<bool>) -> bool {
     tokio::time::timeout(pause, stop.wait_for(|stop| *stop)).await.is_ok()
+}
+
+/// Between two looks at whether the keys are those of the books, while they are not known to be.
+const OURS_EVERY: Duration = Duration::from_secs(5);
+
+/// Waits until the keys are known to be those of the books: another Stripe account knows nothing of what was charged in this one,
+/// and its silence must not be taken for an answer. `true`: `stop` became true meanwhile.
+async fn stopped_before_ours(account: &Account, stop: &mut watch::Receiver<bool>) -> bool {
+    while !account.is_ours().await {
+        if stopped_within(OURS_EVERY, stop).await {
+            return true;
+        }
+    }
+    false
 }
 
 /// Runs the reconciler's step at start and every so often, until `stop` becomes true.
@@ -34,8 +48,16 @@ pub async fn reconcile(top_ups: TopUps, every: Duration, mut stop: watch::Receiv
 
 /// Looks after refunds that have no end yet, at start and every so often, until `stop` becomes true. Apart from
 /// [`reconcile`], because a refund may take long.
-pub async fn look_after_refunds(refunds: Refunds, every: Duration, mut stop: watch::Receiver<bool>) {
+pub async fn look_after_refunds(
+    refunds: Refunds,
+    account: Account,
+    every: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
     loop {
+        if stopped_before_ours(&account, &mut stop).await {
+            return;
+        }
         if let Err(error) = refunds.step().await {
             tracing::error!(%error, "open refunds could not be read");
         }
@@ -51,8 +73,11 @@ pub const EVENTS_EVERY: Duration = Duration::from_secs(5);
 const LOOKS_TO_TIDY: u32 = 720;
 
 /// Applies Stripe's events: as soon as one arrives, and when a parked one is due again. Until `stop` becomes true.
-pub async fn apply_events(inbox: Inbox, applier: Applier, mut stop: watch::Receiver<bool>) {
+pub async fn apply_events(inbox: Inbox, applier: Applier, account: Account, mut stop: watch::Receiver<bool>) {
     for look in (0..LOOKS_TO_TIDY).cycle() {
+        if stopped_before_ours(&account, &mut stop).await {
+            return;
+        }
         loop {
             match inbox.step(&applier).await {
                 Ok(0) => break,
@@ -81,8 +106,11 @@ pub async fn apply_events(inbox: Inbox, applier: Applier, mut stop: watch::Recei
 }
 
 /// Looks at Stripe's list of events at start and every so often, whether webhooks come or not, until `stop` becomes true.
-pub async fn poll_events(poller: Poller, every: Duration, mut stop: watch::Receiver<bool>) {
+pub async fn poll_events(poller: Poller, account: Account, every: Duration, mut stop: watch::Receiver<bool>) {
     loop {
+        if stopped_before_ours(&account, &mut stop).await {
+            return;
+        }
         match poller.step().await {
             Ok(0) => {}
             Ok(new) => tracing::info!(events.new = new, "events were fetched that no webhook had brought"),
@@ -95,9 +123,9 @@ pub async fn poll_events(poller: Poller, every: Duration, mut stop: watch::Recei
 }
 
 /// Compares the books with Stripe every so often, first after that time, until `stop` becomes true.
-pub async fn compare(watch: Watch, every: Duration, mut stop: watch::Receiver<bool>) {
+pub async fn compare(watch: Watch, account: Account, every: Duration, mut stop: watch::Receiver<bool>) {
     loop {
-        if stopped_within(every, &mut stop).await {
+        if stopped_within(every, &mut stop).await || stopped_before_ours(&account, &mut stop).await {
             return;
         }
         if let Err(error) = watch.look(now_micros().div_euclid(1_000_000)).await {
@@ -121,10 +149,13 @@ pub async fn adopt(top_ups: TopUps, charges: Charges, mut stop: watch::Receiver<
     let mut forgotten_after = None;
     let mut soon = ADOPT_SOON;
     loop {
+        if stopped_before_ours(top_ups.account(), &mut stop).await {
+            return;
+        }
         let align = |intent: &str| {
             let (aligning, intent) = (charges.align(intent), intent.to_owned());
             let aligned: Pin<Box<dyn Future<Output = bool> + Send>> =
-                Box::pin(async move { is_aligned(&intent, aligning.await) });
+                Box::pin(async move { is_aligned(&intent, &aligning.await) });
             aligned
         };
         for intent in std::mem::take(&mut unaligned) {
@@ -166,11 +197,12 @@ pub async fn adopt(top_ups: TopUps, charges: Charges, mut stop: watch::Receiver<
     }
 }
 
-fn is_aligned(intent: &str, aligned: Aligned) -> bool {
-    if let Aligned::NotYet(why) = &aligned {
+fn is_aligned(intent: &str, aligned: &Aligned) -> bool {
+    let obstacle = aligned.obstacle();
+    if let Some(why) = obstacle {
         tracing::warn!(payment_intent = intent, why, "what has become of a charge is not booked yet");
     }
-    !matches!(aligned, Aligned::NotYet(_))
+    obstacle.is_none()
 }
 
 /// Renews this node's lease every [`RENEW_EVERY`]. Runs until it is aborted, because the lease is needed to the end.

@@ -23,6 +23,7 @@ const MONEY: [&str; 22] = [
     "reference_defects::",
     "secrets::",
     "shield::",
+    "stripe_account::",
     "unknown_outcomes::",
     "upstream_faults::",
     "webhooks::",

@@ -31,6 +31,7 @@ mod reference_defects;
 mod sandbox;
 mod secrets;
 mod shield;
+mod stripe_account;
 mod unknown_outcomes;
 mod upstream_faults;
 mod webhooks;

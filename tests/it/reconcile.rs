@@ -12,7 +12,7 @@ use prepaid402::money_work::MoneyWork;
 use prepaid402::payments::charges::{Aligned, Charges};
 use prepaid402::payments::refunds::Refunds;
 use prepaid402::stripe::Stripe;
-use prepaid402::top_up::{TopUpParts, TopUps};
+use prepaid402::top_up::{Account, TopUpParts, TopUps};
 use serde_json::{Value, json};
 
 use crate::support::program::{Ran, finish, program, until};
@@ -59,17 +59,20 @@ async fn align(world: &World, intents: &[&String]) {
     let stripe = Stripe::new(&loaded.stripe).unwrap();
     let (ledger, db, writer) = Ledger::open(&loaded.database, "aligner", 8).await.unwrap();
     let tasks = MoneyWork::on_this_runtime();
+    let installation = prepaid402::top_up::installation::id(&db).await.unwrap();
+    let account = Account::open(db.clone(), stripe.clone(), loaded.stripe.mode(), "aligner").await.unwrap();
     let parts = TopUpParts {
         db: db.clone(),
         ledger: ledger.clone(),
         keys: Arc::new(Keys::new(db.reader().clone())),
         key_secret: KeySecret::load(None, &loaded.data_dir).unwrap(),
         stripe: stripe.clone(),
-        installation: prepaid402::top_up::installation::id(&db).await.unwrap(),
+        installation,
+        account: account.clone(),
         tasks: tasks.clone(),
     };
     let top_ups = TopUps::new(parts, &loaded);
-    let refunds = Refunds::new(db, ledger.clone(), stripe.clone(), tasks.clone());
+    let refunds = Refunds::new(db, ledger.clone(), stripe.clone(), account, tasks.clone());
     let charges = Charges::new(ledger.clone(), stripe, top_ups, refunds, tasks, false);
     for intent in intents {
         assert_eq!(charges.align(intent).await, Aligned::Done, "{intent}");

@@ -2,6 +2,7 @@
 
 mod forgery;
 mod inbox;
+mod missing;
 mod polling;
 
 use std::time::{Duration, Instant};

@@ -51,7 +51,7 @@ async fn an_old_file_is_copied_before_its_schema_is_changed() {
     }
     let (database, path) = old_file().await;
     // What an attempt before this one left behind is no hindrance, and does not count.
-    let expected = PathBuf::from(format!("{}.before-schema-5-of-2", path.display()));
+    let expected = PathBuf::from(format!("{}.before-schema-6-of-2", path.display()));
     std::fs::write(&expected, "half a copy").unwrap();
     let mut connection = database.connect().await;
     let before = books(&mut connection).await;
@@ -90,6 +90,59 @@ async fn an_old_file_is_copied_before_its_schema_is_changed() {
     assert!(report.is_clean(), "{:?}", report.findings);
 }
 
+/// What the released version (schema 5) writes in the tables that later versions change: a wallet with a charge, an attempt, an
+/// event, and the gateway's id. `HASH` stands for 32 bytes.
+const AS_RELEASED: [&str; 6] = [
+    "INSERT INTO clients (id, public_id, currency, paid, bonus, debt, sequence, last_entry, status, stripe_customer, created_at) \
+     VALUES (ID, 'pID', 'usd', 100, 0, 0, 1, ID, 'active', 'cus_ID', 1)",
+    "INSERT INTO client_keys (id, client, hash, shown_prefix, secret_version, scope, created_at) \
+     VALUES ('kID', ID, HASH, 'pck_', 1, 'owner', 1)",
+    "INSERT INTO top_ups (id, client, key, key_hash, key_secret, currency, amount, bonus, state, stripe_customer, payment_intent, \
+     created_at, updated_at, node) VALUES ('tID', ID, 'kID', HASH, 1, 'usd', 100, 0, 'succeeded', 'cus_ID', 'pi_ID', 1, 1, NULL)",
+    "INSERT INTO entries (id, at, source, debit, credit, amount, currency, client, sequence, paid_after, bonus_after, debt_after) \
+     VALUES (ID, 1, 'topup:tID', 5, 1, 100, 'usd', ID, 1, 100, 0, 0)",
+    "INSERT INTO stripe_events (id, type, object, created, body, state, why, tries, received_at, next_try_at) \
+     VALUES ('evt_ID', 'charge.refunded', 'ch_ID', 1, '{}', 'parked', 'not now', 3, 1, 1)",
+    "INSERT INTO installation (one, id, compared_until) VALUES (1, '0192f0c1-0000-7000-8000-00000000000ID', 1) \
+     ON CONFLICT (one) DO NOTHING",
+];
+
+#[tokio::test]
+async fn a_filled_database_of_the_released_version_is_brought_up_to_date_and_stays_usable_for_it() {
+    let database = TestDatabase::empty().await;
+    let mut connection = database.connect().await;
+    match &mut connection {
+        Connection::Sqlite(file) => migrator(&SQLITE[..5]).run(file).await.unwrap(),
+        Connection::Postgres(server) => {
+            let mut migrator = migrator(&POSTGRES[..3]);
+            migrator.dangerous_set_table_name(POSTGRES_VERSIONS);
+            migrator.set_locking(false);
+            migrator.run(&mut *server).await.unwrap();
+        }
+        Connection::Lost => unreachable!(),
+    }
+    let as_released = |id: u8| {
+        let hash = database.bytes(&[id; 32]);
+        AS_RELEASED.map(|sql| sql.replace("HASH", &hash).replace("ID", &id.to_string())).join(";")
+    };
+    connection.run(as_released(1)).await.unwrap();
+    assert_eq!(migrate(&mut connection, &database.config).await.unwrap().from, 5);
+    require_current(&mut connection).await.unwrap();
+    // A node of the version before goes on beside the new one.
+    connection.run(as_released(2)).await.unwrap();
+    for (unknown, count) in [
+        ("SELECT COUNT(*) FROM installation WHERE stripe_mode IS NULL", 1_i64),
+        ("SELECT COUNT(*) FROM top_ups WHERE former_account = 0", 2),
+        ("SELECT COUNT(*) FROM stripe_events WHERE missing_since IS NULL AND state = 'parked'", 2),
+    ] {
+        let found: i64 = query_scalar(unknown).fetch_one(&mut connection).await.unwrap();
+        assert_eq!(found, count, "{unknown}");
+    }
+    let report = crate::ledger::verify::verify(&mut connection, |_| {}).await.unwrap();
+    assert!(report.is_clean(), "{:?}", report.findings);
+    connection.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn without_its_copy_a_file_is_not_changed() {
     if is_about_sqlite("a PostgreSQL database is backed up by its own means") {
@@ -97,7 +150,7 @@ async fn without_its_copy_a_file_is_not_changed() {
     }
     let (database, path) = old_file().await;
     // A folder where the copy should be cannot be replaced.
-    std::fs::create_dir(format!("{}.before-schema-5-of-2", path.display())).unwrap();
+    std::fs::create_dir(format!("{}.before-schema-6-of-2", path.display())).unwrap();
     let mut connection = database.connect().await;
     let refused = migrate(&mut connection, &database.config).await.unwrap_err();
     assert!(matches!(refused, DbError::Backup(_)), "{refused}");

@@ -233,3 +233,28 @@ async fn only_what_has_long_ended_is_removed() {
     let left: Vec<String> = stage.states().await.into_iter().map(|(id, ..)| id).collect();
     assert_eq!(left, ["evt_2", "evt_3"]);
 }
+
+/// 72 hours of "no such object", without a break; and only where it is proven that the right account was asked.
+#[tokio::test]
+async fn what_stripe_does_not_have_ends_after_three_days_in_a_row() {
+    let stage = Stage::new().await;
+    stage.inbox.store(vec![handled("evt_1")]).await.unwrap();
+    let missing = Applied::Missing { is_proven: true };
+    for (aged, applied, expected) in [
+        (0, missing.clone(), "parked"),
+        (71, missing.clone(), "parked"),
+        // Stripe could not be asked: what it would have said, nobody knows.
+        (2, Applied::Park("not now".to_owned()), "parked"),
+        (200, missing.clone(), "parked"),
+        (73, Applied::Missing { is_proven: false }, "parked"),
+        (0, missing, "ignored"),
+    ] {
+        let micros = aged * 3_600 * SECOND;
+        stage.run(&format!("UPDATE stripe_events SET missing_since = missing_since - {micros}")).await;
+        stage.later().await;
+        let answer = applied.clone();
+        let taken = stage.inbox.step_with(move |_| std::future::ready(answer.clone())).await.unwrap();
+        assert_eq!(taken, 1, "{aged} {applied:?}");
+        assert_eq!(stage.states().await[0].1, expected, "{aged} {applied:?}");
+    }
+}
