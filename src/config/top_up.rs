@@ -68,18 +68,18 @@ fn chargeable(
     }
     let currency = currency?;
     if currency.micros_to_minor(amount).is_none() {
-        let step = currency.charge_step();
+        let step = currency.decimal(currency.charge_step());
         report.problem(&path, format!("cannot be charged in {currency}: write a multiple of \"{step}\""));
         return None;
     }
     if amount < currency.min_charge() {
-        let least = currency.min_charge();
+        let least = currency.decimal(currency.min_charge());
         report
             .problem(&path, format!("is below what Stripe charges in {currency}: write \"{least}\" or more"));
         return None;
     }
     if amount > currency.max_charge() {
-        let most = currency.max_charge();
+        let most = currency.decimal(currency.max_charge());
         report
             .problem(&path, format!("is above what Stripe charges in {currency}: write \"{most}\" or less"));
         return None;
@@ -120,9 +120,9 @@ fn option(element: &Section<'_>, currency: Option<Currency>, report: &mut Report
 }
 
 /// What people see when the seller wrote nothing.
-fn label(amount: Micros, bonus: Micros, currency: Currency) -> String {
-    let code = currency.code().to_uppercase();
-    if bonus.is_zero() { format!("{amount} {code}") } else { format!("{amount} {code} + {bonus} bonus") }
+pub(crate) fn label(amount: Micros, bonus: Micros, currency: Currency) -> String {
+    let amount = currency.text(amount);
+    if bonus.is_zero() { amount } else { format!("{amount} + {} bonus", currency.decimal(bonus)) }
 }
 
 fn check_together(section: &Section<'_>, top_up: &TopUpConfig, currency: Currency, report: &mut Report) {

@@ -4,7 +4,7 @@ pub mod currency;
 pub mod ids;
 pub mod money;
 
-pub use currency::Currency;
+pub use currency::{Currency, decimal_in};
 pub use ids::{
     ClientKey, ClientPublicId, InstallationId, KeyId, NodeId, PaymentMethodId, RefundId, RequestId,
     SecretHash, TopUpId,

@@ -30,7 +30,7 @@ use bytes::Bytes;
 use self::funds::{Funds, HoldGuard};
 use self::repeats::Claim;
 use crate::db::Db;
-use crate::domain::{ClientKey, Micros, RequestId, TopUpId};
+use crate::domain::{ClientKey, Currency, Micros, RequestId, TopUpId};
 use crate::ledger::answers::{self, KeyState, NewKey};
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{
@@ -169,6 +169,8 @@ pub struct CardCharge {
     pub payment_intent: String,
     /// How much.
     pub amount: Micros,
+    /// Of the amount.
+    pub currency: Currency,
 }
 
 impl From<&Recorded> for CardCharge {
@@ -177,6 +179,7 @@ impl From<&Recorded> for CardCharge {
             top_up: recorded.top_up,
             payment_intent: recorded.payment_intent.clone(),
             amount: recorded.amount,
+            currency: recorded.posted.state.currency,
         }
     }
 }

@@ -5,7 +5,8 @@ use crate::ledger::ClientState;
 use crate::protocol::stripe402::{PaymentRequired, Requirement, Resource, SAVED_CARD, TopUpOption, VERSION};
 use crate::top_up::TopUps;
 
-use super::refusal::Refusal;
+use super::refusal::{Refusal, frozen_words};
+use crate::config::label;
 
 /// What is sold, as far as an offer shows it.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +43,7 @@ impl Offers {
         request_id: &str,
     ) -> PaymentRequired {
         let answer = refusal.answer();
+        let frozen = state.filter(|state| state.is_frozen());
         let minimum = self.top_ups.minimum_for(sale.price, state);
         PaymentRequired {
             stripe402_version: VERSION,
@@ -58,15 +60,19 @@ impl Offers {
                 publishable_key: self.publishable_key.clone(),
                 description: sale.description.map(str::to_owned),
                 price: Some(sale.price.to_major_string()),
+                max_top_up: None,
             }],
             error: (*refusal != Refusal::PaymentRequired).then(|| answer.code.to_owned()),
             top_up_options: self.options(minimum),
-            message: refusal.message(),
+            message: with_standing(&refusal.message_for(state), state),
             code: answer.code.to_owned(),
             retryable: answer.retryable,
             who_acts: answer.who_acts.word().to_owned(),
             request_id: request_id.to_owned(),
-            balance: state.map(|state| state.spendable().to_units_floor().get()),
+            balance: state.map(|state| state.credit().to_units_floor().get()),
+            spendable: frozen.map(|state| state.spendable().to_units_floor().get()),
+            frozen: frozen.map(|_| true),
+            debt: state.and_then(owed),
             saved_card: SAVED_CARD.to_owned(),
         }
     }
@@ -94,7 +100,10 @@ impl Offers {
             label,
         };
         let first = packs.iter().find(|pack| pack.amount == minimum).map_or_else(
-            || option(minimum, self.top_ups.bonus_for(minimum), format!("{minimum} {}", self.currency)),
+            || {
+                let bonus = self.top_ups.bonus_for(minimum);
+                option(minimum, bonus, label(minimum, bonus, self.currency))
+            },
             |pack| option(pack.amount, pack.bonus, pack.label.clone()),
         );
         let larger = packs.iter().filter(|pack| pack.amount > minimum);
@@ -102,6 +111,19 @@ impl Offers {
             .chain(larger.map(|pack| option(pack.amount, pack.bonus, pack.label.clone())))
             .collect()
     }
+}
+
+/// A sentence, and why nothing can be spent, if that is so.
+pub(crate) fn with_standing(message: &str, state: Option<&ClientState>) -> String {
+    match state.and_then(frozen_words) {
+        Some(standing) => format!("{message} {standing}"),
+        None => message.to_owned(),
+    }
+}
+
+/// What a wallet owes, in units, rounded up. `None`: nothing.
+pub(crate) fn owed(state: &ClientState) -> Option<i64> {
+    (!state.debt.is_zero()).then(|| state.debt.to_units_ceil().get())
 }
 
 /// Stand for the path and the request's number; no setting can hold them, because settings have no control characters.

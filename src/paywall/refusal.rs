@@ -1,6 +1,7 @@
 //! Every reason why a priced request is not served, with its answer: one table.
 
 use crate::domain::TopUpId;
+use crate::ledger::ClientState;
 use crate::shield::Barred;
 use crate::top_up::{AmountProblem, FailureReason};
 
@@ -350,6 +351,35 @@ impl Refusal {
             Self::InvalidIdempotencyKey(why) => format!("{} {why}", self.answer().message),
             other => other.answer().message.to_owned(),
         }
+    }
+
+    /// The sentence for whoever has shown whose wallet it is.
+    #[must_use]
+    pub fn message_for(&self, state: Option<&ClientState>) -> String {
+        match (self, state) {
+            (Self::InsufficientCredits, Some(state)) if !state.debt.is_zero() => "A debt has to be repaid before anything can be spent. Repeat the request with the clientId and a paymentMethodId: the top-up repays it first."
+                .to_owned(),
+            _ => self.message(),
+        }
+    }
+}
+
+/// Why nothing can be spent of what a wallet holds, in words. `None`: it can be spent.
+#[must_use]
+pub fn frozen_words(state: &ClientState) -> Option<String> {
+    let text = |amount| state.currency.text(amount);
+    let (holds, owes) = (text(state.credit()), text(state.debt));
+    match (state.frozen, !state.debt.is_zero()) {
+        (false, false) => None,
+        (true, false) => {
+            Some(format!("The wallet is frozen: it holds {holds}, of which nothing can be spent."))
+        }
+        (false, true) => Some(format!(
+            "The wallet is frozen by a debt of {owes}, for a payment that was taken back after it had been spent: it holds {holds}, of which nothing can be spent until the debt is repaid."
+        )),
+        (true, true) => Some(format!(
+            "The wallet is frozen, and it owes {owes}: it holds {holds}, of which nothing can be spent."
+        )),
     }
 }
 

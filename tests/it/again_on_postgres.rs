@@ -3,7 +3,7 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 21] = [
+const MONEY: [&str; 22] = [
     "aftermath::",
     "alone::",
     "backup::",
@@ -24,6 +24,7 @@ const MONEY: [&str; 21] = [
     "shield::",
     "unknown_outcomes::",
     "upstream_faults::",
+    "wallets::",
     "webhooks::",
 ];
 

@@ -32,4 +32,5 @@ mod secrets;
 mod shield;
 mod unknown_outcomes;
 mod upstream_faults;
+mod wallets;
 mod webhooks;
