@@ -392,12 +392,10 @@ async fn carry_out(billing: &Billing, order: &Order) -> Result<HttpResponse, Sto
         if state.is_some_and(|state| state.frozen) {
             return Err(refused(Refusal::ClientFrozen).into());
         }
-        let amount = match order.credential.top_up_amount {
-            Some(units) => units.to_micros(),
-            None => top_ups.minimum_for(Micros::ZERO, state.as_ref()),
-        };
-        top_ups
-            .check_amount(amount, Micros::ZERO, state.as_ref())
+        let asked = order.credential.top_up_amount.map(Units::to_micros);
+        let amount = top_ups
+            .amounts()
+            .choose(asked, Micros::ZERO, state.as_ref())
             .map_err(|problem| refused(problem.into()))?;
         let request = TopUpRequest {
             payer,
@@ -466,7 +464,13 @@ async fn repeated(billing: &Billing, order: &Order, row: TopUpRow) -> Result<Opt
                 Some("invalid_payment") => crate::top_up::FailureReason::InvalidPaymentMethod.into(),
                 _ => Refusal::PaymentFailed,
             };
-            Err(Refused::because(refusal).into())
+            // Whose it is, for the offer: what it names must be what this wallet may be charged now.
+            let wallet = billing.paywall.recognise(&order.credential).await.ok().flatten();
+            let state = match &wallet {
+                Some(wallet) => billing.ledger.state(wallet.record.client).await?,
+                None => None,
+            };
+            Err(Refused { wallet, state, ..Refused::because(refusal) }.into())
         }
         State::Created | State::Confirming | State::Pending => match top_ups.settle_now(&row).await {
             // `Nothing`: whoever charged has settled it while we waited.

@@ -3,7 +3,7 @@
 use crate::domain::{Currency, Micros};
 use crate::ledger::ClientState;
 use crate::protocol::stripe402::{PaymentRequired, Requirement, Resource, SAVED_CARD, TopUpOption, VERSION};
-use crate::top_up::TopUps;
+use crate::top_up::amounts::{Amounts, Range};
 
 use super::refusal::{Refusal, frozen_words};
 use crate::config::label;
@@ -26,14 +26,19 @@ pub struct Sale<'a> {
 pub struct Offers {
     /// Published in every offer.
     pub publishable_key: String,
-    /// Of every amount.
-    pub currency: Currency,
     /// Knows what may be charged.
-    pub top_ups: TopUps,
+    pub amounts: Amounts,
 }
 
 impl Offers {
-    /// The offer for one request. `state` is told only to whoever presented a valid clientId.
+    /// Of every amount.
+    #[must_use]
+    pub fn currency(&self) -> Currency {
+        self.amounts.currency()
+    }
+
+    /// The offer for one request. `state` is told only to whoever presented a valid clientId. What it offers to that wallet is
+    /// accepted when it is sent back; where nothing would be, nothing is offered.
     #[must_use]
     pub fn write(
         &self,
@@ -44,7 +49,7 @@ impl Offers {
     ) -> PaymentRequired {
         let answer = refusal.answer();
         let frozen = state.filter(|state| state.is_frozen());
-        let minimum = self.top_ups.minimum_for(sale.price, state);
+        let range = self.amounts.range(sale.price, state).ok();
         PaymentRequired {
             stripe402_version: VERSION,
             resource: Resource {
@@ -52,18 +57,9 @@ impl Offers {
                 description: sale.description.map(str::to_owned),
                 mime_type: sale.mime_type.map(str::to_owned),
             },
-            accepts: vec![Requirement {
-                scheme: "stripe".to_owned(),
-                currency: self.currency.code().to_owned(),
-                amount: sale.price.to_units_ceil().get(),
-                min_top_up: minimum.to_units_ceil().get(),
-                publishable_key: self.publishable_key.clone(),
-                description: sale.description.map(str::to_owned),
-                price: Some(sale.price.to_major_string()),
-                max_top_up: None,
-            }],
+            accepts: range.iter().map(|range| self.requirement(sale, *range)).collect(),
             error: (*refusal != Refusal::PaymentRequired).then(|| answer.code.to_owned()),
-            top_up_options: self.options(minimum),
+            top_up_options: range.map(|range| self.options(range, state)).unwrap_or_default(),
             message: with_standing(&refusal.message_for(state), state),
             code: answer.code.to_owned(),
             retryable: answer.retryable,
@@ -91,22 +87,38 @@ impl Offers {
         Challenge { parts: [before, between, after].map(str::to_owned) }
     }
 
-    /// Packs from the minimum up; the first equals it.
-    fn options(&self, minimum: Micros) -> Vec<TopUpOption> {
-        let packs = &self.top_ups.limits().options;
+    fn requirement(&self, sale: Sale<'_>, range: Range) -> Requirement {
+        Requirement {
+            scheme: "stripe".to_owned(),
+            currency: self.currency().code().to_owned(),
+            amount: sale.price.to_units_ceil().get(),
+            min_top_up: range.least.to_units_ceil().get(),
+            publishable_key: self.publishable_key.clone(),
+            description: sale.description.map(str::to_owned),
+            price: Some(sale.price.to_major_string()),
+            max_top_up: Some(range.most.to_units_floor().get()),
+        }
+    }
+
+    /// The smallest amount, and the packs above it that are accepted.
+    fn options(&self, range: Range, state: Option<&ClientState>) -> Vec<TopUpOption> {
+        let packs = &self.amounts.limits().options;
+        let debt = state.map_or(Micros::ZERO, |state| state.debt);
         let option = |amount: Micros, bonus: Micros, label: String| TopUpOption {
             amount: amount.to_units_ceil().get(),
-            credits: amount.checked_add(bonus).unwrap_or(amount).to_units_floor().get(),
+            // What repays a debt is not there to be spent.
+            credits: amount.saturating_sub(debt).checked_add(bonus).unwrap_or(amount).to_units_floor().get(),
             label,
         };
-        let first = packs.iter().find(|pack| pack.amount == minimum).map_or_else(
+        let Range { least, most } = range;
+        let first = packs.iter().find(|pack| pack.amount == least).map_or_else(
             || {
-                let bonus = self.top_ups.bonus_for(minimum);
-                option(minimum, bonus, label(minimum, bonus, self.currency))
+                let bonus = self.amounts.bonus_for(least);
+                option(least, bonus, label(least, bonus, self.currency()))
             },
             |pack| option(pack.amount, pack.bonus, pack.label.clone()),
         );
-        let larger = packs.iter().filter(|pack| pack.amount > minimum);
+        let larger = packs.iter().filter(|pack| pack.amount > least && pack.amount <= most);
         std::iter::once(first)
             .chain(larger.map(|pack| option(pack.amount, pack.bonus, pack.label.clone())))
             .collect()

@@ -30,6 +30,10 @@ pub enum Refusal {
     PaymentFailed,
     /// The client is frozen.
     ClientFrozen,
+    /// The client's debt, and the price, are more than one top-up may be.
+    DebtAboveMaximum,
+    /// The client holds so much that no top-up fits.
+    WalletFull,
     /// The presented clientId was revoked.
     KeyRevoked,
     /// The presented clientId may not spend.
@@ -208,6 +212,22 @@ impl Refusal {
             Self::ClientFrozen => {
                 row(403, "client_frozen", false, Human, None, "This wallet is frozen. Ask the seller.")
             }
+            Self::DebtAboveMaximum => row(
+                403,
+                "debt_above_maximum",
+                false,
+                Agent,
+                None,
+                "The wallet's debt and the price are together more than one top-up may be. Nothing was charged. Repay the debt in parts, by POST /billing/top-ups with the clientId, as often as needed; then repeat the request.",
+            ),
+            Self::WalletFull => row(
+                409,
+                "wallet_full",
+                false,
+                Agent,
+                None,
+                "The wallet holds so much that no top-up fits in. Nothing was charged. Spend some of it first.",
+            ),
             Self::KeyRevoked => {
                 row(403, "key_revoked", false, Human, None, "This clientId has been revoked.")
             }
@@ -415,15 +435,19 @@ impl From<AmountProblem> for Refusal {
         match problem {
             AmountProblem::BelowMinimum => Self::TopUpBelowMinimum,
             AmountProblem::AboveMaximum => Self::InvalidPayment(
-                "topUpAmount is above the largest amount that is charged at once.".to_owned(),
+                "topUpAmount is above the largest amount that is charged at once. Use maxTopUp or less."
+                    .to_owned(),
             ),
             AmountProblem::NotChargeable => Self::InvalidPayment(
                 "topUpAmount is not a whole number of the currency's smallest coin (100 units are one cent)."
                     .to_owned(),
             ),
-            AmountProblem::BalanceLimit => {
-                Self::InvalidPayment("The wallet would hold more than it may.".to_owned())
-            }
+            AmountProblem::BalanceLimit => Self::InvalidPayment(
+                "The wallet would hold more than it may. Use maxTopUp or less.".to_owned(),
+            ),
+            AmountProblem::DebtAboveMaximum => Self::DebtAboveMaximum,
+            AmountProblem::WalletFull => Self::WalletFull,
+            AmountProblem::Frozen => Self::ClientFrozen,
         }
     }
 }

@@ -252,20 +252,153 @@ async fn the_client_id_of_a_top_up_stands_in_the_body_as_in_the_header() {
         world.faults(json!({ "on": on, "action": action, "times": 1000 })).await;
     }
     let order = json!({ "paymentMethodId": world.tokenise("5555555555554444").await });
-    for path in ["/billing/top-ups", "/api/weather"] {
-        let pending = match path {
-            "/api/weather" => gateway.pay(path, &Pay::card(order["paymentMethodId"].as_str().unwrap())).await,
-            _ => buy(&gateway, "p", None, &order).await,
-        };
-        assert_eq!((pending.status, pending.code().as_str()), (503, "topup_pending"), "{}", pending.text());
-        let named = pending.json()["clientId"].as_str().unwrap_or_default().to_owned();
-        assert!(
-            named.starts_with("pck_") && named == pending.receipt().client_id,
-            "{path}: {}",
-            pending.text()
-        );
-        assert_eq!(pending.header("cache-control"), Some("no-store"));
-    }
+    let pending = buy(&gateway, "p", None, &order).await;
+    assert_eq!((pending.status, pending.code().as_str()), (503, "topup_pending"), "{}", pending.text());
+    let named = pending.json()["clientId"].as_str().unwrap_or_default().to_owned();
+    assert!(named.starts_with("pck_") && named == pending.receipt().client_id, "{}", pending.text());
+    assert_eq!(pending.header("cache-control"), Some("no-store"));
     world.clear_faults().await;
+    gateway.stop().await;
+}
+
+/// With top-ups of 5.00 to 10.00.
+async fn small_top_ups() -> World {
+    let mut world = World::with_webhooks("").await;
+    world.packs = "[top_up]\nminimum = \"5.00\"\nmaximum = \"10.00\"\nmax_balance = \"100.00\"\n".to_owned();
+    world.routes = "[[routes]]\npath = \"/api/weather\"\nprice = \"9.00\"\n".to_owned();
+    world
+}
+
+/// A wallet that owes 27.00: three top-ups of 10.00 were taken back after 27.00 of them had been spent. Its key, and its card.
+async fn debtor(world: &World, gateway: &Gateway<'_>) -> (String, String) {
+    let card = world.tokenise(GOOD).await;
+    let order = json!({ "paymentMethodId": card, "topUpAmount": 100_000 });
+    let client = buy(gateway, "first", None, &order).await.receipt().client_id;
+    for key in ["second", "third"] {
+        assert_eq!(buy(gateway, key, Some(&client), &order).await.status, 201);
+    }
+    for _ in 0..3 {
+        assert_eq!(gateway.pay("/api/weather", &Pay::client(&client)).await.status, 200);
+    }
+    world.applied().await;
+    for row in rows(&world.database, "SELECT payment_intent FROM top_ups ORDER BY id").await {
+        world.sim("/refunds", json!({ "payment_intent": row.try_get::<String, _>(0).unwrap() })).await;
+    }
+    until("it is taken back", async || {
+        number(&world.database, "SELECT debt FROM clients").await == 27_000_000
+    })
+    .await;
+    world.applied().await;
+    (client, card)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_debt_above_the_largest_top_up_is_worked_off_in_parts() {
+    let world = small_top_ups().await;
+    let gateway = world.gateway().await;
+    world.deliver_to(&gateway).await;
+    let (client, card) = debtor(&world, &gateway).await;
+    let before = world.succeeded_charges().await.len();
+    let pays = [
+        Pay::client(&client),
+        Pay::client(&client).with_card(&card),
+        Pay::client(&client).with_card(&card).top_up(100_000),
+        Pay::card(&card),
+    ];
+    for pay in &pays {
+        let refused = gateway.pay("/api/weather", pay).await;
+        assert_eq!(
+            (refused.status, refused.code().as_str()),
+            (403, "debt_above_maximum"),
+            "{}",
+            refused.text()
+        );
+        let told = refused.json()["message"].as_str().unwrap().to_owned();
+        assert!(told.contains("POST /billing/top-ups") && told.contains("27.00 USD"), "{told}");
+        assert_eq!(refused.json()["debt"], 270_000);
+        assert!(refused.header("payment-required").is_none(), "nothing is offered that cannot succeed");
+    }
+    assert_eq!(world.succeeded_charges().await.len(), before, "no card was charged");
+
+    // In parts of any size that can be charged: what is left is told, and it stays frozen.
+    for (key, amount, charged, left) in [
+        ("a", Some(100_000), 100_000, "17.00"),
+        ("b", None, 50_000, "12.00"),
+        ("c", Some(100_000), 100_000, "2.00"),
+    ] {
+        let mut order = json!({ "paymentMethodId": card });
+        if let Some(amount) = amount {
+            order["topUpAmount"] = json!(amount);
+        }
+        let paid = buy(&gateway, key, Some(&client), &order).await;
+        let body = paid.json();
+        assert_eq!((paid.status, &body["amount"]), (201, &json!(charged)), "{body}");
+        assert_eq!((&body["frozen"], &body["spendable"]), (&json!(true), &json!(0)), "{body}");
+        assert!(body["message"].as_str().unwrap().contains(&format!("debt of {left} USD")), "{body}");
+        // The debt and the price together are still more than one top-up may be.
+        let refused = gateway.pay("/api/weather", &Pay::client(&client)).await;
+        assert_eq!(refused.code(), "debt_above_maximum", "{left}");
+    }
+    let last = buy(&gateway, "d", Some(&client), &json!({ "paymentMethodId": card })).await.json();
+    assert_eq!((&last["balance"], &last["frozen"]), (&json!(30_000), &Value::Null), "{last}");
+    // From here on one top-up does it, and the offer says which.
+    let short = gateway.pay("/api/weather", &Pay::client(&client)).await;
+    let offer = decoded(&short, "payment-required");
+    assert_eq!(
+        (&offer["accepts"][0]["minTopUp"], &offer["accepts"][0]["maxTopUp"]),
+        (&json!(60_000), &json!(100_000))
+    );
+    let served = gateway.pay("/api/weather", &Pay::client(&client).with_card(&card).top_up(60_000)).await;
+    assert_eq!(served.status, 200, "{}", served.text());
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_wallet_is_offered_is_accepted_as_it_is() {
+    let world = small_top_ups().await;
+    let gateway = world.gateway().await;
+    world.deliver_to(&gateway).await;
+    let (client, card) = debtor(&world, &gateway).await;
+    // Too dear for the caller: the offer is for this wallet, which could not pay it at once.
+    let dear = gateway.pay("/api/weather", &Pay::client(&client).max(1)).await;
+    assert_eq!((dear.status, dear.code().as_str()), (402, "price_above_max"));
+    assert_eq!(decoded(&dear, "payment-required")["accepts"], json!([]));
+    for (key, amount) in [("a", 100_000), ("b", 100_000), ("c", 60_000)] {
+        let order = json!({ "paymentMethodId": card, "topUpAmount": amount });
+        assert_eq!(buy(&gateway, key, Some(&client), &order).await.status, 201);
+    }
+    // 1.00 of debt and 9.00 of price are one top-up of 10.00.
+    for pay in [Pay::client(&client), Pay::client(&client).max(1)] {
+        let offer = decoded(&gateway.pay("/api/weather", &pay).await, "payment-required");
+        assert_eq!(
+            (&offer["accepts"][0]["minTopUp"], &offer["accepts"][0]["maxTopUp"]),
+            (&json!(100_000), &json!(100_000))
+        );
+        let options = offer["topUpOptions"].as_array().unwrap();
+        assert_eq!(options.len(), 1, "{offer}");
+        assert_eq!((&options[0]["amount"], &options[0]["credits"]), (&json!(100_000), &json!(90_000)));
+    }
+    let short = gateway.pay("/api/weather", &Pay::client(&client).with_card(&card).top_up(50_000)).await;
+    assert_eq!((short.status, short.code().as_str()), (402, "top_up_below_minimum"));
+    let served = gateway.pay("/api/weather", &Pay::client(&client).with_card(&card).top_up(100_000)).await;
+    assert_eq!((served.status, served.receipt().credits_remaining), (200, 0), "{}", served.text());
+
+    // A wallet that holds nearly all it may is offered no more than fits, and what does not fit is refused.
+    for key in 0..9 {
+        let order = json!({ "paymentMethodId": card, "topUpAmount": 100_000 });
+        assert_eq!(buy(&gateway, &key.to_string(), Some(&client), &order).await.status, 201);
+    }
+    let order = |amount: i64| json!({ "paymentMethodId": card, "topUpAmount": amount });
+    assert_eq!(buy(&gateway, "x", Some(&client), &order(50_000)).await.status, 201);
+    let over = buy(&gateway, "y", Some(&client), &order(60_000)).await;
+    assert_eq!((over.status, over.code().as_str()), (402, "invalid_payment"), "{}", over.text());
+    let offer = decoded(&over, "payment-required");
+    assert_eq!(
+        (&offer["accepts"][0]["minTopUp"], &offer["accepts"][0]["maxTopUp"]),
+        (&json!(50_000), &json!(50_000))
+    );
+    assert_eq!(buy(&gateway, "z", Some(&client), &order(50_000)).await.status, 201);
+    let full = buy(&gateway, "w", Some(&client), &order(50_000)).await;
+    assert_eq!((full.status, full.code().as_str()), (409, "wallet_full"), "{}", full.text());
     gateway.stop().await;
 }
