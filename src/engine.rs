@@ -188,8 +188,7 @@ impl Engine {
         });
         let offers = Offers {
             publishable_key: config.stripe.publishable_key.clone(),
-            currency: config.currency,
-            top_ups: top_ups.clone(),
+            amounts: top_ups.amounts().clone(),
         };
         let metrics = Arc::new(Metrics::new());
         let inbox = Inbox::new(db.clone(), tasks.clone());
@@ -296,7 +295,7 @@ impl Parts {
         web::Data::new(Operations {
             db: self.db.clone(),
             ledger: self.ledger.clone(),
-            top_ups: self.offers.top_ups.clone(),
+            top_ups: self.paywall.top_ups().clone(),
             inbox: self.inbox.clone(),
             books: self.books.clone(),
             reversals: self.reversals.clone(),

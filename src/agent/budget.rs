@@ -51,7 +51,7 @@ pub struct CardPlan {
 pub enum Refusal {
     /// One request costs too much.
     #[error(
-        "this request costs {price} {currency}, above the limit of {limit} {currency} for one request; --max-price {price} allows it"
+        "this request costs {price} {currency}, above the limit of {limit} {currency} for one request; --max-price {price} allows it", limit = currency.decimal(*limit), price = currency.decimal(*price)
     )]
     Price {
         /// Asked.
@@ -63,7 +63,7 @@ pub enum Refusal {
     },
     /// The total at this server would exceed `--max-top-up`.
     #[error(
-        "a top-up of {top_up} {currency} would bring the total charged to cards at this server to {total} {currency}, above the limit of {limit} {currency}; --max-top-up {total} allows it"
+        "a top-up of {top_up} {currency} would bring the total charged to cards at this server to {total} {currency}, above the limit of {limit} {currency}; --max-top-up {total} allows it", limit = currency.decimal(*limit), top_up = currency.decimal(*top_up), total = currency.decimal(*total)
     )]
     TopUpTotal {
         /// This charge.
@@ -77,7 +77,7 @@ pub enum Refusal {
     },
     /// Without the flag only one smallest pack is bought per server.
     #[error(
-        "the balance does not suffice, and a further top-up of {top_up} {currency} would bring the total charged to cards at this server to {total} {currency}; without --max-top-up only one smallest pack is bought per server; --max-top-up {total} allows it"
+        "the balance does not suffice, and a further top-up of {top_up} {currency} would bring the total charged to cards at this server to {total} {currency}; without --max-top-up only one smallest pack is bought per server; --max-top-up {total} allows it", top_up = currency.decimal(*top_up), total = currency.decimal(*total)
     )]
     SecondPack {
         /// This charge.
@@ -89,7 +89,7 @@ pub enum Refusal {
     },
     /// Without the flag a smallest pack that costs a lot is not bought.
     #[error(
-        "the smallest top-up at this server is {top_up} {currency}, above {limit} {currency}, the most that is charged without --max-top-up; --max-top-up {top_up} allows it"
+        "the smallest top-up at this server is {top_up} {currency}, above {limit} {currency}, the most that is charged without --max-top-up; --max-top-up {top_up} allows it", limit = currency.decimal(*limit), top_up = currency.decimal(*top_up)
     )]
     LargePack {
         /// This charge.
@@ -101,7 +101,7 @@ pub enum Refusal {
     },
     /// Asking again could charge a second time.
     #[error(
-        "the outcome of a top-up of {top_up} {currency} at this server is unknown, and its credit may be spent already, so repeating it could charge the card a second time, {total} {currency} in total; --max-top-up {total} allows it, and --forget-pending gives the payment up when the seller says that it was not charged"
+        "the outcome of a top-up of {top_up} {currency} at this server is unknown, and its credit may be spent already, so repeating it could charge the card a second time, {total} {currency} in total; --max-top-up {total} allows it, and --forget-pending gives the payment up when the seller says that it was not charged", top_up = currency.decimal(*top_up), total = currency.decimal(*total)
     )]
     MayChargeTwice {
         /// One charge.
@@ -123,7 +123,7 @@ pub enum Refusal {
     },
     /// There is nothing to pay with.
     #[error(
-        "this request costs {price} {currency} from a prepaid balance, and a top-up of {top_up} {currency} is needed; --card-file FILE or --payment-method pm_… pays it"
+        "this request costs {price} {currency} from a prepaid balance, and a top-up of {top_up} {currency} is needed; --card-file FILE or --payment-method pm_… pays it", price = currency.decimal(*price), top_up = currency.decimal(*top_up)
     )]
     NoCard {
         /// Of the request.

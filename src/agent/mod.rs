@@ -25,7 +25,7 @@ pub mod wallet;
 use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue};
 
-use crate::domain::{ClientKey, Currency, Micros, Units};
+use crate::domain::{ClientKey, Currency, Micros, Units, decimal_in};
 use crate::protocol::stripe402::PAYMENT_REQUIRED;
 
 use budget::{Budget, Decision, Refusal, decide};
@@ -224,7 +224,12 @@ impl Agent {
         let charged = receipt.credits_charged.and_then(Units::new).unwrap_or(Units::ZERO);
         let too_much = charged > self.budget.max_price.to_units_ceil();
         if too_much {
-            let (charged, limit): (Micros, Micros) = (charged.to_micros(), self.budget.max_price);
+            // A client has one currency: the one in which its credit was bought.
+            let code = account.charged.keys().next().map_or("", String::as_str);
+            let shown = |amount: Micros| {
+                format!("{} {code}", decimal_in(amount.get().unsigned_abs(), code)).trim_end().to_owned()
+            };
+            let (charged, limit) = (shown(charged.to_micros()), shown(self.budget.max_price));
             (self.say)(&format!(
                 "the server deducted {charged} for this request, more than the limit of {limit}"
             ));

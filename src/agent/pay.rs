@@ -165,9 +165,9 @@ impl Agent {
         if reported > pending.top_up {
             (self.say)(&format!(
                 "the server charged {} {}, more than the {} it was asked to charge",
-                reported.to_micros(),
+                offer.currency.decimal(reported.to_micros()),
                 offer.currency,
-                pending.top_up.to_micros()
+                offer.currency.decimal(pending.top_up.to_micros())
             ));
         }
         let charged = reported.max(pending.top_up);

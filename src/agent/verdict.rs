@@ -65,6 +65,8 @@ pub fn judge(
         "payment_method_of_other_client"
         | "cap_reached"
         | "client_frozen"
+        | "debt_above_maximum"
+        | "wallet_full"
         | "key_revoked"
         | "scope"
         | "route_not_configured"

@@ -9,6 +9,7 @@ use crate::config::{
     Secret,
 };
 use crate::db::{self, DbError};
+use crate::domain::Currency;
 use crate::engine::{StartError, check_settings};
 use crate::key_secret::KeySecret;
 use crate::proxy::route_table::RouteTable;
@@ -233,14 +234,17 @@ fn write_sale(text: &mut String, config: &Config) -> std::fmt::Result {
     writeln!(
         text,
         "\ntop-ups: {} to {} {currency}, balance at most {} {currency}",
-        top_up.minimum, top_up.maximum, top_up.max_balance
+        currency.decimal(top_up.minimum),
+        currency.decimal(top_up.maximum),
+        currency.decimal(top_up.max_balance)
     )?;
     for pack in &top_up.options {
-        writeln!(text, "  charge {} {currency}, bonus {}  ({})", pack.amount, pack.bonus, pack.label)?;
+        let (amount, bonus) = (currency.decimal(pack.amount), currency.decimal(pack.bonus));
+        writeln!(text, "  charge {amount} {currency}, bonus {bonus}  ({})", pack.label)?;
     }
     writeln!(text, "\nroutes: {}", config.routes.len())?;
     for route in &config.routes {
-        writeln!(text, "  {}", route_line(route, currency.code()))?;
+        writeln!(text, "  {}", route_line(route, currency))?;
     }
     let is_sold = |route: &&RouteConfig| route.charge != RouteCharge::Free;
     if let Some(route) =
@@ -256,7 +260,7 @@ fn write_sale(text: &mut String, config: &Config) -> std::fmt::Result {
     Ok(())
 }
 
-fn route_line(route: &RouteConfig, currency: &str) -> String {
+fn route_line(route: &RouteConfig, currency: Currency) -> String {
     let methods: Vec<&str> = route.methods.iter().map(String::as_str).collect();
     let methods = methods.join(",");
     match route.charge {
@@ -265,8 +269,10 @@ fn route_line(route: &RouteConfig, currency: &str) -> String {
             let units = price.to_units_ceil();
             let word = if units.get() == 1 { "unit" } else { "units" };
             format!(
-                "{methods} {}  {price} {currency} ({units} {word}), charged on {}",
-                route.pattern, route.charged_statuses
+                "{methods} {}  {} {currency} ({units} {word}), charged on {}",
+                route.pattern,
+                currency.decimal(price),
+                route.charged_statuses
             )
         }
     }

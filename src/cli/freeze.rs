@@ -58,10 +58,7 @@ async fn ask(what: &str, client: &str, door: OperatorDoor) -> ExitCode {
         Ok(said) if said.status.is_success() => {
             let debt = match said.text("debt") {
                 "0.00" => String::new(),
-                debt => {
-                    let currency = said.text("currency").to_ascii_uppercase();
-                    format!("; it owes {debt} {currency} and cannot spend until a top-up has repaid that")
-                }
+                _ => format!("; it owes {} and cannot spend until that is repaid", said.money("debt")),
             };
             println!("client {} is {}{debt}", said.text("client"), said.text("status"));
             ExitCode::SUCCESS

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use super::admin::password_from;
 use crate::agent::http::{Http, Outgoing, SendError, Target, TargetError};
+use crate::domain::{Micros, decimal_in};
 
 /// The thing asked for was not done, or it is not known whether it was.
 pub(super) const FAILED: u8 = 1;
@@ -87,6 +88,16 @@ impl Said {
     /// A text of the answer, or nothing.
     pub(super) fn text(&self, field: &str) -> &str {
         self.body[field].as_str().unwrap_or_default()
+    }
+
+    /// An amount of the answer with its currency, as people write it.
+    pub(super) fn money(&self, field: &str) -> String {
+        let (amount, currency) = (self.text(field), self.text("currency"));
+        let amount = match Micros::parse_major(amount) {
+            Ok(known) => decimal_in(known.get().unsigned_abs(), currency),
+            Err(_) => amount.to_owned(),
+        };
+        format!("{amount} {}", currency.to_ascii_uppercase())
     }
 
     /// Why it was refused, in the server's words.

@@ -96,7 +96,7 @@ pub async fn run(args: RefundArgs) -> ExitCode {
 }
 
 fn sentence(said: &Said) -> String {
-    let money = |field| format!("{} {}", said.text(field), said.text("currency").to_ascii_uppercase());
+    let money = |field| said.money(field);
     let stripe = said.text("stripeRefund");
     let (id, top_up) = (said.text("id"), said.text("topUp"));
     let state = match said.text("state") {

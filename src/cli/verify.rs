@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::database::DatabaseLocation;
 use crate::config::DatabaseConfig;
 use crate::db::DbError;
-use crate::domain::Micros;
+use crate::domain::decimal_in;
 use crate::ledger::verify::{Verification, verify};
 
 /// Recompute every balance from the ledger's entries; changes nothing.
@@ -70,10 +70,12 @@ async fn check(database: &DatabaseConfig) -> Result<Verification, DbError> {
 }
 
 /// An amount that may be below zero.
-fn signed(micros: i128) -> String {
-    let shown = i64::try_from(micros.unsigned_abs()).ok().and_then(Micros::new);
+fn signed(micros: i128, currency: &str) -> String {
     let sign = if micros < 0 { "-" } else { "" };
-    shown.map_or_else(|| format!("{micros} micros"), |amount| format!("{sign}{amount}"))
+    match u64::try_from(micros.unsigned_abs()) {
+        Ok(size) => format!("{sign}{}", decimal_in(size, currency)),
+        Err(_) => format!("{micros} micros"),
+    }
 }
 
 fn counted(number: u64, one: &str, many: &str) -> String {
@@ -90,7 +92,7 @@ fn print_report(report: &Verification) {
         counted(report.open_holds, "hold", "holds")
     );
     for (currency, account, sum) in &report.trial_balance {
-        println!("  {currency} {:<16} {:>18}", account.name(), signed(*sum));
+        println!("  {currency} {:<16} {:>18}", account.name(), signed(*sum, currency));
     }
     for finding in &report.findings {
         println!("WRONG: {finding}");

@@ -32,6 +32,7 @@ pub use self::load::{LoadSource, Loaded, embedded_from, load, load_database, loa
 pub use self::parse::NotANetwork;
 pub use self::problem::{ConfigProblems, Problem};
 pub use self::sandbox::{SandboxOptions, sandbox};
+pub(crate) use self::top_up::label;
 use crate::domain::{Currency, Micros, StripeMode};
 
 /// Everything that the gateway needs to know, checked.

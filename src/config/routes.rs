@@ -7,14 +7,18 @@ use toml::Value;
 use super::problem::{Report, shown};
 use super::section::Section;
 use super::validate::{MAX_BODY, millis};
-use super::{RouteCharge, RouteConfig, StatusSet, parse};
-use crate::domain::Micros;
+use super::{RouteCharge, RouteConfig, StatusSet, TopUpConfig, parse};
+use crate::domain::Currency;
 
 const MAX_ROUTES: usize = 1_000;
 const MAX_PATTERN: usize = 512;
 const MAX_DESCRIPTION_CHARS: usize = 500;
 
-pub(super) fn read(root: &Section<'_>, maximum: Option<Micros>, report: &mut Report) -> Vec<RouteConfig> {
+pub(super) fn read(
+    root: &Section<'_>,
+    top_up: Option<(&TopUpConfig, Currency)>,
+    report: &mut Report,
+) -> Vec<RouteConfig> {
     let elements = root.elements("routes");
     if elements.len() > MAX_ROUTES {
         report.problem(
@@ -26,14 +30,27 @@ pub(super) fn read(root: &Section<'_>, maximum: Option<Micros>, report: &mut Rep
     if elements.is_empty() && !root.has("routes") {
         report.warn("There are no [[routes]]: every path is answered 404, nothing is sold.");
     }
-    elements.iter().filter_map(|element| route(element, maximum, report)).collect()
+    let routes: Vec<RouteConfig> =
+        elements.iter().filter_map(|element| route(element, top_up, report)).collect();
+    let prices = routes.iter().filter_map(|route| match route.charge {
+        RouteCharge::Fixed(price) => Some(price),
+        RouteCharge::Free => None,
+    });
+    if let (Some(dearest), Some((top_up, currency))) = (prices.max(), top_up) {
+        super::top_up::check_dearest(top_up, dearest, currency, report);
+    }
+    routes
 }
 
-fn route(element: &Section<'_>, maximum: Option<Micros>, report: &mut Report) -> Option<RouteConfig> {
+fn route(
+    element: &Section<'_>,
+    top_up: Option<(&TopUpConfig, Currency)>,
+    report: &mut Report,
+) -> Option<RouteConfig> {
     // Read everything before the first `?`, so that one problem does not hide another.
     let methods = methods(element, report);
     let pattern = pattern(element, report);
-    let charge = charge(element, maximum, report);
+    let charge = charge(element, top_up, report);
     let description = description(element, report);
     let mime_type = mime_type(element, report);
     let charged_statuses = charged_statuses(element, report);
@@ -104,7 +121,11 @@ fn pattern(element: &Section<'_>, report: &mut Report) -> Option<String> {
     None
 }
 
-fn charge(element: &Section<'_>, maximum: Option<Micros>, report: &mut Report) -> Option<RouteCharge> {
+fn charge(
+    element: &Section<'_>,
+    top_up: Option<(&TopUpConfig, Currency)>,
+    report: &mut Report,
+) -> Option<RouteCharge> {
     match (element.has("price"), element.has("free")) {
         (false, false) => {
             element.missing("price", "write price = \"0.05\", or free = true if it costs nothing", report);
@@ -127,8 +148,11 @@ fn charge(element: &Section<'_>, maximum: Option<Micros>, report: &mut Report) -
                 report.problem(&element.path("price"), "is zero: write free = true if it costs nothing");
                 return None;
             }
-            if let Some(maximum) = maximum.filter(|maximum| price > *maximum) {
-                let what = format!("is above top_up.maximum, {maximum}: nobody could pay it with one top-up");
+            if let Some((top_up, currency)) = top_up.filter(|(top_up, _)| price > top_up.maximum) {
+                let what = format!(
+                    "is above top_up.maximum, {}: nobody could pay it with one top-up",
+                    currency.decimal(top_up.maximum)
+                );
                 report.problem(&element.path("price"), what);
                 return None;
             }

@@ -68,18 +68,18 @@ fn chargeable(
     }
     let currency = currency?;
     if currency.micros_to_minor(amount).is_none() {
-        let step = currency.charge_step();
+        let step = currency.decimal(currency.charge_step());
         report.problem(&path, format!("cannot be charged in {currency}: write a multiple of \"{step}\""));
         return None;
     }
     if amount < currency.min_charge() {
-        let least = currency.min_charge();
+        let least = currency.decimal(currency.min_charge());
         report
             .problem(&path, format!("is below what Stripe charges in {currency}: write \"{least}\" or more"));
         return None;
     }
     if amount > currency.max_charge() {
-        let most = currency.max_charge();
+        let most = currency.decimal(currency.max_charge());
         report
             .problem(&path, format!("is above what Stripe charges in {currency}: write \"{most}\" or less"));
         return None;
@@ -120,19 +120,54 @@ fn option(element: &Section<'_>, currency: Option<Currency>, report: &mut Report
 }
 
 /// What people see when the seller wrote nothing.
-fn label(amount: Micros, bonus: Micros, currency: Currency) -> String {
-    let code = currency.code().to_uppercase();
-    if bonus.is_zero() { format!("{amount} {code}") } else { format!("{amount} {code} + {bonus} bonus") }
+pub(crate) fn label(amount: Micros, bonus: Micros, currency: Currency) -> String {
+    let amount = currency.text(amount);
+    if bonus.is_zero() { amount } else { format!("{amount} + {} bonus", currency.decimal(bonus)) }
+}
+
+impl TopUpConfig {
+    /// Bonus of the largest pack that the amount reaches.
+    #[must_use]
+    pub fn bonus_for(&self, amount: Micros) -> Micros {
+        self.options.iter().rfind(|pack| pack.amount <= amount).map_or(Micros::ZERO, |pack| pack.bonus)
+    }
+
+    /// What `max_balance` must be for a request at this price: whoever has nearly its price must be able to top up. The top-up is the
+    /// smallest one with its bonus, or what is missing, rounded up to what can be charged, with the bonus that this reaches.
+    #[must_use]
+    pub fn room_for(&self, price: Micros, currency: Currency) -> Micros {
+        let whole = currency.round_up_to_chargeable(price).unwrap_or(Micros::MAX);
+        let smallest = self.minimum.checked_add(self.bonus_for(self.minimum));
+        let exact = currency.charge_step().checked_add(self.bonus_for(whole));
+        let top_up = smallest.max(exact.filter(|_| whole > self.minimum));
+        top_up.and_then(|top_up| price.checked_add(top_up)).unwrap_or(Micros::MAX)
+    }
+}
+
+/// Refuses settings under which somebody could not pay the dearest price.
+pub(super) fn check_dearest(top_up: &TopUpConfig, dearest: Micros, currency: Currency, report: &mut Report) {
+    let needed = top_up.room_for(dearest, currency);
+    if top_up.max_balance < needed {
+        let what = format!(
+            "must hold the dearest price, {}, and a top-up beside it, or whoever has a little less than that price cannot go on: write \"{}\" or more",
+            currency.text(dearest),
+            currency.decimal(needed)
+        );
+        report.problem("top_up.max_balance", what);
+    }
 }
 
 fn check_together(section: &Section<'_>, top_up: &TopUpConfig, currency: Currency, report: &mut Report) {
     let TopUpConfig { minimum, maximum, max_balance, options, .. } = top_up;
     if minimum > maximum {
-        report.problem(&section.path("maximum"), format!("is below the minimum, {minimum} {currency}"));
+        let what = format!("is below the minimum, {} {currency}", currency.decimal(*minimum));
+        report.problem(&section.path("maximum"), what);
     }
     if options.first().is_some_and(|first| first.amount != *minimum) {
-        let what =
-            format!("must equal top_up.minimum, {minimum}: who names no amount is charged the minimum");
+        let what = format!(
+            "must equal top_up.minimum, {}: who names no amount is charged the minimum",
+            currency.decimal(*minimum)
+        );
         report.problem("top_up.options[0].amount", what);
     }
     for (index, pack) in options.iter().enumerate() {
@@ -140,15 +175,20 @@ fn check_together(section: &Section<'_>, top_up: &TopUpConfig, currency: Currenc
         if index > 0 && options.get(index - 1).is_some_and(|before| before.amount >= pack.amount) {
             report.problem(&path, "must be larger than the option before it");
         }
+        if index > 0 && options.get(index - 1).is_some_and(|before| before.bonus > pack.bonus) {
+            let path = format!("top_up.options[{index}].bonus");
+            report
+                .problem(&path, "must not be below that of the option before it: who pays more gets no less");
+        }
         // The minimum was compared above.
         if pack.amount > *maximum && pack.amount != *minimum {
-            report.problem(&path, format!("is above top_up.maximum, {maximum}"));
+            report.problem(&path, format!("is above top_up.maximum, {}", currency.decimal(*maximum)));
         }
     }
     let bonus = options.iter().map(|pack| pack.bonus).max().unwrap_or(Micros::ZERO);
     let needed = maximum.checked_add(bonus);
     if needed.is_none_or(|needed| *max_balance < needed) {
-        let needed = needed.unwrap_or(Micros::MAX);
+        let needed = currency.decimal(needed.unwrap_or(Micros::MAX));
         let what = format!("must hold the largest top-up and its bonus: write \"{needed}\" or more");
         report.problem(&section.path("max_balance"), what);
     }

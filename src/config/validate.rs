@@ -44,7 +44,7 @@ pub(super) fn config(
     let stripe = stripe::read(&root.section("stripe"), secrets, report);
     let upstream = upstream::read(&root.section("upstream"), secrets, listen, report);
     let top_up = top_up::read(&root.section("top_up"), currency, report);
-    let routes = routes::read(&root, top_up.as_ref().map(|top_up| top_up.maximum), report);
+    let routes = routes::read(&root, top_up.as_ref().zip(currency), report);
     let limits = limits(&root.section("limits"), report);
     let idempotency = idempotency(&root.section("idempotency"), report);
     let is_live = stripe::publishes_live_key(&root.section("stripe"));

@@ -85,6 +85,14 @@ const TABLE: &[Row] = &[
 #[derive(Clone, Copy)]
 pub struct Currency(&'static Row);
 
+/// Micros of the currency with this code as people write them, without sign and currency: for sums, which may be larger than one
+/// amount can be, and for what comes from a database or from another server.
+#[must_use]
+pub fn decimal_in(micros: u64, code: &str) -> String {
+    let decimals = code.to_ascii_lowercase().parse::<Currency>().map_or(2, Currency::decimals);
+    super::money::decimal(micros, decimals)
+}
+
 /// The text is not a currency that we accept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("is not a currency that is supported here, such as \"usd\", \"eur\" or \"jpy\"")]
@@ -98,6 +106,31 @@ impl Currency {
     #[must_use]
     pub fn code(self) -> &'static str {
         self.0.code
+    }
+
+    /// How many decimals people write, as ISO 4217 has it. Stripe's minor unit differs for three currencies: it has hundredths of
+    /// kronur and of Ugandan shillings, which do not exist, and none of the ariary.
+    #[must_use]
+    pub fn decimals(self) -> usize {
+        match (self.0.code, self.0.exponent) {
+            ("isk" | "ugx", _) => 0,
+            ("mga", _) => 2,
+            (_, 0) => 0,
+            (_, 3) => 3,
+            _ => 2,
+        }
+    }
+
+    /// An amount as people write it, without the currency: `5.00`, `500`, `1.500`. Finer amounts have as many places as they need.
+    #[must_use]
+    pub fn decimal(self, amount: Micros) -> String {
+        amount.decimal(self.decimals())
+    }
+
+    /// An amount as people write it: `5.00 USD`, `500 JPY`, `1.500 KWD`.
+    #[must_use]
+    pub fn text(self, amount: Micros) -> String {
+        format!("{} {}", self.decimal(amount), self.code().to_ascii_uppercase())
     }
 
     /// All accepted currencies.
@@ -214,6 +247,26 @@ mod tests {
         ] {
             let amount = Micros::parse_major(major).unwrap();
             assert_eq!(currency(code).micros_to_minor(amount), minor, "{major} {code}");
+        }
+    }
+
+    #[test]
+    fn people_read_as_many_decimals_as_the_currency_has() {
+        for (code, amount, text) in [
+            ("usd", "5", "5.00 USD"),
+            ("usd", "0.000125", "0.000125 USD"),
+            ("jpy", "500", "500 JPY"),
+            ("jpy", "0", "0 JPY"),
+            ("jpy", "0.5", "0.5 JPY"),
+            ("kwd", "1.5", "1.500 KWD"),
+            ("kwd", "0.0005", "0.0005 KWD"),
+            ("huf", "175", "175.00 HUF"),
+            // What Stripe charges in hundredths, people do not write in hundredths, and the other way round.
+            ("isk", "75", "75 ISK"),
+            ("ugx", "2000", "2000 UGX"),
+            ("mga", "2500", "2500.00 MGA"),
+        ] {
+            assert_eq!(currency(code).text(Micros::parse_major(amount).unwrap()), text);
         }
     }
 

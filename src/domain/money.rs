@@ -130,13 +130,29 @@ impl Micros {
     /// The amount as a decimal of major units with at least two places: `0.05`, `5.00`, `0.000125`.
     #[must_use]
     pub fn to_major_string(self) -> String {
-        let whole = self.0.div_euclid(MICROS_PER_MAJOR.get());
-        let fraction = format!("{:06}", self.0.rem_euclid(MICROS_PER_MAJOR.get()));
-        let kept = fraction.trim_end_matches('0').len().max(2);
-        format!("{whole}.{}", fraction.get(..kept).unwrap_or(&fraction))
+        self.decimal(2)
+    }
+
+    /// The amount as a decimal of major units with at least so many places, and more where it is finer: `5`, `0.5`, `1.500`.
+    /// For people: [`Currency::decimal`](super::Currency::decimal) knows how many a currency has.
+    #[must_use]
+    pub(super) fn decimal(self, least: usize) -> String {
+        decimal(self.0.unsigned_abs(), least)
     }
 }
 
+/// Micros as a decimal of major units with at least so many places. Sums may be larger than one amount can be.
+pub(super) fn decimal(micros: u64, least: usize) -> String {
+    let major = MICROS_PER_MAJOR.get().unsigned_abs();
+    let whole = micros.checked_div(major).unwrap_or(0);
+    let fraction = format!("{:06}", micros.checked_rem(major).unwrap_or(0));
+    match fraction.trim_end_matches('0').len().max(least) {
+        0 => whole.to_string(),
+        kept => format!("{whole}.{}", fraction.get(..kept).unwrap_or(&fraction)),
+    }
+}
+
+/// A plain decimal with at least two places. Texts for people say [`Currency::text`](super::Currency::text) instead.
 impl fmt::Display for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_major_string())

@@ -211,7 +211,7 @@ impl Price {
     }
 
     fn paid(&self, wallet: &Wallet, request: RequestId, is_repeat: bool) -> Paid {
-        let currency = self.inner.parts.offers.currency;
+        let currency = self.inner.parts.offers.currency();
         let client = Arc::clone(&wallet.record.client_public_id);
         Paid { client, price: self.price, currency, request, is_repeat }
     }

@@ -88,7 +88,12 @@ pub enum PriceError {
     Amount(#[from] MoneyError),
     /// Nothing, or more than one top-up may be.
     #[error("the price must be above zero and at most top_up.maximum, {0}")]
-    Range(Micros),
+    Range(String),
+    /// Whoever has a little less than the price could not go on.
+    #[error(
+        "a top-up beside that price is more than a client may hold: set top_up.max_balance to {0} or more"
+    )]
+    Balance(String),
 }
 
 /// A paywall inside this process. Cheap to clone: every worker of the server has one.
@@ -165,9 +170,14 @@ impl Embedded {
     /// [`PriceError`].
     pub fn price(&self, price: &str) -> Result<Price, PriceError> {
         let price = Micros::parse_major(price)?;
-        let maximum = self.0.parts.offers.top_ups.limits().maximum;
-        if price.is_zero() || price > maximum {
-            return Err(PriceError::Range(maximum));
+        let (amounts, currency) = (&self.0.parts.offers.amounts, self.0.parts.offers.currency());
+        let limits = amounts.limits();
+        if price.is_zero() || price > limits.maximum {
+            return Err(PriceError::Range(currency.text(limits.maximum)));
+        }
+        let needed = limits.room_for(price, currency);
+        if limits.max_balance < needed {
+            return Err(PriceError::Balance(currency.text(needed)));
         }
         Ok(Price::new(Arc::clone(&self.0), price))
     }

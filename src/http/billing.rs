@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
-use super::repeat_key;
+use super::{repeat_key, statement};
 use crate::config::IpNetwork;
 use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Micros, PaymentMethodId, RequestId, SecretHash, TopUpId, Units};
@@ -21,9 +21,10 @@ use crate::ledger::core::ClientState;
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{Ledger, read};
 use crate::paywall::offer::Offers;
+use crate::paywall::refusal::frozen_words;
 use crate::paywall::{Paywall, Refusal, Refused, Wallet};
 use crate::protocol::stripe402::{
-    Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
+    Credential, PAYMENT, PayloadError, decode_payment, encode, single_payment_header,
 };
 use crate::protocol::{card_number, strict_json};
 use crate::top_up::store::{State, TopUpRow};
@@ -156,6 +157,11 @@ fn units(amount: Micros) -> i64 {
     amount.to_units_floor().get()
 }
 
+/// A debt is not told smaller than it is.
+fn units_owed(debt: Micros) -> i64 {
+    debt.to_units_ceil().get()
+}
+
 async fn balance(request: HttpRequest, billing: web::Data<Billing>) -> HttpResponse {
     let id = RequestId::new();
     let record = match client_of(&request, &billing, id).await {
@@ -170,13 +176,16 @@ async fn balance(request: HttpRequest, billing: web::Data<Billing>) -> HttpRespo
     let body = json!({
         "client": &*record.client_public_id,
         "currency": state.currency.code(),
-        "balance": units(state.spendable()),
-        "balanceExact": state.spendable().to_major_string(),
+        "balance": units(state.credit()),
+        "balanceExact": state.credit().to_major_string(),
+        "spendable": units(state.spendable()),
+        "spendableExact": state.spendable().to_major_string(),
         "paid": units(state.paid),
         "bonus": units(state.bonus),
-        "debt": units(state.debt),
-        "frozen": state.frozen,
-        "entries": state.sequence,
+        "debt": units_owed(state.debt),
+        "debtExact": state.debt.to_major_string(),
+        "frozen": state.is_frozen(),
+        "message": frozen_words(&state),
     });
     done(HttpResponse::Ok().json(body), id)
 }
@@ -206,31 +215,13 @@ async fn entries(request: HttpRequest, billing: web::Data<Billing>) -> HttpRespo
         Ok(record) => record,
         Err(refusal) => return refusal,
     };
-    let rows = match read::client_entries(billing.db.reader(), record.client, query.cursor, limit).await {
-        Ok(rows) => rows,
-        Err(error) => return unavailable(&error, id),
-    };
-    let next = rows.last().filter(|row| row.previous.is_some()).map(|row| row.id);
-    let entries: Vec<Value> = rows.iter().map(entry_json).collect();
-    done(HttpResponse::Ok().json(json!({ "entries": entries, "nextCursor": next })), id)
-}
-
-fn entry_json(row: &read::EntryRow) -> Value {
-    let exact = |micros: i64| Micros::new(micros).unwrap_or(Micros::ZERO).to_major_string();
-    let after = row.paid_after.unwrap_or(0).saturating_add(row.bonus_after.unwrap_or(0));
-    json!({
-        "id": row.id.to_string(),
-        "at": chrono::DateTime::from_timestamp_micros(row.at).map(|at| at.to_rfc3339()),
-        "kind": row.source.split(':').next().unwrap_or_default(),
-        "source": row.source,
-        "debit": row.debit.name(),
-        "credit": row.credit.name(),
-        "amountExact": exact(row.amount),
-        "currency": row.currency,
-        "balanceAfterExact": exact(after),
-        "route": row.route,
-        "upstreamStatus": row.upstream_status,
-    })
+    match read::payer_entries(billing.db.reader(), record.client, query.cursor, limit).await {
+        Ok((rows, next)) => {
+            let entries: Vec<Value> = rows.iter().map(statement::line).collect();
+            done(HttpResponse::Ok().json(json!({ "entries": entries, "nextCursor": next })), id)
+        }
+        Err(error) => unavailable(&error, id),
+    }
 }
 
 async fn show_top_up(
@@ -401,12 +392,10 @@ async fn carry_out(billing: &Billing, order: &Order) -> Result<HttpResponse, Sto
         if state.is_some_and(|state| state.frozen) {
             return Err(refused(Refusal::ClientFrozen).into());
         }
-        let amount = match order.credential.top_up_amount {
-            Some(units) => units.to_micros(),
-            None => top_ups.minimum_for(Micros::ZERO, state.as_ref()),
-        };
-        top_ups
-            .check_amount(amount, Micros::ZERO, state.as_ref())
+        let asked = order.credential.top_up_amount.map(Units::to_micros);
+        let amount = top_ups
+            .amounts()
+            .choose(asked, Micros::ZERO, state.as_ref())
             .map_err(|problem| refused(problem.into()))?;
         let request = TopUpRequest {
             payer,
@@ -476,7 +465,13 @@ async fn repeated(billing: &Billing, order: &Order, row: TopUpRow) -> Result<Opt
                 Some("invalid_payment") => crate::top_up::FailureReason::InvalidPaymentMethod.into(),
                 _ => Refusal::PaymentFailed,
             };
-            Err(Refused::because(refusal).into())
+            // Whose it is, for the offer: what it names must be what this wallet may be charged now.
+            let wallet = billing.paywall.recognise(&order.credential).await.ok().flatten();
+            let state = match &wallet {
+                Some(wallet) => billing.ledger.state(wallet.record.client).await?,
+                None => None,
+            };
+            Err(Refused { wallet, state, ..Refused::because(refusal) }.into())
         }
         State::Created | State::Confirming | State::Pending => match top_ups.settle_now(&row).await {
             // `Nothing`: whoever charged has settled it while we waited.
@@ -490,21 +485,19 @@ async fn repeated(billing: &Billing, order: &Order, row: TopUpRow) -> Result<Opt
 }
 
 fn credited(row: &TopUpRow, wallet: &Wallet, state: Option<&ClientState>, fresh: bool) -> HttpResponse {
-    let remaining = state.map_or(0, |state| units(state.spendable()));
+    let note = payment_answer::topped_up(row, wallet, state);
     let mut body = top_up_json(row);
     if let Value::Object(members) = &mut body {
-        members.insert("balance".into(), json!(remaining));
+        members.insert("balance".into(), json!(note.credits_remaining));
         members.insert("idempotentReplay".into(), json!(!fresh));
+        if !note.client_id.is_empty() {
+            members.insert("clientId".into(), json!(note.client_id));
+        }
+        if let Some(state) = state {
+            members.extend(payment_answer::standing(state));
+            members.extend(frozen_words(state).map(|words| ("message".to_owned(), json!(words))));
+        }
     }
-    let note = PaymentResponse {
-        success: true,
-        charge_id: row.payment_intent.clone(),
-        credits_remaining: remaining,
-        client_id: wallet.key.as_ref().map_or_else(String::new, |key| key.expose().to_owned()),
-        payment_id: Some(row.id.to_string()),
-        top_up_amount: Some(units(row.amount)),
-        ..PaymentResponse::default()
-    };
     let mut response = if fresh { HttpResponse::Created().json(body) } else { HttpResponse::Ok().json(body) };
     response.headers_mut().insert(PAYMENT_RESPONSE_NAME, header_value(encode(&note)));
     response

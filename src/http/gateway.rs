@@ -486,7 +486,7 @@ impl Gateway {
         let trusted = TrustedRequestHeaders {
             client: None,
             price: price.map(Micros::to_major_string),
-            currency: price.map(|_| self.offers.currency.code().to_owned()),
+            currency: price.map(|_| self.offers.currency().code().to_owned()),
             request_id: id.to_string(),
             forwarded_for: super::caller_address(request, &self.trusted_proxies)
                 .map_or_else(String::new, |address| address.to_string()),

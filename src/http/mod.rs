@@ -17,6 +17,7 @@ pub mod problem;
 pub(crate) mod repeat_headers;
 pub(crate) mod repeat_key;
 mod reversals;
+mod statement;
 pub mod webhooks;
 
 use std::net::IpAddr;

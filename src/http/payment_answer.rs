@@ -12,11 +12,12 @@ use serde_json::{Map, Value, json};
 use super::problem;
 use crate::domain::{Micros, RequestId};
 use crate::ledger::ClientState;
-use crate::paywall::offer::{Challenge, Offers, Sale};
+use crate::paywall::offer::{Challenge, Offers, Sale, owed, with_standing};
 use crate::paywall::{Captured, CardCharge, Refusal, Refused, Repayer, Uncharged, Wallet};
 use crate::protocol::stripe402::{
     PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRequired, PaymentResponse, encode,
 };
+use crate::top_up::store::TopUpRow;
 
 /// `payment-response`
 pub(crate) const PAYMENT_RESPONSE_NAME: HeaderName = HeaderName::from_static(PAYMENT_RESPONSE);
@@ -54,6 +55,17 @@ pub(crate) fn receipt(captured: &Captured) -> PaymentResponse {
         credits_charged: Some(captured.price.to_units_ceil().get()),
         entry_id: Some(captured.posted.entry.to_string()),
         ..account(&captured.wallet, Some(&captured.posted.state), captured.charged.as_ref())
+    }
+}
+
+/// The note with a top-up that was bought in advance.
+pub(crate) fn topped_up(row: &TopUpRow, wallet: &Wallet, state: Option<&ClientState>) -> PaymentResponse {
+    PaymentResponse {
+        success: true,
+        charge_id: row.payment_intent.clone(),
+        payment_id: Some(row.id.to_string()),
+        top_up_amount: Some(row.amount.to_units_floor().get()),
+        ..account(wallet, state, None)
     }
 }
 
@@ -106,10 +118,14 @@ fn failure(
 }
 
 fn account(wallet: &Wallet, state: Option<&ClientState>, charged: Option<&CardCharge>) -> PaymentResponse {
+    let frozen = state.filter(|state| state.is_frozen());
     PaymentResponse {
         success: false,
         charge_id: charged.map(|charge| charge.payment_intent.clone()),
-        credits_remaining: state.map_or(0, |state| state.spendable().to_units_floor().get()),
+        credits_remaining: state.map_or(0, |state| state.credit().to_units_floor().get()),
+        spendable: frozen.map(|state| state.spendable().to_units_floor().get()),
+        frozen: frozen.map(|_| true),
+        debt: state.and_then(owed),
         client_id: wallet.key.as_ref().map_or_else(String::new, |key| key.expose().to_owned()),
         payment_id: charged.map(|charge| charge.top_up.to_string()),
         top_up_amount: charged.map(|charge| charge.amount.to_units_floor().get()),
@@ -136,20 +152,24 @@ pub(crate) fn refused(
     request: RequestId,
 ) -> HttpResponse {
     let answer = refused.refusal.answer();
-    let outcome = outcome_of(refused, &refused.refusal.message());
-    let message =
-        with_card_charge(&refused.refusal.message(), refused.charged.as_ref(), refused.state.as_ref());
+    let message = refused.refusal.message_for(refused.state.as_ref());
+    let outcome = outcome_of(refused, &message);
+    let message = with_card_charge(&message, refused.charged.as_ref(), refused.state.as_ref());
     let mut response = if answer.status == 402 {
         let offer = offers.write(sale, &refused.refusal, refused.state.as_ref(), &request.to_string());
         let body = if is_challenge(&refused.refusal) {
             json_of(&offer)
         } else {
-            attempt_body(&offer, outcome.as_ref(), &message)
+            attempt_body(&offer, outcome.as_ref(), &message, refused.state.as_ref())
         };
         payment_required(header_value(encode(&offer))).body(body)
     } else {
         let mut extra = extra(refused);
         extra.extend(outcome.as_ref().map(charged_card).into_iter().flatten());
+        extra.extend(refused.state.as_ref().map(standing).into_iter().flatten());
+        if let (Refusal::TopUpPending(_), Some(outcome)) = (&refused.refusal, &outcome) {
+            extra.extend(named_wallet(outcome));
+        }
         problem::response(answer, Some(&message), request, extra)
     };
     if let Some(outcome) = outcome.filter(|outcome| !outcome.client_id.is_empty()) {
@@ -162,17 +182,41 @@ pub(crate) fn refused(
 }
 
 /// "Nothing was charged" is about the request; a card that was charged all the same is named, with what its payer has for it and
-/// how to use it.
+/// how to use it. A frozen wallet is told to be frozen.
 fn with_card_charge(message: &str, charged: Option<&CardCharge>, state: Option<&ClientState>) -> String {
     let Some(charge) = charged else {
-        return message.to_owned();
+        return with_standing(message, state);
     };
-    let holds = state.map_or_else(String::new, |state| format!(" The wallet holds {}.", state.spendable()));
+    let amount = charge.currency.text(charge.amount);
+    if state.is_some_and(ClientState::is_frozen) {
+        return with_standing(&format!("{message} The card was charged {amount} for a top-up."), state);
+    }
+    let holds = state.map_or_else(String::new, |state| {
+        format!(" The wallet holds {}.", state.currency.text(state.credit()))
+    });
     format!(
-        "{message} The card was charged {} for a top-up, which is credit now.{holds} To use it, repeat the request with the \
-         clientId that payment-response names instead of the card.",
-        charge.amount
+        "{message} The card was charged {amount} for a top-up, which is credit now.{holds} To use it, repeat the request with \
+         the clientId that payment-response names instead of the card."
     )
+}
+
+/// What a body says of a wallet that cannot spend what it holds.
+pub(crate) fn standing(state: &ClientState) -> Map<String, Value> {
+    let mut told = Map::new();
+    if state.is_frozen() {
+        told.insert("frozen".into(), json!(true));
+        told.insert("balance".into(), json!(state.credit().to_units_floor().get()));
+        told.insert("spendable".into(), json!(state.spendable().to_units_floor().get()));
+        if let Some(debt) = owed(state) {
+            told.insert("debt".into(), json!(debt));
+        }
+    }
+    told
+}
+
+/// The clientId in a body, where its header has it: programs that do not read the header must not lose the wallet.
+fn named_wallet(note: &PaymentResponse) -> Option<(String, Value)> {
+    (!note.client_id.is_empty()).then(|| ("clientId".to_owned(), json!(note.client_id)))
 }
 
 /// What a problem's body tells whoever's card was charged by a request that was not served.
@@ -182,6 +226,10 @@ pub(crate) fn charged_card(note: &PaymentResponse) -> Map<String, Value> {
         told.insert("clientId".into(), json!(note.client_id));
         told.insert("topUpAmount".into(), json!(note.top_up_amount));
         told.insert("creditsRemaining".into(), json!(note.credits_remaining));
+        if note.frozen == Some(true) {
+            told.insert("frozen".into(), json!(true));
+            told.insert("spendable".into(), json!(note.spendable));
+        }
     }
     told
 }
@@ -221,8 +269,13 @@ fn extra(refused: &Refused) -> Map<String, Value> {
 }
 
 /// The reference's error shape, with the fields that every refusal has.
-fn attempt_body(offer: &PaymentRequired, outcome: Option<&PaymentResponse>, message: &str) -> String {
-    json!({
+fn attempt_body(
+    offer: &PaymentRequired,
+    outcome: Option<&PaymentResponse>,
+    message: &str,
+    state: Option<&ClientState>,
+) -> String {
+    let mut body = json!({
         "success": false,
         "creditsRemaining": outcome.map_or(0, |outcome| outcome.credits_remaining),
         "clientId": outcome.map_or("", |outcome| outcome.client_id.as_str()),
@@ -233,8 +286,11 @@ fn attempt_body(offer: &PaymentRequired, outcome: Option<&PaymentResponse>, mess
         "retryable": offer.retryable,
         "whoActs": offer.who_acts,
         "requestId": offer.request_id,
-    })
-    .to_string()
+    });
+    if let Value::Object(members) = &mut body {
+        members.extend(state.map(standing).into_iter().flatten());
+    }
+    body.to_string()
 }
 
 fn json_of(offer: &PaymentRequired) -> String {

@@ -65,6 +65,12 @@ impl Account {
         }
     }
 
+    /// Whether it is a part of a client's wallet: what the client has, or owes.
+    #[must_use]
+    pub const fn is_the_clients(self) -> bool {
+        matches!(self, Self::ClientPaid | Self::ClientBonus | Self::ClientDebt)
+    }
+
     /// From a stored number.
     #[must_use]
     pub fn from_number(number: i64) -> Option<Self> {

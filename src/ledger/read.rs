@@ -18,7 +18,7 @@ use crate::db::Row;
 pub use clients::{
     ClientRow, KeyRow, SEARCH_CANDIDATES, client_by_id, client_by_public_id, client_keys, list_clients,
 };
-pub use entries::{EntryRow, client_entries, recent_entries};
+pub use entries::{EntryRow, client_entries, payer_entries, recent_entries};
 pub use overview::{Balances, Overview, REVENUE_ENTRIES, Sum, UnfinishedTopUps, overview};
 pub use top_ups::{
     TopUpFilter, TopUpPage, TopUpRow, client_top_ups, list_top_ups, recent_top_ups, top_up_by_id,

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::difference::{Difference, Kind};
-use crate::domain::{Currency, Micros};
+use crate::domain::{Currency, decimal_in};
 
 /// A fee may be booked this much later than it was taken, in seconds.
 const FEE_GRACE: i64 = 24 * 60 * 60;
@@ -242,11 +242,10 @@ fn micros(amount: i64, currency: &str) -> Option<i128> {
 
 /// An amount of ours for people.
 pub(super) fn shown(micros: i128, currency: &str) -> String {
-    let size = i64::try_from(micros.unsigned_abs()).ok().and_then(Micros::new);
     let sign = if micros < 0 { "-" } else { "" };
-    match size {
-        Some(size) => format!("{sign}{} {currency}", size.to_major_string()),
-        None => format!("{micros} micros of {currency}"),
+    match u64::try_from(micros.unsigned_abs()) {
+        Ok(size) => format!("{sign}{} {currency}", decimal_in(size, currency)),
+        Err(_) => format!("{micros} micros of {currency}"),
     }
 }
 

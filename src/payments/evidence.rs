@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::refunds::{self, Refund};
 use crate::db::{On, Row, query, query_scalar};
-use crate::domain::{Micros, TopUpId};
+use crate::domain::{Micros, TopUpId, decimal_in};
 use crate::ledger::account::Account;
 use crate::ledger::undelivered_entries;
 
@@ -452,7 +452,11 @@ impl Evidence {
     /// What a person pastes into the form, without the list of requests.
     #[must_use]
     pub fn text(&self) -> String {
-        let money = |micros| format!("{} {}", decimal(micros), self.currency.to_ascii_uppercase());
+        let money = |micros: i64| {
+            let sign = if micros < 0 { "-" } else { "" };
+            let amount = decimal_in(micros.unsigned_abs(), &self.currency);
+            format!("{sign}{amount} {}", self.currency.to_ascii_uppercase())
+        };
         let (dispute, payment, client) = (&self.dispute, &self.payment, &self.client);
         let mut text = String::new();
         let mut line = |label: &str, value: String| {

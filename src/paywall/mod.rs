@@ -30,7 +30,7 @@ use bytes::Bytes;
 use self::funds::{Funds, HoldGuard};
 use self::repeats::Claim;
 use crate::db::Db;
-use crate::domain::{ClientKey, Micros, RequestId, TopUpId};
+use crate::domain::{ClientKey, Currency, Micros, RequestId, TopUpId, Units};
 use crate::ledger::answers::{self, KeyState, NewKey};
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{
@@ -169,6 +169,8 @@ pub struct CardCharge {
     pub payment_intent: String,
     /// How much.
     pub amount: Micros,
+    /// Of the amount.
+    pub currency: Currency,
 }
 
 impl From<&Recorded> for CardCharge {
@@ -177,6 +179,7 @@ impl From<&Recorded> for CardCharge {
             top_up: recorded.top_up,
             payment_intent: recorded.payment_intent.clone(),
             amount: recorded.amount,
+            currency: recorded.posted.state.currency,
         }
     }
 }
@@ -319,7 +322,9 @@ impl Paywall {
     async fn open_slowly(&self, purchase: &Purchase) -> Result<Opened, Refused> {
         let is_too_dear = purchase.is_too_dear();
         if is_too_dear && purchase.repeat.is_none() {
-            return Err(Refused::new(Refusal::PriceAboveMax));
+            // Whoever it is, for the offer: what it names must be what this wallet may be charged.
+            let wallet = self.recognise(&purchase.credential).await.ok().flatten();
+            return Err(self.too_dear(wallet).await);
         }
         for _ in 0..ROUNDS {
             let wallet = self.recognise(&purchase.credential).await?;
@@ -332,7 +337,7 @@ impl Paywall {
                 }
                 // Only now: what was charged before the price rose is repeated for nothing.
                 if is_too_dear {
-                    return Err(Refused::new(Refusal::PriceAboveMax));
+                    return Err(self.too_dear(wallet).await);
                 }
             }
             let state = match &wallet {
@@ -356,6 +361,15 @@ impl Paywall {
         // Every round met another charge of the same payer, or another node that spent the same credit.
         let pays = purchase.credential.payment_method.is_some();
         Err(Refused::new(if pays { Refusal::TopUpInProgress } else { Refusal::ReservationsInFlight }))
+    }
+
+    /// The price is above what the caller agrees to.
+    async fn too_dear(&self, wallet: Option<Wallet>) -> Refused {
+        let state = match &wallet {
+            Some(wallet) => self.ledger.state(wallet.record.client).await.ok().flatten(),
+            None => None,
+        };
+        Refused { wallet, state, ..Refused::new(Refusal::PriceAboveMax) }
     }
 
     /// Takes the key of a request and, where that is needed, turns its reservation into a hold. `None`: somebody else was
@@ -555,14 +569,14 @@ impl Paywall {
             Ok(reservation) => Ok(Ok(reservation)),
             Err(ReserveError::NotReserved(why)) => match why {
                 NotReserved::Insufficient(state) if pays => Ok(Err(state)),
-                NotReserved::Insufficient(state) => Err(refused(Refusal::InsufficientCredits, state)),
+                NotReserved::Insufficient(state) => Err(refused(self.short_of(price, &state), state)),
                 NotReserved::InFlight(state) | NotReserved::TooMany(state) => {
                     Err(refused(Refusal::ReservationsInFlight, state))
                 }
                 // Debt is repaid by a top-up; a decision to freeze is not.
                 NotReserved::Frozen(state) if pays && !state.frozen => Ok(Err(state)),
                 NotReserved::Frozen(state) if !state.frozen => {
-                    Err(refused(Refusal::InsufficientCredits, state))
+                    Err(refused(self.short_of(price, &state), state))
                 }
                 NotReserved::Frozen(state) => Err(refused(Refusal::ClientFrozen, state)),
                 NotReserved::Unknown => Err(Refused::new(Refusal::UnknownClient)),
@@ -572,6 +586,12 @@ impl Paywall {
                 Err(Refused::new(Refusal::Busy))
             }
         }
+    }
+
+    /// What a wallet is told whose credit does not cover the price: that a top-up helps, if there is one that does.
+    fn short_of(&self, price: Micros, state: &ClientState) -> Refusal {
+        let range = self.top_ups.amounts().range(price, Some(state));
+        range.map_or_else(Refusal::from, |_| Refusal::InsufficientCredits)
     }
 
     /// Charges the card. `None`: somebody else's charge ended meanwhile.
@@ -587,13 +607,9 @@ impl Paywall {
             return Err(refused(Refusal::PaymentRequired));
         };
         let payer = self.payer(credential, wallet.as_ref()).await?;
-        let amount = match credential.top_up_amount {
-            Some(units) => units.to_micros(),
-            None => self.top_ups.minimum_for(price, state.as_ref()),
-        };
-        if let Err(problem) = self.top_ups.check_amount(amount, price, state.as_ref()) {
-            return Err(refused(problem.into()));
-        }
+        let asked = credential.top_up_amount.map(Units::to_micros);
+        let amount = self.top_ups.amounts().choose(asked, price, state.as_ref());
+        let amount = amount.map_err(|problem| refused(problem.into()))?;
         let request = TopUpRequest {
             payer,
             payment_method: card.clone(),

@@ -3,9 +3,10 @@
 use crate::domain::{Currency, Micros};
 use crate::ledger::ClientState;
 use crate::protocol::stripe402::{PaymentRequired, Requirement, Resource, SAVED_CARD, TopUpOption, VERSION};
-use crate::top_up::TopUps;
+use crate::top_up::amounts::{Amounts, Range};
 
-use super::refusal::Refusal;
+use super::refusal::{Refusal, frozen_words};
+use crate::config::label;
 
 /// What is sold, as far as an offer shows it.
 #[derive(Debug, Clone, Copy)]
@@ -25,14 +26,19 @@ pub struct Sale<'a> {
 pub struct Offers {
     /// Published in every offer.
     pub publishable_key: String,
-    /// Of every amount.
-    pub currency: Currency,
     /// Knows what may be charged.
-    pub top_ups: TopUps,
+    pub amounts: Amounts,
 }
 
 impl Offers {
-    /// The offer for one request. `state` is told only to whoever presented a valid clientId.
+    /// Of every amount.
+    #[must_use]
+    pub fn currency(&self) -> Currency {
+        self.amounts.currency()
+    }
+
+    /// The offer for one request. `state` is told only to whoever presented a valid clientId. What it offers to that wallet is
+    /// accepted when it is sent back; where nothing would be, nothing is offered.
     #[must_use]
     pub fn write(
         &self,
@@ -42,7 +48,8 @@ impl Offers {
         request_id: &str,
     ) -> PaymentRequired {
         let answer = refusal.answer();
-        let minimum = self.top_ups.minimum_for(sale.price, state);
+        let frozen = state.filter(|state| state.is_frozen());
+        let range = self.amounts.range(sale.price, state).ok();
         PaymentRequired {
             stripe402_version: VERSION,
             resource: Resource {
@@ -50,23 +57,18 @@ impl Offers {
                 description: sale.description.map(str::to_owned),
                 mime_type: sale.mime_type.map(str::to_owned),
             },
-            accepts: vec![Requirement {
-                scheme: "stripe".to_owned(),
-                currency: self.currency.code().to_owned(),
-                amount: sale.price.to_units_ceil().get(),
-                min_top_up: minimum.to_units_ceil().get(),
-                publishable_key: self.publishable_key.clone(),
-                description: sale.description.map(str::to_owned),
-                price: Some(sale.price.to_major_string()),
-            }],
+            accepts: range.iter().map(|range| self.requirement(sale, *range)).collect(),
             error: (*refusal != Refusal::PaymentRequired).then(|| answer.code.to_owned()),
-            top_up_options: self.options(minimum),
-            message: refusal.message(),
+            top_up_options: range.map(|range| self.options(range, state)).unwrap_or_default(),
+            message: with_standing(&refusal.message_for(state), state),
             code: answer.code.to_owned(),
             retryable: answer.retryable,
             who_acts: answer.who_acts.word().to_owned(),
             request_id: request_id.to_owned(),
-            balance: state.map(|state| state.spendable().to_units_floor().get()),
+            balance: state.map(|state| state.credit().to_units_floor().get()),
+            spendable: frozen.map(|state| state.spendable().to_units_floor().get()),
+            frozen: frozen.map(|_| true),
+            debt: state.and_then(owed),
             saved_card: SAVED_CARD.to_owned(),
         }
     }
@@ -85,23 +87,55 @@ impl Offers {
         Challenge { parts: [before, between, after].map(str::to_owned) }
     }
 
-    /// Packs from the minimum up; the first equals it.
-    fn options(&self, minimum: Micros) -> Vec<TopUpOption> {
-        let packs = &self.top_ups.limits().options;
+    fn requirement(&self, sale: Sale<'_>, range: Range) -> Requirement {
+        Requirement {
+            scheme: "stripe".to_owned(),
+            currency: self.currency().code().to_owned(),
+            amount: sale.price.to_units_ceil().get(),
+            min_top_up: range.least.to_units_ceil().get(),
+            publishable_key: self.publishable_key.clone(),
+            description: sale.description.map(str::to_owned),
+            price: Some(sale.price.to_major_string()),
+            max_top_up: Some(range.most.to_units_floor().get()),
+        }
+    }
+
+    /// The smallest amount, and the packs above it that are accepted.
+    fn options(&self, range: Range, state: Option<&ClientState>) -> Vec<TopUpOption> {
+        let packs = &self.amounts.limits().options;
+        let debt = state.map_or(Micros::ZERO, |state| state.debt);
         let option = |amount: Micros, bonus: Micros, label: String| TopUpOption {
             amount: amount.to_units_ceil().get(),
-            credits: amount.checked_add(bonus).unwrap_or(amount).to_units_floor().get(),
+            // What repays a debt is not there to be spent.
+            credits: amount.saturating_sub(debt).checked_add(bonus).unwrap_or(amount).to_units_floor().get(),
             label,
         };
-        let first = packs.iter().find(|pack| pack.amount == minimum).map_or_else(
-            || option(minimum, self.top_ups.bonus_for(minimum), format!("{minimum} {}", self.currency)),
+        let Range { least, most } = range;
+        let first = packs.iter().find(|pack| pack.amount == least).map_or_else(
+            || {
+                let bonus = self.amounts.bonus_for(least);
+                option(least, bonus, label(least, bonus, self.currency()))
+            },
             |pack| option(pack.amount, pack.bonus, pack.label.clone()),
         );
-        let larger = packs.iter().filter(|pack| pack.amount > minimum);
+        let larger = packs.iter().filter(|pack| pack.amount > least && pack.amount <= most);
         std::iter::once(first)
             .chain(larger.map(|pack| option(pack.amount, pack.bonus, pack.label.clone())))
             .collect()
     }
+}
+
+/// A sentence, and why nothing can be spent, if that is so.
+pub(crate) fn with_standing(message: &str, state: Option<&ClientState>) -> String {
+    match state.and_then(frozen_words) {
+        Some(standing) => format!("{message} {standing}"),
+        None => message.to_owned(),
+    }
+}
+
+/// What a wallet owes, in units, rounded up. `None`: nothing.
+pub(crate) fn owed(state: &ClientState) -> Option<i64> {
+    (!state.debt.is_zero()).then(|| state.debt.to_units_ceil().get())
 }
 
 /// Stand for the path and the request's number; no setting can hold them, because settings have no control characters.

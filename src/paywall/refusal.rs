@@ -1,6 +1,7 @@
 //! Every reason why a priced request is not served, with its answer: one table.
 
 use crate::domain::TopUpId;
+use crate::ledger::ClientState;
 use crate::shield::Barred;
 use crate::top_up::{AmountProblem, FailureReason};
 
@@ -29,6 +30,10 @@ pub enum Refusal {
     PaymentFailed,
     /// The client is frozen.
     ClientFrozen,
+    /// The client's debt, and the price, are more than one top-up may be.
+    DebtAboveMaximum,
+    /// The client holds so much that no top-up fits.
+    WalletFull,
     /// The presented clientId was revoked.
     KeyRevoked,
     /// The presented clientId may not spend.
@@ -209,6 +214,22 @@ impl Refusal {
             Self::ClientFrozen => {
                 row(403, "client_frozen", false, Human, None, "This wallet is frozen. Ask the seller.")
             }
+            Self::DebtAboveMaximum => row(
+                403,
+                "debt_above_maximum",
+                false,
+                Agent,
+                None,
+                "The wallet's debt and the price are together more than one top-up may be. Nothing was charged. Repay the debt in parts, by POST /billing/top-ups with the clientId, as often as needed; then repeat the request.",
+            ),
+            Self::WalletFull => row(
+                409,
+                "wallet_full",
+                false,
+                Agent,
+                None,
+                "The wallet holds so much that no top-up fits in. Nothing was charged. Spend some of it first.",
+            ),
             Self::KeyRevoked => {
                 row(403, "key_revoked", false, Human, None, "This clientId has been revoked.")
             }
@@ -361,6 +382,35 @@ impl Refusal {
             other => other.answer().message.to_owned(),
         }
     }
+
+    /// The sentence for whoever has shown whose wallet it is.
+    #[must_use]
+    pub fn message_for(&self, state: Option<&ClientState>) -> String {
+        match (self, state) {
+            (Self::InsufficientCredits, Some(state)) if !state.debt.is_zero() => "A debt has to be repaid before anything can be spent. Repeat the request with the clientId and a paymentMethodId: the top-up repays it first."
+                .to_owned(),
+            _ => self.message(),
+        }
+    }
+}
+
+/// Why nothing can be spent of what a wallet holds, in words. `None`: it can be spent.
+#[must_use]
+pub fn frozen_words(state: &ClientState) -> Option<String> {
+    let text = |amount| state.currency.text(amount);
+    let (holds, owes) = (text(state.credit()), text(state.debt));
+    match (state.frozen, !state.debt.is_zero()) {
+        (false, false) => None,
+        (true, false) => {
+            Some(format!("The wallet is frozen: it holds {holds}, of which nothing can be spent."))
+        }
+        (false, true) => Some(format!(
+            "The wallet is frozen by a debt of {owes}, for a payment that was taken back after it had been spent: it holds {holds}, of which nothing can be spent until the debt is repaid."
+        )),
+        (true, true) => Some(format!(
+            "The wallet is frozen, and it owes {owes}: it holds {holds}, of which nothing can be spent."
+        )),
+    }
 }
 
 impl From<FailureReason> for Refusal {
@@ -397,15 +447,19 @@ impl From<AmountProblem> for Refusal {
         match problem {
             AmountProblem::BelowMinimum => Self::TopUpBelowMinimum,
             AmountProblem::AboveMaximum => Self::InvalidPayment(
-                "topUpAmount is above the largest amount that is charged at once.".to_owned(),
+                "topUpAmount is above the largest amount that is charged at once. Use maxTopUp or less."
+                    .to_owned(),
             ),
             AmountProblem::NotChargeable => Self::InvalidPayment(
                 "topUpAmount is not a whole number of the currency's smallest coin (100 units are one cent)."
                     .to_owned(),
             ),
-            AmountProblem::BalanceLimit => {
-                Self::InvalidPayment("The wallet would hold more than it may.".to_owned())
-            }
+            AmountProblem::BalanceLimit => Self::InvalidPayment(
+                "The wallet would hold more than it may. Use maxTopUp or less.".to_owned(),
+            ),
+            AmountProblem::DebtAboveMaximum => Self::DebtAboveMaximum,
+            AmountProblem::WalletFull => Self::WalletFull,
+            AmountProblem::Frozen => Self::ClientFrozen,
         }
     }
 }

@@ -56,9 +56,18 @@ pub struct PaymentRequired {
     /// Names this request in the seller's logs. Additive.
     #[serde(default)]
     pub request_id: String,
-    /// Units left, only when a valid clientId was presented. Additive.
+    /// Units that the wallet holds, only when a valid clientId was presented. Additive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<i64>,
+    /// Units of it that can be spent, only when the wallet is frozen: by decision or by a debt. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spendable: Option<i64>,
+    /// Whether the wallet is frozen; absent when it is not. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<bool>,
+    /// Units that the wallet owes, rounded up; absent when it owes nothing. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debt: Option<i64>,
     /// What happens to the card after it was charged, in a sentence: see [`SAVED_CARD`]. Additive.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub saved_card: String,
@@ -98,6 +107,9 @@ pub struct Requirement {
     /// The exact price as a decimal of major units. Additive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<String>,
+    /// Largest charge that is accepted now, in units. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_top_up: Option<i64>,
 }
 
 /// A pack: charge `amount`, receive `credits`.
@@ -141,7 +153,7 @@ pub struct PaymentResponse {
     /// Stripe's PaymentIntent, when this request charged a card.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charge_id: Option<String>,
-    /// Balance after this request, in units, rounded down.
+    /// Balance after this request, in units, rounded down. While the wallet is frozen, `spendable` says what of it can be spent.
     pub credits_remaining: i64,
     /// The wallet's bearer key; empty when there is none.
     pub client_id: String,
@@ -166,6 +178,15 @@ pub struct PaymentResponse {
     /// The answer was paid for by an earlier request with the same `Idempotency-Key`. Additive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotent_replay: Option<bool>,
+    /// What can be spent, in units, only when the wallet is frozen: by decision or by a debt. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spendable: Option<i64>,
+    /// Whether the wallet is frozen; absent when it is not. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<bool>,
+    /// What the wallet owes, in units, rounded up; absent when it owes nothing. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debt: Option<i64>,
 }
 
 /// Both ids are credentials, so only their presence is shown.
@@ -195,6 +216,9 @@ impl fmt::Debug for PaymentResponse {
             .field("entry_id", &self.entry_id)
             .field("top_up_amount", &self.top_up_amount)
             .field("idempotent_replay", &self.idempotent_replay)
+            .field("spendable", &self.spendable)
+            .field("frozen", &self.frozen)
+            .field("debt", &self.debt)
             .finish_non_exhaustive()
     }
 }

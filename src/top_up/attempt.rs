@@ -98,7 +98,7 @@ impl TopUps {
             request_key: request.request_key,
             only_if_short_of: request.reserve,
             amount: request.amount,
-            bonus: self.bonus_for(request.amount),
+            bonus: self.0.amounts.bonus_for(request.amount),
             currency: self.0.currency,
             node: self.0.ledger.node().to_owned(),
         };

@@ -21,6 +21,7 @@
 
 pub mod account;
 mod adopt;
+pub mod amounts;
 mod attempt;
 mod flights;
 pub mod installation;
@@ -37,15 +38,16 @@ use tokio::time::Instant;
 
 pub use self::account::{Account, Standing, WrongStripe};
 pub use self::adopt::{AdoptError, Adoption, Align};
+pub use self::amounts::{AmountProblem, Amounts};
 use self::flights::Flights;
 pub use self::intent::{IntentSettled, IntentUnknown};
 use self::store::TopUpRow;
-use crate::config::{Config, TopUpConfig};
+use crate::config::Config;
 use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Currency, InstallationId, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::key_secret::KeySecret;
 use crate::ledger::keys::{KeyRecord, Keys};
-use crate::ledger::{ClientState, Ledger, NotReserved, Posted, Reservation};
+use crate::ledger::{Ledger, NotReserved, Posted, Reservation};
 use crate::money_work::MoneyWork;
 use crate::proxy::reachability::Reachability;
 use crate::shield::{Barred, Shield};
@@ -71,7 +73,7 @@ struct Inner {
     /// Whether the keys are live keys: what is charged in the other mode is not this gateway's.
     is_live: bool,
     currency: Currency,
-    limits: TopUpConfig,
+    amounts: Amounts,
     statement_descriptor_suffix: Option<String>,
     shield: Shield,
     flights: Flights,
@@ -99,7 +101,7 @@ impl Payer {
     }
 }
 
-/// A charge that is asked for. The amount has passed [`TopUps::check_amount`].
+/// A charge that is asked for. The amount was chosen by [`Amounts::choose`].
 #[derive(Debug, Clone)]
 pub struct TopUpRequest {
     /// Whose credit.
@@ -205,19 +207,6 @@ impl FailureReason {
     }
 }
 
-/// Why an amount cannot be charged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AmountProblem {
-    /// Below what lets the request through.
-    BelowMinimum,
-    /// Above what may be charged at once.
-    AboveMaximum,
-    /// Not a whole number of the currency's smallest coin.
-    NotChargeable,
-    /// The balance would grow beyond what a client may hold.
-    BalanceLimit,
-}
-
 /// What [`TopUps`] is made of.
 #[derive(Debug)]
 pub struct TopUpParts {
@@ -254,29 +243,11 @@ impl TopUps {
             account: parts.account,
             is_live: config.stripe.is_live(),
             currency: config.currency,
-            limits: config.top_up.clone(),
+            amounts: Amounts::new(config.top_up.clone(), config.currency),
             statement_descriptor_suffix: config.stripe.statement_descriptor_suffix.clone(),
             flights: Flights::default(),
             tasks: parts.tasks,
         }))
-    }
-
-    /// The smallest charge that lets a request at this price through.
-    #[must_use]
-    pub fn minimum_for(&self, price: Micros, state: Option<&ClientState>) -> Micros {
-        let (credit, debt) = state.map_or((Micros::ZERO, Micros::ZERO), |s| (s.credit(), s.debt));
-        let owed = price.checked_add(debt).unwrap_or(Micros::MAX).saturating_sub(credit);
-        // Debt must be repaid in full before anything can be spent, bonus credit or not.
-        let needed = owed.max(debt);
-        let chargeable = self.0.currency.round_up_to_chargeable(needed).unwrap_or(Micros::MAX);
-        self.0.limits.minimum.max(chargeable)
-    }
-
-    /// Bonus of the largest pack that the amount reaches.
-    #[must_use]
-    pub fn bonus_for(&self, amount: Micros) -> Micros {
-        let reached = self.0.limits.options.iter().rfind(|pack| pack.amount <= amount);
-        reached.map_or(Micros::ZERO, |pack| pack.bonus)
     }
 
     /// What keeps stolen cards from being tried.
@@ -292,35 +263,8 @@ impl TopUps {
 
     /// What may be charged.
     #[must_use]
-    pub fn limits(&self) -> &TopUpConfig {
-        &self.0.limits
-    }
-
-    /// Whether an amount can be charged for a request at this price.
-    ///
-    /// # Errors
-    /// [`AmountProblem`]; nothing may be sent to Stripe then.
-    pub fn check_amount(
-        &self,
-        amount: Micros,
-        price: Micros,
-        state: Option<&ClientState>,
-    ) -> Result<(), AmountProblem> {
-        if amount < self.minimum_for(price, state) {
-            return Err(AmountProblem::BelowMinimum);
-        }
-        if amount > self.0.limits.maximum {
-            return Err(AmountProblem::AboveMaximum);
-        }
-        if self.0.currency.micros_to_minor(amount).is_none() {
-            return Err(AmountProblem::NotChargeable);
-        }
-        let held = state.map_or(Micros::ZERO, ClientState::credit);
-        let after = held.checked_add(amount).and_then(|sum| sum.checked_add(self.bonus_for(amount)));
-        if after.is_none_or(|after| after > self.0.limits.max_balance) {
-            return Err(AmountProblem::BalanceLimit);
-        }
-        Ok(())
+    pub fn amounts(&self) -> &Amounts {
+        &self.0.amounts
     }
 
     /// The key of a record, given again. `None` when the key secret it derives from is gone.

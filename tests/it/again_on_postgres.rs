@@ -3,7 +3,7 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 22] = [
+const MONEY: [&str; 24] = [
     "aftermath::",
     "alone::",
     "backup::",
@@ -26,6 +26,7 @@ const MONEY: [&str; 22] = [
     "stripe_account::",
     "unknown_outcomes::",
     "upstream_faults::",
+    "wallets::",
     "webhooks::",
 ];
 

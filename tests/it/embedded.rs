@@ -22,7 +22,7 @@ use tokio::sync::Semaphore;
 
 use crate::support::http::Answer;
 use crate::support::raw::eventually;
-use crate::support::{GOOD, PACKS, PUBLISHABLE_KEY, Pay, World, dice, number, process};
+use crate::support::{GOOD, PUBLISHABLE_KEY, Pay, World, dice, number, process};
 
 /// Price of everything at `/five`, in units; `/one` costs a fifth of it.
 const PRICE: i64 = 500;
@@ -71,9 +71,10 @@ fn try_settings(world: &World, extra: &str) -> Result<Loaded, config::ConfigProb
     let admin: SocketAddr = process::lasting_port(&mut dice::Dice::random());
     let toml = format!(
         "admin_listen = \"{admin}\"\ndata_dir = {:?}\n[stripe]\npublishable_key = \"{PUBLISHABLE_KEY}\"\napi_base = \"{}\"\n\
-         timeout = \"2s\"\n{PACKS}\n{}\n{extra}",
+         timeout = \"2s\"\n{}\n{}\n{extra}",
         world.folder.path().join("data"),
         world.sim.base_url,
+        world.packs,
         world.shield,
     );
     config::embedded_from(Some(&toml), world.folder.path(), &world.environment())

@@ -34,4 +34,5 @@ mod shield;
 mod stripe_account;
 mod unknown_outcomes;
 mod upstream_faults;
+mod wallets;
 mod webhooks;

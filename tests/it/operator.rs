@@ -10,7 +10,7 @@ use crate::support::http::Answer;
 use crate::support::program::{Ran, finish, program};
 use crate::support::{GOOD, Gateway, Pay, World, column, number, rows};
 
-const NAME: &str = "frida";
+pub const NAME: &str = "frida";
 const PASSWORD: &str = "violet kettle orbit";
 
 /// An operator in front of a running gateway.
@@ -45,7 +45,13 @@ impl<'a> Office<'a> {
         Self { world, gateway: world.gateway().await, authorization: basic(NAME, PASSWORD) }
     }
 
-    async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&Value>) -> Answer {
+    pub async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Answer {
         let url = format!("{}/admin/api{path}", self.gateway.admin_url);
         let mut all = vec![("authorization", self.authorization.as_str())];
         all.extend(headers);
@@ -65,7 +71,7 @@ impl<'a> Office<'a> {
     }
 
     /// Pays 20.00, gets 1.00 on top, and spends nothing.
-    async fn wallet(&self) -> Wallet {
+    pub async fn wallet(&self) -> Wallet {
         self.wallet_of(GOOD).await
     }
 
@@ -104,7 +110,7 @@ impl<'a> Office<'a> {
     }
 
     /// The program with the server's address, the operator's name and password.
-    async fn run(&self, args: &[&str]) -> Ran {
+    pub async fn run(&self, args: &[&str]) -> Ran {
         let mut command = program(self.world.folder.path(), args);
         command.env("PREPAID402_ADMIN_URL", &self.gateway.admin_url);
         command.env("PREPAID402_ADMIN_USER", NAME).env("PREPAID402_ADMIN_PASSWORD", PASSWORD);
@@ -124,7 +130,7 @@ impl<'a> Office<'a> {
         }
     }
 
-    async fn done(self) {
+    pub async fn done(self) {
         self.world.assert_books_agree().await;
         self.gateway.stop().await;
     }

@@ -12,7 +12,7 @@ use crate::agent::budget::Refusal;
 use crate::agent::http::{Answer, Origin, SendError};
 use crate::agent::offer::shown;
 use crate::agent::{AgentError, Paid};
-use crate::domain::{ClientKey, Units};
+use crate::domain::{ClientKey, Micros, Units, decimal_in};
 use crate::protocol::stripe402::PAYMENT_RESPONSE;
 
 /// Not 2xx, or no answer.
@@ -138,6 +138,9 @@ fn summary(paid: &Paid, answer: &Answer, origin: &Origin) -> Value {
         summary["paid"] = major(receipt.credits_charged.or(asked)).into();
         summary["balance"] = major(Some(receipt.credits_remaining)).into();
         summary["creditsRemaining"] = receipt.credits_remaining.into();
+        summary["frozen"] = receipt.frozen.into();
+        summary["spendable"] = major(receipt.spendable.filter(|units| *units > 0)).into();
+        summary["debt"] = major(receipt.debt).into();
         summary["client"] = short(&receipt.client_id).into();
         let text = |text: &Option<String>| text.as_deref().map(shown);
         summary["chargeId"] = text(&receipt.charge_id).into();
@@ -203,15 +206,27 @@ pub(super) fn finish(json: bool, code: u8, summary: &Value) -> ExitCode {
 pub(super) fn sentence(summary: &Value) -> String {
     let text = |name: &str| summary[name].as_str().unwrap_or_default();
     let currency = text("currency");
+    // As people write it; a program reads the summary itself.
+    let money = |name: &str| match Micros::parse_major(text(name)) {
+        Ok(amount) => format!("{} {currency}", decimal_in(amount.get().unsigned_abs(), currency)),
+        Err(_) => format!("{} {currency}", text(name)),
+    };
     let mut parts = Vec::new();
     if !text("toppedUp").is_empty() {
-        parts.push(format!("charged {} {currency} to the card", text("toppedUp")));
+        parts.push(format!("charged {} to the card", money("toppedUp")));
     }
     if !text("paid").is_empty() {
-        parts.push(format!("paid {} {currency}", text("paid")));
+        parts.push(format!("paid {}", money("paid")));
     }
-    if !text("balance").is_empty() {
-        parts.push(format!("{} {currency} left at {}", text("balance"), text("origin")));
+    if !text("balance").is_empty() && summary["frozen"] == true {
+        let spendable = if text("spendable").is_empty() { "nothing".to_owned() } else { money("spendable") };
+        parts.push(format!(
+            "{} at {}, frozen: {spendable} of it can be spent",
+            money("balance"),
+            text("origin")
+        ));
+    } else if !text("balance").is_empty() {
+        parts.push(format!("{} left at {}", money("balance"), text("origin")));
     }
     if !text("message").is_empty() {
         parts.push(text("message").to_owned());

@@ -45,12 +45,30 @@ fn top_up_rules() {
 }
 
 #[test]
+fn whoever_has_a_little_less_than_a_price_can_top_up() {
+    let priced = |lines: &str, price: &str| {
+        format!(
+            "[top_up]\n{lines}\n[[routes]]\npath = '/a'\nprice = '0.01'\n[[routes]]\npath = '/b'\nprice = '{price}'\n"
+        )
+    };
+    let tight = "minimum = '5.00'\nmaximum = '5.00'\nmax_balance = '5.00'";
+    refused(&priced(tight, "0.05"), "top_up.max_balance", "write \"5.05\" or more");
+    loaded(&priced("minimum = '5.00'\nmaximum = '5.00'\nmax_balance = '5.05'", "0.05"));
+    // 19.995 of 20.00: the smallest charge that helps is 5.00, and its bonus comes on top.
+    let packs = "maximum = '20.00'\nmax_balance = '25.00'\noptions = [{amount = '5.00', bonus = '1.00'}]";
+    refused(&priced(packs, "20.00"), "top_up.max_balance", "write \"26.00\" or more");
+    // Larger bonuses for smaller packs would leave holes among the amounts.
+    let shrinking = "options = [{amount = '6.00', bonus = '1.00'}, {amount = '7.00', bonus = '0.50'}]";
+    refused(&format!("[top_up]\n{shrinking}"), "top_up.options[1].bonus", "gets no less");
+}
+
+#[test]
 fn amounts_follow_the_currency() {
     for (currency, minimum, words) in [
-        ("jpy", "50.5", "multiple of \"1.00\""),
-        ("jpy", "49", "write \"50.00\" or more"),
-        ("kwd", "1.001", "multiple of \"0.01\""),
-        ("isk", "80.50", "multiple of \"1.00\""),
+        ("jpy", "50.5", "multiple of \"1\""),
+        ("jpy", "49", "write \"50\" or more"),
+        ("kwd", "1.001", "multiple of \"0.010\""),
+        ("isk", "80.50", "multiple of \"1\""),
     ] {
         refused(&format!("currency = '{currency}'\ntop_up.minimum = '{minimum}'"), "top_up.minimum", words);
     }

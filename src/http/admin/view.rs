@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat};
 
 use super::AdminState;
 use super::sessions::Session;
-use crate::domain::Micros;
+use crate::domain::decimal_in;
 use crate::ledger::account::Account;
 use crate::ledger::read::{ClientRow, EntryRow, KeyRow, PaymentTrouble, Sum, TopUpRow};
 use crate::payments::evidence::Freeze;
@@ -33,18 +33,13 @@ impl<'a> Chrome<'a> {
 
 /// An amount of micros as a decimal of the major unit, with its currency: `12.34 USD`.
 pub(super) fn money(micros: i64, currency: &str) -> String {
-    format!("{} {}", decimal(micros), currency.to_ascii_uppercase())
+    format!("{} {}", decimal(micros, currency), currency.to_ascii_uppercase())
 }
 
 /// The number alone. Sums over all clients may be larger than one amount can be, and revenue may be below zero.
-fn decimal(micros: i64) -> String {
+fn decimal(micros: i64, currency: &str) -> String {
     let sign = if micros < 0 { "\u{2212}" } else { "" };
-    let magnitude = micros.unsigned_abs();
-    let text = match i64::try_from(magnitude).ok().and_then(Micros::new) {
-        Some(amount) => amount.to_major_string(),
-        None => format!("{}.{:06}", magnitude / 1_000_000, magnitude % 1_000_000),
-    };
-    format!("{sign}{text}")
+    format!("{sign}{}", decimal_in(micros.unsigned_abs(), currency))
 }
 
 /// A moment, for machines and for people. Always UTC.
@@ -97,8 +92,7 @@ pub(super) const fn account_name(account: Account) -> &'static str {
 
 /// What the entry did to the client: more (`+1`), less (`-1`), or moved between the client's own accounts (`0`).
 fn direction(debit: Account, credit: Account) -> i8 {
-    let own = |account| matches!(account, Account::ClientPaid | Account::ClientBonus | Account::ClientDebt);
-    match (own(debit), own(credit)) {
+    match (debit.is_the_clients(), credit.is_the_clients()) {
         (false, true) => 1,
         (true, false) => -1,
         _ => 0,
@@ -156,7 +150,9 @@ pub(super) struct EntryView {
 
 impl From<EntryRow> for EntryView {
     fn from(entry: EntryRow) -> Self {
-        let after = |micros: Option<i64>| micros.map_or_else(|| "\u{2013}".to_owned(), decimal);
+        let after = |micros: Option<i64>| {
+            micros.map_or_else(|| "\u{2013}".to_owned(), |micros| decimal(micros, &entry.currency))
+        };
         Self {
             id: entry.id,
             at: Moment::at(entry.at),
@@ -226,6 +222,8 @@ impl From<TopUpRow> for TopUpView {
 pub(super) struct ClientView {
     pub(super) number: i64,
     pub(super) public_id: String,
+    /// Paid and bonus credit.
+    pub(super) balance: String,
     pub(super) spendable: String,
     pub(super) paid: String,
     pub(super) bonus: String,
@@ -242,6 +240,7 @@ impl From<ClientRow> for ClientView {
         let frozen = client.status != "active";
         Self {
             number: client.id,
+            balance: money(client.paid.saturating_add(client.bonus), &client.currency),
             spendable: money(if frozen { 0 } else { client.spendable() }, &client.currency),
             paid: money(client.paid, &client.currency),
             bonus: money(client.bonus, &client.currency),
@@ -356,6 +355,8 @@ mod tests {
         ] {
             assert_eq!(money(micros, "usd"), expected);
         }
+        assert_eq!(money(500_000_000, "jpy"), "500 JPY");
+        assert_eq!(money(-1_500_000, "kwd"), "\u{2212}1.500 KWD");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Ledger entries.
 
-use super::{account, bounded};
+use super::{MAX_ROWS, account, bounded};
 use crate::db::{Readers, Row, query};
 use crate::ledger::account::Account;
 
@@ -44,6 +44,11 @@ pub struct EntryRow {
 }
 
 impl EntryRow {
+    /// Whether it moved the client's credit or debt, and not only what lies between the seller and Stripe.
+    fn moves_the_clients_own(&self) -> bool {
+        self.debit.is_the_clients() || self.credit.is_the_clients()
+    }
+
     fn read(row: &Row) -> Result<Self, sqlx::Error> {
         Ok(Self {
             id: row.try_get("id")?,
@@ -69,22 +74,35 @@ impl EntryRow {
 
 macro_rules! columns {
     () => {
-        "SELECT e.id, e.at, e.source, e.debit, e.credit, e.amount, e.currency, e.client, c.public_id AS client_public_id, e.sequence, e.previous, \
-         e.paid_after, e.bonus_after, e.debt_after, r.name AS route_name, e.price_list, e.upstream_status "
+        columns!("e.upstream_status")
+    };
+    ($status:literal) => {
+        concat!(
+            "SELECT e.id, e.at, e.source, e.debit, e.credit, e.amount, e.currency, e.client, c.public_id AS client_public_id, e.sequence, \
+             e.previous, e.paid_after, e.bonus_after, e.debt_after, r.name AS route_name, e.price_list, ",
+            $status,
+            " AS upstream_status "
+        )
     };
 }
 
 // There is no index by client; `previous` leads from the newest entry back, one lookup by primary key a step.
 macro_rules! walk {
     ($start:literal) => {
+        walk!($start, "e.upstream_status", "", "e.route")
+    };
+    ($start:literal, $status:literal, $join:literal, $route:literal) => {
         concat!(
             "WITH RECURSIVE chain (id, step) AS ( ",
             $start,
             " UNION ALL SELECT e.previous, chain.step + 1 FROM chain JOIN entries e ON e.id = chain.id \
               WHERE e.previous IS NOT NULL AND chain.step < $2) ",
-            columns!(),
-            "FROM chain JOIN entries e ON e.id = chain.id LEFT JOIN routes r ON r.id = e.route LEFT JOIN clients c ON c.id = e.client \
-             WHERE e.client = $1 ORDER BY chain.step"
+            columns!($status),
+            "FROM chain JOIN entries e ON e.id = chain.id ",
+            $join,
+            " LEFT JOIN routes r ON r.id = ",
+            $route,
+            " LEFT JOIN clients c ON c.id = e.client WHERE e.client = $1 ORDER BY chain.step"
         )
     };
 }
@@ -92,6 +110,21 @@ macro_rules! walk {
 const FROM_NEWEST: &str = walk!("SELECT last_entry, 1 FROM clients WHERE id = $1 AND last_entry IS NOT NULL");
 pub(super) const FROM_CURSOR: &str =
     walk!("SELECT previous, 1 FROM entries WHERE id = $3 AND client = $1 AND previous IS NOT NULL");
+/// What was set aside for a request, beside what became of the request: its capture moves nothing of the client's.
+macro_rules! walk_of_payer {
+    ($start:literal) => {
+        walk!(
+            $start,
+            "COALESCE(e.upstream_status, u.upstream_status)",
+            "LEFT JOIN entries u ON u.source = CASE WHEN e.source LIKE 'hold:%' THEN 'usage:' || substr(e.source, 6) END",
+            "COALESCE(e.route, u.route)"
+        )
+    };
+}
+const PAYERS_FROM_NEWEST: &str =
+    walk_of_payer!("SELECT last_entry, 1 FROM clients WHERE id = $1 AND last_entry IS NOT NULL");
+const PAYERS_FROM_CURSOR: &str =
+    walk_of_payer!("SELECT previous, 1 FROM entries WHERE id = $3 AND client = $1 AND previous IS NOT NULL");
 const RECENT: &str = concat!(
     columns!(),
     "FROM (SELECT * FROM entries ORDER BY id DESC LIMIT $1) AS e LEFT JOIN routes r ON r.id = e.route \
@@ -109,12 +142,54 @@ pub async fn client_entries(
     before: Option<i64>,
     limit: u32,
 ) -> Result<Vec<EntryRow>, sqlx::Error> {
+    walk(pool, [FROM_NEWEST, FROM_CURSOR], client, before, limit).await
+}
+
+/// Those of a client's entries that moved its own balance, newest first, and where the next page begins, if there is one. The
+/// seller's fees and what the client has no part in are left out. `before` as in [`client_entries`]. A hold has the route and the
+/// status of the request that it was captured for.
+///
+/// # Errors
+/// What the database said.
+pub async fn payer_entries(
+    pool: &Readers,
+    client: i64,
+    before: Option<i64>,
+    limit: u32,
+) -> Result<(Vec<EntryRow>, Option<i64>), sqlx::Error> {
+    let wanted = usize::try_from(limit.min(MAX_ROWS)).unwrap_or(usize::MAX);
+    let (mut found, mut cursor) = (Vec::new(), before);
+    let step = limit.saturating_add(1);
+    // One more than is wanted tells whether there is a next page.
+    while found.len() <= wanted {
+        let rows = walk(pool, [PAYERS_FROM_NEWEST, PAYERS_FROM_CURSOR], client, cursor, step).await?;
+        let Some(last) = rows.last() else { break };
+        let is_end = last.previous.is_none();
+        cursor = Some(last.id);
+        found.extend(rows.into_iter().filter(EntryRow::moves_the_clients_own));
+        if is_end {
+            break;
+        }
+    }
+    let has_more = found.len() > wanted;
+    found.truncate(wanted);
+    let next = found.last().filter(|_| has_more).map(|row| row.id);
+    Ok((found, next))
+}
+
+async fn walk(
+    pool: &Readers,
+    [from_newest, from_cursor]: [&'static str; 2],
+    client: i64,
+    before: Option<i64>,
+    limit: u32,
+) -> Result<Vec<EntryRow>, sqlx::Error> {
     if limit == 0 {
         return Ok(Vec::new());
     }
     let query = match before {
-        None => query(FROM_NEWEST).bind(client).bind(bounded(limit)),
-        Some(entry) => query(FROM_CURSOR).bind(client).bind(bounded(limit)).bind(entry),
+        None => query(from_newest).bind(client).bind(bounded(limit)),
+        Some(entry) => query(from_cursor).bind(client).bind(bounded(limit)).bind(entry),
     };
     query.fetch_all(pool).await?.iter().map(EntryRow::read).collect()
 }

@@ -58,6 +58,7 @@ mod tests {
                 publishable_key: "pk_test_1".into(),
                 description: None,
                 price: None,
+                max_top_up: None,
             }],
             error: None,
             top_up_options: Vec::new(),
@@ -67,6 +68,9 @@ mod tests {
             who_acts: "agent".into(),
             request_id: String::new(),
             balance: None,
+            spendable: None,
+            frozen: None,
+            debt: None,
             saved_card: String::new(),
         }
     }

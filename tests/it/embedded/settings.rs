@@ -28,6 +28,17 @@ async fn a_price_that_cannot_be_charged_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_price_that_somebody_could_not_go_on_paying_is_refused() {
+    let mut world = World::new().await;
+    world.packs = "[top_up]\nminimum = \"5.00\"\nmaximum = \"5.00\"\nmax_balance = \"5.05\"\n".to_owned();
+    let paywall = Embedded::start(settings(&world, "")).await.unwrap();
+    paywall.price("0.05").unwrap();
+    let refused = paywall.price("0.06").expect_err("4.99 and 5.00 are more than 5.05").to_string();
+    assert!(refused.contains("top_up.max_balance to 5.06 USD"), "{refused}");
+    paywall.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_belongs_to_the_gateway_is_refused_in_the_file() {
     let world = World::new().await;
     for (section, name) in [
