@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+pub mod accept_account;
 pub mod admin;
 pub mod backup;
 pub mod bench;
@@ -58,6 +59,8 @@ enum Command {
     Backup(backup::BackupArgs),
     /// Bring a database's tables up to date
     Migrate(migrate::MigrateArgs),
+    /// Go on with another Stripe account: wallets keep their credit
+    AcceptAccount(accept_account::AcceptAccountArgs),
     /// People who may look at the admin pages
     Admin(admin::AdminArgs),
     /// Refund what a client has not spent to the card that paid
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
             Command::Reconcile(args) => reconcile::run(args).await,
             Command::Backup(args) => backup::run(args).await,
             Command::Migrate(args) => migrate::run(args).await,
+            Command::AcceptAccount(args) => accept_account::run(args).await,
             Command::Admin(args) => admin::run(args).await,
             Command::Refund(args) => refund::run(args).await,
             Command::Freeze(args) => freeze::freeze(args).await,

@@ -472,6 +472,7 @@ async fn repeated(billing: &Billing, order: &Order, row: TopUpRow) -> Result<Opt
                 Some("card_declined") => Refusal::CardDeclined,
                 Some("authentication_required") => Refusal::AuthenticationRequired,
                 Some("payment_method_of_other_client") => Refusal::PaymentMethodOfOtherClient,
+                Some("former_stripe_account") => Refusal::FormerStripeAccount,
                 Some("invalid_payment") => crate::top_up::FailureReason::InvalidPaymentMethod.into(),
                 _ => Refusal::PaymentFailed,
             };

@@ -18,6 +18,7 @@ use crate::db::{Connection, DbError, Row, connect_read_only, query, query_scalar
 use crate::domain::{ClientPublicId, InstallationId, RefundId, TopUpId};
 use crate::ledger::account::Account;
 use crate::stripe::{BalanceTransaction, MovementSource, PaymentIntentStatus, Stripe, StripeFailure};
+use crate::top_up::account::account_since;
 use crate::top_up::{after, installation};
 
 /// What reading one list, or looking up one object, may take.
@@ -93,6 +94,9 @@ pub async fn gather(
     let mut connection = connect_read_only(database).await?;
     require_current(&mut connection).await?;
     let installation = installation::known(&mut connection).await?;
+    // What was charged in a former account cannot be compared with this one.
+    let since = account_since(&mut connection).await?.map_or(window.from, |since| since.max(window.from));
+    let window = Window { from: since, ..window };
     let mut books = InWindow::read(&mut connection, window).await?;
     let mut reading = Reading { stripe, installation, side: Side::default(), foreign: 0 };
     reading.lists(window, &mut connection).await?;

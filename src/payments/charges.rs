@@ -137,6 +137,11 @@ impl Charges {
     }
 
     async fn align_now(&self, intent: &str) -> Aligned {
+        match self.0.top_ups.is_of_former_account(intent).await {
+            Ok(false) => {}
+            Ok(true) => return Aligned::Nothing("charged in a former Stripe account"),
+            Err(error) => return Aligned::NotYet(error.to_string()),
+        }
         let deadline = crate::top_up::after(DEADLINE);
         let seen = match self.0.stripe.charge_aftermath(intent, deadline).await {
             Ok(seen) => seen,

@@ -77,13 +77,13 @@ const END_MISSING: Sql = sql_with_now!(
     now,
     " - $2"
 );
-/// Whether the books know an object or its PaymentIntent.
+/// The top-up of an object or its PaymentIntent that the books know, unless it was charged in a former account.
 const IS_OURS: &str = "\
-SELECT EXISTS (SELECT 1 FROM top_ups WHERE payment_intent IN ($1, $2))
-    OR EXISTS (SELECT 1 FROM top_ups WHERE charge = $1)
-    OR EXISTS (SELECT 1 FROM refunds WHERE stripe_refund = $1)
-    OR EXISTS (SELECT 1 FROM disputes WHERE id = $1 OR charge = $1)
-    OR EXISTS (SELECT 1 FROM fraud_warnings WHERE id = $1 OR charge = $1)";
+SELECT EXISTS (SELECT 1 FROM top_ups WHERE payment_intent IN ($1, $2) AND former_account = 0)
+    OR EXISTS (SELECT 1 FROM refunds AS r JOIN top_ups AS t ON t.id = r.top_up WHERE r.stripe_refund = $1 AND t.former_account = 0)
+    OR EXISTS (SELECT 1 FROM disputes AS d JOIN top_ups AS t ON t.id = d.top_up WHERE d.id = $1 AND t.former_account = 0)
+    OR EXISTS (SELECT 1 FROM fraud_warnings AS w JOIN top_ups AS t ON t.id = w.top_up WHERE w.id = $1 AND t.former_account = 0)
+    OR EXISTS (SELECT 1 FROM top_ups WHERE charge = $1 AND former_account = 0)";
 const PARKED: &str = "\
 SELECT COUNT(*), MIN(received_at), COUNT(CASE WHEN why = $1 THEN 1 END) FROM stripe_events WHERE state = 'parked'";
 /// Why events wait whose objects Stripe does not know.

@@ -105,6 +105,9 @@ pub enum RefundError {
     /// The amount cannot be paid out: not a whole number of the currency's smallest coin.
     #[error("the amount is not a whole number of the currency's smallest coin")]
     NotPayable,
+    /// It was charged in a Stripe account that has been given up. Nothing was done.
+    #[error("it was charged in a former Stripe account, where it cannot be refunded from here")]
+    FormerAccount,
     /// Whether the secret key is of the account that was charged is not known, or it is not. Nothing was done.
     #[error("it is not proven that the secret key is of the Stripe account that was charged")]
     UnprovenAccount,
@@ -131,13 +134,13 @@ const BY_ID: &str = select!("WHERE r.id = $1");
 const BY_KEY: &str = select!("WHERE r.request_key IN ($1, $2)");
 const OF_TOP_UP: &str = select!("WHERE r.top_up = $1 ORDER BY r.created_at, r.id");
 const OPEN: &str = select!(
-    "WHERE (r.state = 'requested' AND r.updated_at < $1) OR (r.state = 'pending' AND r.updated_at < $2) \
-     ORDER BY r.updated_at, r.id LIMIT $3"
+    "WHERE ((r.state = 'requested' AND r.updated_at < $1) OR (r.state = 'pending' AND r.updated_at < $2)) \
+     AND NOT EXISTS (SELECT 1 FROM top_ups AS t WHERE t.id = r.top_up AND t.former_account = 1) ORDER BY r.updated_at, r.id LIMIT $3"
 );
 /// Whoever moves the time has the refund; other nodes let it be until it is due again.
 const CLAIM: &str = "\
 UPDATE refunds SET updated_at = $2 WHERE id = $1 AND state IN ('requested', 'pending') AND updated_at < $3";
-const CURRENCY: &str = "SELECT currency FROM top_ups WHERE id = $1 AND state = 'succeeded'";
+const CHARGED: &str = "SELECT currency, former_account FROM top_ups WHERE id = $1 AND state = 'succeeded'";
 const INTENT: &str = "SELECT payment_intent FROM top_ups WHERE id = $1";
 
 fn refund(row: &Row) -> Result<Refund, sqlx::Error> {
@@ -198,8 +201,12 @@ impl Refunds {
     }
 
     async fn request_now(&self, request: RefundRequest) -> Result<Refund, RefundError> {
-        let row = query(CURRENCY).bind(request.top_up.to_string()).fetch_optional(self.0.db.reader()).await;
+        let row = query(CHARGED).bind(request.top_up.to_string()).fetch_optional(self.0.db.reader()).await;
         let row = row.map_err(DbError::from)?.ok_or(RefundError::NoSuchTopUp)?;
+        if row.try_get::<i64, _>(1).map_err(DbError::from)? != 0 {
+            // What was refunded there under this key, stays so.
+            return self.by_key(&request.request_key).await?.ok_or(RefundError::FormerAccount);
+        }
         if !self.0.account.is_ours().await {
             return Err(RefundError::UnprovenAccount);
         }

@@ -51,6 +51,8 @@ pub enum Refusal {
     ReservationsInFlight,
     /// A charge's outcome is not known yet.
     TopUpPending(TopUpId),
+    /// The seller has given the Stripe account up in which a charge of unknown outcome was begun.
+    FormerStripeAccount,
     /// The request of this `Idempotency-Key` is running.
     IdempotencyInFlight,
     /// The `Idempotency-Key` was used for a request with another query or body, or with other headers that matter.
@@ -283,6 +285,14 @@ impl Refusal {
                 Some(5),
                 "The outcome of a charge is not known yet. Do not pay again: repeat the same request, and the charge is found, credited once and spent.",
             ),
+            Self::FormerStripeAccount => row(
+                409,
+                "former_stripe_account",
+                false,
+                Human,
+                None,
+                "The seller has moved to another Stripe account before the outcome of this charge was known. Ask the seller whether the card was charged; it is not credited here.",
+            ),
             Self::IdempotencyInFlight => row(
                 409,
                 "idempotency_in_flight",
@@ -360,7 +370,9 @@ impl From<FailureReason> for Refusal {
             FailureReason::AuthenticationRequired => Self::AuthenticationRequired,
             FailureReason::OfOtherClient => Self::PaymentMethodOfOtherClient,
             FailureReason::InvalidPaymentMethod => Self::InvalidPayment(
-                "The paymentMethodId is unknown to this seller's Stripe account, already used up, or no card.".to_owned(),
+                "The paymentMethodId is unknown to this seller's Stripe account, already used up, or no card. \
+                 Tokenise the card again and send the new id."
+                    .to_owned(),
             ),
             FailureReason::TooManyAttempts => Self::TooManyAttempts(3_600),
             FailureReason::Refused | FailureReason::Abandoned => Self::PaymentFailed,

@@ -145,6 +145,13 @@ impl StripeFailure {
         }))
     }
 
+    /// Whether Stripe says for certain that the customer that was named does not exist: in this account, or not any more.
+    #[must_use]
+    pub fn lacks_customer(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if matches!(refusal.status, Some(400 | 404))
+            && refusal.code.as_deref() == Some("resource_missing") && refusal.param.as_deref() == Some("customer"))
+    }
+
     /// One word for logs.
     #[must_use]
     pub fn class(&self) -> &'static str {

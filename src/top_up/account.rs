@@ -32,12 +32,42 @@ const ASK_THE_OTHER_EVERY: Duration = Duration::from_secs(60);
 const MODE: &str = "SELECT stripe_mode FROM installation";
 const NEWEST: &str = "\
 SELECT payment_intent FROM top_ups WHERE payment_intent IS NOT NULL AND former_account = 0 ORDER BY id DESC LIMIT 1";
+const NEWEST_FEW: &str = "\
+SELECT payment_intent FROM top_ups WHERE payment_intent IS NOT NULL AND former_account = 0 ORDER BY id DESC LIMIT 10";
 /// Whether anything in the books is of the stored mode.
 const HAS_MONEY: &str = "\
 SELECT EXISTS (SELECT 1 FROM clients) OR EXISTS (SELECT 1 FROM top_ups WHERE payment_intent IS NOT NULL)";
 const SET_MODE: &str = "UPDATE installation SET stripe_mode = $1";
 /// Holds the row until the transaction ends, so that of two who would be the first the second one waits.
 const LOCK: &str = "UPDATE installation SET stripe_mode = stripe_mode WHERE one = 1";
+const SINCE: &str = "SELECT account_since FROM installation";
+const OPEN_TOP_UPS: &str =
+    "SELECT COUNT(*) FROM top_ups WHERE state IN ('confirming', 'pending') AND former_account = 0";
+const OPEN_REFUNDS: &str = "\
+SELECT COUNT(*) FROM refunds AS r JOIN top_ups AS t ON t.id = r.top_up
+WHERE r.state IN ('requested', 'pending') AND t.former_account = 0";
+const CHARGES: &str = "SELECT COUNT(*) FROM top_ups WHERE state = 'succeeded' AND former_account = 0";
+const CUSTOMERS: &str = "SELECT COUNT(*) FROM clients WHERE stripe_customer IS NOT NULL";
+/// Nothing of these was confirmed, so nothing was charged.
+const END_CREATED: Sql = sql_with_now!(
+    "UPDATE top_ups SET state = 'failed', failure = COALESCE(failure, 'payment_failed'), request_key = NULL, updated_at = ",
+    now,
+    " WHERE state = 'created'"
+);
+/// Their `Idempotency-Key`s stay: under the same key, nobody's card is charged again.
+const END_OPEN: Sql = sql_with_now!(
+    "UPDATE top_ups SET state = 'failed', failure = COALESCE(failure, 'former_stripe_account'), updated_at = ",
+    now,
+    " WHERE state IN ('confirming', 'pending')"
+);
+const FORGET_CUSTOMERS: &str = "UPDATE clients SET stripe_customer = NULL WHERE stripe_customer IS NOT NULL";
+const END_EVENTS: Sql = sql_with_now!(
+    "UPDATE stripe_events SET state = 'ignored', why = 'of a former Stripe account', ended_at = ",
+    now,
+    " WHERE state IN ('received', 'parked')"
+);
+const GIVE_UP: &str = "UPDATE top_ups SET former_account = 1 WHERE former_account = 0";
+const SET_SINCE: Sql = sql_with_now!("UPDATE installation SET account_since = ", now, "");
 const OTHER_NODES_LIVE: Sql =
     sql_with_now!("SELECT EXISTS (SELECT 1 FROM nodes WHERE id <> $1 AND lease_until > ", now, ")");
 
@@ -226,6 +256,13 @@ impl Account {
         })
     }
 
+    /// Stripe has listed a charge of ours, by its metadata, that has a row now: as good a proof as to read it.
+    pub(super) fn has_listed_ours(&self) {
+        if self.standing() == Standing::Unused {
+            self.note(Standing::Proven);
+        }
+    }
+
     fn note(&self, now: Standing) {
         let mut standing = self.0.standing.lock().unwrap_or_else(PoisonError::into_inner);
         if *standing != now && now == Standing::Proven {
@@ -306,14 +343,137 @@ pub async fn check(
     keys: StripeMode,
 ) -> Result<(), WrongStripe> {
     check_mode(&mut *connection, keys).await?;
-    let Some(newest) = query_scalar::<String>(NEWEST).fetch_optional(connection).await? else {
-        return Ok(());
-    };
-    match stripe.retrieve_payment_intent(&newest, after(FIRST_DEADLINE)).await {
-        Ok(facts) if !is_of(&facts, keys) => Err(WrongStripe::Account { payment_intent: newest }),
-        Err(failure) if failure.is_missing() => Err(WrongStripe::Account { payment_intent: newest }),
-        Ok(_) | Err(_) => Ok(()),
+    // One that got lost must not keep a person from seeing that.
+    let newest: Vec<String> = query_scalar(NEWEST_FEW).fetch_all(connection).await?;
+    for payment_intent in &newest {
+        match stripe.retrieve_payment_intent(payment_intent, after(FIRST_DEADLINE)).await {
+            Ok(facts) if !is_of(&facts, keys) => {}
+            Err(failure) if failure.is_missing() => {}
+            Ok(_) | Err(_) => return Ok(()),
+        }
     }
+    newest.into_iter().next().map_or(Ok(()), |payment_intent| Err(WrongStripe::Account { payment_intent }))
+}
+
+/// The first whole Unix second in which the database charged in its account alone; `None`: it has never had another one.
+pub(crate) async fn account_since(connection: &mut Connection) -> Result<Option<i64>, sqlx::Error> {
+    let since: Option<Option<i64>> = query_scalar(SINCE).fetch_optional(connection).await?;
+    Ok(since.flatten().map(|micros| micros.div_euclid(1_000_000).saturating_add(1)))
+}
+
+/// Why no other account is accepted. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAccepted {
+    /// The keys, or the database.
+    #[error(transparent)]
+    WrongStripe(#[from] WrongStripe),
+    /// An earlier version has written it.
+    #[error(
+        "the database does not say yet whether its wallets hold real money or play money: start the server once with a key of the \
+         former account, which proves it"
+    )]
+    UnknownMode,
+    /// Nothing to give up.
+    #[error(
+        "nothing has been charged in this database's account yet, so every account is right: just start the server"
+    )]
+    Unused,
+    /// The same account.
+    #[error(
+        "the secret key is of the account that the database belongs to already: there is nothing to accept"
+    )]
+    SameAccount,
+    /// Stripe does not say.
+    #[error("Stripe could not be asked whose key this is ({0})")]
+    NoAnswer(String),
+    /// Nodes still run.
+    #[error("a node still runs on this database: stop all of them, and try again 15 seconds later")]
+    NodesLive,
+    /// Their truth is in the former account.
+    #[error(
+        "{top_ups} top-ups and {refunds} refunds have no end yet, and only the former account knows what became of them: start the \
+         server once more with its key and let them end. If that account cannot be used any more, add --give-up-open: those \
+         top-ups then count as failed, although their cards may have been charged there, and those refunds stay open for ever"
+    )]
+    Open {
+        /// Attempts to charge that may have been confirmed.
+        top_ups: i64,
+        /// Refunds on their way.
+        refunds: i64,
+    },
+    /// The database's word.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+impl From<sqlx::Error> for NotAccepted {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Db(error.into())
+    }
+}
+
+/// What is given up with a former account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GivenUp {
+    /// Charges that cannot be refunded from here any more.
+    pub charges: i64,
+    /// Wallets whose card must be tokenised anew.
+    pub customers: i64,
+}
+
+/// Makes the account of this key the database's: wallets keep their credit, and what belongs to the former account is forgotten or
+/// never asked after again. No server may run. Without `confirmed` it only looks.
+///
+/// # Errors
+/// [`NotAccepted`]; nothing was changed.
+pub async fn accept(
+    connection: &mut Connection,
+    stripe: &Stripe,
+    keys: StripeMode,
+    gives_up_open: bool,
+    confirmed: bool,
+) -> Result<GivenUp, NotAccepted> {
+    // Play money stays play money, whatever anybody accepts.
+    if check_mode(&mut *connection, keys).await?.is_none() {
+        return Err(NotAccepted::UnknownMode);
+    }
+    let newest: Option<String> = query_scalar(NEWEST).fetch_optional(&mut *connection).await?;
+    let newest = newest.ok_or(NotAccepted::Unused)?;
+    match stripe.retrieve_payment_intent(&newest, after(FIRST_DEADLINE)).await {
+        Ok(_) => return Err(NotAccepted::SameAccount),
+        Err(failure) if failure.is_missing() => {}
+        Err(failure) => return Err(NotAccepted::NoAnswer(why(&failure))),
+    }
+    connection.begin().await?;
+    let accepted = accept_now(connection, gives_up_open).await;
+    match &accepted {
+        Ok(_) if confirmed => connection.commit().await?,
+        _ => connection.rollback().await?,
+    }
+    accepted
+}
+
+async fn accept_now(connection: &mut Connection, gives_up_open: bool) -> Result<GivenUp, NotAccepted> {
+    query(LOCK).execute(&mut *connection).await?;
+    // On SQLite the caller has the file for itself, and a lease may be that of a process that was killed just now.
+    let is_shared = matches!(connection, Connection::Postgres(_));
+    if is_shared && query_scalar(OTHER_NODES_LIVE).bind("").fetch_one(&mut *connection).await? {
+        return Err(NotAccepted::NodesLive);
+    }
+    let top_ups: i64 = query_scalar(OPEN_TOP_UPS).fetch_one(&mut *connection).await?;
+    let refunds: i64 = query_scalar(OPEN_REFUNDS).fetch_one(&mut *connection).await?;
+    if top_ups.max(refunds) > 0 && !gives_up_open {
+        return Err(NotAccepted::Open { top_ups, refunds });
+    }
+    let given_up = GivenUp {
+        charges: query_scalar(CHARGES).fetch_one(&mut *connection).await?,
+        customers: query_scalar(CUSTOMERS).fetch_one(&mut *connection).await?,
+    };
+    for change in [END_CREATED, END_OPEN, FORGET_CUSTOMERS.into(), END_EVENTS, GIVE_UP.into()] {
+        query(change).execute(&mut *connection).await?;
+    }
+    query(SET_SINCE).execute(connection).await?;
+    Ok(given_up)
 }
 
 /// Stores the mode of a database that nothing is charged in yet.

@@ -164,6 +164,7 @@ impl TopUps {
             let known = store::is_known(&self.0.db, id, payment.facts.id.clone()).await?;
             return Ok(if known { Found::HasRow } else { Found::Waiting });
         }
+        self.0.account.has_listed_ours();
         tracing::warn!(
             top_up.id = %id, payment_intent = payment.facts.id, stripe.amount = payment.facts.amount_minor,
             currency = payment.facts.currency,

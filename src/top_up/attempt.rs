@@ -234,31 +234,62 @@ impl TopUps {
         bound.map(|bound| bound.is_some()).map_err(|error| self.unavailable(&error.into()))
     }
 
-    /// The customer and the unconfirmed PaymentIntent of a row; the same ones when asked again.
+    /// The customer and the unconfirmed PaymentIntent of a row; the same ones when asked again. A customer that Stripe does not
+    /// have any more is made anew.
     pub(super) async fn make_intent(
         &self,
         row: &TopUpRow,
         own_customer: Option<String>,
         deadline: Instant,
     ) -> Result<(String, String), (Step, StripeFailure)> {
-        let customer = match own_customer {
-            Some(customer) => customer,
-            None => {
-                let key = format!("{}.customer", row.id);
-                let new = NewCustomer { idempotency_key: &key, top_up_id: row.id, client: None };
-                self.0
-                    .stripe
-                    .create_customer(new, deadline)
-                    .await
-                    .map_err(|failure| (Step::Customer, failure))?
+        let mut key = format!("{}.create", row.id);
+        if let Some(customer) = own_customer {
+            match self.intent_for(row, &customer, &key, deadline).await {
+                Err(failure) if failure.lacks_customer() => {
+                    tracing::warn!(
+                        top_up.id = %row.id, stripe.customer = customer,
+                        "Stripe has this customer no more; a new one is made. Cards of the old one cannot be charged"
+                    );
+                    self.remember_customer(row, Some(customer), None).await;
+                    // Stripe may remember the refusal under the first key.
+                    key.push_str(".anew");
+                }
+                answer => {
+                    let intent = answer.map_err(|failure| (Step::Intent, failure))?;
+                    return Ok((customer, intent));
+                }
             }
-        };
-        let key = format!("{}.create", row.id);
+        }
+        let customer_key = format!("{}.customer", row.id);
+        let new = NewCustomer { idempotency_key: &customer_key, top_up_id: row.id, client: None };
+        let customer = self
+            .0
+            .stripe
+            .create_customer(new, deadline)
+            .await
+            .map_err(|failure| (Step::Customer, failure))?;
+        // Before the card can be attached to it by an attempt that fails: a wallet's own card must not look like somebody else's.
+        self.remember_customer(row, None, Some(customer.clone())).await;
+        let intent = self
+            .intent_for(row, &customer, &key, deadline)
+            .await
+            .map_err(|failure| (Step::Intent, failure))?;
+        Ok((customer, intent))
+    }
+
+    /// The unconfirmed PaymentIntent of a row.
+    async fn intent_for(
+        &self,
+        row: &TopUpRow,
+        customer: &str,
+        key: &str,
+        deadline: Instant,
+    ) -> Result<String, StripeFailure> {
         let new = NewPaymentIntent {
-            idempotency_key: &key,
+            idempotency_key: key,
             amount_minor: row.currency.micros_to_minor(row.amount).unwrap_or(0),
             currency: row.currency.code(),
-            customer: &customer,
+            customer,
             top_up_id: row.id,
             client: Some(row.public_id()),
             // From the row alone: asked again under the same key, it must be the same request.
@@ -272,13 +303,16 @@ impl TopUps {
             statement_descriptor_suffix: self.0.statement_descriptor_suffix.as_deref(),
             description: Some("Prepaid API credit"),
         };
-        let intent = self
-            .0
-            .stripe
-            .create_payment_intent(new, deadline)
-            .await
-            .map_err(|failure| (Step::Intent, failure))?;
-        Ok((customer, intent.id))
+        Ok(self.0.stripe.create_payment_intent(new, deadline).await?.id)
+    }
+
+    /// Notes which customer a wallet has, if it is the one that is expected. If that cannot be stored, the next attempt finds out
+    /// again.
+    async fn remember_customer(&self, row: &TopUpRow, was: Option<String>, is: Option<String>) {
+        let Some(client) = row.client else { return };
+        if let Err(error) = store::set_customer(&self.0.db, client, was, is).await {
+            tracing::warn!(%error, top_up.id = %row.id, "a wallet's customer could not be noted");
+        }
     }
 
     pub(super) async fn stripe_customer(&self, client: ClientId) -> Result<Option<String>, DbError> {

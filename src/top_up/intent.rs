@@ -55,6 +55,10 @@ impl TopUps {
                 None => return Ok(IntentSettled::NotOurs),
             },
         };
+        // It can only be asked after where it was made.
+        if row.is_of_former_account {
+            return Ok(IntentSettled::NotOurs);
+        }
         if row.state == State::Succeeded && row.payment_intent.as_deref() == Some(intent) {
             return Ok(IntentSettled::Ended);
         }

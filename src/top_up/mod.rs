@@ -343,6 +343,15 @@ impl TopUps {
         store::by_id(&self.0.db, id).await
     }
 
+    /// Whether a PaymentIntent was made in a Stripe account that has been given up.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) async fn is_of_former_account(&self, intent: &str) -> Result<bool, DbError> {
+        let row = store::by_payment_intent(&self.0.db, intent.to_owned()).await?;
+        Ok(row.is_some_and(|row| row.is_of_former_account))
+    }
+
     /// The attempt that an `Idempotency-Key` made.
     ///
     /// # Errors

@@ -259,6 +259,7 @@ mod tests {
             pm_hash: None,
             request_key: None,
             client_public_id: None,
+            is_of_former_account: false,
         }
     }
 

@@ -41,6 +41,8 @@ pub struct TopUpRow {
     pub request_key: Option<SecretHash>,
     /// What people see of the client, if there is one.
     pub client_public_id: Option<ClientPublicId>,
+    /// Charged in a Stripe account that has been given up: nobody can look there any more.
+    pub is_of_former_account: bool,
 }
 
 impl TopUpRow {
@@ -138,7 +140,7 @@ macro_rules! select {
         concat!(
             "SELECT id, client, key, key_secret, key_hash, amount, bonus, currency, state, failure, ",
             "stripe_customer, payment_intent, created_at, pm_hash, request_key, ",
-            "(SELECT c.public_id FROM clients AS c WHERE c.id = top_ups.client) FROM top_ups ",
+            "(SELECT c.public_id FROM clients AS c WHERE c.id = top_ups.client), former_account FROM top_ups ",
             $rest
         )
     };
@@ -151,7 +153,7 @@ const BY_REQUEST_KEY: &str = select!("WHERE request_key = $1");
 const OPEN: Sql = sql_with_now!(
     "SELECT id, client, key, key_secret, key_hash, amount, bonus, currency, state, failure, \
      stripe_customer, payment_intent, created_at, pm_hash, request_key, \
-     (SELECT c.public_id FROM clients AS c WHERE c.id = top_ups.client) FROM top_ups \
+     (SELECT c.public_id FROM clients AS c WHERE c.id = top_ups.client), former_account FROM top_ups \
      WHERE state IN ('created', 'confirming', 'pending') AND (node IS NULL OR node = $2 OR NOT EXISTS \
      (SELECT 1 FROM nodes AS n WHERE n.id = top_ups.node AND n.lease_until > ",
     now,
@@ -173,14 +175,18 @@ const IS_AWAITED: &str = "\
 SELECT EXISTS (SELECT 1 FROM top_ups WHERE key = $1 AND client IS NULL AND state IN ('created', 'confirming', 'pending'))";
 const WITHOUT_CHARGE: &str = "\
 SELECT id, payment_intent FROM top_ups
-WHERE state = 'succeeded' AND charge IS NULL AND payment_intent IS NOT NULL AND id > $1 ORDER BY id LIMIT $2";
+WHERE state = 'succeeded' AND charge IS NULL AND payment_intent IS NOT NULL AND former_account = 0 AND id > $1 ORDER BY id LIMIT $2";
 const IS_BOUND: &str = "\
 SELECT EXISTS (SELECT 1 FROM payment_method_bindings AS b JOIN client_keys AS k ON k.id = b.key
                WHERE b.hash = $1 AND b.revoked_at IS NULL AND k.revoked_at IS NULL)";
 const COVERS: &str = "\
 SELECT EXISTS (SELECT 1 FROM clients WHERE id = $1 AND status = 'active' AND debt = 0 AND paid + bonus >= $2)";
 const CUSTOMER_OF_FAILED: &str = "\
-SELECT stripe_customer FROM top_ups WHERE pm_hash = $1 AND stripe_customer = $2 AND client IS NULL AND state = 'failed' LIMIT 1";
+SELECT stripe_customer FROM top_ups
+WHERE pm_hash = $1 AND stripe_customer = $2 AND client IS NULL AND state = 'failed' AND former_account = 0 LIMIT 1";
+/// Only if it is the one that is expected; NULL is none.
+const SET_CUSTOMER: &str = "\
+UPDATE clients SET stripe_customer = $3 WHERE id = $1 AND COALESCE(stripe_customer, '') = COALESCE($2, '')";
 const SET_FINGERPRINT: &str = "UPDATE top_ups SET fingerprint = $2, updated_at = $3 WHERE id = $1";
 const SET_CONFIRMING: &str = "\
 UPDATE top_ups SET state = 'confirming', stripe_customer = $2, payment_intent = $3, updated_at = $4
@@ -225,6 +231,7 @@ fn row(row: &Row) -> Result<TopUpRow, sqlx::Error> {
         pm_hash: row.try_get::<Option<&[u8]>, _>(13)?.and_then(SecretHash::from_slice),
         request_key: row.try_get::<Option<&[u8]>, _>(14)?.and_then(SecretHash::from_slice),
         client_public_id: row.try_get::<Option<&str>, _>(15)?.and_then(ClientPublicId::parse),
+        is_of_former_account: row.try_get::<i64, _>(16)? != 0,
     })
 }
 
@@ -411,6 +418,21 @@ pub(super) async fn customer_of_failed(
         .fetch_optional(db.reader())
         .await?;
     Ok(found.flatten())
+}
+
+/// Notes the customer of a client, if it has the one that is expected.
+pub(super) async fn set_customer(
+    db: &Db,
+    client: ClientId,
+    was: Option<String>,
+    is: Option<String>,
+) -> Result<(), DbError> {
+    db.write(move |connection| {
+        Box::pin(async move {
+            query(SET_CUSTOMER).bind(client).bind(was).bind(is).execute(connection).await.map(drop)
+        })
+    })
+    .await
 }
 
 /// Notes the card's fingerprint, and answers whether this card may be tried. A unique violation means that the same card is

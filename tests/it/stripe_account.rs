@@ -1,5 +1,7 @@
 //! Whose money the wallets are: books of one mode, or one account, of Stripe do not open with the keys of another one.
 
+mod moved;
+
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -176,6 +176,11 @@ impl Refused {
             Self::Refund(RefundError::NoSuchTopUp) => {
                 refused(404, "not_charged", "There is no such top-up, or its card was not charged.")
             }
+            Self::Refund(RefundError::FormerAccount) => refused(
+                409,
+                "former_stripe_account",
+                "This was charged in a former Stripe account: refund it in that account's dashboard. Nothing was refunded here.",
+            ),
             Self::Refund(RefundError::UnprovenAccount) => row(
                 503,
                 "stripe_account_unproven",

@@ -154,7 +154,7 @@ fn books_of(books: &Books) -> Value {
         "now": books.now(),
         "settings": books.settings,
         "totals": totals,
-        "customers": books.customers.oldest_first().count(),
+        "customers": books.customers.oldest_first().filter(|row| !row.deleted).count(),
         "payment_intents": intents,
         "refunds": refunds,
         "disputes": disputes,

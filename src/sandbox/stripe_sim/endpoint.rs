@@ -17,6 +17,8 @@ pub(super) enum Endpoint {
     CreateCustomer,
     /// `GET /v1/customers/{id}`
     RetrieveCustomer,
+    /// `DELETE /v1/customers/{id}`
+    DeleteCustomer,
     /// `GET /v1/customers`
     ListCustomers,
     /// `GET /v1/customers/{id}/payment_methods`
@@ -61,7 +63,7 @@ pub(super) enum Endpoint {
 
 impl Endpoint {
     /// All of them.
-    pub(super) const ALL: [Self; 27] = [
+    pub(super) const ALL: [Self; 28] = [
         Self::CreateMethod,
         Self::RetrieveMethod,
         Self::ListMethods,
@@ -69,6 +71,7 @@ impl Endpoint {
         Self::DetachMethod,
         Self::CreateCustomer,
         Self::RetrieveCustomer,
+        Self::DeleteCustomer,
         Self::ListCustomers,
         Self::ListCustomerMethods,
         Self::CreateIntent,
@@ -105,6 +108,7 @@ impl Endpoint {
             ("POST", ["customers"]) => Self::CreateCustomer,
             ("GET", ["customers"]) => Self::ListCustomers,
             ("GET", ["customers", id]) if *id != "search" => Self::RetrieveCustomer,
+            ("DELETE", ["customers", _]) => Self::DeleteCustomer,
             ("GET", ["customers", _, "payment_methods"]) => Self::ListCustomerMethods,
             ("POST", ["payment_intents"]) => Self::CreateIntent,
             ("GET", ["payment_intents"]) => Self::ListIntents,
@@ -140,6 +144,7 @@ impl Endpoint {
             Self::DetachMethod => "payment_methods.detach",
             Self::CreateCustomer => "customers.create",
             Self::RetrieveCustomer => "customers.retrieve",
+            Self::DeleteCustomer => "customers.delete",
             Self::ListCustomers => "customers.list",
             Self::ListCustomerMethods => "customers.payment_methods",
             Self::CreateIntent => "payment_intents.create",
@@ -181,7 +186,8 @@ mod tests {
             ("GET", "/v1/radar/early_fraud_warnings/issfr_1", Some((Endpoint::RetrieveWarning, "issfr_1"))),
             ("GET", "/v1/radar", None),
             ("GET", "/v1/payment_intents/search", None),
-            ("DELETE", "/v1/customers/cus_1", None),
+            ("DELETE", "/v1/customers/cus_1", Some((Endpoint::DeleteCustomer, "cus_1"))),
+            ("DELETE", "/v1/charges/ch_1", None),
             ("GET", "/v1", None),
             ("GET", "/v2/payment_intents", None),
         ] {

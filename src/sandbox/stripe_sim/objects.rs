@@ -17,6 +17,9 @@ pub(super) struct Customer {
     pub(super) phone: Option<String>,
     pub(super) description: Option<String>,
     pub(super) metadata: BTreeMap<String, String>,
+    /// For good: nothing can be charged for it, but it can be looked at.
+    #[serde(default)]
+    pub(super) deleted: bool,
 }
 
 /// What is kept of a card: never its number.

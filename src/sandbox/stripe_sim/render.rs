@@ -18,6 +18,9 @@ pub(super) fn list(url: &str, data: Vec<Value>, has_more: bool) -> Value {
 
 /// A Customer.
 pub(super) fn customer(row: &Customer) -> Value {
+    if row.deleted {
+        return json!({ "id": row.id, "object": "customer", "deleted": true });
+    }
     json!({
         "id": row.id,
         "object": "customer",

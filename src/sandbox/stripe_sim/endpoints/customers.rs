@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::super::books::{Books, Record};
 use super::super::error::{ApiError, Refusal};
 use super::super::expand::Expand;
-use super::super::objects::Customer;
+use super::super::objects::{Customer, PaymentMethod};
 use super::super::params::Params;
 use super::super::render;
 use super::payment_methods;
@@ -37,6 +37,7 @@ pub(super) fn create(books: &mut Books, params: Params<'_>) -> Result<Value, Ref
         phone: params.owned("phone")?,
         description: params.owned("description")?,
         metadata: params.metadata()?,
+        deleted: false,
     };
     let mut method = None;
     if let Some(id) = params.text("payment_method")? {
@@ -56,4 +57,22 @@ pub(super) fn create(books: &mut Books, params: Params<'_>) -> Result<Value, Ref
     let value = render::customer(&row);
     books.put(Record::Customer(row));
     Ok(expand.apply(books, value))
+}
+
+/// `DELETE /v1/customers/{id}`: its PaymentMethods are detached for good.
+pub(super) fn delete(books: &mut Books, id: &str, params: Params<'_>) -> Result<Value, Refusal> {
+    params.only(&[], &[])?;
+    let found = books.customers.get(id).filter(|row| !row.deleted);
+    let mut row = found.cloned().ok_or_else(|| ApiError::missing("customer", id))?;
+    let of_it = |method: &&PaymentMethod| method.customer.as_deref() == Some(id);
+    let methods: Vec<PaymentMethod> = books.methods.oldest_first().filter(of_it).cloned().collect();
+    for mut method in methods {
+        method.customer = None;
+        method.consumed = true;
+        books.put(Record::PaymentMethod(Box::new(method)));
+    }
+    row.deleted = true;
+    let value = render::customer(&row);
+    books.put(Record::Customer(row));
+    Ok(value)
 }

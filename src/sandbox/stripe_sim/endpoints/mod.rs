@@ -55,6 +55,7 @@ pub(super) fn execute(
         Endpoint::AttachMethod => payment_methods::attach(books, id, params),
         Endpoint::DetachMethod => payment_methods::detach(books, id, params),
         Endpoint::CreateCustomer => customers::create(books, params),
+        Endpoint::DeleteCustomer => customers::delete(books, id, params),
         Endpoint::CreateIntent => payment_intents::create(books, params),
         Endpoint::ConfirmIntent => payment_intents::confirm(books, id, params),
         Endpoint::CancelIntent => payment_intents::cancel(books, id, params),
@@ -105,7 +106,7 @@ fn not_paid(intent: &str) -> Refusal {
 /// Checks that a customer named in a parameter exists.
 fn known_customer(books: &Books, params: Params<'_>) -> Result<Option<String>, Refusal> {
     let Some(id) = params.text("customer")? else { return Ok(None) };
-    if books.customers.get(id).is_none() {
+    if books.customers.get(id).is_none_or(|row| row.deleted) {
         return Err(ApiError::missing_param("customer", "customer", id));
     }
     Ok(Some(id.to_owned()))

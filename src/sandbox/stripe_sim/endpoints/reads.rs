@@ -84,7 +84,7 @@ pub(super) fn list(
             ("/v1/payment_methods".to_owned(), methods(books, params.text("customer")?, params, &window)?)
         }
         _ => {
-            if books.customers.get(path_id).is_none() {
+            if books.customers.get(path_id).is_none_or(|row| row.deleted) {
                 return Err(ApiError::missing("customer", path_id));
             }
             let url = format!("/v1/customers/{path_id}/payment_methods");
@@ -102,7 +102,7 @@ fn same(filter: Option<&str>, value: Option<&str>) -> bool {
 
 fn customers(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
     let email = params.text("email")?;
-    let rows = books.customers.newest_first().filter(|row| same(email, row.email.as_deref()));
+    let rows = books.customers.newest_first().filter(|row| !row.deleted && same(email, row.email.as_deref()));
     let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
     Ok((rows.into_iter().map(render::customer).collect(), more))
 }

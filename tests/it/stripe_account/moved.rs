@@ -1,0 +1,209 @@
+//! A customer that Stripe has no more, and a business that moves to another account: wallets go on, nothing is charged twice.
+
+use serde_json::Value;
+
+use super::*;
+use crate::operator::Office;
+use crate::support::{GOOD_CARDS, column, verify};
+use crate::webhooks;
+
+async fn customer_of_first(world: &World) -> Option<String> {
+    column(&rows(&world.database, "SELECT stripe_customer FROM clients ORDER BY id LIMIT 1").await[0], 0)
+}
+
+async fn delete_customer(world: &World, customer: &str) {
+    let authorization = format!("Bearer {SECRET_KEY}");
+    let url = format!("{}/v1/customers/{customer}", world.sim.base_url);
+    let answer = world.client.send("DELETE", &url, &[("authorization", &authorization)], None).await;
+    assert_eq!((answer.status, &answer.json()["deleted"]), (200, &json!(true)), "{}", answer.text());
+}
+
+async fn accept(world: &World, more: &[&str]) -> crate::support::program::Ran {
+    std::fs::write(world.folder.path().join("prepaid402.toml"), toml(world, &simulated(world))).unwrap();
+    let args: Vec<&str> = ["accept-account"].into_iter().chain(more.iter().copied()).collect();
+    let mut command = program(world.folder.path(), &args);
+    command.envs(world.environment());
+    finish(command, None).await
+}
+
+async fn assert_clean(world: &World) {
+    let report = verify(&world.database).await;
+    assert!(report.is_clean(), "{:#?}", report.findings);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_that_was_deleted_at_stripe_is_made_anew() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let first = world.tokenise(GOOD).await;
+    let client = gateway.pay("/api/weather", &Pay::card(&first)).await.receipt().client_id;
+    let gone = customer_of_first(&world).await.unwrap();
+    delete_customer(&world, &gone).await;
+
+    // Its card went with it, and nothing is charged by it.
+    let refused = top_up(&gateway, &client, &first).await;
+    assert_eq!((refused.status, refused.code().as_str()), (402, "invalid_payment"), "{}", refused.text());
+    assert!(refused.text().contains("Tokenise the card again"), "{}", refused.text());
+    assert_eq!(world.succeeded_charges().await.len(), 1);
+
+    let card = world.tokenise(GOOD).await;
+    for charges in 2..=3 {
+        let topped_up = top_up(&gateway, &client, &card).await;
+        assert_eq!(topped_up.status, 201, "{}", topped_up.text());
+        assert_eq!(world.succeeded_charges().await.len(), charges);
+    }
+    let customer = customer_of_first(&world).await.unwrap();
+    assert_ne!(customer, gone);
+    // One new customer, whatever was tried.
+    assert_eq!(world.books().await["customers"], 1);
+    assert_eq!(gateway.balance(&client).await, 3 * 50_000 - 500);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+/// Nobody knows what became of it: Stripe did not say that the customer is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_is_not_given_up_for_an_answer_that_does_not_come() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let client = gateway.new_client("/api/weather").await;
+    let customer = customer_of_first(&world).await;
+    let card = world.tokenise(GOOD).await;
+    world
+        .faults(
+            json!([{ "on": "payment_intents.create", "action": "html_502", "execute": false, "times": 2 }]),
+        )
+        .await;
+    assert_eq!(top_up(&gateway, &client, &card).await.status, 201);
+    assert_eq!(customer_of_first(&world).await, customer);
+    assert_eq!(world.books().await["customers"], 1);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_account_is_accepted_by_one_command_and_wallets_go_on() {
+    let mut world = webhooks::world(&[webhooks::SECRET], "").await;
+    let office = Office::new(&world).await;
+    let wallet = office.wallet_of(GOOD).await;
+    let before = office.gateway.balance(&wallet.key).await;
+    let dispute = webhooks::event(
+        "evt_former",
+        "charge.dispute.created",
+        &json!({ "id": "dp_former", "object": "dispute", "payment_intent": wallet.intent }),
+    );
+    let early = accept(&world, &["--confirm"]).await;
+    assert_eq!(early.code, 1, "{early:?}");
+    let words = if world.database.is_shared() { "there is nothing to accept" } else { "stop it" };
+    assert!(early.err.contains(words), "{early:?}");
+    let Office { gateway, .. } = office;
+    gateway.stop().await;
+
+    let same = accept(&world, &["--confirm"]).await;
+    assert_eq!(same.code, 1, "{same:?}");
+    assert!(same.err.contains("there is nothing to accept"), "{same:?}");
+    other_account(&mut world).await;
+    let unconfirmed = accept(&world, &[]).await;
+    assert_eq!(unconfirmed.code, 1, "{unconfirmed:?}");
+    assert!(unconfirmed.err.contains("nothing was changed. With --confirm, 1 charges"), "{unconfirmed:?}");
+    refused(&world, &simulated(&world), "accept-account").await;
+    let accepted = accept(&world, &["--confirm"]).await;
+    assert_eq!(accepted.code, 0, "{accepted:?}");
+    assert!(accepted.out.contains("Every wallet keeps its credit"), "{accepted:?}");
+
+    let office = Office::again(&world).await;
+    assert_eq!(office.gateway.balance(&wallet.key).await, before);
+    assert_eq!(office.gateway.pay("/api/weather", &Pay::client(&wallet.key)).await.status, 200);
+    // What was charged there cannot be refunded from here, and its events say nothing any more.
+    let refund = office.refund("one", &json!({ "topUp": wallet.top_up, "amount": "1.00" })).await;
+    assert_eq!((refund.status, refund.code().as_str()), (409, "former_stripe_account"), "{}", refund.text());
+    assert!(refund.text().contains("dashboard"), "{}", refund.text());
+    webhooks::deliver(&office.gateway, &dispute).await;
+    let ended = webhooks::ended(&world, "evt_former").await;
+    assert_eq!(ended, ("ignored".to_owned(), "charged in a former Stripe account".to_owned()));
+    assert_eq!(office.gateway.balance(&wallet.key).await, before - 500);
+    // The next charge is the first one of the new account, with a customer of its own.
+    let card = world.tokenise(GOOD_CARDS[1]).await;
+    let topped_up = top_up(&office.gateway, &wallet.key, &card).await;
+    assert_eq!(topped_up.status, 201, "{}", topped_up.text());
+    let topped_up: Value = topped_up.json();
+    let again = office.refund("two", &json!({ "topUp": topped_up["id"], "amount": "1.00" })).await;
+    assert!(again.status < 300, "{} {topped_up}", again.text());
+    let Office { gateway, .. } = office;
+    gateway.stop().await;
+    world.gateway().await.stop().await;
+    assert_clean(&world).await;
+
+    // Neither side has what the other one lacks, because the former account is left out.
+    let mut command = program(world.folder.path(), &["reconcile", "--since", "2h", "--until", "now"]);
+    command.envs(world.environment());
+    let compared = finish(command, None).await;
+    assert_eq!(compared.code, 0, "{compared:?}");
+    assert!(!compared.out.contains(&wallet.top_up), "{compared:?}");
+}
+
+/// Play money stays play money, and what nobody has proven is not accepted.
+#[tokio::test(flavor = "multi_thread")]
+async fn accepting_an_account_never_changes_the_mode() {
+    let mut world = World::new().await;
+    charged_database(&world).await;
+    other_account(&mut world).await;
+    for (mode, words) in [(Some("live"), "nobody may spend the one as the other"), (None, "does not say yet")]
+    {
+        match mode {
+            Some(mode) => set_mode(&world, mode).await,
+            None => forget_mode(&world).await,
+        }
+        let ran = accept(&world, &["--confirm", "--give-up-open"]).await;
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains(words), "{ran:?}");
+    }
+    let former = "SELECT COUNT(*) FROM top_ups WHERE former_account = 1";
+    assert_eq!(number(&world.database, former).await, 0);
+    // After it was accepted, the mode is that of the wallets still.
+    set_mode(&world, "simulated").await;
+    assert_eq!(accept(&world, &["--confirm"]).await.code, 0);
+    refused(&world, &live(), "nobody may spend the one as the other").await;
+    refused(&world, &test(), "nobody may spend the one as the other").await;
+    world.gateway().await.stop().await;
+}
+
+/// A charge whose outcome only the former account knows is neither forgotten by accident nor called uncharged.
+#[tokio::test(flavor = "multi_thread")]
+async fn open_charges_of_the_former_account_are_given_up_only_when_told_to() {
+    let (mut world, _) = world_with_account().await;
+    let gateway = world.gateway().await;
+    let client = gateway.new_client("/api/weather").await;
+    let card = world.tokenise(GOOD_CARDS[1]).await;
+    world
+        .faults(
+            json!([{ "on": "payment_intents.confirm", "action": "drop", "execute": true, "times": 1_000 },
+                        { "on": "payment_intents.retrieve", "action": "drop", "times": 1_000 }]),
+        )
+        .await;
+    let authorization = format!("Bearer {client}");
+    let headers = [("idempotency-key", "open"), ("authorization", authorization.as_str())];
+    let body = json!({ "paymentMethodId": card, "topUpAmount": 50_000 }).to_string();
+    let ask = async |gateway: &Gateway<'_>| {
+        let url = format!("{}/billing/top-ups", gateway.url);
+        gateway.world.client.send("POST", &url, &headers, Some(("application/json", body.as_bytes()))).await
+    };
+    let pending = ask(&gateway).await;
+    assert_eq!((pending.status, pending.code().as_str()), (503, "topup_pending"), "{}", pending.text());
+    gateway.stop().await;
+    other_account(&mut world).await;
+    let refused = accept(&world, &["--confirm"]).await;
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.err.contains("1 top-ups and 0 refunds have no end yet"), "{refused:?}");
+    let accepted = accept(&world, &["--confirm", "--give-up-open"]).await;
+    assert_eq!(accepted.code, 0, "{accepted:?}");
+
+    let gateway = world.gateway().await;
+    let said = ask(&gateway).await;
+    assert_eq!((said.status, said.code().as_str()), (409, "former_stripe_account"), "{}", said.text());
+    assert!(intents(&world.books().await).is_empty());
+    let topped_up = top_up(&gateway, &client, &world.tokenise(GOOD_CARDS[1]).await).await;
+    assert_eq!(topped_up.status, 201, "{}", topped_up.text());
+    gateway.stop().await;
+    assert_clean(&world).await;
+}
