@@ -13,20 +13,22 @@ use super::{Connection, DbError, Sql, query, query_scalar};
 use crate::config::DatabaseConfig;
 
 /// The version of the tables that this program works with.
-pub const SCHEMA_VERSION: i64 = 5;
+pub const SCHEMA_VERSION: i64 = 7;
 
-const SQLITE: [(i64, &str, &str); 5] = [
+const SQLITE: [(i64, &str, &str); 6] = [
     (1, "ledger", include_str!("../../migrations/sqlite/0001_ledger.sql")),
     (2, "admin", include_str!("../../migrations/sqlite/0002_admin.sql")),
     (3, "nodes", include_str!("../../migrations/sqlite/0003_nodes.sql")),
     (4, "money truth", include_str!("../../migrations/sqlite/0004_money_truth.sql")),
     (5, "at once", include_str!("../../migrations/sqlite/0005_at_once.sql")),
+    (7, "adjustments", include_str!("../../migrations/sqlite/0007_adjustments.sql")),
 ];
 /// The first version that PostgreSQL had is 3: its first file is everything up to then.
-const POSTGRES: [(i64, &str, &str); 3] = [
+const POSTGRES: [(i64, &str, &str); 4] = [
     (3, "everything", include_str!("../../migrations/postgres/0003_everything.sql")),
     (4, "money truth", include_str!("../../migrations/postgres/0004_money_truth.sql")),
     (5, "at once", include_str!("../../migrations/postgres/0005_at_once.sql")),
+    (7, "adjustments", include_str!("../../migrations/postgres/0007_adjustments.sql")),
 ];
 
 /// What a migration did.

@@ -3,7 +3,8 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 22] = [
+const MONEY: [&str; 23] = [
+    "adjustments::",
     "aftermath::",
     "alone::",
     "backup::",

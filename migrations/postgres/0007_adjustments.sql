@@ -1,0 +1,20 @@
+-- The same tables as on SQLite (migrations/sqlite/0007_adjustments.sql), which says what each column means.
+
+CREATE TABLE adjustments (
+    id          TEXT COLLATE "C" PRIMARY KEY,
+    client      BIGINT NOT NULL REFERENCES clients (id),
+    kind        TEXT COLLATE "C" NOT NULL CHECK (kind IN ('credit', 'write_off_debt')),
+    amount      BIGINT NOT NULL CHECK (amount BETWEEN 1 AND 9000000000000000),
+    whole       BIGINT NOT NULL CHECK (whole IN (0, 1)),
+    reason      TEXT NOT NULL,
+    operator    TEXT NOT NULL,
+    request_key TEXT COLLATE "C" NOT NULL UNIQUE,
+    created_at  BIGINT NOT NULL
+);
+CREATE INDEX adjustments_client ON adjustments (client, created_at);
+CREATE INDEX adjustments_given ON adjustments (created_at) WHERE kind = 'credit';
+
+CREATE TABLE adjustments_turn (
+    one BIGINT PRIMARY KEY CHECK (one = 1)
+);
+INSERT INTO adjustments_turn (one) VALUES (1);
