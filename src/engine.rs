@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::{Config, DatabaseConfig, IpNetwork};
 use crate::db::{Connection, Db, DbError, On, query_scalar};
-use crate::domain::{Currency, InstallationId, NodeId, StripeMode};
+use crate::domain::{Currency, InstallationId, Micros, NodeId, StripeMode};
 use crate::http::Reversals;
 use crate::http::admin::AdminState;
 use crate::http::admin::api::Desk;
@@ -111,6 +111,8 @@ pub(crate) struct Parts {
     pub(crate) closing: Arc<AtomicBool>,
     /// Peers whose `X-Forwarded-For` is believed.
     pub(crate) trusted_proxies: Arc<[IpNetwork]>,
+    /// The most credit that operators may give in a day.
+    pub(crate) max_adjustments_a_day: Micros,
 }
 
 /// Everything behind the doors, running.
@@ -235,6 +237,7 @@ impl Engine {
             webhooks: web::Data::new(webhooks),
             closing: Arc::new(AtomicBool::new(false)),
             trusted_proxies: config.trusted_proxies.clone().into(),
+            max_adjustments_a_day: config.max_adjustments_a_day,
             db,
             ledger,
             keys,
@@ -308,7 +311,8 @@ impl Parts {
     /// What an operator may do.
     pub(crate) fn desk(&self) -> web::Data<Desk> {
         let (ledger, refunds) = (self.ledger.clone(), self.refunds.clone());
-        web::Data::new(Desk::new(self.db.clone(), ledger, refunds, self.tasks.clone()))
+        let (db, tasks) = (self.db.clone(), self.tasks.clone());
+        web::Data::new(Desk::new(db, ledger, refunds, tasks, self.max_adjustments_a_day))
     }
 
     pub(crate) fn admin(&self, config: &Config) -> web::Data<AdminState> {

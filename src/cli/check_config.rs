@@ -242,6 +242,8 @@ fn write_sale(text: &mut String, config: &Config) -> std::fmt::Result {
         let (amount, bonus) = (currency.decimal(pack.amount), currency.decimal(pack.bonus));
         writeln!(text, "  charge {amount} {currency}, bonus {bonus}  ({})", pack.label)?;
     }
+    let a_day = currency.decimal(config.max_adjustments_a_day);
+    writeln!(text, "  operators give at most {a_day} {currency} a day")?;
     writeln!(text, "\nroutes: {}", config.routes.len())?;
     for route in &config.routes {
         writeln!(text, "  {}", route_line(route, currency))?;

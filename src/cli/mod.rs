@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand.
 
 pub mod accept_account;
+pub mod adjust;
 pub mod admin;
 pub mod backup;
 pub mod bench;
@@ -63,6 +64,8 @@ enum Command {
     AcceptAccount(accept_account::AcceptAccountArgs),
     /// People who may look at the admin pages
     Admin(admin::AdminArgs),
+    /// Give a client credit, or write off what it owes
+    Adjust(adjust::AdjustArgs),
     /// Refund what a client has not spent to the card that paid
     Refund(refund::RefundArgs),
     /// Stop a client from spending
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
             Command::Migrate(args) => migrate::run(args).await,
             Command::AcceptAccount(args) => accept_account::run(args).await,
             Command::Admin(args) => admin::run(args).await,
+            Command::Adjust(args) => adjust::run(args).await,
             Command::Refund(args) => refund::run(args).await,
             Command::Freeze(args) => freeze::freeze(args).await,
             Command::Unfreeze(args) => freeze::unfreeze(args).await,

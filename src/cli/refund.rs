@@ -41,12 +41,12 @@ fn top_up(text: &str) -> Result<TopUpId, &'static str> {
     TopUpId::parse(text).ok_or("not the id of a top-up; the admin pages show it below each payment")
 }
 
-fn amount(text: &str) -> Result<Micros, String> {
+pub(super) fn amount(text: &str) -> Result<Micros, String> {
     let amount = Micros::parse_major(text).map_err(|error| error.to_string())?;
     if amount.is_zero() { Err("it must be above zero".to_owned()) } else { Ok(amount) }
 }
 
-fn key(text: &str) -> Result<String, &'static str> {
+pub(super) fn key(text: &str) -> Result<String, &'static str> {
     is_key(text).then(|| text.to_owned()).ok_or("a key has 1 to 255 visible characters")
 }
 

@@ -45,6 +45,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("top_up.refund_on_fraud_warning", Kind::Boolean),
     ("top_up.reconcile_every", Kind::Text),
     ("top_up.compare_every", Kind::Text),
+    ("adjustments.max_a_day", Kind::Text),
     ("limits.max_body_bytes", Kind::Integer),
     ("limits.body_timeout", Kind::Text),
     ("limits.max_concurrent_requests", Kind::Integer),
@@ -92,7 +93,7 @@ pub(super) const ARRAYS: &[(&str, &[&str])] = &[
 
 /// Sections of the file.
 const SECTIONS: &[&str] =
-    &["stripe", "upstream", "top_up", "limits", "idempotency", "shield", "webhooks", "log"];
+    &["stripe", "upstream", "top_up", "adjustments", "limits", "idempotency", "shield", "webhooks", "log"];
 
 /// What to do about a secret in the file.
 const SECRET_IN_FILE: &str = "a secret does not belong in this file, which people read and commit: put it in the environment \

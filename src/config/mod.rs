@@ -66,6 +66,8 @@ pub struct Config {
     pub idempotency: IdempotencyConfig,
     /// What keeps stolen cards from being tried here.
     pub shield: ShieldConfig,
+    /// The most credit that operators may give in a day.
+    pub max_adjustments_a_day: Micros,
     /// How Stripe tells what became of a charge.
     pub webhooks: WebhooksConfig,
     /// Peers whose `X-Forwarded-For` is believed.

@@ -45,6 +45,7 @@ pub(super) fn config(
     let upstream = upstream::read(&root.section("upstream"), secrets, listen, report);
     let top_up = top_up::read(&root.section("top_up"), currency, report);
     let routes = routes::read(&root, top_up.as_ref().zip(currency), report);
+    let max_adjustments_a_day = root.section("adjustments").amount("max_a_day", report);
     let limits = limits(&root.section("limits"), report);
     let idempotency = idempotency(&root.section("idempotency"), report);
     let is_live = stripe::publishes_live_key(&root.section("stripe"));
@@ -84,6 +85,7 @@ pub(super) fn config(
         limits: limits?,
         idempotency: idempotency?,
         shield: shield?,
+        max_adjustments_a_day: max_adjustments_a_day?,
         webhooks: webhooks?,
         trusted_proxies: trusted_proxies?,
         log: log?,

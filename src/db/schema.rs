@@ -21,14 +21,14 @@ const SQLITE: [(i64, &str, &str); 6] = [
     (3, "nodes", include_str!("../../migrations/sqlite/0003_nodes.sql")),
     (4, "money truth", include_str!("../../migrations/sqlite/0004_money_truth.sql")),
     (5, "at once", include_str!("../../migrations/sqlite/0005_at_once.sql")),
-    (6, "stripe account", include_str!("../../migrations/sqlite/0006_stripe_account.sql")),
+    (6, "mended money", include_str!("../../migrations/sqlite/0006_mended_money.sql")),
 ];
 /// The first version that PostgreSQL had is 3: its first file is everything up to then.
 const POSTGRES: [(i64, &str, &str); 4] = [
     (3, "everything", include_str!("../../migrations/postgres/0003_everything.sql")),
     (4, "money truth", include_str!("../../migrations/postgres/0004_money_truth.sql")),
     (5, "at once", include_str!("../../migrations/postgres/0005_at_once.sql")),
-    (6, "stripe account", include_str!("../../migrations/postgres/0006_stripe_account.sql")),
+    (6, "mended money", include_str!("../../migrations/postgres/0006_mended_money.sql")),
 ];
 
 /// What a migration did.

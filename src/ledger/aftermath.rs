@@ -6,6 +6,7 @@
 //! the books already is found there. Facts only ever grow; one that was read earlier and arrives later changes nothing.
 
 use super::account::Account;
+use super::adjustments::{NewAdjustment, adjust};
 use super::core::{Clawback, ClientId, Command, Fee, PayOut, Refusal, Reinstate, Within, return_source};
 use super::reservations::Reservations;
 use crate::db::{Connection, Sql, query, query_scalar};
@@ -25,6 +26,8 @@ pub enum Change {
         /// Stripe's stable code, or ours.
         failure: String,
     },
+    /// The operator gives credit, or writes debt off.
+    Adjust(NewAdjustment),
     /// The operator stops a client from spending.
     Freeze {
         /// Whom.
@@ -268,6 +271,7 @@ pub(super) async fn prepare(
         Change::Align(facts) => align(connection, facts, at).await,
         Change::RequestRefund(new) => request_refund(connection, new, reservations, at).await,
         Change::FailRefund { refund, failure } => fail_refund(connection, *refund, failure, at).await,
+        Change::Adjust(new) => adjust(connection, new, at).await,
         Change::Freeze { client } => {
             lock_client(connection, *client).await?;
             query(FREEZE_AGAIN).bind(*client).bind("operator").bind(at).execute(&mut *connection).await?;
@@ -282,7 +286,7 @@ pub(super) async fn prepare(
 }
 
 /// After the top-up's row, if that is locked too.
-async fn lock_client(connection: &mut Connection, client: ClientId) -> Result<(), sqlx::Error> {
+pub(super) async fn lock_client(connection: &mut Connection, client: ClientId) -> Result<(), sqlx::Error> {
     query(LOCK_CLIENT).bind(client).fetch_optional(connection).await.map(drop)
 }
 

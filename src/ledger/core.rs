@@ -90,6 +90,8 @@ pub enum Command {
     Reinstate(Reinstate),
     /// Note what Stripe keeps, or gives back of it.
     Fee(Fee),
+    /// Give credit, or write debt off, because an operator has decided so.
+    Adjust(Adjust),
 }
 
 /// See [`Command::Capture`].
@@ -221,6 +223,28 @@ pub struct Fee {
     pub is_returned: bool,
 }
 
+/// See [`Command::Adjust`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adjust {
+    /// To whom.
+    pub client: ClientId,
+    /// `adjustment:ID`.
+    pub source: String,
+    /// How much.
+    pub amount: Micros,
+    /// What becomes of it.
+    pub gift: Gift,
+}
+
+/// What an operator gives. No money moves, so nothing of it can go to a card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gift {
+    /// Bonus credit.
+    Credit,
+    /// Less debt.
+    Forgiveness,
+}
+
 impl Command {
     /// The idempotency key of the change.
     #[must_use]
@@ -235,6 +259,7 @@ impl Command {
             Self::PayOut(pay_out) => payout_source(&pay_out.refund),
             Self::Reinstate(reinstate) => reinstate.source.clone(),
             Self::Fee(fee) => fee.source.clone(),
+            Self::Adjust(adjust) => adjust.source.clone(),
         }
     }
 
@@ -251,6 +276,7 @@ impl Command {
             Self::PayOut(pay_out) => Some(pay_out.client),
             Self::Reinstate(reinstate) => Some(reinstate.client),
             Self::Fee(fee) => Some(fee.client),
+            Self::Adjust(adjust) => Some(adjust.client),
         }
     }
 
@@ -274,7 +300,7 @@ impl Command {
             Self::Release(release) => {
                 vec![release.hold.clone(), release_source(&release.hold), sibling(&release.hold, "usage")]
             }
-            Self::TopUp(_) | Self::Clawback(_) | Self::Fee(_) => vec![self.source()],
+            Self::TopUp(_) | Self::Clawback(_) | Self::Fee(_) | Self::Adjust(_) => vec![self.source()],
             Self::PayOut(pay_out) => {
                 vec![self.source(), pay_out.refund.clone(), return_source(&pay_out.refund)]
             }
@@ -290,7 +316,7 @@ impl Command {
         match self {
             Self::Capture(_) | Self::Reverse(_) | Self::Hold(_) | Self::Release(_) => 2,
             Self::TopUp(_) | Self::Clawback(_) | Self::Reinstate(_) => MAX_LEGS,
-            Self::PayOut(_) | Self::Fee(_) => 1,
+            Self::PayOut(_) | Self::Fee(_) | Self::Adjust(_) => 1,
         }
     }
 }
@@ -426,6 +452,12 @@ pub enum Refusal {
     /// More than is left of the charge.
     #[error("that is more than is left of the charge")]
     ExceedsCharge,
+    /// More than the client owes.
+    #[error("that is more than the client owes")]
+    ExceedsDebt,
+    /// More credit than operators may give in a day.
+    #[error("that is more credit than operators may give in a day")]
+    DailyLimit,
     /// The top-up has not succeeded, or not yet.
     #[error("the top-up has not succeeded")]
     NotCharged,
@@ -533,6 +565,7 @@ impl Batch {
             Command::PayOut(pay_out) => self.pay_out(pay_out),
             Command::Reinstate(reinstate) => self.reinstate(reinstate),
             Command::Fee(fee) => self.fee(fee),
+            Command::Adjust(adjust) => self.adjust(adjust),
         };
         result.unwrap_or_else(Outcome::Refused)
     }
@@ -821,6 +854,25 @@ impl Batch {
             true => (Account::StripeClearing, fee.account),
         };
         self.post(fee.client, &fee.source, &[Leg { debit, credit, amount: fee.amount }], None)
+    }
+
+    fn adjust(&mut self, adjust: &Adjust) -> Result<Outcome, Refusal> {
+        let to = match adjust.gift {
+            Gift::Credit => Account::ClientBonus,
+            Gift::Forgiveness => Account::ClientDebt,
+        };
+        let totals = [(Account::Adjustment, adjust.amount)];
+        if let Some(outcome) = self.repeat(&adjust.source, adjust.client, &totals) {
+            return match self.find(&adjust.source).is_some_and(|first| first.credit == to) {
+                true => outcome,
+                false => Err(Refusal::SourceConflict),
+            };
+        }
+        if adjust.gift == Gift::Forgiveness && adjust.amount > self.client(adjust.client)?.debt {
+            return Err(Refusal::ExceedsDebt);
+        }
+        let leg = Leg { debit: Account::Adjustment, credit: to, amount: adjust.amount };
+        self.post(adjust.client, &adjust.source, &[leg], None)
     }
 
     /// Appends the legs that are more than nothing, or changes nothing at all.

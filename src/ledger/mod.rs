@@ -21,6 +21,7 @@
 )]
 
 pub mod account;
+pub mod adjustments;
 pub mod aftermath;
 pub mod answers;
 pub mod core;

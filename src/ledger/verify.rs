@@ -117,6 +117,8 @@ struct Gathered {
     refunds: HashMap<String, RefundSums>,
     /// What disputes have taken from each client and not given back.
     disputed: HashMap<i64, i64>,
+    /// Whose, how much, and what became of it.
+    adjustments: HashMap<String, (i64, i64, Account)>,
     /// Requests that hold something: whose, and how much.
     holds: HashMap<String, (i64, i64)>,
     /// Requests whose hold ended with somebody else.
@@ -184,6 +186,7 @@ pub async fn verify(
     check_reversals(connection, &gathered, &mut report).await?;
     check_holds(connection, &mut gathered, &mut report).await?;
     check_refunds(connection, &mut gathered, &mut report).await?;
+    check_adjustments(connection, &mut gathered, &mut report).await?;
     check_disputes(&gathered, &mut report);
     check_freezes(connection, &mut report).await?;
     check_trial_balance(&gathered, &mut report);
@@ -226,7 +229,7 @@ async fn check_file(connection: &mut Connection, report: &mut Verification) -> R
 /// References between rows on PostgreSQL, which has no statement for it: a restore or a superuser can pass its foreign keys by.
 /// Those of entries are looked at with each entry.
 async fn check_references(connection: &mut Connection, report: &mut Verification) -> Result<(), sqlx::Error> {
-    const REFERENCES: [(&str, &str, &str); 11] = [
+    const REFERENCES: [(&str, &str, &str); 12] = [
         (
             "client_keys",
             "clients",
@@ -279,6 +282,11 @@ async fn check_references(connection: &mut Connection, report: &mut Verification
             "fraud_warnings",
             "clients",
             "SELECT COUNT(*) FROM fraud_warnings AS r WHERE NOT EXISTS (SELECT 1 FROM clients AS p WHERE p.id = r.client)",
+        ),
+        (
+            "adjustments",
+            "clients",
+            "SELECT COUNT(*) FROM adjustments AS r WHERE NOT EXISTS (SELECT 1 FROM clients AS p WHERE p.id = r.client)",
         ),
         (
             "freezes",
@@ -393,7 +401,7 @@ fn check_entry(row: &Row, gathered: &mut Gathered, report: &mut Verification) ->
 /// Whether a source of this kind moves between these accounts.
 fn accounts_fit(source: &str, debit: Account, credit: Account) -> bool {
     use Account::{
-        ClientBonus, ClientDebt, ClientPaid, Dispute, Holds, Promotion, RefundPending, Revenue,
+        Adjustment, ClientBonus, ClientDebt, ClientPaid, Dispute, Holds, Promotion, RefundPending, Revenue,
         StripeClearing, StripeFees,
     };
     match source.split(':').next() {
@@ -416,6 +424,7 @@ fn accounts_fit(source: &str, debit: Account, credit: Account) -> bool {
         Some("reinstatement") => {
             matches!((debit, credit), (StripeClearing, ClientPaid | ClientDebt))
         }
+        Some("adjustment") => matches!((debit, credit), (Adjustment, ClientBonus | ClientDebt)),
         Some("fee") => matches!((debit, credit), (StripeFees, StripeClearing) | (StripeClearing, StripeFees)),
         Some("dispute-fee") => {
             matches!((debit, credit), (Dispute, StripeClearing) | (StripeClearing, Dispute))
@@ -482,6 +491,9 @@ fn note_aftermath(
             };
             *sum = sum.saturating_add(amount);
         }
+        "adjustment" => {
+            gathered.adjustments.insert(id.to_owned(), (client, amount, credit));
+        }
         "dispute" | "reinstatement" => {
             let signed = if kind == "dispute" { amount } else { amount.saturating_neg() };
             let disputed = gathered.disputed.entry(client).or_default();
@@ -546,6 +558,27 @@ async fn check_top_ups(
     }
     for id in gathered.top_ups.keys() {
         report.find(format!("top-up {id}: it is in the books, but there is no such top-up"));
+    }
+    Ok(())
+}
+
+/// The rows of adjustments are exactly the entries of adjustments.
+async fn check_adjustments(
+    connection: &mut Connection,
+    gathered: &mut Gathered,
+    report: &mut Verification,
+) -> Result<(), sqlx::Error> {
+    for row in query("SELECT id, client, amount, kind FROM adjustments").fetch_all(connection).await? {
+        let (id, kind): (&str, &str) = (row.try_get(0)?, row.try_get(3)?);
+        let became = if kind == "credit" { Account::ClientBonus } else { Account::ClientDebt };
+        match gathered.adjustments.remove(id) {
+            Some(booked) if booked == (row.try_get(1)?, row.try_get(2)?, became) => {}
+            Some(_) => report.find(format!("adjustment {id}: its entry is not its client, amount and kind")),
+            None => report.find(format!("adjustment {id}: it is not in the books")),
+        }
+    }
+    for id in gathered.adjustments.keys() {
+        report.find(format!("adjustment {id}: it is in the books, but there is no such adjustment"));
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::refunds::{self, Refund};
 use crate::db::{On, Row, query, query_scalar};
 use crate::domain::{Micros, TopUpId, decimal_in};
 use crate::ledger::account::Account;
+use crate::ledger::adjustments::{self, Adjustment};
 use crate::ledger::undelivered_entries;
 
 /// Entries looked at with one statement.
@@ -39,6 +40,8 @@ pub struct Evidence {
     pub refunds: Vec<Refund>,
     /// Who stopped the client from spending, and until when.
     pub freezes: Vec<Freeze>,
+    /// What operators gave the client, oldest first: the newest thousand.
+    pub adjustments: Vec<Adjustment>,
 }
 
 /// A dispute, as stored.
@@ -219,6 +222,8 @@ pub async fn gather(mut books: On<'_>, dispute: &str) -> Result<Option<Evidence>
         until: created_at.saturating_add(1_000_000),
     };
     let (requests, is_cut) = requests(&mut books, span).await?;
+    let mut adjusted = adjustments::of_client(books.again(), client, 1_000).await?;
+    adjusted.reverse();
     Ok(Some(Evidence {
         currency: row.try_get(11)?,
         dispute: DisputeRow {
@@ -252,6 +257,7 @@ pub async fn gather(mut books: On<'_>, dispute: &str) -> Result<Option<Evidence>
         is_cut,
         refunds: refunds::of_top_up(books.again(), id).await?,
         freezes: freezes_of(books.again(), client).await?,
+        adjustments: adjusted,
     }))
 }
 
@@ -390,6 +396,16 @@ impl Evidence {
                 "liftedBy": freeze.lifted_by,
             })
         });
+        let adjustments = self.adjustments.iter().map(|made| {
+            json!({
+                "id": made.id,
+                "kind": made.kind,
+                "amount": decimal(made.amount),
+                "reason": made.reason,
+                "operator": made.operator,
+                "createdAt": moment(made.created_at),
+            })
+        });
         json!({
             "currency": self.currency,
             "dispute": {
@@ -423,6 +439,7 @@ impl Evidence {
             "requestsAreCut": self.is_cut,
             "refunds": refunds.collect::<Vec<_>>(),
             "freezes": freezes.collect::<Vec<_>>(),
+            "adjustments": adjustments.collect::<Vec<_>>(),
         })
     }
 
@@ -506,6 +523,13 @@ impl Evidence {
             let until =
                 freeze.lifted_at.map_or_else(|| "until now".to_owned(), |at| format!("until {}", moment(at)));
             line("Frozen", format!("{}, from {} {until}", freeze.cause, moment(freeze.created_at)));
+        }
+        for made in &self.adjustments {
+            let what = if made.kind == "credit" { "given" } else { "of debt written off" };
+            line(
+                "Adjusted",
+                format!("{} {what}, {}: {}", money(made.amount), moment(made.created_at), made.reason),
+            );
         }
         text
     }

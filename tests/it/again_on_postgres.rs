@@ -3,7 +3,8 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 24] = [
+const MONEY: [&str; 25] = [
+    "adjustments::",
     "aftermath::",
     "alone::",
     "backup::",

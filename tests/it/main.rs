@@ -3,6 +3,7 @@
 
 mod support;
 
+mod adjustments;
 mod aftermath;
 mod again_on_postgres;
 mod alone;

@@ -51,7 +51,7 @@ async fn an_old_file_is_copied_before_its_schema_is_changed() {
     }
     let (database, path) = old_file().await;
     // What an attempt before this one left behind is no hindrance, and does not count.
-    let expected = PathBuf::from(format!("{}.before-schema-6-of-2", path.display()));
+    let expected = PathBuf::from(format!("{}.before-schema-{SCHEMA_VERSION}-of-2", path.display()));
     std::fs::write(&expected, "half a copy").unwrap();
     let mut connection = database.connect().await;
     let before = books(&mut connection).await;
@@ -88,6 +88,40 @@ async fn an_old_file_is_copied_before_its_schema_is_changed() {
     let mut connection = database.connect().await;
     let report = crate::ledger::verify::verify(&mut connection, |_| {}).await.unwrap();
     assert!(report.is_clean(), "{:?}", report.findings);
+}
+
+/// On both databases: what the version before has written stays as it is, and its tables are the same for it.
+#[tokio::test]
+async fn the_money_of_the_version_before_is_kept() {
+    let database = TestDatabase::empty().await;
+    let mut connection = database.connect().await;
+    match &mut connection {
+        Connection::Sqlite(file) => migrator(&SQLITE[..SQLITE.len() - 1]).run(file).await.unwrap(),
+        Connection::Postgres(server) => {
+            let mut migrator = migrator(&POSTGRES[..POSTGRES.len() - 1]);
+            migrator.dangerous_set_table_name(POSTGRES_VERSIONS);
+            migrator.run(&mut *server).await.unwrap();
+        }
+        Connection::Lost => unreachable!(),
+    }
+    let (money, _) = MONEY.split_once("INSERT INTO undelivered").unwrap();
+    connection.run(money.replace("zeroblob(32)", &database.bytes(&[0; 32]))).await.unwrap();
+    let before = books(&mut connection).await;
+    let migrated = migrate(&mut connection, &database.config).await.unwrap();
+    assert!(migrated.from < SCHEMA_VERSION && migrated.from > 0, "{migrated:?}");
+    assert_eq!(books(&mut connection).await, before);
+    let turn: i64 =
+        query_scalar("SELECT COUNT(*) FROM adjustments_turn").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(turn, 1);
+    let report = crate::ledger::verify::verify(&mut connection, |_| {}).await.unwrap();
+    assert!(report.is_clean(), "{:?}", report.findings);
+    // A node of the version before goes on writing what it knows.
+    let more = "INSERT INTO entries VALUES (3, 3, 'usage:v', 1, 8, 30, 'usd', 1, 3, 2, 40, 0, 0, 1, 1, 200);
+                UPDATE clients SET paid = 40, sequence = 3, last_entry = 3 WHERE id = 1";
+    connection.run(more.to_owned()).await.unwrap();
+    let report = crate::ledger::verify::verify(&mut connection, |_| {}).await.unwrap();
+    assert!(report.is_clean(), "{:?}", report.findings);
+    connection.close().await.unwrap();
 }
 
 /// What the released version (schema 5) writes in the tables that later versions change: a wallet with a charge, an attempt, an
@@ -150,7 +184,7 @@ async fn without_its_copy_a_file_is_not_changed() {
     }
     let (database, path) = old_file().await;
     // A folder where the copy should be cannot be replaced.
-    std::fs::create_dir(format!("{}.before-schema-6-of-2", path.display())).unwrap();
+    std::fs::create_dir(format!("{}.before-schema-{SCHEMA_VERSION}-of-2", path.display())).unwrap();
     let mut connection = database.connect().await;
     let refused = migrate(&mut connection, &database.config).await.unwrap_err();
     assert!(matches!(refused, DbError::Backup(_)), "{refused}");

@@ -16,7 +16,9 @@ use super::basic::Operator;
 use crate::db::{Db, DbError};
 use crate::domain::{Micros, RequestId, TopUpId};
 use crate::http::{problem, repeat_key};
+use crate::ledger::adjustments::{self, Adjustment, NewAdjustment};
 use crate::ledger::aftermath::Change;
+use crate::ledger::core::Gift;
 use crate::ledger::read::{self, ClientRow};
 use crate::ledger::{Ledger, LedgerError, Refusal};
 use crate::money_work::MoneyWork;
@@ -37,15 +39,23 @@ pub struct Desk {
     ledger: Ledger,
     refunds: Refunds,
     tasks: MoneyWork,
-    /// Keys of refunds that are being asked for at this moment.
+    /// The most credit that operators may give in a day.
+    max_adjustments_a_day: Micros,
+    /// Keys of refunds and adjustments that are being asked for at this moment.
     in_flight: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Desk {
     /// Puts the parts together.
     #[must_use]
-    pub fn new(db: Db, ledger: Ledger, refunds: Refunds, tasks: MoneyWork) -> Self {
-        Self { db, ledger, refunds, tasks, in_flight: Arc::default() }
+    pub fn new(
+        db: Db,
+        ledger: Ledger,
+        refunds: Refunds,
+        tasks: MoneyWork,
+        max_adjustments_a_day: Micros,
+    ) -> Self {
+        Self { db, ledger, refunds, tasks, max_adjustments_a_day, in_flight: Arc::default() }
     }
 }
 
@@ -74,6 +84,11 @@ pub(super) fn configure(cfg: &mut ServiceConfig) {
     cfg.service(
         web::resource("/refunds").route(web::post().to(request_refund)).route(web::get().to(list_refunds)),
     )
+    .service(
+        web::resource("/clients/{public_id}/adjustments")
+            .route(web::post().to(adjust))
+            .route(web::get().to(list_adjustments)),
+    )
     .route("/clients/{public_id}/freeze", web::post().to(freeze))
     .route("/clients/{public_id}/unfreeze", web::post().to(unfreeze))
     .route("/disputes/{id}", web::get().to(dispute))
@@ -99,6 +114,8 @@ pub(super) enum Refused {
     /// It is not known whether Stripe has made it.
     RefundUnknown(Box<Refund>),
     Ledger(LedgerError),
+    /// Of an adjustment.
+    Adjustment(LedgerError),
 }
 
 impl From<sqlx::Error> for Refused {
@@ -165,7 +182,7 @@ impl Refused {
                 true,
                 Agent,
                 Some(1),
-                "The same refund is being asked for at this moment. Repeat this to learn what became of it.",
+                "The same is being asked for at this moment. Repeat this to learn what became of it.",
             ),
             Self::RefundUnknown(_) => unknown,
             Self::RefundFailed(_) => refused(
@@ -173,6 +190,20 @@ impl Refused {
                 "refund_failed",
                 "The refund has failed, and its credit is back in the wallet. A new attempt needs a new Idempotency-Key.",
             ),
+            Self::Adjustment(LedgerError::Unavailable(_) | LedgerError::Closed) => row(
+                503,
+                "busy",
+                true,
+                Seller,
+                Some(5),
+                "It is not known yet whether the wallet was adjusted. Repeat the request with the same Idempotency-Key: it adjusts once.",
+            ),
+            Self::Adjustment(LedgerError::Refused(Refusal::SourceConflict)) => refused(
+                422,
+                "idempotency_mismatch",
+                "This Idempotency-Key was used for another client, amount or reason. Nothing was adjusted now.",
+            ),
+            Self::Adjustment(LedgerError::Refused(refusal)) => refusal_answer(*refusal),
             Self::Refund(RefundError::NoSuchTopUp) => {
                 refused(404, "not_charged", "There is no such top-up, or its card was not charged.")
             }
@@ -226,6 +257,14 @@ fn refusal_answer(refusal: Refusal) -> Answer {
             )
         },
         Refusal::ExceedsCharge => row(409, "exceeds_charge", "That is more than is left of the charge."),
+        Refusal::ExceedsDebt => {
+            row(409, "exceeds_debt", "That is more than the client owes. Nothing was written off.")
+        }
+        Refusal::DailyLimit => row(
+            409,
+            "daily_limit",
+            "Operators have given as much credit in the last 24 hours as adjustments.max_a_day allows, or this would be more. Nothing was given.",
+        ),
         Refusal::NotCharged => {
             row(404, "not_charged", "There is no such top-up, or its card was not charged.")
         }
@@ -257,7 +296,7 @@ pub(super) fn refuse(refused: Refused) -> HttpResponse {
         Refused::RefundUnknown(made) | Refused::RefundFailed(made) => {
             extra.insert("refund".into(), refund_json(made));
         }
-        Refused::Refund(RefundError::Ledger(error)) | Refused::Ledger(error) => {
+        Refused::Refund(RefundError::Ledger(error)) | Refused::Ledger(error) | Refused::Adjustment(error) => {
             tracing::warn!(%error, "an operator's request is refused");
         }
         Refused::Refund(error) => tracing::warn!(%error, "an operator's refund is refused"),
@@ -478,6 +517,146 @@ async fn change_client(
         "currency": state.currency.code(),
         "debt": state.debt.to_major_string(),
     }))
+}
+
+fn adjustment_json(made: &Adjustment) -> Value {
+    json!({
+        "id": made.id,
+        "kind": made.kind,
+        "amount": Micros::new(made.amount).unwrap_or(Micros::ZERO).to_major_string(),
+        "currency": made.currency,
+        "reason": made.reason,
+        "operator": made.operator,
+        "createdAt": moment(made.created_at),
+    })
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct AdjustmentBody {
+    #[serde(default, deserialize_with = "present")]
+    credit: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    write_off_debt: Option<String>,
+    reason: String,
+}
+
+/// What is given, how much (`None`: the whole debt), why, and the request's key.
+fn read_adjustment(
+    request: &HttpRequest,
+    body: &[u8],
+) -> Result<(Gift, Option<Micros>, String, String), Refused> {
+    let key = repeat_key::required(request.headers()).ok_or(Refused::Invalid(
+        "One Idempotency-Key header of 1 to 255 visible characters is needed: the same key adjusts once.",
+    ))?;
+    let text = std::str::from_utf8(body).map_err(|_| Refused::Invalid("The body is not UTF-8."))?;
+    if card_number::hides_card_number(text) {
+        return Err(Refused::RawCardData);
+    }
+    const SHAPE: &str = "The body is {\"credit\": \"5.00\", \"reason\": \"for people\"}, or {\"writeOffDebt\": \"5.00\", \"reason\": \"for people\"}, where \"all\" stands for the whole debt.";
+    let json = strict_json::parse(body, strict_json::Limits::bytes(MAX_BODY))
+        .map_err(|_| Refused::Invalid(SHAPE))?;
+    if json.has_text(card_number::hides_card_number) {
+        return Err(Refused::RawCardData);
+    }
+    let body: AdjustmentBody = serde_json::from_slice(body).map_err(|_| Refused::Invalid(SHAPE))?;
+    let (gift, amount) = match (body.credit, body.write_off_debt) {
+        (Some(amount), None) => (Gift::Credit, Some(amount)),
+        (None, Some(amount)) => (Gift::Forgiveness, Some(amount).filter(|amount| amount != "all")),
+        (Some(_), Some(_)) | (None, None) => return Err(Refused::Invalid(SHAPE)),
+    };
+    let above_zero = |text: String| Micros::parse_major(&text).ok().filter(|amount| !amount.is_zero());
+    let amount = match amount {
+        None => None,
+        Some(text) => Some(
+            above_zero(text)
+                .ok_or(Refused::Invalid("The amount is a decimal above zero in quotes, such as \"5.00\"."))?,
+        ),
+    };
+    let reason = body.reason.trim().to_owned();
+    if reason.is_empty() || reason.chars().count() > MAX_REASON || reason.chars().any(char::is_control) {
+        return Err(Refused::Invalid(
+            "reason says why, in 1 to 500 characters, none of them a control character.",
+        ));
+    }
+    Ok((gift, amount, reason, format!("adjustment:{key}")))
+}
+
+/// `POST /admin/api/clients/{public_id}/adjustments`.
+async fn adjust(
+    request: HttpRequest,
+    path: web::Path<String>,
+    desk: web::Data<Desk>,
+    operator: web::ReqData<Operator>,
+    body: Result<web::Bytes, Error>,
+) -> HttpResponse {
+    answer(adjust_now(&request, &desk, &path, operator.into_inner(), body).await)
+}
+
+async fn adjust_now(
+    request: &HttpRequest,
+    desk: &Desk,
+    public_id: &str,
+    Operator(operator): Operator,
+    body: Result<web::Bytes, Error>,
+) -> Result<Value, Refused> {
+    let body = body.map_err(|_| Refused::Invalid("The body is too large, or was cut off."))?;
+    let (gift, amount, reason, key) = read_adjustment(request, &body)?;
+    let client: ClientRow =
+        read::client_by_public_id(desk.db.reader(), public_id).await?.ok_or(Refused::NotFound)?;
+    let in_flight = InFlight::begin(&desk.in_flight, &key).ok_or(Refused::InFlight)?;
+    let request_key = adjustments::stored_key(&key);
+    let new = NewAdjustment {
+        id: uuid::Uuid::now_v7().to_string(),
+        client: client.id,
+        gift,
+        amount,
+        reason,
+        operator: operator.clone(),
+        request_key: request_key.clone(),
+        max_a_day: desk.max_adjustments_a_day,
+    };
+    let (ledger, public_id) = (desk.ledger.clone(), client.public_id.clone());
+    let work = desk.tasks.spawn(async move {
+        let _in_flight = in_flight;
+        let changed = ledger.change(Change::Adjust(new)).await;
+        match &changed {
+            Ok((_, state)) => tracing::info!(
+                operator,
+                client.id = public_id,
+                client.bonus = state.bonus.to_major_string(),
+                client.debt = state.debt.to_major_string(),
+                "an operator adjusted a wallet"
+            ),
+            Err(error) => {
+                tracing::warn!(operator, client.id = public_id, %error, "an operator could not adjust a wallet");
+            }
+        }
+        changed
+    });
+    let changed = work.await.unwrap_or_else(|error| Err(LedgerError::Unavailable(error.to_string())));
+    let (_, state) = changed.map_err(Refused::Adjustment)?;
+    // Committed by now: what is stored is what was made, by this request or by the first with its key.
+    let made = adjustments::by_key(desk.db.reader(), &request_key).await?.ok_or(Refused::Busy)?;
+    let mut body = adjustment_json(&made);
+    if let Value::Object(members) = &mut body {
+        members.insert("client".into(), json!(client.public_id));
+        members.insert("balance".into(), json!(state.credit().to_major_string()));
+        members.insert("debt".into(), json!(state.debt.to_major_string()));
+        members.insert("frozen".into(), json!(state.is_frozen()));
+    }
+    Ok(body)
+}
+
+/// `GET /admin/api/clients/{public_id}/adjustments`: the newest first.
+async fn list_adjustments(path: web::Path<String>, desk: web::Data<Desk>) -> HttpResponse {
+    let load = async {
+        let client: ClientRow =
+            read::client_by_public_id(desk.db.reader(), &path).await?.ok_or(Refused::NotFound)?;
+        let made = adjustments::of_client(desk.db.reader(), client.id, i64::from(read::MAX_ROWS)).await?;
+        Ok(json!({ "adjustments": made.iter().map(adjustment_json).collect::<Vec<_>>() }))
+    };
+    answer(load.await)
 }
 
 /// `GET /admin/api/disputes/{id}`.

@@ -14,6 +14,7 @@ use super::view::{
 use super::{AdminState, headers};
 use crate::domain::TopUpId;
 use crate::domain::ids::CLIENT_KEY_PREFIX;
+use crate::ledger::adjustments;
 use crate::ledger::read::{self, Overview, TopUpFilter};
 use crate::payments::ParkedEvents;
 use crate::payments::evidence;
@@ -310,8 +311,11 @@ pub(super) async fn client(
             let top_ups = read::client_top_ups(pool, client.id, ROWS, None).await?;
             let freezes = evidence::freezes_of(pool, client.id).await?;
             let payments = read::client_troubles(pool, client.id, ROWS).await?;
+            let adjusted = adjustments::of_client(pool, client.id, i64::from(ROWS)).await?;
             let payments = payments.into_iter().map(Trouble::of_payment);
-            (keys, top_ups, payments.chain(freezes.into_iter().map(Trouble::of_freeze)).collect())
+            let freezes = freezes.into_iter().map(Trouble::of_freeze);
+            let adjusted = adjusted.into_iter().map(Trouble::of_adjustment);
+            (keys, top_ups, payments.chain(freezes).chain(adjusted).collect())
         } else {
             (Vec::new(), Vec::new(), Vec::new())
         };

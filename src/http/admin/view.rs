@@ -6,6 +6,7 @@ use super::AdminState;
 use super::sessions::Session;
 use crate::domain::decimal_in;
 use crate::ledger::account::Account;
+use crate::ledger::adjustments::Adjustment;
 use crate::ledger::read::{ClientRow, EntryRow, KeyRow, PaymentTrouble, Sum, TopUpRow};
 use crate::payments::evidence::Freeze;
 
@@ -121,7 +122,8 @@ fn describe(entry: &EntryRow) -> String {
         "settle" => "Hold settled",
         "release" => "Hold released",
         "expire" | "expiry" => "Expired credit",
-        "adjust" | "adjustment" => "Adjustment",
+        "adjustment" if entry.credit == Account::ClientDebt => "Adjustment, debt written off",
+        "adjustment" => "Adjustment, credit given",
         _ => "Entry",
     };
     match &entry.route {
@@ -273,6 +275,17 @@ impl Trouble {
             state: row.state.replace('_', " "),
             amount: money(row.amount, &row.currency),
             detail: [row.id, row.detail.unwrap_or_default()].join(" "),
+        }
+    }
+
+    /// What an operator gave.
+    pub(super) fn of_adjustment(made: Adjustment) -> Self {
+        Self {
+            at: Moment::at(made.created_at),
+            what: if made.kind == "credit" { "Credit given" } else { "Debt written off" }.to_owned(),
+            state: format!("by {}", made.operator),
+            amount: money(made.amount, &made.currency),
+            detail: made.reason,
         }
     }
 

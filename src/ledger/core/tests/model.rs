@@ -108,6 +108,7 @@ impl Model {
             Command::PayOut(p) => p.client,
             Command::Reinstate(r) => r.client,
             Command::Fee(f) => f.client,
+            Command::Adjust(a) => a.client,
         };
         let Some(before) = self.wallets.get(&client).copied() else {
             return Expected::Refused(Refusal::UnknownClient);
@@ -234,6 +235,7 @@ impl Model {
                 let amount = if f.is_returned { -f.amount.get() } else { f.amount.get() };
                 vec![(f.account, amount), (Account::StripeClearing, -amount)]
             }
+            Command::Adjust(a) => vec![(Account::Adjustment, a.amount.get())],
         };
         others.retain(|(_, amount)| *amount != 0);
         others
@@ -290,6 +292,9 @@ impl Model {
                 after.bonus += if r.amount.is_none() { forfeited } else { 0 };
             }
             Command::PayOut(_) | Command::Fee(_) => {}
+            Command::Adjust(a) if a.gift == Gift::Credit => after.bonus += a.amount.get(),
+            Command::Adjust(a) if a.amount.get() > before.debt => return Err(Refusal::ExceedsDebt),
+            Command::Adjust(a) => after.debt -= a.amount.get(),
         }
         Ok(after)
     }
@@ -472,6 +477,8 @@ fn play(steps: &[Step], seen: &mut Seen) {
             Command::Reinstate(Reinstate { amount: Some(_), .. }) => "part back",
             Command::Reinstate(_) => "back",
             Command::Fee(_) => "fee",
+            Command::Adjust(Adjust { gift: Gift::Credit, .. }) => "gift",
+            Command::Adjust(_) => "write-off",
         };
         *seen.entry(format!("{kind}: {what}")).or_default() += 1;
         let settled =
@@ -597,6 +604,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             let source = format!("{kind}:{n}");
             Command::Reinstate(Reinstate { client, source, of: format!("refund:{n}"), amount: part })
         });
+    let adjust =
+        (clients(), number.clone(), few_amounts(), any::<bool>()).prop_map(|(client, n, amount, credit)| {
+            let gift = if credit { Gift::Credit } else { Gift::Forgiveness };
+            Command::Adjust(Adjust { client, source: format!("adjustment:{n}"), amount, gift })
+        });
     let fee = (clients(), number, few_amounts(), any::<bool>(), any::<bool>()).prop_map(
         |(client, n, amount, dispute, is_returned)| {
             let account = if dispute { Account::Dispute } else { Account::StripeFees };
@@ -605,7 +617,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     );
     let command = prop_oneof![
         8 => capture, 6 => top_up, 3 => reverse, 4 => clawback, 5 => hold, 1 => settle, 1 => release, 1 => pay_out,
-        1 => back, 1 => fee
+        1 => back, 1 => fee, 2 => adjust
     ]
     .boxed();
     let step = prop_oneof![9 => command.prop_map(Step::Do), 1 => Just(Step::NextBatch)];
@@ -682,7 +694,7 @@ fn the_random_commands_reach_every_case() {
     let mut runner = TestRunner::deterministic();
     let mut seen = Seen::new();
     let mut played = 0;
-    for _ in 0..800 {
+    for _ in 0..1_000 {
         let steps = steps().new_tree(&mut runner).unwrap().current();
         played += steps.len();
         play(&steps, &mut seen);
@@ -748,6 +760,13 @@ fn the_random_commands_reach_every_case() {
         "part back: SourceConflict",
         "part back: repeated, in one batch",
         "part back: repeated, from the books",
+        "gift: 1 entries",
+        "gift: UnknownClient",
+        "gift: SourceConflict",
+        "gift: repeated, in one batch",
+        "write-off: 1 entries",
+        "write-off: ExceedsDebt",
+        "write-off: SourceConflict",
         "fee: 1 entries",
         "fee: UnknownClient",
         "fee: SourceConflict",
