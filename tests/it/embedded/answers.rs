@@ -167,21 +167,27 @@ async fn callers_who_hang_up_at_random_moments_leave_exact_books() {
     let standing =
         "SELECT CAST(COUNT(*) AS BIGINT) FROM entries AS u WHERE u.source LIKE 'usage:%' AND NOT EXISTS
                     (SELECT 1 FROM entries AS r WHERE r.source = 'reversal:' || substr(u.source, 7))";
-    eventually("everything is told", async || {
-        let left = PACK - PRICE * number(&world.database, standing).await;
-        shop.balance(&client).await == left && number(&world.database, balance).await == left * 100
-    })
-    .await;
-    // And all that is left can be spent.
-    let left = shop.balance(&client).await / PRICE;
-    for _ in 0..left {
-        let mut answer = shop.send("POST", "/five", &Pay::client(&client), None).await;
-        while answer.status == 429 {
-            answer = shop.send("POST", "/five", &Pay::client(&client), None).await;
+    let told = async || {
+        eventually("everything is told", async || {
+            let left = PACK - PRICE * number(&world.database, standing).await;
+            shop.balance(&client).await == left && number(&world.database, balance).await == left * 100
+        })
+        .await;
+        shop.balance(&client).await
+    };
+    // And all that is left can be spent. What was asked last may be read, charged or given back meanwhile.
+    let mut served = 0;
+    while told().await >= PRICE {
+        loop {
+            let answer = shop.send("POST", "/five", &Pay::client(&client), None).await;
+            match answer.status {
+                200 => served += 1,
+                402 => break,
+                status => assert_eq!(status, 429, "{}", answer.text()),
+            }
         }
-        assert_eq!(answer.status, 200, "{}", answer.text());
     }
-    assert_eq!(shop.get("/five", &Pay::client(&client)).await.status, 402);
+    assert!(served >= 40, "sixty of a hundred were asked for before: {served}");
     shop.close().await;
 }
 
