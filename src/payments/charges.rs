@@ -137,16 +137,22 @@ impl Charges {
     }
 
     async fn align_now(&self, intent: &str) -> Aligned {
-        match self.0.top_ups.is_of_former_account(intent).await {
-            Ok(false) => {}
-            Ok(true) => return Aligned::Nothing("charged in a former Stripe account"),
+        let is_of_former = match self.0.top_ups.is_of_former_account(intent).await {
+            Ok(is_of_former) => is_of_former,
             Err(error) => return Aligned::NotYet(error.to_string()),
-        }
+        };
         let deadline = crate::top_up::after(DEADLINE);
         let seen = match self.0.stripe.charge_aftermath(intent, deadline).await {
             Ok(seen) => seen,
+            Err(failure) if is_of_former && failure.is_missing() => {
+                return Aligned::Nothing("charged in a former Stripe account");
+            }
             Err(failure) => return not_read(&failure),
         };
+        // Whoever knows it is its account: somebody has come back to it, or had given it up by mistake.
+        if is_of_former && let Err(error) = self.0.top_ups.take_back(intent).await {
+            return Aligned::NotYet(error.to_string());
+        }
         let Some(id) = seen.top_up_id.as_deref().and_then(TopUpId::parse) else {
             return Aligned::Nothing("not a top-up");
         };

@@ -201,13 +201,19 @@ impl Refunds {
     }
 
     async fn request_now(&self, request: RefundRequest) -> Result<Refund, RefundError> {
-        let row = query(CHARGED).bind(request.top_up.to_string()).fetch_optional(self.0.db.reader()).await;
-        let row = row.map_err(DbError::from)?.ok_or(RefundError::NoSuchTopUp)?;
-        if row.try_get::<i64, _>(1).map_err(DbError::from)? != 0 {
-            // What was refunded there under this key, stays so.
-            return self.by_key(&request.request_key).await?.ok_or(RefundError::FormerAccount);
+        let charged = || query(CHARGED).bind(request.top_up.to_string()).fetch_optional(self.0.db.reader());
+        let mut row = charged().await.map_err(DbError::from)?.ok_or(RefundError::NoSuchTopUp)?;
+        let is_of_former = |row: &crate::db::Row| Ok::<_, DbError>(row.try_get::<i64, _>(1)? != 0);
+        // What was refunded there under this key, stays so.
+        if is_of_former(&row)? && self.by_key(&request.request_key).await?.is_none() {
+            // It may be this account's again.
+            let _ = self.align(&request.top_up.to_string()).await?;
+            row = charged().await.map_err(DbError::from)?.ok_or(RefundError::NoSuchTopUp)?;
+            if is_of_former(&row)? {
+                return Err(RefundError::FormerAccount);
+            }
         }
-        if !self.0.account.is_ours().await {
+        if !is_of_former(&row)? && !self.0.account.is_ours().await {
             return Err(RefundError::UnprovenAccount);
         }
         let malformed = || DbError::from(sqlx::Error::Decode("a top-up row is malformed".into()));
@@ -252,7 +258,7 @@ impl Refunds {
         if !same {
             return Err(LedgerError::Refused(Refusal::SourceConflict).into());
         }
-        if made.state == "requested" {
+        if made.state == "requested" && !is_of_former(&row)? {
             self.ask_stripe(&made).await;
         }
         Ok(self.find(&made.id).await?.unwrap_or(made))

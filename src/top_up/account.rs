@@ -437,12 +437,17 @@ pub async fn accept(
     if check_mode(&mut *connection, keys).await?.is_none() {
         return Err(NotAccepted::UnknownMode);
     }
-    let newest: Option<String> = query_scalar(NEWEST).fetch_optional(&mut *connection).await?;
-    let newest = newest.ok_or(NotAccepted::Unused)?;
-    match stripe.retrieve_payment_intent(&newest, after(FIRST_DEADLINE)).await {
-        Ok(_) => return Err(NotAccepted::SameAccount),
-        Err(failure) if failure.is_missing() => {}
-        Err(failure) => return Err(NotAccepted::NoAnswer(why(&failure))),
+    // One stray charge in another account must not give up all the others.
+    let newest: Vec<String> = query_scalar(NEWEST_FEW).fetch_all(&mut *connection).await?;
+    if newest.is_empty() {
+        return Err(NotAccepted::Unused);
+    }
+    for payment_intent in &newest {
+        match stripe.retrieve_payment_intent(payment_intent, after(FIRST_DEADLINE)).await {
+            Ok(_) => return Err(NotAccepted::SameAccount),
+            Err(failure) if failure.is_missing() => {}
+            Err(failure) => return Err(NotAccepted::NoAnswer(why(&failure))),
+        }
     }
     connection.begin().await?;
     let accepted = accept_now(connection, gives_up_open).await;

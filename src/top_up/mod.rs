@@ -296,6 +296,18 @@ impl TopUps {
         Ok(row.is_some_and(|row| row.is_of_former_account))
     }
 
+    /// Stripe knows a PaymentIntent that counts as one of a former account: it is of this database's account after all.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub(crate) async fn take_back(&self, intent: &str) -> Result<(), DbError> {
+        tracing::warn!(
+            payment_intent = intent,
+            "Stripe knows a charge of a former account; it counts as this one's again"
+        );
+        store::take_back(&self.0.db, intent.to_owned()).await
+    }
+
     /// The attempt that an `Idempotency-Key` made.
     ///
     /// # Errors

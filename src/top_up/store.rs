@@ -519,6 +519,16 @@ pub(super) async fn claim(db: &Db, id: TopUpId, node: String) -> Result<bool, Db
     .await
 }
 
+/// Whatever counts as of a former account under this PaymentIntent does not do so any more.
+pub(super) async fn take_back(db: &Db, intent: String) -> Result<(), DbError> {
+    const TAKE_BACK: &str =
+        "UPDATE top_ups SET former_account = 0 WHERE payment_intent = $1 AND former_account = 1";
+    db.write(move |connection| {
+        Box::pin(async move { query(TAKE_BACK).bind(intent).execute(connection).await.map(|_| ()) })
+    })
+    .await
+}
+
 /// Lets other nodes work on an attempt.
 pub(super) async fn let_go(db: &Db, id: TopUpId, node: String) -> Result<(), DbError> {
     db.write(move |connection| {

@@ -207,3 +207,24 @@ async fn open_charges_of_the_former_account_are_given_up_only_when_told_to() {
     gateway.stop().await;
     assert_clean(&world).await;
 }
+
+/// The wrong key was put in, and accepted: with the right one back, the charges are this database's as before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_up_by_mistake_is_taken_back_when_stripe_knows_it() {
+    let world = webhooks::world(&[webhooks::SECRET], "").await;
+    let office = Office::new(&world).await;
+    let wallet = office.wallet_of(GOOD).await;
+    let Office { gateway, .. } = office;
+    gateway.stop().await;
+    assert_eq!(change(&world.database, "UPDATE top_ups SET former_account = 1", &[]).await, 1);
+    let office = Office::again(&world).await;
+    let refund = office.refund("one", &json!({ "topUp": wallet.top_up, "amount": "1.00" })).await;
+    assert!(refund.status < 300, "{}", refund.text());
+    let again = office.refund("one", &json!({ "topUp": wallet.top_up, "amount": "2.00" })).await;
+    assert_eq!((again.status, again.code().as_str()), (422, "idempotency_mismatch"), "{}", again.text());
+    let former = "SELECT COUNT(*) FROM top_ups WHERE former_account = 1";
+    assert_eq!(number(&world.database, former).await, 0);
+    let Office { gateway, .. } = office;
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
