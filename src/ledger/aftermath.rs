@@ -8,7 +8,9 @@
 use super::account::Account;
 use super::adjustments::{NewAdjustment, adjust};
 use super::core::{Clawback, ClientId, Command, Fee, PayOut, Refusal, Reinstate, Within, return_source};
+use super::request_key::asked_before;
 use super::reservations::Reservations;
+use super::write_offs::with_take_backs;
 use crate::db::{Connection, Sql, query, query_scalar};
 use crate::domain::{Micros, RefundId, TopUpId};
 
@@ -375,7 +377,7 @@ async fn align(connection: &mut Connection, facts: &ChargeFacts, at: i64) -> Res
         }
     }
     set_status(connection, client).await?;
-    Ok(Prepared::Commands(client, commands))
+    with_take_backs(connection, client, commands).await
 }
 
 fn push_fee(
@@ -640,16 +642,14 @@ async fn request_refund(
     let Some(charge) = Charge::lock(connection, new.top_up).await? else {
         return Ok(Prepared::Refused(Refusal::NotCharged));
     };
-    let key = new.request_key.as_deref();
-    let known = query(REFUND_OF_REQUEST).bind(key).bind(new.id.to_string());
-    if let Some(row) = known.fetch_optional(&mut *connection).await? {
+    let (key, id) = (new.request_key.as_deref(), new.id.to_string());
+    let before = asked_before(connection, REFUND_OF_REQUEST, (key, &id), charge.client, |row| {
         let amount: i64 = row.try_get(2)?;
-        let same = row.try_get::<&str, _>(1)? == charge.id.to_string()
-            && new.amount.is_none_or(|wanted| wanted.get() == amount);
-        return Ok(match same {
-            true => Prepared::Commands(charge.client, Vec::new()),
-            false => Prepared::Refused(Refusal::SourceConflict),
-        });
+        Ok(row.try_get::<&str, _>(1)? == charge.id.to_string()
+            && new.amount.is_none_or(|wanted| wanted.get() == amount))
+    });
+    if let Some(before) = before.await? {
+        return Ok(before);
     }
     let refunded = charge.refunded(connection).await?;
     let disputed =
@@ -661,7 +661,7 @@ async fn request_refund(
     }
     let forfeits = charge.forfeits(refunded, amount);
     query(NEW_REFUND)
-        .bind(new.id.to_string())
+        .bind(id)
         .bind(charge.id.to_string())
         .bind(charge.client)
         .bind(amount.get())
@@ -706,8 +706,9 @@ async fn fail_refund(
     let Some(charge) = Charge::lock(connection, top_up).await? else {
         return Ok(Prepared::Refused(Refusal::NotCharged));
     };
-    match query(FAIL_REFUND).bind(&id).bind(failure).bind(at).execute(connection).await? {
-        0 => Ok(Prepared::Commands(charge.client, Vec::new())),
-        _ => Ok(Prepared::Commands(charge.client, vec![returned(charge.client, &id)])),
+    if query(FAIL_REFUND).bind(&id).bind(failure).bind(at).execute(&mut *connection).await? == 0 {
+        return Ok(Prepared::Commands(charge.client, Vec::new()));
     }
+    lock_client(connection, charge.client).await?;
+    with_take_backs(connection, charge.client, vec![returned(charge.client, &id)]).await
 }

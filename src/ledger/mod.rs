@@ -33,12 +33,14 @@ mod postgres;
 pub mod prices;
 pub mod read;
 pub mod recording;
+pub mod request_key;
 pub mod reservations;
 mod sqlite;
 mod storage;
 #[cfg(test)]
 mod tests;
 pub mod verify;
+mod write_offs;
 mod writer;
 
 use std::sync::Arc;
