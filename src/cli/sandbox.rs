@@ -231,7 +231,7 @@ fn ready_text(args: &SandboxArgs, sandbox: &Sandbox) -> String {
     let (path, price) = &sandbox.sample;
     let max_price = match Micros::parse_major(super::get::DEFAULT_MAX_PRICE) {
         Ok(most) if *price <= most => String::new(),
-        _ => format!(" --max-price {price}"),
+        _ => format!(" --max-price {}", price.to_major_string()),
     };
     let program = program();
     let data_dir = std::path::absolute(&args.data_dir).unwrap_or_else(|_| args.data_dir.clone());

@@ -13,7 +13,7 @@
 //! # use prepaid402::sandbox::stripe_sim::{self, SimOptions};
 //!
 //! async fn joke(paid: Paid) -> String {
-//!     format!("{} paid {} for this joke", paid.client(), paid.price())
+//!     format!("{} paid {} for this joke", paid.client(), paid.price_text())
 //! }
 //!
 //! # #[actix_web::main]

@@ -485,7 +485,7 @@ impl Gateway {
         let host = headers.get("host").and_then(|host| host.to_str().ok());
         let trusted = TrustedRequestHeaders {
             client: None,
-            price: price.map(Micros::to_major_string),
+            price: price.map(|price| self.offers.currency().decimal(price)),
             currency: price.map(|_| self.offers.currency().code().to_owned()),
             request_id: id.to_string(),
             forwarded_for: super::caller_address(request, &self.trusted_proxies)

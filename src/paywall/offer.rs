@@ -95,7 +95,7 @@ impl Offers {
             min_top_up: range.least.to_units_ceil().get(),
             publishable_key: self.publishable_key.clone(),
             description: sale.description.map(str::to_owned),
-            price: Some(sale.price.to_major_string()),
+            price: Some(self.currency().decimal(sale.price)),
             max_top_up: Some(range.most.to_units_floor().get()),
         }
     }

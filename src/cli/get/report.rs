@@ -128,12 +128,15 @@ fn summary(paid: &Paid, answer: &Answer, origin: &Origin) -> Value {
     if let Some(currency) = paid.currency {
         summary["currency"] = currency.code().into();
     }
+    let decimal = |units: Units| match paid.currency {
+        Some(currency) => currency.decimal(units.to_micros()),
+        None => units.to_micros().to_major_string(),
+    };
     if let Some(amount) = paid.topped_up {
-        summary["toppedUp"] = amount.to_micros().to_major_string().into();
+        summary["toppedUp"] = decimal(amount).into();
     }
     if let Some(receipt) = &answer.receipt {
-        let major =
-            |units: Option<i64>| units.and_then(Units::new).map(|units| units.to_micros().to_major_string());
+        let major = |units: Option<i64>| units.and_then(Units::new).map(decimal);
         let asked = paid.offer.as_ref().filter(|_| receipt.success).map(|offer| offer.price.get());
         summary["paid"] = major(receipt.credits_charged.or(asked)).into();
         summary["balance"] = major(Some(receipt.credits_remaining)).into();
