@@ -19,6 +19,7 @@
     )
 )]
 
+pub mod accept;
 pub mod account;
 mod adopt;
 pub mod amounts;
