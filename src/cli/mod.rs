@@ -11,6 +11,7 @@ pub mod export;
 pub mod freeze;
 pub mod get;
 pub mod migrate;
+mod once;
 mod operator_door;
 pub mod reconcile;
 pub mod refund;
