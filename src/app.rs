@@ -21,7 +21,7 @@ use crate::proxy::own_token::OwnToken;
 use crate::proxy::route_table::RouteTable;
 use crate::proxy::upstream::Upstream;
 
-pub use crate::engine::{StartError, make_private_directory, own};
+pub use crate::engine::{StartError, make_private_directory};
 
 /// Idle connections are kept this long, so that agents that call now and then do not connect anew.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);

@@ -46,3 +46,4 @@ pub mod app;
 pub mod cli;
 pub mod embed;
 mod engine;
+mod sparing_log;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::check_config::load_or_report;
+use super::database::require_file;
 use crate::config::{Config, DatabaseConfig};
 use crate::db;
 use crate::stripe::Stripe;
@@ -55,11 +56,9 @@ pub async fn run(args: AcceptAccountArgs) -> ExitCode {
 }
 
 async fn accept(config: &Config, args: &AcceptAccountArgs) -> Result<GivenUp, Box<dyn std::error::Error>> {
+    require_file(&config.database)?;
     let _lock = match &config.database {
-        DatabaseConfig::Sqlite(path) if !path.is_file() => {
-            return Err(format!("there is no database at {}", path.display()).into());
-        }
-        DatabaseConfig::Sqlite(path) => Some(crate::app::own(path)?),
+        DatabaseConfig::Sqlite(path) => Some(db::own(path, &config.data_dir)?),
         DatabaseConfig::Postgres(_) => None,
     };
     let stripe = Stripe::new(&config.stripe)?;

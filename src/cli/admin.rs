@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 
 use super::database::{DatabaseLocation, LocationError};
 use crate::config::DatabaseConfig;
-use crate::db::{self, Connection, DbError};
+use crate::db::{self, Connection, DbError, FileError};
 use crate::http::admin::PasswordError;
 use crate::http::admin::users::{self, AdminUserError};
 
@@ -98,9 +98,9 @@ pub(super) enum CommandError {
     #[error(transparent)]
     Location(#[from] LocationError),
     #[error("{0}")]
-    InUse(String),
+    File(FileError),
     #[error("{}: {error}", path.display())]
-    File { path: PathBuf, error: std::io::Error },
+    Io { path: PathBuf, error: std::io::Error },
     #[error("the password could not be read: {0}")]
     Read(std::io::Error),
     #[error("the password could not be asked for: {0}; use --password-stdin or --password-file FILE")]
@@ -116,10 +116,10 @@ impl CommandError {
         match self {
             Self::User(AdminUserError::Name | AdminUserError::Password(_))
             | Self::Location(_)
-            | Self::File { .. }
+            | Self::Io { .. }
             | Self::NotText
             | Self::Ask(_) => USAGE,
-            Self::User(_) | Self::InUse(_) | Self::Database { .. } | Self::Read(_) | Self::Differ => FAILED,
+            Self::User(_) | Self::File(_) | Self::Database { .. } | Self::Read(_) | Self::Differ => FAILED,
         }
     }
 }
@@ -176,17 +176,30 @@ async fn execute(command: AdminCommand) -> Result<String, CommandError> {
 
 async fn open(database: &DatabaseConfig) -> Result<Connection, CommandError> {
     let failed = |error| CommandError::Database { database: database.shown(), error };
+    if let DatabaseConfig::Sqlite(path) = database {
+        // Before SQLite makes something of an empty file.
+        refuse_lost(path)?;
+    }
     let mut connection = db::connect(database).await.map_err(failed)?;
     match (db::require_current(&mut connection).await, database) {
         // Before the server's first start, or after an update: only while no server runs on the file.
         (Err(DbError::SchemaTooOld { .. }), DatabaseConfig::Sqlite(path)) => {
-            let _lock = crate::app::own(path).map_err(|error| CommandError::InUse(error.to_string()))?;
-            db::migrate(&mut connection, database).await.map(drop)
+            connection.close().await.map_err(DbError::from).map_err(failed)?;
+            let own = db::own(path, db::folder(path)).map_err(CommandError::File)?;
+            let mut connection = db::connect(database).await.map_err(failed)?;
+            db::migrate(&mut connection, database).await.map_err(failed)?;
+            connection.close().await.map_err(DbError::from).map_err(failed)?;
+            // Only when nothing of this process has it open.
+            drop(own);
+            db::connect(database).await
         }
-        (checked, _) => checked,
+        (checked, _) => checked.map(|()| connection),
     }
-    .map_err(failed)?;
-    Ok(connection)
+    .map_err(failed)
+}
+
+fn refuse_lost(path: &Path) -> Result<(), CommandError> {
+    db::refuse_lost(path, db::folder(path)).map_err(CommandError::File)
 }
 
 /// The first user may be added before the server's first start. What is made here, only its owner may read.
@@ -194,7 +207,8 @@ async fn open_or_create(database: &DatabaseConfig) -> Result<Connection, Command
     if let DatabaseConfig::Sqlite(path) = database
         && !path.exists()
     {
-        create(path).map_err(|error| CommandError::File { path: path.clone(), error })?;
+        refuse_lost(path)?;
+        create(path).map_err(|error| CommandError::Io { path: path.clone(), error })?;
     }
     open(database).await
 }
@@ -225,7 +239,7 @@ impl PasswordSource {
         // Terminals and files block.
         let reading = tokio::task::spawn_blocking(move || match self.password_file {
             Some(path) => {
-                let file = File::open(&path).map_err(|error| CommandError::File { path, error })?;
+                let file = File::open(&path).map_err(|error| CommandError::Io { path, error })?;
                 password_from(file)
             }
             None if self.password_stdin => password_from(std::io::stdin().lock()),

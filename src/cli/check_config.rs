@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::database::require_file;
 use crate::config::{
     self, Config, ConfigProblems, DatabaseConfig, LoadSource, Loaded, Problem, RouteCharge, RouteConfig,
     Secret,
@@ -59,10 +60,13 @@ pub async fn run(args: CheckConfigArgs) -> ExitCode {
 
 /// What the settings mean for the database that is there, or why they do not fit it. Makes none, and asks nobody else.
 async fn look_at_books(config: &Config) -> Result<String, Problem> {
-    if let DatabaseConfig::Sqlite(path) = &config.database
-        && !path.is_file()
-    {
-        return Ok("\nthere is no database yet: the first start makes it".to_owned());
+    if let DatabaseConfig::Sqlite(path) = &config.database {
+        if let Err(lost) = db::refuse_lost(path, &config.data_dir) {
+            return Err(Problem { path: "data_dir".to_owned(), what: lost.to_string() });
+        }
+        if require_file(&config.database).is_err() {
+            return Ok("\nthere is no database yet: the first start makes it".to_owned());
+        }
     }
     match check_books(config).await {
         Ok(line) => Ok(line),

@@ -127,8 +127,12 @@ pub fn main() -> ExitCode {
 fn start_logging(filter: &str, json: bool) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        // It would say that a line could not be written (the disk is full), by writing to the same place, and panic.
+        .log_internal_errors(false);
     // A second subscriber in one process is refused; the first one stays.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
 }

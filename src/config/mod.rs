@@ -8,6 +8,7 @@ mod keys;
 mod layers;
 mod live;
 mod load;
+mod networks;
 mod parse;
 mod problem;
 mod routes;

@@ -114,16 +114,21 @@ impl FromStr for IpNetwork {
 }
 
 impl IpNetwork {
-    /// Whether the address is in this network. IPv4 written as IPv6 (`::ffff:10.0.0.1`) counts as IPv4.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let (base, prefix) = match (self.address, self.address.to_canonical()) {
+    /// IPv4 written as IPv6 (`::ffff:10.0.0.0/104`) counts as IPv4.
+    pub(super) fn canonical(&self) -> (IpAddr, u8) {
+        match (self.address, self.address.to_canonical()) {
             (IpAddr::V6(_), IpAddr::V4(mapped)) => match self.prefix.checked_sub(96) {
                 Some(prefix) => (IpAddr::V4(mapped), prefix),
                 None => (self.address, self.prefix),
             },
             (_, base) => (base, self.prefix),
-        };
+        }
+    }
+
+    /// Whether the address is in this network. IPv4 written as IPv6 (`::ffff:10.0.0.1`) counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let (base, prefix) = self.canonical();
         match (base, address.to_canonical()) {
             (IpAddr::V4(base), IpAddr::V4(address)) => {
                 same_prefix(u128::from(u32::from(base)), u128::from(u32::from(address)), 32, prefix)

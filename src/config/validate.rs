@@ -12,8 +12,8 @@ use super::problem::{Report, shown};
 use super::secrets::SecretSources;
 use super::section::Section;
 use super::{
-    Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, live, routes, shield, stripe,
-    top_up, upstream, webhooks,
+    Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, live, networks, routes, shield,
+    stripe, top_up, upstream, webhooks,
 };
 use crate::domain::Currency;
 
@@ -64,7 +64,7 @@ pub(super) fn config(
         database: database.as_ref(),
         has_key_secret: secrets.variable("PREPAID402_KEY_SECRET").is_some(),
         sandbox,
-        trusts_everybody: trusted_proxies.iter().flatten().any(|network| network.prefix == 0),
+        trusts_everybody: trusted_proxies.as_deref().is_some_and(networks::hold_the_internet),
     };
     // A wrong one has been told.
     if admin_public_url.is_some() {
@@ -236,16 +236,14 @@ fn trusted_proxies(root: &Section<'_>, report: &mut Report) -> Option<Vec<IpNetw
     let mut networks = Vec::with_capacity(texts.len());
     for (index, text) in texts.into_iter().enumerate() {
         match text.parse::<IpNetwork>() {
-            Ok(network) => {
-                if network.prefix == 0 {
-                    report.warn("trusted_proxies holds the whole internet: anybody can choose the address they come from.");
-                }
-                networks.push(network);
-            }
+            Ok(network) => networks.push(network),
             Err(error) => {
                 report.problem(&format!("trusted_proxies[{index}]"), format!("{} {error}", shown(text)))
             }
         }
+    }
+    if networks::hold_the_internet(&networks) {
+        report.warn("trusted_proxies holds the whole internet, or half of it: anybody can choose the address they come from.");
     }
     Some(networks)
 }

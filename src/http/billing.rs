@@ -27,6 +27,7 @@ use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, decode_payment, encode, single_payment_header,
 };
 use crate::protocol::{card_number, strict_json};
+use crate::sparing_log::sparingly;
 use crate::top_up::store::{State, TopUpRow};
 use crate::top_up::{Landed, TopUpOutcome, TopUpRequest};
 
@@ -89,7 +90,7 @@ fn invalid(detail: &str, id: RequestId) -> HttpResponse {
 }
 
 fn unavailable(error: &dyn std::fmt::Display, id: RequestId) -> HttpResponse {
-    tracing::error!(%error, request.id = %id, "a billing call failed in the database");
+    sparingly!(error, %error, request.id = %id, "a billing call failed in the database");
     refuse(Problem::Unavailable, id)
 }
 

@@ -8,10 +8,11 @@ use actix_web::{HttpResponse, web};
 
 use super::metrics::{Metrics, Readings};
 use super::reversals::Reversals;
-use crate::db::{Db, now_micros, query};
+use crate::db::{Db, Trouble, now_micros};
 use crate::ledger::Ledger;
 use crate::payments::{Inbox, ParkedEvents, Watch};
 use crate::proxy::reachability::{ReachState, Reachability};
+use crate::sparing_log::sparingly;
 use crate::top_up::{Standing, TopUps};
 
 /// What is known of the upstream is asked again when it is older, at the next look.
@@ -43,18 +44,25 @@ pub async fn readyz(operations: web::Data<Operations>) -> HttpResponse {
     if operations.closing.load(Ordering::Relaxed) {
         return HttpResponse::ServiceUnavailable().body("shutting down\n");
     }
-    let written = operations
-        .db
-        .write(|connection| Box::pin(async move { query("SELECT 1").execute(connection).await.map(|_| ()) }))
-        .await;
-    match written {
-        Ok(()) => {
+    let condition = operations.db.condition();
+    if condition.is_fine() {
+        // Shows at once what no payer has met yet.
+        if let Err(error) = operations.db.takes_a_write().await {
+            condition.refuses(&error);
+        }
+    }
+    match condition.trouble() {
+        None => {
             let upstream = operations.upstream.as_ref().map_or_else(String::new, upstream_line);
             HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(format!("ready\n{upstream}"))
         }
-        Err(error) => {
-            tracing::error!(%error, "not ready: the database does not take writes");
+        Some(Trouble::Refuses(why)) => {
+            sparingly!(error, why, "not ready: the database does not take writes");
             HttpResponse::ServiceUnavailable().body("the database does not take writes\n")
+        }
+        Some(Trouble::Another(why)) => {
+            sparingly!(error, why, "not ready: the database is not the one that was opened");
+            HttpResponse::ServiceUnavailable().body("the database is not the one that was opened\n")
         }
     }
 }
@@ -111,6 +119,7 @@ pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
             ReachState::Unreachable(_) => 0,
         }),
         book_differences: operations.books.differences(),
+        database_writable: i64::from(operations.db.condition().is_fine()),
     };
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")

@@ -99,6 +99,7 @@ pub struct Metrics {
     unknown_objects: Gauge,
     stripe_account: Gauge,
     book_differences: Gauge,
+    database_writable: Gauge,
     broken_answers_given_back: Counter,
     upstream_reachable: Gauge,
     broken_answer_alarms: Counter,
@@ -149,6 +150,8 @@ pub struct Readings {
     pub broken_answer_alarms: u64,
     /// Differences between the books and Stripe; -1: not known.
     pub book_differences: i64,
+    /// 1: the database takes writes; 0: it does not, or is not the one that was opened, and nothing is sold.
+    pub database_writable: i64,
 }
 
 impl Default for Metrics {
@@ -201,6 +204,10 @@ impl Metrics {
         let book_differences = gauge(
             "book_differences",
             "Differences between the books and Stripe in the last two days; -1 while it is not known",
+        );
+        let database_writable = gauge(
+            "database_writable",
+            "1 while the database takes writes, 0 while it does not, or is not the one that was opened, and nothing is sold",
         );
         let upstream_reachable = gauge(
             "upstream_reachable",
@@ -255,6 +262,7 @@ impl Metrics {
             unknown_objects,
             stripe_account,
             book_differences,
+            database_writable,
             broken_answers_given_back,
             broken_answer_alarms,
             upstream_reachable,
@@ -286,6 +294,7 @@ impl Metrics {
         self.unknown_objects.set(readings.unknown_objects);
         self.stripe_account.set(readings.stripe_account);
         self.book_differences.set(readings.book_differences);
+        self.database_writable.set(readings.database_writable);
         self.upstream_reachable.set(readings.upstream_reachable);
         for (counter, now) in [
             (&self.ledger_batches, readings.batches),

@@ -20,6 +20,7 @@ use crate::db::now_micros;
 use crate::domain::RequestId;
 use crate::payments::{Event, Inbox};
 use crate::proxy::upload::read_whole;
+use crate::sparing_log::sparingly;
 
 /// The header that signs a request.
 const SIGNATURE: &str = "stripe-signature";
@@ -147,11 +148,11 @@ impl Webhooks {
             }
             // Perhaps it is stored. Coming again does no harm.
             Ok(Err(error)) => {
-                tracing::error!(%error, request.id = %id, event.id = name, "a webhook could not be stored; Stripe sends it again");
+                sparingly!(error, %error, request.id = %id, event.id = name, "a webhook could not be stored; Stripe sends it again");
                 (WebhookOutcome::Unavailable, refuse(Problem::Unavailable, id))
             }
             Err(_) => {
-                tracing::error!(request.id = %id, event.id = name, "a webhook was not stored in time; Stripe sends it again");
+                sparingly!(error, request.id = %id, event.id = name, "a webhook was not stored in time; Stripe sends it again");
                 (WebhookOutcome::Unavailable, refuse(Problem::Unavailable, id))
             }
         }

@@ -61,6 +61,7 @@ pub use self::writer::{Posted, WriterCounts};
 use crate::config::DatabaseConfig;
 use crate::db::{Db, DbError, query_scalar};
 use crate::domain::{Micros, RequestId};
+use crate::sparing_log::sparingly;
 
 /// Commands waiting for the writer; more make their callers wait.
 const QUEUE: usize = 4096;
@@ -76,7 +77,7 @@ pub enum LedgerError {
     /// The database did not take it. Whether it is in the books is unknown until the database answers again.
     #[error("the ledger's database did not answer: {0}")]
     Unavailable(String),
-    /// The process is shutting down.
+    /// The process is shutting down, or the database is not the one that it opened.
     #[error("the ledger is closed")]
     Closed,
 }
@@ -123,6 +124,7 @@ impl Ledger {
             database.clone(),
             node.to_owned(),
             patience,
+            db.condition().clone(),
             Arc::clone(&reservations),
             Arc::clone(&deliveries),
             Arc::clone(&counts),
@@ -323,7 +325,7 @@ impl Ledger {
     pub async fn make_certain(&self, request: RequestId, client: ClientId) {
         // Under the client's lock, which an unknown commit holds until it has ended one way or the other.
         while let Err(LedgerError::Unavailable(error)) = self.release(request, client).await {
-            tracing::warn!(error, request.id = %request, "the outcome of a request is not certain yet");
+            sparingly!(warn, error, request.id = %request, "the outcome of a request is not certain yet");
             tokio::time::sleep(RETRY_EVERY).await;
         }
     }

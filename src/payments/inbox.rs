@@ -27,7 +27,7 @@ const TOO_LONG_MICROS: i64 = 3_600 * SECOND;
 /// comes again.
 const KEEP_MICROS: i64 = 40 * 24 * 3_600 * SECOND;
 /// Removed in one step.
-const MAX_REMOVED: i64 = 10_000;
+const MAX_REMOVED: i64 = 500;
 /// So long Stripe must have said that there is no such object, before an event about it ends: it lists and delivers events for 3 days.
 const MISSING_MICROS: i64 = 72 * 3_600 * SECOND;
 /// Longest reason that is stored, in characters.

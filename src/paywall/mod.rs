@@ -40,6 +40,7 @@ use crate::ledger::{
 use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
 use crate::proxy::reachability::Reachability;
+use crate::sparing_log::sparingly;
 use crate::top_up::{Landed, Payer, Recorded, TopUpOutcome, TopUpRequest, TopUps};
 
 pub use self::refusal::{Answer, Refusal, WhoActs};
@@ -301,6 +302,9 @@ impl Paywall {
         if purchase.repeat.is_some() || self.takes_a_hold(purchase) || purchase.is_too_dear() {
             return None;
         }
+        if !self.db.condition().is_fine() {
+            return None;
+        }
         let key = purchase.credential.client_key.as_ref()?;
         let record = self.keys.remembered(key.hash()).filter(|record| record.scope.may_spend())?;
         let reservation = self.ledger.reserve_at_once(record.client, purchase.price).ok()?;
@@ -339,6 +343,10 @@ impl Paywall {
                 if is_too_dear {
                     return Err(self.too_dear(wallet).await);
                 }
+            }
+            // What is charged could not be written down, so the API is not to work for it. What was charged before is repeated.
+            if !self.db.condition().is_fine() {
+                return Err(Refused { wallet, ..Refused::new(Refusal::Busy) });
             }
             let state = match &wallet {
                 None => None,
@@ -416,7 +424,7 @@ impl Paywall {
                 }
                 // The guard releases it, if it was taken.
                 Err(error) => {
-                    tracing::error!(%error, request.id = %purchase.request, "a hold could not be taken for certain");
+                    sparingly!(error, %error, request.id = %purchase.request, "a hold could not be taken for certain");
                     return Err(refused(Refusal::Busy, None));
                 }
             }
@@ -443,7 +451,7 @@ impl Paywall {
             Ok(true) => Ok(Some(ours())),
             Ok(false) => Ok(None),
             Err(error) => {
-                tracing::error!(%error, "an idempotency key could not be claimed for certain");
+                sparingly!(error, %error, "an idempotency key could not be claimed for certain");
                 // It may be ours all the same: dropping this frees it.
                 drop(ours());
                 Err(Refusal::Busy)
@@ -464,7 +472,7 @@ impl Paywall {
         };
         let refused = |refusal| Refused { wallet: wallet.cloned(), state, ..Refused::new(refusal) };
         let away = |error: crate::db::DbError| {
-            tracing::error!(%error, "an idempotency key could not be looked up");
+            sparingly!(error, %error, "an idempotency key could not be looked up");
             refused(Refusal::Busy)
         };
         let client = wallet.map(|wallet| wallet.record.client);
@@ -582,7 +590,7 @@ impl Paywall {
                 NotReserved::Unknown => Err(Refused::new(Refusal::UnknownClient)),
             },
             Err(ReserveError::Db(error)) => {
-                tracing::error!(%error, "a balance could not be read");
+                sparingly!(error, %error, "a balance could not be read");
                 Err(Refused::new(Refusal::Busy))
             }
         }
@@ -754,7 +762,7 @@ impl Paywall {
             (LedgerError::Unavailable(_) | LedgerError::Closed, true) => Refusal::CaptureUnknownKept,
             (LedgerError::Unavailable(_) | LedgerError::Closed, false) => Refusal::CaptureUnknown,
         };
-        tracing::error!(%error, request.id = %request, "a request was not captured, so it is not delivered");
+        sparingly!(error, %error, request.id = %request, "a request was not captured, so it is not delivered");
         let end = self.clone().end_uncaptured(request, wallet.record.client, hold, claim, is_kept);
         match refusal {
             Refusal::CaptureFailed => end.await,
@@ -799,7 +807,7 @@ impl Paywall {
             // The charge stands if it and the answer are stored, because the answer can then be fetched.
             self.ledger.make_certain(request, client).await;
             while let Err(error) = self.ledger.is_charged(request).await.map(|found| is_charged = found) {
-                tracing::warn!(%error, request.id = %request, "it cannot be looked up yet whether a request was charged");
+                sparingly!(warn, %error, request.id = %request, "it cannot be looked up yet whether a request was charged");
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             }
         } else {
@@ -853,7 +861,7 @@ fn unidentified() -> Refusal {
 }
 
 fn away(error: &sqlx::Error) -> Refused {
-    tracing::error!(%error, "the database could not be read");
+    sparingly!(error, %error, "the database could not be read");
     Refused::new(Refusal::Busy)
 }
 

@@ -15,6 +15,7 @@ use crate::ledger::ClientId;
 use crate::ledger::answers;
 use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
+use crate::sparing_log::sparingly;
 
 /// How often an answer that was not kept is fetched from the upstream again without a charge.
 pub(super) const MAX_REPEATS: i64 = 3;
@@ -179,7 +180,7 @@ async fn end(db: &Db, scope: SecretHash, request: RequestId, stays: bool) {
         match ended {
             Ok(()) | Err(DbError::Closed) => return,
             Err(error) => {
-                tracing::warn!(%error, request.id = %request, "an idempotency key cannot be freed yet");
+                sparingly!(warn, %error, request.id = %request, "an idempotency key cannot be freed yet");
                 tokio::time::sleep(FREE_EVERY).await;
             }
         }

@@ -237,8 +237,8 @@ impl Shield {
         Ok(())
     }
 
-    /// Removes what no limit counts any more.
-    pub(crate) async fn forget(&self) -> Result<(), DbError> {
+    /// Removes some of what no limit counts any more, and answers how many.
+    pub(crate) async fn forget(&self) -> Result<u64, DbError> {
         let window = window(&self.0.limits).max(DAY);
         let before = now_micros().saturating_sub(window);
         self.0.db.write(move |connection| Box::pin(store::forget(connection, before))).await

@@ -55,7 +55,9 @@ const PAUSED_UNTIL: &str = "SELECT paused_until FROM new_payers WHERE id = 1";
 const LOCK: Sql = Sql::each(PAUSED_UNTIL, "SELECT paused_until FROM new_payers WHERE id = 1 FOR UPDATE");
 const PAUSE: &str = "UPDATE new_payers SET paused_until = $1 WHERE id = 1";
 const NOTE: &str = "INSERT INTO charge_attempts (id, at, network) VALUES ($1, $2, $3)";
-const FORGET: &str = "DELETE FROM charge_attempts WHERE at < $1";
+/// One step.
+const FORGET: &str = "\
+DELETE FROM charge_attempts WHERE id IN (SELECT id FROM charge_attempts WHERE at < $1 ORDER BY at LIMIT 500)";
 
 fn bytes(hash: Option<SecretHash>) -> Option<Vec<u8>> {
     hash.map(|hash| hash.as_bytes().to_vec())
@@ -167,7 +169,7 @@ pub(super) async fn note(
     query(NOTE).bind(id.to_owned()).bind(at).bind(network.to_owned()).execute(connection).await.map(drop)
 }
 
-/// Removes what is older.
-pub(super) async fn forget(connection: &mut Connection, before: i64) -> Result<(), sqlx::Error> {
-    query(FORGET).bind(before).execute(connection).await.map(drop)
+/// Removes some of what is older, and answers how many.
+pub(super) async fn forget(connection: &mut Connection, before: i64) -> Result<u64, sqlx::Error> {
+    query(FORGET).bind(before).execute(connection).await
 }

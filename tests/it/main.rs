@@ -32,6 +32,7 @@ mod reference_defects;
 mod sandbox;
 mod secrets;
 mod shield;
+mod storage;
 mod stripe_account;
 mod unknown_outcomes;
 mod upstream_faults;

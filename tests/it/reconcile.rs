@@ -65,7 +65,7 @@ async fn align(world: &World, intents: &[&String]) {
         db: db.clone(),
         ledger: ledger.clone(),
         keys: Arc::new(Keys::new(db.reader().clone())),
-        key_secret: KeySecret::load(None, &loaded.data_dir).unwrap(),
+        key_secret: KeySecret::find(None, &loaded.data_dir).unwrap().unwrap(),
         stripe: stripe.clone(),
         installation,
         account: account.clone(),

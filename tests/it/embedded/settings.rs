@@ -1,6 +1,7 @@
 //! Prices, settings, the admin address, and the end.
 
 use super::*;
+use crate::support::{empty_disk, fill_disk};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_price_that_cannot_be_charged_is_refused() {
@@ -101,6 +102,46 @@ async fn the_admin_address_has_health_and_metrics_and_the_shop_has_billing() {
     assert!(entries.text().contains("GET /five"), "{}", entries.text());
     assert_eq!(world.client.get(&format!("{}/billing/balance", shop.url)).await.status, 401);
     shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_nothing_can_be_written_no_handler_works_and_no_card_is_charged() {
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let client = shop.wallet().await;
+    assert_eq!(shop.get("/five", &Pay::client(&client)).await.status, 200);
+    let away = world.folder.path().join("away.db");
+    if world.database.is_shared() {
+        fill_disk(&world.database).await;
+        // The first one finds it out.
+        assert_eq!(shop.get("/five", &Pay::client(&client)).await.code(), "capture_unknown");
+    } else {
+        std::fs::rename(world.file(), &away).unwrap();
+    }
+    let status = || async { world.client.get(&format!("{}/readyz", shop.admin_url)).await.status };
+    eventually("it is not ready", || async { status().await == 503 }).await;
+    let (calls, card) = (shop.handlers.calls(), world.tokenise(GOOD).await);
+    for (method, pay, key) in [
+        ("GET", Pay::client(&client), None),
+        ("POST", Pay::client(&client), None),
+        ("POST", Pay::client(&client), Some("k")),
+        ("GET", Pay::card(&card), None),
+        ("GET", Pay::client(&client).with_card(&card).top_up(500_000), None),
+    ] {
+        let answer = shop.send(method, "/five", &pay, key).await;
+        assert_eq!((answer.status, answer.code().as_str()), (503, "busy"), "{method}: {}", answer.text());
+    }
+    assert_eq!(shop.handlers.calls(), calls, "no handler works");
+    assert_eq!(world.succeeded_charges().await.len(), 1);
+    if world.database.is_shared() {
+        empty_disk(&world.database).await;
+    } else {
+        std::fs::rename(&away, world.file()).unwrap();
+    }
+    eventually("it is ready again", || async { status().await == 200 }).await;
+    assert_eq!(shop.get("/five", &Pay::client(&client)).await.receipt().credits_remaining, PACK - 2 * PRICE);
+    shop.close().await;
+    world.assert_books_agree().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
