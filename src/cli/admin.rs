@@ -149,18 +149,18 @@ async fn execute(command: AdminCommand) -> Result<String, CommandError> {
             Ok(format!("{name} may now sign in ({})\n", database.shown()))
         }
         AdminCommand::SetPassword { name, password, database } => {
-            let mut connection = open(&database.find_existing()?).await?;
+            let mut connection = open(&database.find_used()?).await?;
             let password = password.read().await?;
             users::set_password(&mut connection, &name, &password).await?;
             Ok(format!("{name} has a new password and was signed out everywhere\n"))
         }
         AdminCommand::RemoveUser { name, database } => {
-            let mut connection = open(&database.find_existing()?).await?;
+            let mut connection = open(&database.find_used()?).await?;
             users::remove_user(&mut connection, &name).await?;
             Ok(format!("{name} was removed and signed out everywhere\n"))
         }
         AdminCommand::ListUsers { database } => {
-            let mut connection = open(&database.find_existing()?).await?;
+            let mut connection = open(&database.find_used()?).await?;
             let users = users::list_users(&mut connection).await.map_err(AdminUserError::Sql)?;
             Ok(users
                 .into_iter()

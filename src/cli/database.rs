@@ -66,6 +66,17 @@ impl DatabaseLocation {
     /// # Errors
     /// [`LocationError`].
     pub fn find_existing(&self) -> Result<DatabaseConfig, LocationError> {
+        match self.find()? {
+            DatabaseConfig::Sqlite(path) if !path.is_file() => Err(LocationError::NoFile(path)),
+            found => Ok(found),
+        }
+    }
+
+    /// The same, and there is something in it.
+    ///
+    /// # Errors
+    /// [`LocationError`].
+    pub fn find_used(&self) -> Result<DatabaseConfig, LocationError> {
         let found = self.find()?;
         require_file(&found)?;
         Ok(found)

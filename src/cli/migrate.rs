@@ -18,7 +18,7 @@ pub struct MigrateArgs {
 
 /// Prints what it did.
 pub async fn run(args: MigrateArgs) -> ExitCode {
-    let database = match args.location.find_existing() {
+    let database = match args.location.find_used() {
         Ok(database) => database,
         Err(problem) => {
             eprintln!("{problem}");

@@ -177,7 +177,7 @@ const DELETE_EXPIRED: Sql = sql_with_now!(
     now,
     " AND NOT (k.state = 'running' AND EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = k.node AND n.lease_until > ",
     now,
-    ")) ORDER BY k.expires_at LIMIT 500)"
+    ")) ORDER BY k.expires_at LIMIT 1000)"
 );
 
 /// Stores an answer, in the transaction of its capture. `false`: the key belongs to another request by now.
@@ -345,7 +345,7 @@ pub async fn count_repeat(
     .await
 }
 
-/// Removes up to five hundred expired keys, which is one step, and answers how many.
+/// Removes up to a thousand expired keys, which is one step, and answers how many.
 ///
 /// # Errors
 /// When the database cannot be written to.
