@@ -16,7 +16,7 @@ use crate::domain::ids::random_bytes;
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The longest pause between two tries to write, when tries work and what comes after them does not.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// Writes that fail so soon after a try that worked make the next pause longer.
 const SOON: Duration = Duration::from_secs(10);
 /// More than a batch of captures needs, so that what is tried is not the last bit of room.

@@ -45,11 +45,13 @@ pub async fn readyz(operations: web::Data<Operations>) -> HttpResponse {
         return HttpResponse::ServiceUnavailable().body("shutting down\n");
     }
     let condition = operations.db.condition();
-    if condition.is_fine() {
-        // Shows at once what no payer has met yet.
-        if let Err(error) = operations.db.takes_a_write().await {
-            condition.refuses(&error);
-        }
+    // Shows at once what no payer has met yet. A database that is away for a moment is no reason to stop the sale.
+    if condition.is_fine()
+        && let Err(error) = operations.db.takes_a_write().await
+        && condition.is_fine()
+    {
+        sparingly!(error, %error, "not ready: the database cannot be written to");
+        return HttpResponse::ServiceUnavailable().body("the database does not take writes\n");
     }
     match condition.trouble() {
         None => {

@@ -50,8 +50,6 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// How long callers wait for a shared database that has gone away, or for other nodes, before the outcome is called unknown.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
-/// A server that has been away for so long takes no writes; what is shorter may be a connection that was cut.
-const GONE_FOR: Duration = Duration::from_secs(1);
 const SILENT: &str = "the database server does not answer";
 /// Between two tries meanwhile.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -565,11 +563,10 @@ impl Writer {
     /// Whether what has failed since then is tried again: where the server went away, or other nodes are in the way, and not where
     /// it says that there is no room.
     fn tries_again(&self, error: &sqlx::Error, begun: Instant) -> bool {
-        let elapsed = begun.elapsed();
-        if self.is_shared() && elapsed > GONE_FOR {
-            self.condition.refuses(error);
-        }
-        self.is_shared() && elapsed < self.patience && !is_in_vain(error) && !self.condition.is_another()
+        self.is_shared()
+            && begun.elapsed() < self.patience
+            && !is_in_vain(error)
+            && !self.condition.is_another()
     }
 
     /// Commits jobs. On a shared database, what other nodes or an outage of the server prevented is tried again for a while;
