@@ -360,13 +360,13 @@ async fn check_books(
     node: &str,
 ) -> Result<Known, StartError> {
     refuse_other_currency(db.reader(), config.currency).await?;
+    let installation = installation::id(db).await?;
+    let account = Account::open(db.clone(), stripe.clone(), config.stripe.mode(), node).await?;
     let key_secret = match key_secret {
         Some(key_secret) => key_secret,
         None => KeySecret::make(db, &config.data_dir).await?,
     };
     key_secret.agree_with_the_database(db).await?;
-    let installation = installation::id(db).await?;
-    let account = Account::open(db.clone(), stripe.clone(), config.stripe.mode(), node).await?;
     Ok(Known { installation, account, key_secret })
 }
 
