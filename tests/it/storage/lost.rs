@@ -46,7 +46,11 @@ async fn a_lost_database_is_not_begun_anew() {
             (&["check-config", "--config", &file], 2, "missing or empty, but it was here before"),
             (&["migrate", "--config", &file], 2, "database"),
             (&["migrate", "--database", path], 2, "database"),
-            (&["backup", "--data-dir", data_dir, "--to", "copy.db"], 2, "database"),
+            (
+                &["backup", "--data-dir", data_dir, "--to", "copy.db"],
+                if how == "empty" { 1 } else { 2 },
+                "database",
+            ),
             (&["verify", "--data-dir", data_dir], 2, "database"),
             (&["accept-account", "--config", &file], 1, "database"),
             (
