@@ -458,7 +458,7 @@ async fn repeated(billing: &Billing, order: &Order, row: TopUpRow) -> Result<Opt
         }
         State::Failed => {
             let refusal = match row.failure.as_deref() {
-                Some("card_declined") => Refusal::CardDeclined,
+                Some("card_declined" | "card_suspect") => Refusal::CardDeclined,
                 Some("authentication_required") => Refusal::AuthenticationRequired,
                 Some("payment_method_of_other_client") => Refusal::PaymentMethodOfOtherClient,
                 Some("former_stripe_account") => Refusal::FormerStripeAccount,

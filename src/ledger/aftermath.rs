@@ -49,6 +49,8 @@ pub struct ChargeFacts {
     pub top_up: TopUpId,
     /// `ch_…`.
     pub charge: String,
+    /// The card's, for a row that does not know it: one that was made again.
+    pub fingerprint: Option<String>,
     /// What Stripe keeps of it, once that is known and of the client's currency.
     pub fee: Option<Movement>,
     /// In the order of their making.
@@ -205,7 +207,9 @@ const TOP_UP: Sql = Sql::each(
     "SELECT client, amount, bonus FROM top_ups WHERE id = $1 AND state = 'succeeded'",
     "SELECT client, amount, bonus FROM top_ups WHERE id = $1 AND state = 'succeeded' FOR UPDATE",
 );
-const SET_CHARGE: &str = "UPDATE top_ups SET charge = $2 WHERE id = $1 AND charge IS NULL";
+const SET_CHARGE: &str = "\
+UPDATE top_ups SET charge = COALESCE(charge, $2), fingerprint = COALESCE(fingerprint, $3)
+WHERE id = $1 AND (charge IS NULL OR fingerprint IS NULL)";
 /// Of what has not failed.
 const REFUNDED: &str =
     "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM refunds WHERE top_up = $1 AND state <> 'failed'";
@@ -346,7 +350,12 @@ async fn align(connection: &mut Connection, facts: &ChargeFacts, at: i64) -> Res
     };
     let client = charge.client;
     lock_client(connection, client).await?;
-    query(SET_CHARGE).bind(charge.id.to_string()).bind(&facts.charge).execute(&mut *connection).await?;
+    query(SET_CHARGE)
+        .bind(charge.id.to_string())
+        .bind(&facts.charge)
+        .bind(facts.fingerprint.as_deref())
+        .execute(&mut *connection)
+        .await?;
     let mut commands = Vec::new();
     if let Some(fee) = &facts.fee {
         push_fee(&mut commands, client, format!("fee:{}", fee.id), fee.amount, Account::StripeFees, false);
@@ -548,8 +557,8 @@ async fn align_dispute(
         // What was read before it went on, and arrives after.
         Some(known) if stage(&dispute.status) < stage(&known) => return movements(client, dispute, commands),
         Some(known) => {
-            // The bank has come back to an inquiry that it had closed.
-            if known == "warning_closed" && dispute.status != known {
+            // An inquiry has become a dispute: that is news, also for whoever had let the client go because of an inquiry.
+            if stage(&known) < DISPUTED_STAGE && stage(&dispute.status) >= DISPUTED_STAGE {
                 query(FREEZE_AGAIN)
                     .bind(client)
                     .bind(dispute_cause(&dispute.id))
@@ -580,13 +589,16 @@ async fn align_dispute(
     movements(client, dispute, commands)
 }
 
+/// From here on it is no inquiry any more.
+const DISPUTED_STAGE: u8 = 2;
+
 /// How far a dispute has come. It never goes back.
 fn stage(status: &str) -> u8 {
     match status {
         "warning_needs_response" | "warning_under_review" => 0,
         "warning_closed" => 1,
         "won" | "lost" | "prevented" => 3,
-        _ => 2,
+        _ => DISPUTED_STAGE,
     }
 }
 

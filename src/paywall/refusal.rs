@@ -2,7 +2,7 @@
 
 use crate::domain::TopUpId;
 use crate::ledger::ClientState;
-use crate::shield::Barred;
+use crate::shield::{Barred, Limit};
 use crate::top_up::{AmountProblem, FailureReason};
 
 /// Why a priced request is not served.
@@ -48,8 +48,8 @@ pub enum Refusal {
     CaptureUnknownKept,
     /// The card token leads to another client than the presented clientId.
     PaymentMethodOfOtherClient,
-    /// Too many attempts to pay, for so many seconds.
-    TooManyAttempts(u32),
+    /// Too many attempts to pay: whose, and for so many seconds.
+    TooManyAttempts(Limit, u32),
     /// New payers are not let through, for so many seconds.
     NewPayersPaused(u32),
     /// The credit suffices, but running requests have reserved it.
@@ -274,21 +274,16 @@ impl Refusal {
                 None,
                 "This paymentMethodId belongs to another wallet. Nothing was charged. Send that wallet's clientId, or tokenise the card anew.",
             ),
-            Self::TooManyAttempts(seconds) => row(
-                429,
-                "too_many_attempts",
-                true,
-                Agent,
-                Some(*seconds),
-                "There were too many attempts to pay. Nothing was charged, and the card was not tried. If you were given a clientId, send it; otherwise repeat the request later.",
-            ),
+            Self::TooManyAttempts(limit, seconds) => {
+                row(429, "too_many_attempts", true, Agent, Some(*seconds), words(*limit))
+            }
             Self::NewPayersPaused(seconds) => row(
                 503,
                 "new_payers_paused",
                 true,
                 Agent,
                 Some(*seconds),
-                "New payers are not accepted for some minutes. Nothing was charged, and the card was not tried. If you were given a clientId, send it; otherwise repeat the request later.",
+                "New payers are not accepted for some minutes. Nothing was charged, and the card was not tried. If you were given a clientId, send it; otherwise repeat the request when the seconds in Retry-After have passed.",
             ),
             Self::ReservationsInFlight => row(
                 429,
@@ -394,6 +389,33 @@ impl Refusal {
     }
 }
 
+/// What helps whoever has made too many attempts. A clientId is asked for where none was sent, and only there.
+const fn words(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Network => {
+            "Too many attempts to pay have failed from this network. Nothing was charged, and the card was not tried. If you were given a clientId, send it; otherwise repeat the request when the seconds in Retry-After have passed."
+        }
+        Limit::Card { is_of_client: false } => {
+            "This card was refused too often within a day. Nothing was charged, and it was not tried again. If it has paid for a wallet, send its clientId as well; otherwise use another card, or repeat the request when the seconds in Retry-After have passed."
+        }
+        Limit::Card { is_of_client: true } => {
+            "This card was refused too often within a day. Nothing was charged, and it was not tried again. Use another card, or repeat the request when the seconds in Retry-After have passed."
+        }
+        Limit::Client { may_try_another: true } => {
+            "Too many cards were tried for this wallet within a day, and this one was declined for it. Nothing was charged, and the card was not tried. Use a card that has paid for this wallet, or one that was not declined for it; or repeat the request when the seconds in Retry-After have passed."
+        }
+        Limit::Client { may_try_another: false } => {
+            "Too many cards were tried for this wallet within a day. Nothing was charged, and the card was not tried. Use a card that has paid for this wallet, or repeat the request when the seconds in Retry-After have passed."
+        }
+        Limit::ClientAttempts => {
+            "Too many attempts to pay for this wallet have led to nothing within an hour. Nothing was charged, and the card was not tried. Use a paymentMethodId that has paid for this wallet, or repeat the request when the seconds in Retry-After have passed."
+        }
+        Limit::Token => {
+            "This paymentMethodId was charged as often as it is in a day without a clientId. Nothing was charged now. Send the wallet's clientId with it, or repeat the request when the seconds in Retry-After have passed."
+        }
+    }
+}
+
 /// Why nothing can be spent of what a wallet holds, in words. `None`: it can be spent.
 #[must_use]
 pub fn frozen_words(state: &ClientState) -> Option<String> {
@@ -416,7 +438,8 @@ pub fn frozen_words(state: &ClientState) -> Option<String> {
 impl From<FailureReason> for Refusal {
     fn from(reason: FailureReason) -> Self {
         match reason {
-            FailureReason::Declined => Self::CardDeclined,
+            // Nobody learns which card is known.
+            FailureReason::Declined | FailureReason::SuspectCard => Self::CardDeclined,
             FailureReason::AuthenticationRequired => Self::AuthenticationRequired,
             FailureReason::OfOtherClient => Self::PaymentMethodOfOtherClient,
             FailureReason::InvalidPaymentMethod => Self::InvalidPayment(
@@ -424,7 +447,9 @@ impl From<FailureReason> for Refusal {
                  Tokenise the card again and send the new id."
                     .to_owned(),
             ),
-            FailureReason::TooManyAttempts => Self::TooManyAttempts(3_600),
+            FailureReason::TooManyAttempts => {
+                Self::TooManyAttempts(Limit::Card { is_of_client: true }, 3_600)
+            }
             FailureReason::Refused | FailureReason::Abandoned => Self::PaymentFailed,
         }
     }
@@ -434,8 +459,8 @@ impl From<Barred> for Refusal {
     fn from(barred: Barred) -> Self {
         match barred {
             // What it was told before.
-            Barred::DeadToken => Self::CardDeclined,
-            Barred::TooMany { seconds } => Self::TooManyAttempts(seconds),
+            Barred::DeadToken | Barred::SuspectCard => Self::CardDeclined,
+            Barred::TooMany { limit, seconds } => Self::TooManyAttempts(limit, seconds),
             Barred::Paused { seconds } => Self::NewPayersPaused(seconds),
             Barred::Crowded => Self::Busy,
         }

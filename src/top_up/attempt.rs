@@ -47,6 +47,7 @@ impl TopUps {
             TopUpOutcome::Pending(id) => Landed::Pending(*id),
             TopUpOutcome::Unavailable => Landed::Unavailable,
             TopUpOutcome::Barred(Barred::DeadToken) => Landed::Failed(FailureReason::Declined),
+            TopUpOutcome::Barred(Barred::SuspectCard) => Landed::Failed(FailureReason::SuspectCard),
             TopUpOutcome::InProgress | TopUpOutcome::Barred(_) | TopUpOutcome::UpstreamUnreachable => {
                 Landed::Nothing
             }
@@ -197,7 +198,11 @@ impl TopUps {
             match store::set_fingerprint(&self.0.db, row.id, fingerprint, client, limits).await {
                 Ok(Ok(())) => {}
                 Ok(Err(barred)) => {
-                    let _ = self.fail(row, FailureReason::TooManyAttempts).await;
+                    let reason = match barred {
+                        Barred::SuspectCard => FailureReason::SuspectCard,
+                        _ => FailureReason::TooManyAttempts,
+                    };
+                    let _ = self.fail(row, reason).await;
                     return Err(self.barred(barred));
                 }
                 Err(error) if store::is_unique_violation(&error) => {

@@ -130,6 +130,7 @@ pub(super) fn nothing_yet(top_up: TopUpId) -> ChargeFacts {
     ChargeFacts {
         top_up,
         charge: format!("ch_{top_up}"),
+        fingerprint: None,
         fee: Some(Movement { id: format!("txn_charge_{top_up}"), amount: m(3) }),
         refunds: Vec::new(),
         disputes: Vec::new(),
@@ -449,6 +450,24 @@ async fn an_inquiry_that_was_closed_and_becomes_a_dispute_freezes_again() {
     assert!(!books.align(facts("under_review", taken())).await.frozen);
     assert_eq!(books.balances(client).await, (60, 20, 0));
     books.assert_clean().await;
+}
+
+/// An operator who lets a client go because a bank only asks has not been asked about the dispute.
+#[tokio::test]
+async fn an_inquiry_that_an_operator_has_cleared_and_that_becomes_a_dispute_freezes_again() {
+    for ends in ["needs_response", "lost", "won"] {
+        let books = Books::open().await;
+        let (client, top_up) = books.buyer().await;
+        let facts = |status: &str| ChargeFacts {
+            disputes: vec![dispute_of("one", top_up, 40, status)],
+            ..nothing_yet(top_up)
+        };
+        assert!(books.align(facts("warning_needs_response")).await.frozen);
+        books.unfreeze(client).await.unwrap();
+        assert!(!books.align(facts("warning_under_review")).await.frozen);
+        assert_eq!(books.align(facts(ends)).await.frozen, ends != "won", "{ends}");
+        books.assert_clean().await;
+    }
 }
 
 #[tokio::test]
