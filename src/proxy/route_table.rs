@@ -11,7 +11,9 @@
 //! folded path (see [`folded`](crate::proxy::path::folded)). The answer is then [`Found::NotConfigured`]: fail closed.
 //! Some upstreams also take `/api/weather.json` for `/api/weather`: a dearer route that matches without the extension objects
 //! when its pattern is more specific than the chosen one. And some decode `%3F` or `%23` before they look for the query: for
-//! the path up to there every dearer route objects, unless the chosen one matches it too and is more specific.
+//! the path up to there every dearer route objects, unless the chosen one matches it too and is more specific. So it is for a
+//! path that has other segments once its full-width `／` is a `/`. Rewriting rules that make a parameter of the path end it at a
+//! `&`: there a dearer route objects whose pattern is more specific.
 //! Two exceptions, both written down by the seller: a literal route that equals the request path and lists its method is
 //! always used, and routes with the very same pattern differ by method only, so their prices do not concern each other.
 
@@ -19,12 +21,12 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 
-use super::path::{CanonicalPath, canonicalise, fold};
+use super::path::{CanonicalPath, canonicalise, fold, split_afterwards};
 use crate::config::{RouteCharge, RouteConfig};
 
 mod pattern;
 
-use pattern::{Pattern, before_query, segments};
+use pattern::{Pattern, before_parameter, before_query, segments};
 
 /// What a route may list.
 pub const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
@@ -184,7 +186,11 @@ impl RouteTable {
         }
         let folded = fold(path.as_str());
         let alike = match selected {
-            Some(route) => self.objection(route, &folded),
+            Some(route) => self.objection(route, &folded).or_else(|| {
+                let other = split_afterwards(path)?;
+                let readings = [Some(other.as_str()), before_query(&other), before_parameter(&other)];
+                readings.into_iter().flatten().find_map(|reading| self.objection_to(route, reading))
+            }),
             None => {
                 let parts = segments(&folded);
                 self.by_specificity.iter().find(|index| self.patterns[**index].matches_folded(&parts))
@@ -207,13 +213,23 @@ impl RouteTable {
             pattern.matches_folded(&parts)
                 || (pattern.specificity(own) == Ordering::Less && pattern.matches_with_extension(&parts))
         });
-        by_spelling.or_else(|| self.objection_before_query(selected, before_query(folded)?))
+        by_spelling
+            .or_else(|| {
+                let parts = segments(before_parameter(folded)?);
+                let is_meant = |rival: &&usize| {
+                    let pattern = &self.patterns[**rival];
+                    pattern.specificity(own) == Ordering::Less && pattern.matches_folded(&parts)
+                };
+                self.rivals[selected.index].iter().find(is_meant)
+            })
+            .or_else(|| self.objection_to(selected, before_query(folded)?))
     }
 
-    /// Being less specific is no excuse here: `/jokes/{id}` does not match what `/jokes/%3Fx` is cut to, `/{list}` does.
-    fn objection_before_query(&self, selected: &CompiledRoute, cut: &str) -> Option<&usize> {
+    /// The same where an upstream sees another path: being less specific is no excuse here. `/jokes/{id}` does not match what
+    /// `/jokes/%3Fx` is cut to, `/{list}` does.
+    fn objection_to(&self, selected: &CompiledRoute, other: &str) -> Option<&usize> {
         let own = &self.patterns[selected.index];
-        let parts = segments(cut);
+        let parts = segments(other);
         let matches_too = own.matches_folded(&parts);
         self.by_specificity.iter().find(|index| {
             let pattern = &self.patterns[**index];

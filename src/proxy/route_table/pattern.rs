@@ -43,6 +43,12 @@ pub(super) fn before_query(folded: &str) -> Option<&str> {
     folded.get(..end).map(|before| before.trim_end_matches(|c| c == '/' || is_dot_or_blank(c)))
 }
 
+/// The folded path up to a `&`, as a rewriting rule such as `index.php?path=$1` passes it on.
+pub(super) fn before_parameter(folded: &str) -> Option<&str> {
+    let end = folded.find('&')?;
+    folded.get(..end).map(|before| before.trim_end_matches(|c| c == '/' || is_dot_or_blank(c)))
+}
+
 impl Pattern {
     /// Reads a pattern.
     ///
