@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use actix_http::KeepAlive;
 use actix_web::dev::{Server, ServerHandle};
-use actix_web::{App as ActixApp, HttpServer, web};
+use actix_web::middleware::from_fn;
+use actix_web::{App as ActixApp, web};
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, RouteCharge};
@@ -15,6 +17,7 @@ use crate::domain::Micros;
 use crate::engine::{Engine, Parts};
 use crate::http;
 use crate::http::gateway::Gateway;
+use crate::http::server::Settings;
 use crate::ledger::prices;
 use crate::paywall::offer::Sale;
 use crate::proxy::own_token::OwnToken;
@@ -119,25 +122,24 @@ async fn open_doors(
     });
     let (billing, webhooks) = (parts.billing(), parts.webhooks.clone());
     let address = public.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
-    let grace = config.limits.shutdown_timeout.as_secs();
-    let public_server = HttpServer::new(move || {
+    let settings = Settings {
+        workers: None,
+        max_connections: Some(MAX_CONNECTIONS),
+        keep_alive: KEEP_ALIVE.into(),
+        // A caller who closes is gone, also one who closes its half alone: hardly any client does that and waits, and what is free
+        // must not go on for nobody. Paid work goes on, and is charged when it is done.
+        half_closed: false,
+        shutdown: config.limits.shutdown_timeout.as_secs(),
+        on_connect: hand_over_no_more_than_needed,
+    };
+    let public_server = http::server::serve(public, settings, move || {
         ActixApp::new()
             .app_data(gateway.clone())
             .app_data(billing.clone())
             .app_data(webhooks.clone())
             .configure(http::public)
     })
-    .max_connections(MAX_CONNECTIONS)
-    // A caller who closes is gone, also one who closes its half alone: hardly any client does that and waits, and what is free
-    // must not go on for nobody. Paid work goes on, and is charged when it is done.
-    .h1_allow_half_closed(false)
-    .on_connect(|connection, _| hand_over_no_more_than_needed(connection))
-    .keep_alive(KEEP_ALIVE)
-    .shutdown_timeout(grace)
-    .disable_signals()
-    .listen(public)
-    .map_err(|error| StartError::Listen(address, error))?
-    .run();
+    .map_err(|error| StartError::Listen(address, error))?;
     let (admin_address, admin_server) = admin_server(admin, config, parts)?;
     Ok(Doors {
         address,
@@ -168,20 +170,24 @@ pub(crate) fn admin_server(
 ) -> Result<(SocketAddr, Server), StartError> {
     let address = listener.local_addr().map_err(|error| StartError::Listen(config.admin_listen, error))?;
     let (operations, admin, desk) = (parts.operations(), parts.admin(config), parts.desk());
-    let server = HttpServer::new(move || {
+    let settings = Settings {
+        workers: Some(1),
+        max_connections: None,
+        keep_alive: KeepAlive::default(),
+        half_closed: true,
+        shutdown: config.limits.shutdown_timeout.as_secs(),
+        on_connect: |_| {},
+    };
+    let server = http::server::serve(listener, settings, move || {
         ActixApp::new()
+            .wrap(from_fn(http::target::guard))
             .app_data(operations.clone())
             .app_data(admin.clone())
             .app_data(desk.clone())
             .configure(http::operations)
             .configure(http::admin::configure)
     })
-    .workers(1)
-    .shutdown_timeout(config.limits.shutdown_timeout.as_secs())
-    .disable_signals()
-    .listen(listener)
-    .map_err(|error| StartError::Listen(address, error))?
-    .run();
+    .map_err(|error| StartError::Listen(address, error))?;
     Ok((address, server))
 }
 

@@ -32,8 +32,8 @@ use crate::http::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, head
 use crate::http::problem::{self, Problem};
 use crate::http::repeat_headers;
 use crate::http::repeat_key::{self, Unfit};
-use crate::http::{caller_address, finish, preflight};
-use crate::ledger::mailbox;
+use crate::http::{caller_address, finish, preflight, target};
+use crate::ledger::{KeptHeader, mailbox};
 use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage, Wallet,
@@ -151,6 +151,7 @@ where
             let mut answered = answered?;
             let version = answered.request().version();
             framing::fit_version(answered.response_mut(), version);
+            framing::without_upgrade(&mut answered);
             let metrics = &price.inner.parts.metrics;
             metrics.answered(outcome, answered.response().status().as_u16(), begun.elapsed());
             finish(answered.response_mut(), id);
@@ -170,6 +171,10 @@ impl Price {
         if *request.method() == Method::OPTIONS {
             let answer = preflight(request.request());
             return (Ok(request.into_response(answer)), Outcome::Preflight);
+        }
+        if target::is_too_long(request.uri()) {
+            let answer = problem::plain(Problem::TargetTooLong, id);
+            return (Ok(request.into_response(answer)), Outcome::Refused);
         }
         let (opened, numbers) = match self.open(&mut request, id).await {
             Ok(opened) => opened,
@@ -450,14 +455,14 @@ fn without_needless_body<B: MessageBody + 'static>(answered: ServiceResponse<B>)
     answered.map_into_boxed_body()
 }
 
-fn stored_headers(headers: &HeaderMap) -> impl Iterator<Item = (String, String)> {
+fn stored_headers(headers: &HeaderMap) -> impl Iterator<Item = KeptHeader> {
     headers
         .iter()
         .filter(|(name, _)| !NOT_STORED.contains(&name.as_str()) && !CACHING.contains(&name.as_str()))
-        .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+        .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
         .chain([
-            ("cache-control".to_owned(), "private, no-store".to_owned()),
-            ("vary".to_owned(), "payment".to_owned()),
+            ("cache-control".to_owned(), b"private, no-store".to_vec()),
+            ("vary".to_owned(), b"payment".to_vec()),
         ])
 }
 

@@ -56,6 +56,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
 use actix_web::web;
 use tokio::task::JoinHandle;
 
@@ -186,7 +187,10 @@ impl Embedded {
     pub fn billing(&self) -> impl FnOnce(&mut web::ServiceConfig) + Clone + use<> {
         let billing = self.0.parts.billing();
         move |config: &mut web::ServiceConfig| {
-            let scope = web::scope("/billing").app_data(billing).configure(http::billing::configure);
+            let scope = web::scope("/billing")
+                .wrap(from_fn(http::target::guard))
+                .app_data(billing)
+                .configure(http::billing::configure);
             config.service(scope);
         }
     }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest as _, HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -277,15 +277,12 @@ struct Order {
 
 async fn create_top_up(
     request: HttpRequest,
-    body: Result<web::Bytes, actix_web::Error>,
+    payload: web::Payload,
     billing: web::Data<Billing>,
 ) -> HttpResponse {
     let id = RequestId::new();
-    let Ok(body) = body else {
-        return refuse(Problem::BodyTooLarge, id);
-    };
     let caller = super::caller_address(&request, &billing.trusted_proxies);
-    let order = match read_order(&request, &body, caller) {
+    let order = match read_order(&request, payload, caller).await {
         Ok(order) => order,
         Err(OrderProblem::Problem(problem)) => return refuse(problem, id),
         Err(OrderProblem::Invalid(detail)) => return invalid(detail, id),
@@ -306,11 +303,18 @@ enum OrderProblem {
     Invalid(&'static str),
 }
 
-fn read_order(request: &HttpRequest, body: &[u8], caller: Option<IpAddr>) -> Result<Order, OrderProblem> {
+/// Headers first: who is refused for them need not send the body.
+async fn read_order(
+    request: &HttpRequest,
+    payload: web::Payload,
+    caller: Option<IpAddr>,
+) -> Result<Order, OrderProblem> {
     use OrderProblem::Invalid;
     let client_key = presented_key(request).map_err(OrderProblem::Problem)?;
     let key = repeat_key::required(request.headers())
         .ok_or(Invalid("One Idempotency-Key header of 1 to 255 visible characters is needed: the same key never charges twice."))?;
+    let body = web::Bytes::from_request(request, &mut payload.into_inner()).await;
+    let body: &[u8] = &body.map_err(|_| OrderProblem::Problem(Problem::BodyTooLarge))?;
     let text = std::str::from_utf8(body).map_err(|_| Invalid("The body is not UTF-8."))?;
     if card_number::hides_card_number(text) {
         return Err(OrderProblem::Problem(Problem::RawCardData));

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use actix_web::body::BodySize;
-use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
+use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -31,6 +31,7 @@ use super::problem::{self, Problem};
 use super::repeat_headers;
 use super::repeat_key::{self, Unfit};
 use super::reversals::Reversals;
+use super::target;
 use crate::config::{IdempotencyConfig, IpNetwork, LimitsConfig, RouteCharge};
 use crate::domain::{Micros, RequestId, SecretHash};
 use crate::money_work::MoneyWork;
@@ -54,6 +55,9 @@ use crate::proxy::upstream::{Upstream, UpstreamCall, UpstreamError};
 
 /// Stripe's word for the same thing, which clients know.
 const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
+
+/// Longest id of a caller's own that is passed on.
+const MAX_CALLERS_REQUEST_ID: usize = 128;
 
 /// Everything that the public door needs. One per process, shared by all workers.
 pub struct Gateway {
@@ -157,11 +161,12 @@ impl Gateway {
         if *request.method() == Method::OPTIONS {
             return (super::preflight(request), Outcome::Preflight);
         }
-        if let Some(problem) = unfit_to_pass_on(request) {
+        if let Some(problem) = target::unfit_to_pass_on(request) {
             return (problem::plain(problem, id), Outcome::Refused);
         }
-        let Ok(path) = canonicalise(request.uri().path()) else {
-            return (problem::plain(Problem::InvalidPath, id), Outcome::Refused);
+        let path = match canonicalise(request.uri().path()) {
+            Ok(path) => path,
+            Err(error) => return (problem::plain(error.into(), id), Outcome::Refused),
         };
         let route = match self.routes.find(request.method().as_str(), &path) {
             Found::Route(route) => route,
@@ -436,7 +441,7 @@ impl Gateway {
         let mut headers: Vec<_> = self
             .headers_for_caller(&head, true)
             .into_iter()
-            .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+            .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
             .collect();
         headers.extend(kept_answer::length_of_head(is_head, framing::size_of_head(&head.headers)));
         let answered = Answered { status: head.status.as_u16(), headers, body: kept };
@@ -482,12 +487,14 @@ impl Gateway {
             Caller::Whole(body) => (UploadBody::whole(body), UploadReport::default()),
         };
         let headers = request.headers();
+        let is_empty = body.is_end_stream();
         let host = headers.get("host").and_then(|host| host.to_str().ok());
         let trusted = TrustedRequestHeaders {
             client: None,
             price: price.map(Micros::to_major_string),
             currency: price.map(|_| self.offers.currency().code().to_owned()),
             request_id: id.to_string(),
+            caller_request_id: callers_request_id(request),
             forwarded_for: super::caller_address(request, &self.trusted_proxies)
                 .map_or_else(String::new, |address| address.to_string()),
             forwarded_proto: self.public_url.split("://").next().unwrap_or("http").to_owned(),
@@ -495,6 +502,9 @@ impl Gateway {
         };
         let incoming = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let mut headers = request_headers_for_upstream(incoming, &trusted, &self.upstream.headers);
+        if is_empty && names_length(request) {
+            headers.insert(hyper::header::CONTENT_LENGTH, hyper::header::HeaderValue::from_static("0"));
+        }
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         if price.is_some() && is_safe && !route.config.charged_statuses.contains(304) {
             let tags = headers
@@ -511,7 +521,7 @@ impl Gateway {
             target: self
                 .upstream
                 .target(path.as_str(), request.uri().query())
-                .ok_or(Problem::InvalidRequest)?,
+                .ok_or(Problem::TargetTooLong)?,
             headers,
             host: host.and_then(|host| host.parse().ok()),
             body,
@@ -563,7 +573,8 @@ impl Gateway {
         if length.unwrap_or(0) == 0 && !chunked {
             return Ok((UploadBody::empty(), UploadReport::default()));
         }
-        Ok(upload::stream(payload, length, max_bytes, self.limits.body_timeout))
+        let when_wanted = request.head().expect();
+        Ok(upload::stream(payload, length, max_bytes, self.limits.body_timeout, when_wanted))
     }
 
     /// The answer's headers that are the caller's to see.
@@ -652,7 +663,7 @@ pub(crate) fn replay(replayed: &Replayed, is_head: bool) -> HttpResponse {
     let mut builder = HttpResponse::build(status);
     let is_length = |name: &str| name == CONTENT_LENGTH.as_str();
     for (name, value) in replayed.headers.iter().filter(|(name, _)| !is_length(name)) {
-        builder.append_header((name.as_str(), value.as_str()));
+        builder.append_header((name.as_str(), value.as_slice()));
     }
     let note = payment_answer::replay(&replayed.payer);
     builder.insert_header((PAYMENT_RESPONSE_NAME, header_value(encode(&note))));
@@ -661,7 +672,8 @@ pub(crate) fn replay(replayed: &Replayed, is_head: bool) -> HttpResponse {
         _ if framing::is_bodiless(status) => BodySize::None,
         true => {
             let length = replayed.headers.iter().find(|(name, _)| is_length(name));
-            length.and_then(|(_, length)| length.parse().ok()).map_or(BodySize::None, BodySize::Sized)
+            let length = length.and_then(|(_, length)| std::str::from_utf8(length).ok()?.parse().ok());
+            length.map_or(BodySize::None, BodySize::Sized)
         }
         false => BodySize::Sized(u64::try_from(replayed.body.len()).unwrap_or(u64::MAX)),
     };
@@ -682,15 +694,21 @@ fn pattern_for_log(path: &str) -> String {
     shown.collect::<Vec<_>>().join("/")
 }
 
-/// Requests that a gateway must not pass on, whatever their path.
-fn unfit_to_pass_on(request: &HttpRequest) -> Option<Problem> {
-    if request.uri().authority().is_some() || request.uri().scheme().is_some() {
-        return Some(Problem::InvalidRequest);
-    }
-    if request.headers().contains_key("upgrade") {
-        return Some(Problem::UpgradeRefused);
-    }
-    None
+/// Whether the upstream is told that there is no body: by methods that have one otherwise, because some servers answer 411, and as
+/// the caller says. RFC 9110, section 8.6.
+fn names_length(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
+        || headers.contains_key(CONTENT_LENGTH)
+        || headers.contains_key(TRANSFER_ENCODING)
+}
+
+/// The caller's own `X-Request-Id`, if it is one that may stand in anybody's log.
+fn callers_request_id(request: &HttpRequest) -> Option<String> {
+    let mut ids = request.headers().get_all("x-request-id");
+    let id = ids.next().filter(|_| ids.next().is_none())?.to_str().ok()?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(&byte);
+    ((1..=MAX_CALLERS_REQUEST_ID).contains(&id.len()) && id.bytes().all(is_plain)).then(|| id.to_owned())
 }
 
 pub(crate) fn read_credential(request: &HttpRequest) -> Result<Option<Credential>, PayloadError> {
@@ -713,6 +731,7 @@ fn fault_or(report: &UploadReport, error: UpstreamError) -> Problem {
         (None, UpstreamError::Unreachable) => Problem::UpstreamUnreachable,
         (None, UpstreamError::TimedOut) => Problem::UpstreamTimeout,
         (None, UpstreamError::Broken) => Problem::UpstreamFailed,
+        (None, UpstreamError::Unreadable) => Problem::UpstreamUnreadable,
     }
 }
 

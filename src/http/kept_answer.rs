@@ -10,6 +10,8 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::CONTENT_LENGTH;
 use tokio::time::Instant;
 
+use crate::ledger::KeptHeader;
+
 /// Longest reading of an answer that is to be stored, apart from the last piece.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(10);
 
@@ -50,9 +52,11 @@ pub(crate) fn is_stream_of_records(media_type: Option<&str>) -> bool {
 }
 
 /// What is kept of an answer to HEAD besides its headers: the length that it names.
-pub(crate) fn length_of_head(is_head: bool, size: BodySize) -> Option<(String, String)> {
+pub(crate) fn length_of_head(is_head: bool, size: BodySize) -> Option<KeptHeader> {
     match size {
-        BodySize::Sized(length) if is_head => Some((CONTENT_LENGTH.to_string(), length.to_string())),
+        BodySize::Sized(length) if is_head => {
+            Some((CONTENT_LENGTH.to_string(), length.to_string().into_bytes()))
+        }
         _ => None,
     }
 }

@@ -17,12 +17,15 @@ pub mod problem;
 pub(crate) mod repeat_headers;
 pub(crate) mod repeat_key;
 mod reversals;
+pub(crate) mod server;
 mod statement;
+pub(crate) mod target;
 pub mod webhooks;
 
 use std::net::IpAddr;
 
 use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 
@@ -40,8 +43,8 @@ const EXPOSE_HEADERS: &str =
 /// The public listener's paths.
 pub fn public(config: &mut web::ServiceConfig) {
     config
-        .service(web::scope("/billing").configure(billing::configure))
-        .service(web::scope("/webhooks").configure(webhooks::configure))
+        .service(web::scope("/billing").wrap(from_fn(target::guard)).configure(billing::configure))
+        .service(web::scope("/webhooks").wrap(from_fn(target::guard)).configure(webhooks::configure))
         .default_service(web::to(gateway::serve));
 }
 

@@ -13,9 +13,11 @@ use crate::paywall::{Answer, WhoActs};
 pub enum Problem {
     /// The path can be read in more than one way, or not at all.
     InvalidPath,
+    /// The request target is longer than is read.
+    TargetTooLong,
     /// A request target or a header that a gateway must not pass on.
     InvalidRequest,
-    /// WebSocket and other upgrades are not sold.
+    /// WebSocket is not sold.
     UpgradeRefused,
     /// No route names this path and method.
     RouteNotConfigured,
@@ -33,6 +35,8 @@ pub enum Problem {
     UpstreamTimeout,
     /// The API broke off.
     UpstreamFailed,
+    /// What the API answered cannot be read.
+    UpstreamUnreadable,
     /// More than one credential.
     AmbiguousCredentials,
     /// No clientId where one is needed.
@@ -79,6 +83,14 @@ impl Problem {
                 None,
                 "The path can be read in more than one way. Send it without empty or dot segments, encoded slashes, backslashes, semicolons or control characters.",
             ),
+            Self::TargetTooLong => row(
+                414,
+                "target_too_long",
+                false,
+                Agent,
+                None,
+                "The request target is too long: a path may have 4096 bytes, path and query together 64000. Nothing was charged.",
+            ),
             Self::InvalidRequest => {
                 row(400, "invalid_request", false, Agent, None, "The request cannot be passed on.")
             }
@@ -88,7 +100,7 @@ impl Problem {
                 false,
                 Agent,
                 None,
-                "Upgrades such as WebSocket are not sold here.",
+                "WebSocket is not sold here. Ask with plain HTTP.",
             ),
             Self::RouteNotConfigured => row(
                 404,
@@ -148,6 +160,14 @@ impl Problem {
                 Seller,
                 None,
                 "The API behind the gateway broke off before it answered. Nothing was charged for this request.",
+            ),
+            Self::UpstreamUnreadable => row(
+                502,
+                "upstream_unreadable",
+                false,
+                Seller,
+                None,
+                "What the API behind the gateway answered is not HTTP, or its head is too large. It may have done its work. Nothing was charged for this request.",
             ),
             Self::AmbiguousCredentials => row(
                 400,

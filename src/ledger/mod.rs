@@ -48,7 +48,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::aftermath::{Change, NewRefund};
-pub use self::answers::StoredAnswer;
+pub use self::answers::{KeptHeader, StoredAnswer};
 pub use self::core::{Capture, ClientId, ClientState, EntryId, Refusal};
 use self::core::{Hold, Release, Reverse};
 use self::mailbox::Recipient;

@@ -34,8 +34,8 @@ use crate::domain::{ClientKey, Currency, Micros, RequestId, TopUpId, Units};
 use crate::ledger::answers::{self, KeyState, NewKey};
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{
-    Capture, ClientId, ClientState, Ledger, LedgerError, NotReserved, Posted, Reservation, ReserveError,
-    StoredAnswer, usage_source,
+    Capture, ClientId, ClientState, KeptHeader, Ledger, LedgerError, NotReserved, Posted, Reservation,
+    ReserveError, StoredAnswer, usage_source,
 };
 use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
@@ -133,7 +133,7 @@ pub struct Replayed {
     /// The status.
     pub status: u16,
     /// End-to-end headers.
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<KeptHeader>,
     /// All of it.
     pub body: Bytes,
     /// Who paid.
@@ -155,7 +155,7 @@ pub struct Answered {
     /// The status.
     pub status: u16,
     /// End-to-end headers.
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<KeptHeader>,
     /// `None`: too large to be kept.
     pub body: Option<Bytes>,
 }

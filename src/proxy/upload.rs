@@ -12,7 +12,7 @@ use actix_web::web::Payload;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::pace::Sending;
 
@@ -135,6 +135,8 @@ pub struct UploadBody {
     whole: Option<Bytes>,
     pieces: Option<mpsc::Receiver<Piece>>,
     length: Option<u64>,
+    /// Told when the upstream asks for the first piece.
+    wanted: Option<oneshot::Sender<()>>,
 }
 
 /// The caller's body did not arrive whole.
@@ -146,14 +148,21 @@ impl UploadBody {
     /// No body.
     #[must_use]
     pub fn empty() -> Self {
-        Self { whole: None, pieces: None, length: Some(0) }
+        Self { whole: None, pieces: None, length: Some(0), wanted: None }
     }
 
     /// A body that is here already.
     #[must_use]
     pub fn whole(bytes: Bytes) -> Self {
         let length = Some(bytes.len() as u64);
-        Self { whole: Some(bytes).filter(|bytes| !bytes.is_empty()), pieces: None, length }
+        let whole = Some(bytes).filter(|bytes| !bytes.is_empty());
+        Self { whole, pieces: None, length, wanted: None }
+    }
+
+    /// The same once more. `None`: it is still to come.
+    pub(super) fn copy(&self) -> Option<Self> {
+        let (whole, length) = (self.whole.clone(), self.length);
+        self.pieces.is_none().then_some(Self { whole, pieces: None, length, wanted: None })
     }
 }
 
@@ -190,6 +199,9 @@ impl Body for UploadBody {
         if let Some(bytes) = self.whole.take() {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }
+        if let Some(wanted) = self.wanted.take() {
+            let _ = wanted.send(());
+        }
         let Some(pieces) = &mut self.pieces else {
             return Poll::Ready(None);
         };
@@ -222,19 +234,25 @@ impl Body for UploadBody {
 }
 
 /// Starts passing the caller's body on. The task ends with the body, with a fault, or when the upstream has hung up.
+/// `when_wanted`: a caller who asks before sending is not listened to before the upstream wants the body.
 #[must_use]
 pub fn stream(
     mut payload: Payload,
     length: Option<u64>,
     max_bytes: u64,
     max_time: Duration,
+    when_wanted: bool,
 ) -> (UploadBody, UploadReport) {
     let (sender, receiver) = mpsc::channel(PIECES);
+    let (wanted, is_wanted) = oneshot::channel();
     let (sending, watched) = watch::channel(());
     let progress = Arc::<UploadProgress>::default();
     let report =
         UploadReport { running: Some(Running { progress: Arc::clone(&progress), sending: watched }) };
     actix_web::rt::spawn(async move {
+        if when_wanted && is_wanted.await.is_err() {
+            return;
+        }
         let deadline = tokio::time::Instant::now() + max_time;
         // Of the time that the caller has: the upstream's own is not counted.
         let mut left = max_time;
@@ -277,7 +295,7 @@ pub fn stream(
         }
         drop((sending, sender));
     });
-    (UploadBody { whole: None, pieces: Some(receiver), length }, report)
+    (UploadBody { whole: None, pieces: Some(receiver), length, wanted: Some(wanted) }, report)
 }
 
 /// Whether the upstream took it. `None`: it neither reads nor answers in time, and must not hold the upload for ever. One that

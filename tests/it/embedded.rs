@@ -256,6 +256,9 @@ impl<'a> Shop<'a> {
                     tags.map_or(String::new(), |tags| tags.to_str().unwrap().to_owned())
                 }))
                 .service(web::resource("/events").wrap(five()).route(web::route().to(events)))
+                .service(web::resource("/named").wrap(five()).route(web::route().to(async || {
+                    HttpResponse::Ok().insert_header(("x-name", &b"caf\xe9 \xff"[..])).body("ok")
+                })))
                 .service(web::resource("/unwrapped").route(web::get().to(told)))
                 .route("/free", web::get().to(async || "free"))
                 .configure(billing.clone())
