@@ -91,7 +91,7 @@ async fn open_doors(
             RouteCharge::Fixed(price) => price,
         };
         let (description, mime_type) = (route.description.as_deref(), route.mime_type.as_deref());
-        parts.offers.challenge(Sale { path: "", description, mime_type, price })
+        parts.offers.challenge(Sale { origin: "", path: "", description, mime_type, price })
     });
     let challenges = challenges.collect();
     let told_of_redirect = config.routes.iter().map(|_| AtomicBool::new(false)).collect();
@@ -111,6 +111,7 @@ async fn open_doors(
         idempotency: config.idempotency.clone(),
         trusted_proxies: Arc::clone(&parts.trusted_proxies),
         public_url: config.public_url.clone(),
+        origin: parts.origin.clone(),
         permits: Arc::clone(&parts.permits),
         keyed_bodies: Arc::clone(&parts.keyed_bodies),
         closing: Arc::clone(&parts.closing),

@@ -21,6 +21,7 @@ use crate::http::admin::api::Desk;
 use crate::http::billing::Billing;
 use crate::http::health::Operations;
 use crate::http::metrics::Metrics;
+use crate::http::origin::Origin;
 use crate::http::webhooks::Webhooks;
 use crate::key_secret::{KeySecret, KeySecretError};
 use crate::ledger::Ledger;
@@ -111,6 +112,7 @@ pub(crate) struct Parts {
     pub(crate) closing: Arc<AtomicBool>,
     /// Peers whose `X-Forwarded-For` is believed.
     pub(crate) trusted_proxies: Arc<[IpNetwork]>,
+    pub(crate) origin: Origin,
     /// The most credit that operators may give in a day.
     pub(crate) max_adjustments_a_day: Micros,
 }
@@ -236,6 +238,7 @@ impl Engine {
             inbox,
             webhooks: web::Data::new(webhooks),
             closing: Arc::new(AtomicBool::new(false)),
+            origin: Origin::new(config, config.trusted_proxies.as_slice().into()),
             trusted_proxies: config.trusted_proxies.clone().into(),
             max_adjustments_a_day: config.max_adjustments_a_day,
             db,
@@ -291,6 +294,7 @@ impl Parts {
             paywall: self.paywall.clone(),
             offers: self.offers.clone(),
             trusted_proxies: Arc::clone(&self.trusted_proxies),
+            origin: self.origin.clone(),
         })
     }
 

@@ -12,6 +12,7 @@ use crate::db::{self, DbError};
 use crate::domain::Currency;
 use crate::engine::{StartError, check_settings};
 use crate::key_secret::KeySecret;
+use crate::paywall::offer::Offers;
 use crate::proxy::route_table::RouteTable;
 use crate::top_up::WrongStripe;
 
@@ -99,12 +100,13 @@ async fn check_books(config: &Config) -> Result<String, StartError> {
 /// # Errors
 /// Exit code 2, after the problems were printed.
 pub fn load_or_report(config_file: Option<PathBuf>) -> Result<Loaded, ExitCode> {
-    config::load(&LoadSource { config_file }).and_then(check_key_secret).and_then(check_routes).map_err(
-        |problems| {
-            eprint!("{}", problem_text(&problems));
-            ExitCode::from(WRONG_CONFIGURATION)
-        },
-    )
+    let loaded = config::load(&LoadSource { config_file }).and_then(check_key_secret).and_then(check_routes);
+    let mut loaded = loaded.map_err(|problems| {
+        eprint!("{}", problem_text(&problems));
+        ExitCode::from(WRONG_CONFIGURATION)
+    })?;
+    loaded.warnings.extend(Offers::shortened(&loaded.config));
+    Ok(loaded)
 }
 
 /// The problems as people read them: a count, then one line each.

@@ -35,6 +35,7 @@ pub(super) fn merge(file_text: Option<&str>, env: &BTreeMap<String, String>, rep
     if let Some(file) = file_text.and_then(|text| parse(text, "the configuration file", report)) {
         check_keys(&file, report);
         overlay(&mut merged, &file);
+        report.has_public_url = file.contains_key("public_url");
         // An own list of options brings its own minimum: the first one.
         let own = file.get("top_up").and_then(Value::as_table);
         let first = own.and_then(|own| own.get("options")?.as_array()?.first()?.as_table());
@@ -46,6 +47,7 @@ pub(super) fn merge(file_text: Option<&str>, env: &BTreeMap<String, String>, rep
         }
     }
     apply_environment(&mut merged, env, report);
+    report.has_public_url |= report.origins.contains_key("public_url");
     merged
 }
 

@@ -30,6 +30,7 @@ pub use self::database::DatabaseConfig;
 pub use self::layers::DEFAULT_TOML;
 pub use self::load::{LoadSource, Loaded, embedded_from, load, load_database, load_embedded, load_from};
 pub use self::parse::NotANetwork;
+pub(crate) use self::parse::origin_of;
 pub use self::problem::{ConfigProblems, Problem};
 pub use self::sandbox::{SandboxOptions, sandbox};
 pub(crate) use self::top_up::label;
@@ -44,8 +45,10 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// The origin of the admin pages, when they are reached through a proxy that speaks HTTPS.
     pub admin_public_url: Option<String>,
-    /// The origin callers see, `https://api.example.com`, without a trailing slash. Never taken from `Host`.
+    /// The origin callers see, `https://api.example.com`, without a trailing slash.
     pub public_url: String,
+    /// Whether somebody has set it. Offers say what the caller has asked, otherwise.
+    pub public_url_is_set: bool,
     /// Holds the database, the key secret and the lock.
     pub data_dir: PathBuf,
     /// Where the books are (default: `prepaid402.db` in the data directory).

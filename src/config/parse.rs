@@ -224,6 +224,12 @@ impl WebAddress {
     }
 }
 
+/// The origin that a `Host` header names. `None` for what is no host.
+pub(crate) fn origin_of(scheme: &str, host: &str) -> Option<String> {
+    let address = WebAddress::parse(&format!("{scheme}://{host}")).ok()?;
+    address.path.is_empty().then_some(address.origin)
+}
+
 /// An IP address in its usual form, or a name. Names that resolvers read as numbers (`2852039166`, `0x7f.1`) are neither.
 fn is_host(host: &str) -> bool {
     if host.parse::<IpAddr>().is_ok() {

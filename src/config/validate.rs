@@ -75,6 +75,7 @@ pub(super) fn config(
         admin_listen: admin_listen?,
         admin_public_url: admin_public_url?,
         public_url: public_url?,
+        public_url_is_set: report.has_public_url,
         data_dir: data_dir?,
         database: database?,
         currency: currency?,

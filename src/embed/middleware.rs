@@ -99,8 +99,9 @@ impl Price {
             || (self.charges_redirects && status.is_redirection())
     }
 
-    fn sale<'a>(&'a self, path: &'a str) -> Sale<'a> {
+    fn sale<'a>(&'a self, origin: &'a str, path: &'a str) -> Sale<'a> {
         Sale {
+            origin,
             path,
             description: self.description.as_deref(),
             mime_type: self.mime_type.as_deref(),
@@ -216,8 +217,8 @@ impl Price {
         Paid { client, price: self.price, currency, request, is_repeat }
     }
 
-    fn refuse(&self, path: &str, refused: &Refused, id: RequestId) -> HttpResponse {
-        payment_answer::refused(&self.inner.parts.offers, self.sale(path), refused, id)
+    fn refuse(&self, origin: &str, path: &str, refused: &Refused, id: RequestId) -> HttpResponse {
+        payment_answer::refused(&self.inner.parts.offers, self.sale(origin, path), refused, id)
     }
 
     /// Everything up to the handler. `Err`: the finished answer.
@@ -226,14 +227,15 @@ impl Price {
         request: &mut ServiceRequest,
         id: RequestId,
     ) -> Result<(Opened, Numbers), (HttpResponse, Outcome)> {
-        let path = request.path().to_owned();
-        let refuse = |refused: &Refused| self.refuse(&path, refused, id);
+        let (origin, path) = (self.inner.parts.origin.of(request.request()), request.path().to_owned());
+        let refuse = |refused: &Refused| self.refuse(&origin, &path, refused, id);
         let credential = match read_credential(request.request()) {
             Ok(Some(credential)) => credential,
             Ok(None) => {
                 let offers = &self.inner.parts.offers;
-                let challenge = self.challenge.get_or_init(|| offers.challenge(self.sale("")));
-                return Err((payment_answer::challenge(challenge, &path, id), Outcome::Challenged));
+                let challenge = self.challenge.get_or_init(|| offers.challenge(self.sale("", "")));
+                let answer = payment_answer::challenge(challenge, self.sale(&origin, &path), id);
+                return Err((answer, Outcome::Challenged));
             }
             Err(error) => return Err((refuse(&Refused::because(error.into())), Outcome::PaymentRefused)),
         };
@@ -374,7 +376,8 @@ impl Price {
                 (Ok(with_note(answered, &receipt)), Outcome::Paid)
             }
             Err(refused) => {
-                let answer = self.refuse(request.path(), &refused, id);
+                let origin = self.inner.parts.origin.of(&request);
+                let answer = self.refuse(&origin, request.path(), &refused, id);
                 (Ok(ServiceResponse::new(request, answer)), Outcome::PaymentRefused)
             }
         }

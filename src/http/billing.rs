@@ -11,6 +11,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::origin::Origin;
 use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
 use super::{repeat_key, statement};
@@ -47,6 +48,7 @@ pub struct Billing {
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
     pub(crate) trusted_proxies: Arc<[IpNetwork]>,
+    pub(crate) origin: Origin,
 }
 
 /// The paths.
@@ -291,7 +293,8 @@ async fn create_top_up(
         Err(OrderProblem::Invalid(detail)) => return invalid(detail, id),
     };
     let outcome = carry_out(&billing, &order).await;
-    let sale = payment_answer::credit_sale("/billing/top-ups");
+    let origin = billing.origin.of(&request);
+    let sale = payment_answer::credit_sale(&origin, "/billing/top-ups");
     let response = match outcome {
         Ok(done) => done,
         Err(Stopped::Refused(refused)) => payment_answer::refused(&billing.offers, sale, &refused, id),

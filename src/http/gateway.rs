@@ -26,6 +26,7 @@ use super::framing;
 use super::gateway_body::GatewayBody;
 use super::kept_answer::{self, Read};
 use super::metrics::{Metrics, Outcome};
+use super::origin::Origin;
 use super::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
 use super::repeat_headers;
@@ -75,6 +76,7 @@ pub struct Gateway {
     pub(crate) idempotency: IdempotencyConfig,
     pub(crate) trusted_proxies: Arc<[IpNetwork]>,
     pub(crate) public_url: String,
+    pub(crate) origin: Origin,
     pub(crate) permits: Arc<Semaphore>,
     /// Bodies of requests with an `Idempotency-Key` that are being read.
     pub(crate) keyed_bodies: Arc<Semaphore>,
@@ -228,7 +230,9 @@ impl Gateway {
         price: Micros,
         id: RequestId,
     ) -> (HttpResponse, Outcome) {
+        let origin = self.origin.of(request);
         let sale = Sale {
+            origin: &origin,
             path: path.as_str(),
             description: route.config.description.as_deref(),
             mime_type: route.config.mime_type.as_deref(),
@@ -239,7 +243,7 @@ impl Gateway {
             Ok(Some(credential)) => credential,
             Ok(None) => {
                 let answer = match self.challenges.get(route.index) {
-                    Some(challenge) => payment_answer::challenge(challenge, path.as_str(), id),
+                    Some(challenge) => payment_answer::challenge(challenge, sale, id),
                     None => refuse(&Refused::challenge()),
                 };
                 return (answer, Outcome::Challenged);

@@ -12,6 +12,7 @@ pub(crate) mod gateway_body;
 pub mod health;
 pub(crate) mod kept_answer;
 pub mod metrics;
+pub(crate) mod origin;
 pub(crate) mod payment_answer;
 pub mod problem;
 pub(crate) mod repeat_headers;
@@ -34,8 +35,7 @@ use crate::proxy::client_address::client_address;
 /// What browsers may send us and read from us.
 const ALLOW_HEADERS: &str = "payment, authorization, content-type, accept, idempotency-key, x-requested-with";
 const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-const EXPOSE_HEADERS: &str =
-    "payment-required, payment-response, x-request-id, retry-after, location, idempotent-replayed";
+const EXPOSE_HEADERS: &str = "payment-required, payment-response, x-request-id, retry-after, x-should-retry, location, idempotent-replayed";
 
 /// The public listener's paths.
 pub fn public(config: &mut web::ServiceConfig) {

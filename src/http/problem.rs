@@ -2,11 +2,14 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use serde_json::{Map, Value, json};
 
 use crate::domain::RequestId;
 use crate::paywall::{Answer, WhoActs};
+
+/// What SDKs obey before their own rules.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// A refusal that is not about payment. The payment ones are in `paywall::refusal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -255,10 +258,18 @@ pub fn response(
     let mut builder = HttpResponse::build(status);
     builder.insert_header((CONTENT_TYPE, "application/problem+json"));
     builder.insert_header((CACHE_CONTROL, "no-store"));
-    if let Some(seconds) = answer.retry_after {
-        builder.insert_header((RETRY_AFTER, seconds));
+    let mut response = builder.body(Value::Object(body).to_string());
+    tell_of_repeating(response.headers_mut(), answer);
+    response
+}
+
+/// Tells programs that repeat requests by themselves whether, and when, to repeat this one.
+pub(crate) fn tell_of_repeating(headers: &mut HeaderMap, answer: Answer) {
+    let repeating = answer.repeating();
+    headers.insert(SHOULD_RETRY, HeaderValue::from_static(if repeating.helps { "true" } else { "false" }));
+    if let Some(seconds) = repeating.after {
+        headers.insert(RETRY_AFTER, seconds.into());
     }
-    builder.body(Value::Object(body).to_string())
 }
 
 /// A problem without additions.

@@ -42,7 +42,7 @@ use crate::protocol::stripe402::Credential;
 use crate::proxy::reachability::Reachability;
 use crate::top_up::{Landed, Payer, Recorded, TopUpOutcome, TopUpRequest, TopUps};
 
-pub use self::refusal::{Answer, Refusal, WhoActs};
+pub use self::refusal::{Answer, Refusal, Repeating, WhoActs};
 pub use self::repeats::{RepeatKey, is_key};
 
 /// How often one request looks at the balance again after waiting for somebody else's charge.

@@ -114,6 +114,34 @@ pub struct Answer {
     pub retry_after: Option<u32>,
 }
 
+/// What a program that repeats requests by itself is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repeating {
+    /// Whether the same request can succeed within a minute, without anybody having to do something, and without another charge.
+    pub helps: bool,
+    /// Seconds to wait.
+    pub after: Option<u32>,
+}
+
+/// The longest that programs are told to wait: some sleep for as long as they are told.
+const MAX_RETRY_AFTER: u32 = 3_600;
+/// The longest that is worth waiting for inside a call.
+const SOON: u32 = 60;
+
+impl Answer {
+    /// Whether to repeat the request, and when: the one decision for every refusal.
+    #[must_use]
+    pub fn repeating(&self) -> Repeating {
+        // What the seller has to mend is not mended within a call; an API that is away may be back.
+        let is_mended = self.who_acts != WhoActs::Seller || self.status >= 500;
+        let is_soon = self.retry_after.is_none_or(|seconds| seconds <= SOON);
+        Repeating {
+            helps: self.retryable && is_mended && is_soon,
+            after: self.retry_after.map(|seconds| seconds.min(MAX_RETRY_AFTER)),
+        }
+    }
+}
+
 const fn row(
     status: u16,
     code: &'static str,

@@ -138,9 +138,9 @@ fn summary(paid: &Paid, answer: &Answer, origin: &Origin) -> Value {
         summary["paid"] = major(receipt.credits_charged.or(asked)).into();
         summary["balance"] = major(Some(receipt.credits_remaining)).into();
         summary["creditsRemaining"] = receipt.credits_remaining.into();
-        summary["frozen"] = receipt.frozen.into();
-        summary["spendable"] = major(receipt.spendable.filter(|units| *units > 0)).into();
-        summary["debt"] = major(receipt.debt).into();
+        summary["frozen"] = receipt.standing.frozen.into();
+        summary["spendable"] = major(receipt.standing.spendable.filter(|units| *units > 0)).into();
+        summary["debt"] = major(receipt.standing.debt).into();
         summary["client"] = short(&receipt.client_id).into();
         let text = |text: &Option<String>| text.as_deref().map(shown);
         summary["chargeId"] = text(&receipt.charge_id).into();
