@@ -10,12 +10,14 @@ use actix_web::{App as ActixApp, HttpServer, web};
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, RouteCharge};
+use crate::crowd::door::{Door, notice_who_has_gone};
 use crate::db::DbError;
 use crate::domain::Micros;
 use crate::engine::{Engine, Parts};
 use crate::http;
 use crate::http::gateway::Gateway;
 use crate::ledger::prices;
+use crate::open_files;
 use crate::paywall::offer::Sale;
 use crate::proxy::own_token::OwnToken;
 use crate::proxy::route_table::RouteTable;
@@ -25,8 +27,8 @@ pub use crate::engine::{StartError, make_private_directory, own};
 
 /// Idle connections are kept this long, so that agents that call now and then do not connect anew.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// Open connections on the public listener, per worker.
-const MAX_CONNECTIONS: usize = 4096;
+/// Connections to the admin listener.
+const MAX_ADMIN_CONNECTIONS: usize = 512;
 
 /// Bytes that the system takes for one caller before they can be sent (TCP_NOTSENT_LOWAT).
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -61,6 +63,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
         StartError::Routes(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
     })?;
     let public = listen(config.listen)?;
+    notice_who_has_gone(&public);
     let admin = listen(config.admin_listen)?;
     let upstream = Upstream::new(&config.upstream)?;
     let engine = Engine::start(&config, key_secret, Some(upstream.reachability().clone())).await?;
@@ -111,8 +114,7 @@ async fn open_doors(
         idempotency: config.idempotency.clone(),
         trusted_proxies: Arc::clone(&parts.trusted_proxies),
         public_url: config.public_url.clone(),
-        permits: Arc::clone(&parts.permits),
-        keyed_bodies: Arc::clone(&parts.keyed_bodies),
+        crowd: Arc::clone(&parts.crowd),
         closing: Arc::clone(&parts.closing),
         metrics: Arc::clone(&parts.metrics),
         sandbox: config.sandbox,
@@ -120,6 +122,8 @@ async fn open_doors(
     let (billing, webhooks) = (parts.billing(), parts.webhooks.clone());
     let address = public.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
     let grace = config.limits.shutdown_timeout.as_secs();
+    let max_connections = open_files::connections(&config.limits);
+    let door = Door::new(max_connections, &parts.trusted_proxies);
     let public_server = HttpServer::new(move || {
         ActixApp::new()
             .app_data(gateway.clone())
@@ -127,11 +131,16 @@ async fn open_doors(
             .app_data(webhooks.clone())
             .configure(http::public)
     })
-    .max_connections(MAX_CONNECTIONS)
+    // Of each worker, for connections of trusted proxies; the others are counted all together.
+    .max_connections(max_connections)
     // A caller who closes is gone, also one who closes its half alone: hardly any client does that and waits, and what is free
     // must not go on for nobody. Paid work goes on, and is charged when it is done.
     .h1_allow_half_closed(false)
-    .on_connect(|connection, _| hand_over_no_more_than_needed(connection))
+    .on_connect(move |connection, data| {
+        let Some(socket) = connection.downcast_ref() else { return };
+        hand_over_no_more_than_needed(socket);
+        door.let_in(socket, data);
+    })
     .keep_alive(KEEP_ALIVE)
     .shutdown_timeout(grace)
     .disable_signals()
@@ -149,15 +158,13 @@ async fn open_doors(
 
 /// Keeps what waits for the network in this process short, so that a caller who reads slowly is told from one who has stopped.
 /// By default, the system takes megabytes before it says that a caller does not keep up.
-fn hand_over_no_more_than_needed(connection: &dyn std::any::Any) {
+fn hand_over_no_more_than_needed(socket: &actix_web::rt::net::TcpStream) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    if let Some(socket) = connection.downcast_ref::<actix_web::rt::net::TcpStream>()
-        && let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(MAX_UNSENT)
-    {
+    if let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(MAX_UNSENT) {
         tracing::debug!(%error, "the system does not know TCP_NOTSENT_LOWAT");
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = connection;
+    let _ = socket;
 }
 
 /// The seller's own pages, health checks and metrics.
@@ -168,6 +175,7 @@ pub(crate) fn admin_server(
 ) -> Result<(SocketAddr, Server), StartError> {
     let address = listener.local_addr().map_err(|error| StartError::Listen(config.admin_listen, error))?;
     let (operations, admin, desk) = (parts.operations(), parts.admin(config), parts.desk());
+    let door = Door::new(MAX_ADMIN_CONNECTIONS, &parts.trusted_proxies);
     let server = HttpServer::new(move || {
         ActixApp::new()
             .app_data(operations.clone())
@@ -177,6 +185,12 @@ pub(crate) fn admin_server(
             .configure(http::admin::configure)
     })
     .workers(1)
+    .max_connections(MAX_ADMIN_CONNECTIONS)
+    .on_connect(move |connection, data| {
+        if let Some(socket) = connection.downcast_ref() {
+            door.let_in(socket, data);
+        }
+    })
     .shutdown_timeout(config.limits.shutdown_timeout.as_secs())
     .disable_signals()
     .listen(listener)

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::web;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, DatabaseConfig, IpNetwork};
+use crate::crowd::Crowd;
 use crate::db::{Connection, Db, DbError, On, query_scalar};
 use crate::domain::{Currency, InstallationId, Micros, NodeId, StripeMode};
 use crate::http::Reversals;
@@ -38,8 +39,6 @@ use crate::top_up::account::check_mode;
 use crate::top_up::{Account, TopUpParts, TopUps, WrongStripe, installation};
 use crate::worker;
 
-/// Bodies of requests with an `Idempotency-Key` that are read at once: each may take what `idempotency.max_body_bytes` says.
-const MAX_KEYED_BODIES: usize = 256;
 /// How long money work may go on after the last connection has ended.
 const MONEY_WORK_GRACE: Duration = Duration::from_secs(60);
 
@@ -104,10 +103,9 @@ pub(crate) struct Parts {
     pub(crate) inbox: Inbox,
     pub(crate) books: Watch,
     pub(crate) webhooks: web::Data<Webhooks>,
-    /// Requests that may still begin.
-    pub(crate) permits: Arc<Semaphore>,
-    /// Bodies of requests with an `Idempotency-Key` that may be read at once.
-    pub(crate) keyed_bodies: Arc<Semaphore>,
+    pub(crate) crowd: Arc<Crowd>,
+    /// How far behind a caller may be with a body.
+    pub(crate) body_timeout: Duration,
     pub(crate) closing: Arc<AtomicBool>,
     /// Peers whose `X-Forwarded-For` is believed.
     pub(crate) trusted_proxies: Arc<[IpNetwork]>,
@@ -205,12 +203,16 @@ impl Engine {
                 poll_every.as_secs()
             );
         }
-        let webhooks = Webhooks::new(
-            config.webhooks.clone(),
-            config.stripe.is_live(),
-            inbox.clone(),
-            Arc::clone(&metrics),
-        );
+        let crowd = Crowd::new(&config.limits, &config.idempotency);
+        let trusted_proxies: Arc<[IpNetwork]> = config.trusted_proxies.clone().into();
+        let webhooks = Webhooks {
+            config: config.webhooks.clone(),
+            is_live: config.stripe.is_live(),
+            inbox: inbox.clone(),
+            metrics: Arc::clone(&metrics),
+            crowd: Arc::clone(&crowd),
+            trusted_proxies: Arc::clone(&trusted_proxies),
+        };
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
             tokio::spawn(worker::reconcile(top_ups.clone(), reconcile_every, stopped.clone())),
@@ -229,14 +231,14 @@ impl Engine {
         ];
         let parts = Parts {
             reversals: Reversals::new(ledger.clone(), tasks.clone()),
-            permits: Arc::new(Semaphore::new(config.limits.max_concurrent_requests)),
-            keyed_bodies: Arc::new(Semaphore::new(MAX_KEYED_BODIES)),
+            crowd,
+            body_timeout: config.limits.body_timeout,
             metrics,
             books,
             inbox,
             webhooks: web::Data::new(webhooks),
             closing: Arc::new(AtomicBool::new(false)),
-            trusted_proxies: config.trusted_proxies.clone().into(),
+            trusted_proxies,
             max_adjustments_a_day: config.max_adjustments_a_day,
             db,
             ledger,
@@ -291,6 +293,8 @@ impl Parts {
             paywall: self.paywall.clone(),
             offers: self.offers.clone(),
             trusted_proxies: Arc::clone(&self.trusted_proxies),
+            crowd: Arc::clone(&self.crowd),
+            body_timeout: self.body_timeout,
         })
     }
 

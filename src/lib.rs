@@ -44,5 +44,7 @@ pub mod sandbox;
 
 pub mod app;
 pub mod cli;
+mod crowd;
 pub mod embed;
 mod engine;
+mod open_files;

@@ -63,6 +63,7 @@ pub async fn run(args: SandboxArgs) -> ExitCode {
     let filter =
         std::env::var("PREPAID402_LOG__FILTER").unwrap_or_else(|_| "warn,prepaid402=info".to_owned());
     super::start_logging(&filter, false);
+    crate::open_files::allow_as_many_as_possible();
     let sandbox = match start(&args).await {
         Ok(sandbox) => sandbox,
         Err(Stopped::Configuration(problems)) => {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::check_config::load_or_report;
-use crate::app;
+use crate::{app, open_files};
 
 /// Run the gateway in front of your API.
 #[derive(Debug, clap::Args)]
@@ -27,6 +27,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    open_files::allow_as_many_as_possible();
     let public_url = loaded.config.public_url.clone();
     let key_secret = loaded.config.key_secret.clone();
     let mut running =

@@ -48,6 +48,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("adjustments.max_a_day", Kind::Text),
     ("limits.max_body_bytes", Kind::Integer),
     ("limits.body_timeout", Kind::Text),
+    ("limits.max_connections", Kind::Integer),
     ("limits.max_concurrent_requests", Kind::Integer),
     ("limits.max_concurrent_per_client", Kind::Integer),
     ("limits.shutdown_timeout", Kind::Text),

@@ -237,9 +237,11 @@ pub struct TopUpPack {
 pub struct LimitsConfig {
     /// Request body passed to the upstream.
     pub max_body_bytes: u64,
-    /// A request body must arrive within this time.
+    /// How far behind a caller may be with a request body: so long without a byte, while what comes buys time again.
     pub body_timeout: Duration,
-    /// Requests being served at the same time; more are answered 503 `busy`.
+    /// Connections of callers; of one network a part only.
+    pub max_connections: usize,
+    /// Requests being served at the same time, of each kind; more are answered 503 `busy`. Of one client or network a part only.
     pub max_concurrent_requests: usize,
     /// The same for one client: 429 `reservations_in_flight` beyond it.
     pub max_concurrent_per_client: u32,

@@ -199,6 +199,7 @@ fn currency(root: &Section<'_>, report: &mut Report) -> Option<Currency> {
 fn limits(section: &Section<'_>, report: &mut Report) -> Option<LimitsConfig> {
     let max_body_bytes = section.integer("max_body_bytes", 0..=MAX_BODY, report);
     let body_timeout = section.duration("body_timeout", millis(10)..=millis(600_000), report);
+    let connections = section.integer("max_connections", 10..=1_000_000, report);
     let requests = section.integer("max_concurrent_requests", 1..=100_000, report);
     let per_client = section.integer("max_concurrent_per_client", 1..=100_000, report);
     let shutdown_timeout = section.duration("shutdown_timeout", millis(0)..=millis(600_000), report);
@@ -210,6 +211,7 @@ fn limits(section: &Section<'_>, report: &mut Report) -> Option<LimitsConfig> {
     Some(LimitsConfig {
         max_body_bytes: max_body_bytes?.into(),
         body_timeout: body_timeout?,
+        max_connections: usize::try_from(connections?).ok()?,
         max_concurrent_requests: usize::try_from(requests).ok()?,
         max_concurrent_per_client: per_client,
         shutdown_timeout: shutdown_timeout?,

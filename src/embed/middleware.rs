@@ -4,6 +4,7 @@
 //! request: what was done is charged.
 
 use std::future::{Future, Ready, ready};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -16,12 +17,12 @@ use actix_web::error::ErrorInternalServerError;
 use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{Error, HttpMessage as _, HttpResponse, ResponseError, web};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::body::{ReadBody, WatchedBody};
 use super::paid::Paid;
 use super::upload;
 use super::{Inner, Numbers, Sold};
+use crate::crowd::Standing;
 use crate::domain::{Micros, RequestId};
 use crate::http::delivery::{Delivery, Upload};
 use crate::http::framing;
@@ -32,14 +33,16 @@ use crate::http::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, head
 use crate::http::problem::{self, Problem};
 use crate::http::repeat_headers;
 use crate::http::repeat_key::{self, Unfit};
+use crate::http::who_asks::{self, Ask};
 use crate::http::{caller_address, finish, preflight};
-use crate::ledger::mailbox;
+use crate::ledger::{ClientId, mailbox};
 use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage, Wallet,
 };
 use crate::protocol::stripe402::{PaymentResponse, encode};
 use crate::proxy::headers::{CACHING, matches_anything};
+use crate::proxy::pace::Patience;
 
 /// Headers of an answer that belong to one connection or one caller, and are not stored with it.
 const NOT_STORED: [&str; 8] = [
@@ -181,7 +184,7 @@ impl Price {
         }
         let paid = self.paid(opened.wallet(), id, matches!(opened, Opened::Again(_)));
         request.extensions_mut().insert(paid);
-        let upload = upload::watch(&mut request);
+        let upload = upload::watch(&mut request, self.inner.limits.body_timeout);
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         if is_safe && !self.charges(StatusCode::NOT_MODIFIED) {
             let tags = request.headers().get_all(IF_NONE_MATCH).map(HeaderValue::as_bytes);
@@ -242,13 +245,28 @@ impl Price {
             // The books are being closed: the handler must not work for a charge that cannot be made any more.
             return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
         }
-        // Before the permit: whoever sends a body slowly must not keep others out.
-        let repeat = self.repeat_key(request, &path).await.map_err(|unfit| match unfit {
+        let unfit = |unfit| match unfit {
             Unfit::Refusal(refusal) => (refuse(&Refused::because(refusal)), Outcome::PaymentRefused),
             Unfit::Problem(problem) => (problem::plain(problem, id), Outcome::Refused),
-        })?;
-        let Ok(permit) = Arc::clone(&parts.permits).try_acquire_owned() else {
-            return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
+        };
+        let key = repeat_key::presented(request.headers()).map_err(unfit)?.cloned();
+        let caller = caller_address(request.request(), &parts.trusted_proxies);
+        // Who asks comes first: whoever is nobody, or sends a body slowly, must not keep others out.
+        let ask = Ask { credential: &credential, caller, price: self.price, is_repeat: key.is_some() };
+        let mut wallet = match parts.paywall.recognise_at_once(&credential) {
+            Some(wallet) => Some(wallet),
+            None => Box::pin(who_asks::look_up(&parts.paywall, &parts.crowd, ask))
+                .await
+                .map_err(|refused| (refuse(&refused), Outcome::of_refused(&refused)))?,
+        };
+        let client = wallet.as_ref().map(|wallet| wallet.record.client);
+        let repeat = match &key {
+            None => None,
+            Some(key) => {
+                // Its body may take long.
+                wallet = None;
+                Some(self.repeat_key(request, key, &path, (client, caller)).await.map_err(unfit)?)
+            }
         };
         let route = format!(
             "{} {}",
@@ -256,15 +274,20 @@ impl Price {
             request.match_pattern().unwrap_or_else(|| "an unnamed handler".to_owned())
         );
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-        let caller = caller_address(request.request(), &parts.trusted_proxies);
-        let purchase = Purchase { request: id, price: self.price, credential, is_safe, repeat, caller };
+        let purchase =
+            Purchase { request: id, price: self.price, credential, wallet, is_safe, repeat, caller };
         let sold = (route, self.price.get());
         if let Some(numbers) = self.inner.known_numbers(&sold)
             && let Some(admitted) = parts.paywall.open_at_once(&purchase)
         {
             return Ok((Opened::Admitted(Box::new(admitted)), numbers));
         }
-        Box::pin(self.open_slowly(purchase, sold, permit))
+        // While it is opened; the handler runs in the server's own limits.
+        let (kind, holder) = parts.crowd.who(client, caller);
+        let Some(standing) = kind.enter(holder, false) else {
+            return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
+        };
+        Box::pin(self.open_slowly(purchase, sold, standing))
             .await
             .map_err(|(refused, outcome)| (refuse(&refused), outcome))
     }
@@ -274,7 +297,7 @@ impl Price {
         &self,
         purchase: Purchase,
         sold: Sold,
-        permit: OwnedSemaphorePermit,
+        standing: Standing,
     ) -> Result<(Opened, Numbers), (Refused, Outcome)> {
         let (inner, id) = (Arc::clone(&self.inner), purchase.request);
         let work = self.inner.parts.tasks.run(async move {
@@ -287,8 +310,7 @@ impl Price {
                 })?,
                 Opened::Again(_) | Opened::Replayed(_) => Numbers::default(),
             };
-            // The handler runs in the server's own limits.
-            drop(permit);
+            drop(standing);
             Ok((opened, numbers))
         });
         match work.await {
@@ -301,20 +323,23 @@ impl Price {
     }
 
     /// The request's `Idempotency-Key`, for which its body is read whole, and put back for the handler.
-    async fn repeat_key(&self, request: &mut ServiceRequest, path: &str) -> Result<Option<RepeatKey>, Unfit> {
-        let Some(key) = repeat_key::presented(request.headers())?.cloned() else {
-            return Ok(None);
-        };
+    async fn repeat_key(
+        &self,
+        request: &mut ServiceRequest,
+        key: &HeaderValue,
+        path: &str,
+        (client, caller): (Option<ClientId>, Option<IpAddr>),
+    ) -> Result<RepeatKey, Unfit> {
         let payload =
             request.extract::<web::Payload>().await.map_err(|_| Unfit::Problem(Problem::BodyBroken))?;
         let (limits, idempotency) = (&self.inner.limits, &self.inner.idempotency);
         let max_bytes = idempotency.max_body_bytes.min(limits.max_body_bytes);
-        let places = &self.inner.parts.keyed_bodies;
+        let patience = Patience::steady(limits.body_timeout);
+        let mut room = self.inner.parts.crowd.bytes(client, caller);
         let (body, key) =
-            repeat_key::read(&key, request.request(), path, payload, max_bytes, limits.body_timeout, places)
-                .await?;
+            repeat_key::read(key, request.request(), path, payload, max_bytes, patience, &mut room).await?;
         request.set_payload(Payload::from(body));
-        Ok(Some(key.with_headers(repeat_headers::digest_of_all(request.headers()))))
+        Ok(key.with_headers(repeat_headers::digest_of_all(request.headers())))
     }
 
     /// Charges what the handler answered, or lets the funds go.

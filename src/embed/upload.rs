@@ -1,9 +1,10 @@
 //! The caller's body on its way to a handler: watched, because an answer that breaks off while the caller does not send what was
-//! announced is not the handler's doing.
+//! announced is not the handler's doing. One that trickles ends with an error, so that a handler does not wait for ever.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use actix_web::HttpMessage as _;
 use actix_web::dev::{Payload, ServiceRequest};
@@ -11,23 +12,28 @@ use actix_web::error::PayloadError;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use tokio::time::{Instant, Sleep};
 
 use crate::http::delivery::Upload;
+use crate::proxy::pace::Patience;
 use crate::proxy::upload::{UploadFault, UploadProgress};
 
 struct WatchedUpload {
     inner: Payload,
     progress: Arc<UploadProgress>,
-    is_waiting: bool,
+    patience: Patience,
+    /// The handler waits since then, and up to the end of the timer.
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
-/// From now on it is known how the caller's body is getting on.
-pub(super) fn watch(request: &mut ServiceRequest) -> Upload {
+/// From now on it is known how the caller's body is getting on. `patience`: how far behind it may be.
+pub(super) fn watch(request: &mut ServiceRequest, patience: Duration) -> Upload {
     match request.take_payload() {
         Payload::None => Upload::Nothing,
         inner => {
             let progress = Arc::<UploadProgress>::default();
-            let watched = WatchedUpload { inner, progress: Arc::clone(&progress), is_waiting: false };
+            let patience = Patience::steady(patience);
+            let watched = WatchedUpload { inner, progress: Arc::clone(&progress), patience, waiting: None };
             let watched: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>> = Box::pin(watched);
             request.set_payload(Payload::from(watched));
             Upload::Handed(progress)
@@ -37,7 +43,7 @@ pub(super) fn watch(request: &mut ServiceRequest) -> Upload {
 
 impl Drop for WatchedUpload {
     fn drop(&mut self) {
-        if self.is_waiting {
+        if self.waiting.is_some() {
             self.progress.not_wanted();
         }
     }
@@ -47,15 +53,32 @@ impl Stream for WatchedUpload {
     type Item = Result<Bytes, PayloadError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let polled = Pin::new(&mut self.inner).poll_next(context);
-        match &polled {
-            Poll::Pending if self.is_waiting => {}
-            Poll::Pending => self.progress.waiting(),
-            Poll::Ready(Some(Ok(piece))) => self.progress.received(piece.len()),
-            Poll::Ready(Some(Err(_))) => self.progress.failed(UploadFault::Broken),
-            Poll::Ready(None) => self.progress.arrived(),
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.inner).poll_next(context);
+        if polled.is_ready()
+            && let Some((since, _)) = this.waiting.take()
+        {
+            this.patience.waited(since.elapsed());
         }
-        self.is_waiting = polled.is_pending();
+        match &polled {
+            Poll::Pending => {
+                let (progress, left) = (&this.progress, this.patience.left());
+                let (_, timer) = this.waiting.get_or_insert_with(|| {
+                    progress.waiting();
+                    (Instant::now(), Box::pin(tokio::time::sleep(left)))
+                });
+                if timer.as_mut().poll(context).is_ready() {
+                    this.progress.failed(UploadFault::TooSlow);
+                    return Poll::Ready(Some(Err(PayloadError::Io(std::io::ErrorKind::TimedOut.into()))));
+                }
+            }
+            Poll::Ready(Some(Ok(piece))) => {
+                this.patience.received(piece.len());
+                this.progress.received(piece.len());
+            }
+            Poll::Ready(Some(Err(_))) => this.progress.failed(UploadFault::Broken),
+            Poll::Ready(None) => this.progress.arrived(),
+        }
         polled
     }
 }

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -15,6 +16,7 @@ use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
 use super::{repeat_key, statement};
 use crate::config::IpNetwork;
+use crate::crowd::Crowd;
 use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Micros, PaymentMethodId, RequestId, SecretHash, TopUpId, Units};
 use crate::ledger::core::ClientState;
@@ -27,6 +29,8 @@ use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, decode_payment, encode, single_payment_header,
 };
 use crate::protocol::{card_number, strict_json};
+use crate::proxy::pace::Patience;
+use crate::proxy::upload::read_whole;
 use crate::top_up::store::{State, TopUpRow};
 use crate::top_up::{Landed, TopUpOutcome, TopUpRequest};
 
@@ -47,12 +51,14 @@ pub struct Billing {
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
     pub(crate) trusted_proxies: Arc<[IpNetwork]>,
+    pub(crate) crowd: Arc<Crowd>,
+    /// How far behind a caller may be with a body.
+    pub(crate) body_timeout: Duration,
 }
 
 /// The paths.
 pub fn configure(config: &mut web::ServiceConfig) {
     config
-        .app_data(web::PayloadConfig::new(MAX_BODY))
         .service(web::resource("/balance").get(balance).default_service(web::to(other)))
         .service(web::resource("/entries").get(entries).default_service(web::to(other)))
         .service(web::resource("/top-ups").post(create_top_up).default_service(web::to(other)))
@@ -129,6 +135,10 @@ async fn authenticate(
 ) -> Result<(ClientKey, KeyLookup), HttpResponse> {
     let key = presented_key(request).and_then(|key| key.ok_or(Problem::Unauthorized));
     let key = key.map_err(|problem| refuse(problem, id))?;
+    let caller = super::caller_address(request, &billing.trusted_proxies);
+    let Some(_looking) = billing.crowd.look_up(caller, || billing.keys.was_here(key.hash())) else {
+        return Err(refuse(Problem::Busy, id));
+    };
     let found = billing.keys.look_up(key.hash()).await.map_err(|error| unavailable(&error, id))?;
     match found {
         KeyLookup::Unknown => Err(refuse(Problem::UnknownClient, id)),
@@ -277,14 +287,22 @@ struct Order {
 
 async fn create_top_up(
     request: HttpRequest,
-    body: Result<web::Bytes, actix_web::Error>,
+    payload: web::Payload,
     billing: web::Data<Billing>,
 ) -> HttpResponse {
     let id = RequestId::new();
-    let Ok(body) = body else {
-        return refuse(Problem::BodyTooLarge, id);
-    };
     let caller = super::caller_address(&request, &billing.trusted_proxies);
+    if is_nobody(&request, &billing, caller).await {
+        let refused = Refused::because(Refusal::UnknownClient);
+        let sale = payment_answer::credit_sale("/billing/top-ups");
+        return done(payment_answer::refused(&billing.offers, sale, &refused, id), id);
+    }
+    let mut room = billing.crowd.bytes(None, caller);
+    let patience = Patience::steady(billing.body_timeout);
+    let body = match read_whole(payload, MAX_BODY as u64, patience, &mut room).await {
+        Ok(body) => body,
+        Err(fault) => return refuse(fault.into(), id),
+    };
     let order = match read_order(&request, &body, caller) {
         Ok(order) => order,
         Err(OrderProblem::Problem(problem)) => return refuse(problem, id),
@@ -299,6 +317,13 @@ async fn create_top_up(
         Err(Stopped::Db(error)) => return unavailable(&error, id),
     };
     done(response, id)
+}
+
+/// Whether the presented clientId was never issued: then nothing is waited for. Whatever else there is to say follows the body.
+async fn is_nobody(request: &HttpRequest, billing: &Billing, caller: Option<IpAddr>) -> bool {
+    let Ok(Some(key)) = presented_key(request) else { return false };
+    let looking = billing.crowd.look_up(caller, || billing.keys.was_here(key.hash()));
+    looking.is_some() && matches!(billing.keys.look_up(key.hash()).await, Ok(KeyLookup::Unknown))
 }
 
 enum OrderProblem {

@@ -18,7 +18,6 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use serde_json::json;
-use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::delivery::{Delivery, Upload};
@@ -31,7 +30,9 @@ use super::problem::{self, Problem};
 use super::repeat_headers;
 use super::repeat_key::{self, Unfit};
 use super::reversals::Reversals;
+use super::who_asks::{self, Ask};
 use crate::config::{IdempotencyConfig, IpNetwork, LimitsConfig, RouteCharge};
+use crate::crowd::{Crowd, Holder, Place, Standing};
 use crate::domain::{Micros, RequestId, SecretHash};
 use crate::money_work::MoneyWork;
 use crate::paywall::offer::{Challenge, Offers, Sale};
@@ -47,6 +48,7 @@ use crate::proxy::headers::{
     response_headers_for_caller,
 };
 use crate::proxy::own_token::OwnToken;
+use crate::proxy::pace::Patience;
 use crate::proxy::path::{CanonicalPath, canonicalise};
 use crate::proxy::route_table::{CompiledRoute, Found, RouteTable};
 use crate::proxy::upload::{self, UploadBody, UploadFault, UploadReport};
@@ -75,9 +77,7 @@ pub struct Gateway {
     pub(crate) idempotency: IdempotencyConfig,
     pub(crate) trusted_proxies: Arc<[IpNetwork]>,
     pub(crate) public_url: String,
-    pub(crate) permits: Arc<Semaphore>,
-    /// Bodies of requests with an `Idempotency-Key` that are being read.
-    pub(crate) keyed_bodies: Arc<Semaphore>,
+    pub(crate) crowd: Arc<Crowd>,
     pub(crate) closing: Arc<AtomicBool>,
     pub(crate) metrics: Arc<Metrics>,
     /// Every answer says so.
@@ -97,6 +97,8 @@ struct PaidRequest {
     route: usize,
     call: UpstreamCall,
     report: UploadReport,
+    /// Where its body is counted, if that is in memory.
+    _room: Option<Place>,
 }
 
 /// An answer of the upstream, as far as it has been read.
@@ -193,7 +195,8 @@ impl Gateway {
         route: &CompiledRoute,
         id: RequestId,
     ) -> (HttpResponse, Outcome) {
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+        let holder = Holder::network(super::caller_address(request, &self.trusted_proxies));
+        let Some(standing) = self.crowd.free.enter(holder, super::has_body(request)) else {
             return (problem::plain(Problem::Busy, id), Outcome::Busy);
         };
         let (call, report) = match self.upstream_call(request, Caller::Stream(payload), path, route, None, id)
@@ -203,15 +206,18 @@ impl Gateway {
         };
         let gateway = Arc::clone(self);
         // On the process's runtime, because the connection outlives this worker; a caller who hangs up ends the call.
-        let sending = self.tasks.spawn(async move { gateway.upstream.send(call).await });
-        let Ok(answered) = AbortOnDropHandle::new(sending).await else {
+        let upload = report.clone();
+        let sending = self
+            .tasks
+            .spawn(async move { standing.during(upload.sent(), gateway.upstream.send(call)).await });
+        let Ok((answered, standing)) = AbortOnDropHandle::new(sending).await else {
             tracing::error!(request.id = %id, "a free request ended unexpectedly");
             return (problem::plain(Problem::Busy, id), Outcome::Busy);
         };
-        // Only until the answer begins: a caller who reads slowly must not keep others out.
-        drop(permit);
+        // A caller who reads slowly must not keep others out.
+        let standing = standing.answered();
         match answered {
-            Ok(response) => (self.pass_on(request, response.into(), None, None), Outcome::Free),
+            Ok(response) => (self.pass_on(request, response.into(), None, None, standing), Outcome::Free),
             Err(error) => {
                 let problem = fault_or(&report, error);
                 (problem::plain(problem, id), Outcome::UpstreamFailed)
@@ -246,15 +252,43 @@ impl Gateway {
             }
             Err(error) => return (refuse(&Refused::because(error.into())), Outcome::PaymentRefused),
         };
-        // Before the permit: whoever sends a body slowly must not keep others out.
-        let (payload, repeat) = match self.repeat_key(request, payload, path, route).await {
-            Ok(read) => read,
-            Err(Unfit::Refusal(refusal)) => {
-                return (refuse(&Refused::because(refusal)), Outcome::PaymentRefused);
-            }
-            Err(Unfit::Problem(problem)) => return (problem::plain(problem, id), Outcome::Refused),
+        let caller = super::caller_address(request, &self.trusted_proxies);
+        let unfit = |unfit| match unfit {
+            Unfit::Refusal(Refusal::Busy) => (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy),
+            Unfit::Refusal(refusal) => (refuse(&Refused::because(refusal)), Outcome::PaymentRefused),
+            Unfit::Problem(problem) => (problem::plain(problem, id), Outcome::Refused),
         };
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+        let key = match repeat_key::presented(request.headers()) {
+            Ok(key) => key.cloned(),
+            Err(why) => return unfit(why),
+        };
+        // Who asks comes first: whoever is nobody, or sends a body slowly, must not keep others out.
+        let ask = Ask { credential: &credential, caller, price, is_repeat: key.is_some() };
+        let mut wallet = match self.paywall.recognise_at_once(&credential) {
+            Some(wallet) => Some(wallet),
+            None => match Box::pin(who_asks::look_up(&self.paywall, &self.crowd, ask)).await {
+                Ok(wallet) => wallet,
+                Err(refused) => return (refuse(&refused), Outcome::of_refused(&refused)),
+            },
+        };
+        let client = wallet.as_ref().map(|wallet| wallet.record.client);
+        let (payload, repeat, room) = match key {
+            None => (Caller::Stream(payload), None, None),
+            Some(key) => {
+                let room = self.crowd.bytes(client, caller);
+                match self.repeat_key(request, &key, payload, path, route, room).await {
+                    Ok((body, repeat, room)) => (Caller::Whole(body), Some(repeat), Some(room)),
+                    Err(why) => return unfit(why),
+                }
+            }
+        };
+        if room.is_some() {
+            // Its body may have taken long.
+            wallet = None;
+        }
+        let (kind, holder) = self.crowd.who(client, caller);
+        let has_body = repeat.is_none() && super::has_body(request);
+        let Some(standing) = kind.enter(holder, has_body) else {
             return (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy);
         };
         let (call, report) = match self.upstream_call(request, payload, path, route, Some(price), id) {
@@ -268,22 +302,24 @@ impl Gateway {
                 request: id,
                 price,
                 credential,
+                wallet,
                 is_safe: is_head || *request.method() == Method::GET,
                 repeat,
-                caller: super::caller_address(request, &self.trusted_proxies),
+                caller,
             },
             route: route.index,
             call,
             report,
+            _room: room,
         };
         let gateway = Arc::clone(self);
-        // The permit goes along, so that hanging up does not make room while the work goes on.
+        // The place goes along, so that hanging up does not make room while the work goes on.
         let work = self.tasks.spawn(async move {
-            let outcome = gateway.open_call_capture(paid).await;
-            drop(permit);
-            outcome
+            let upload = paid.report.clone();
+            let (outcome, standing) = standing.during(upload.sent(), gateway.open_call_capture(paid)).await;
+            (outcome, standing.answered())
         });
-        let Ok(outcome) = work.await else {
+        let Ok((outcome, standing)) = work.await else {
             tracing::error!(request.id = %id, "a paid request ended unexpectedly; nothing is delivered");
             return (refuse(&Refused::because(Refusal::CaptureUnknown)), Outcome::Busy);
         };
@@ -293,37 +329,35 @@ impl Gateway {
                 (not_charged_problem(problem, &note, id), Outcome::UpstreamFailed)
             }
             PaidOutcome::NotCharged(answer, note) => {
-                (self.pass_on(request, answer, Some(&note), None), Outcome::NotCharged)
+                (self.pass_on(request, answer, Some(&note), None, standing), Outcome::NotCharged)
             }
             PaidOutcome::Served(answer, captured, delivery) => {
                 let receipt = payment_answer::receipt(&captured);
-                (self.pass_on(request, answer, Some(&receipt), Some(delivery)), Outcome::Paid)
+                (self.pass_on(request, answer, Some(&receipt), Some(delivery), standing), Outcome::Paid)
             }
             PaidOutcome::Again(answer, note) => {
-                (self.pass_on(request, answer, Some(&note), None), Outcome::Repeated)
+                (self.pass_on(request, answer, Some(&note), None, standing), Outcome::Repeated)
             }
             PaidOutcome::Replayed(replayed) => (replay(&replayed, is_head), Outcome::Repeated),
         }
     }
 
-    /// The request's `Idempotency-Key`, for which its body is read whole.
+    /// What the request's `Idempotency-Key` stands for, for which its body is read whole.
     async fn repeat_key(
         &self,
         request: &HttpRequest,
+        key: &HeaderValue,
         payload: web::Payload,
         path: &CanonicalPath,
         route: &CompiledRoute,
-    ) -> Result<(Caller, Option<RepeatKey>), Unfit> {
-        let Some(key) = repeat_key::presented(request.headers())? else {
-            return Ok((Caller::Stream(payload), None));
-        };
+        mut room: Place,
+    ) -> Result<(Bytes, RepeatKey, Place), Unfit> {
         let of_route = route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes);
         let max_bytes = of_route.min(self.idempotency.max_body_bytes);
-        let timeout = self.limits.body_timeout;
+        let patience = Patience::steady(self.limits.body_timeout);
         let (body, key) =
-            repeat_key::read(key, request, path.as_str(), payload, max_bytes, timeout, &self.keyed_bodies)
-                .await?;
-        Ok((Caller::Whole(body), Some(key)))
+            repeat_key::read(key, request, path.as_str(), payload, max_bytes, patience, &mut room).await?;
+        Ok((body, key, room))
     }
 
     /// The money task. Nothing in it can be cancelled by the caller.
@@ -559,8 +593,7 @@ impl Gateway {
         if length.is_some_and(|length| length > max_bytes) {
             return Err(Problem::BodyTooLarge);
         }
-        let chunked = headers.contains_key("transfer-encoding");
-        if length.unwrap_or(0) == 0 && !chunked {
+        if !super::has_body(request) {
             return Ok((UploadBody::empty(), UploadReport::default()));
         }
         Ok(upload::stream(payload, length, max_bytes, self.limits.body_timeout))
@@ -588,6 +621,7 @@ impl Gateway {
         answer: Answer,
         note: Option<&PaymentResponse>,
         delivery: Option<Delivery>,
+        standing: Standing,
     ) -> HttpResponse {
         let Answer { head, body } = answer;
         let status = StatusCode::from_u16(head.status.as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -607,6 +641,7 @@ impl Gateway {
                 let size = size(rest.size_hint().exact().and_then(|left| left.checked_add(read)));
                 let is_stream = kept_answer::is_stream_of_records(kept_answer::media_type_of(&head.headers));
                 GatewayBody::new(beginning, rest, size, self.upstream.idle_timeout, is_stream, delivery)
+                    .standing(standing)
             }
             AnswerBody::Whole(bytes) => {
                 let size = size(Some(u64::try_from(bytes.len()).unwrap_or(u64::MAX)));
@@ -642,6 +677,7 @@ impl From<UploadFault> for Problem {
             UploadFault::TooLarge => Self::BodyTooLarge,
             UploadFault::TooSlow => Self::BodyTooSlow,
             UploadFault::Broken => Self::BodyBroken,
+            UploadFault::NoRoom => Self::Busy,
         }
     }
 }

@@ -11,6 +11,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, Sleep};
 
 use super::delivery::{Delivery, first_of};
+use crate::crowd::Standing;
 use crate::proxy::pace::PAUSE;
 
 /// The body. Errors close the connection uncleanly, so that no caller takes a part for the whole.
@@ -23,6 +24,8 @@ pub(crate) struct GatewayBody {
     size: BodySize,
     idle: Idle,
     delivery: Option<Delivery>,
+    /// The place of its request, which it gives back at its end.
+    standing: Option<Standing>,
     /// The upstream has cut the answer; said on the next poll.
     is_cut: bool,
 }
@@ -62,7 +65,13 @@ impl GatewayBody {
             is_stream,
             has_delivered: beginning.is_some(),
         };
-        Self { beginning, inner: Some(inner), size, idle, delivery, is_cut: false }
+        Self { beginning, inner: Some(inner), size, idle, delivery, standing: None, is_cut: false }
+    }
+
+    /// Keeps the request's place until the end.
+    pub(crate) fn standing(mut self, standing: Standing) -> Self {
+        self.standing = Some(standing);
+        self
     }
 
     /// A body that is here already.
@@ -70,7 +79,7 @@ impl GatewayBody {
         let beginning = Some(bytes).filter(|bytes| !bytes.is_empty());
         let idle =
             Idle { limit: Duration::ZERO, timer: None, since: None, is_stream: false, has_delivered: false };
-        Self { beginning, inner: None, size, idle, delivery, is_cut: false }
+        Self { beginning, inner: None, size, idle, delivery, standing: None, is_cut: false }
     }
 
     fn finished(&mut self) {

@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::paywall::{Refusal, Refused};
+
 /// How a public request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Outcome {
@@ -34,6 +36,16 @@ pub enum Outcome {
     Busy,
     /// A browser's question.
     Preflight,
+}
+
+impl Outcome {
+    /// Of a priced request that is refused.
+    pub(crate) fn of_refused(refused: &Refused) -> Self {
+        match refused.refusal {
+            Refusal::Busy => Self::Busy,
+            _ => Self::PaymentRefused,
+        }
+    }
 }
 
 /// What became of a webhook.

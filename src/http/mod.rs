@@ -19,10 +19,11 @@ pub(crate) mod repeat_key;
 mod reversals;
 mod statement;
 pub mod webhooks;
+pub(crate) mod who_asks;
 
 use std::net::IpAddr;
 
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 
@@ -59,6 +60,14 @@ pub(crate) fn caller_address(request: &HttpRequest, trusted_proxies: &[IpNetwork
     let forwarded = request.headers().get_all("x-forwarded-for");
     let forwarded = forwarded.filter_map(|value| value.to_str().ok());
     Some(client_address(request.peer_addr()?.ip(), forwarded, trusted_proxies))
+}
+
+/// Whether a body follows a request's head.
+pub(crate) fn has_body(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    let is_nothing = |length: &HeaderValue| length.to_str().is_ok_and(|text| text.parse::<u64>() == Ok(0));
+    headers.contains_key(TRANSFER_ENCODING)
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| !is_nothing(length))
 }
 
 /// Headers of every public answer: the request id, and what lets a browser's script read the answer.

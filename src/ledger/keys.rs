@@ -117,6 +117,12 @@ impl Keys {
         (matches!(self.reader, Readers::Sqlite(_)) || since.elapsed() < TRUSTED_FOR).then_some(known)
     }
 
+    /// Whether a key was here, however long ago.
+    #[must_use]
+    pub fn was_here(&self, hash: SecretHash) -> bool {
+        self.known.peek(&hash).is_some()
+    }
+
     /// What a client key leads to.
     ///
     /// # Errors

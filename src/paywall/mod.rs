@@ -89,6 +89,8 @@ pub struct Purchase {
     pub price: Micros,
     /// What the caller presented.
     pub credential: Credential,
+    /// The wallet that this has led to a moment ago, if anybody has looked; it is looked up otherwise.
+    pub wallet: Option<Wallet>,
     /// GET and HEAD: to do it without being paid costs nothing but work.
     pub is_safe: bool,
     /// Its `Idempotency-Key`, if it has one.
@@ -100,8 +102,12 @@ pub struct Purchase {
 impl Purchase {
     /// The price is above what the caller agrees to.
     fn is_too_dear(&self) -> bool {
-        self.credential.max_amount.is_some_and(|max| self.price.to_units_ceil() > max)
+        is_too_dear(self.price, &self.credential)
     }
+}
+
+fn is_too_dear(price: Micros, credential: &Credential) -> bool {
+    credential.max_amount.is_some_and(|max| price.to_units_ceil() > max)
 }
 
 /// What becomes of a purchase before the upstream is called.
@@ -301,10 +307,10 @@ impl Paywall {
         if purchase.repeat.is_some() || self.takes_a_hold(purchase) || purchase.is_too_dear() {
             return None;
         }
-        let key = purchase.credential.client_key.as_ref()?;
-        let record = self.keys.remembered(key.hash()).filter(|record| record.scope.may_spend())?;
-        let reservation = self.ledger.reserve_at_once(record.client, purchase.price).ok()?;
-        let wallet = Wallet { record, key: Some(key.clone()) };
+        purchase.credential.client_key.as_ref()?;
+        let known = purchase.wallet.clone().or_else(|| self.recognise_at_once(&purchase.credential));
+        let wallet = known.filter(|wallet| wallet.record.scope.may_spend())?;
+        let reservation = self.ledger.reserve_at_once(wallet.record.client, purchase.price).ok()?;
         Some(Admitted {
             funds: Funds::Reserved(reservation),
             price: purchase.price,
@@ -326,8 +332,12 @@ impl Paywall {
             let wallet = self.recognise(&purchase.credential).await.ok().flatten();
             return Err(self.too_dear(wallet).await);
         }
+        let mut known = purchase.wallet.clone();
         for _ in 0..ROUNDS {
-            let wallet = self.recognise(&purchase.credential).await?;
+            let wallet = match known.take() {
+                Some(wallet) => Some(wallet),
+                None => self.recognise(&purchase.credential).await?,
+            };
             if let Some(wallet) = wallet.as_ref().filter(|wallet| !wallet.record.scope.may_spend()) {
                 return Err(Refused { wallet: Some(wallet.clone()), ..Refused::new(Refusal::Scope) });
             }
@@ -524,6 +534,37 @@ impl Paywall {
                 }))
             }
             KeyState::GivenBack => Err(refused(Refusal::IdempotencyOutcomeUnknown)),
+        }
+    }
+
+    /// The wallet of a clientId that was here lately, without the database.
+    #[must_use]
+    pub fn recognise_at_once(&self, credential: &Credential) -> Option<Wallet> {
+        let key = credential.client_key.as_ref()?;
+        let record = self.keys.remembered(key.hash())?;
+        Some(Wallet { record, key: Some(key.clone()) })
+    }
+
+    /// Whether the clientId was here as somebody's, however long ago.
+    #[must_use]
+    pub fn was_here(&self, credential: &Credential) -> bool {
+        credential.client_key.as_ref().is_some_and(|key| self.keys.was_here(key.hash()))
+    }
+
+    /// Who asks, before anything is read of a body that may never come. `is_repeat`: the request has an `Idempotency-Key`.
+    ///
+    /// # Errors
+    /// As [`Paywall::recognise`], but a price that is too high for the caller is said first where [`Paywall::open`] would.
+    pub async fn recognise_first(
+        &self,
+        credential: &Credential,
+        price: Micros,
+        is_repeat: bool,
+    ) -> Result<Option<Wallet>, Refused> {
+        let found = self.recognise(credential).await;
+        match found {
+            Err(_) if !is_repeat && is_too_dear(price, credential) => Err(self.too_dear(None).await),
+            found => found,
         }
     }
 

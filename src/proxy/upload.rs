@@ -14,7 +14,8 @@ use futures_util::StreamExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{mpsc, watch};
 
-use super::pace::Sending;
+use super::pace::{Patience, Sending};
+use crate::crowd::Place;
 
 /// Pieces between the caller and the upstream; more make the caller wait.
 const PIECES: usize = 4;
@@ -28,6 +29,8 @@ pub enum UploadFault {
     TooSlow,
     /// Cut off, or malformed.
     Broken,
+    /// No room for it in memory at this moment.
+    NoRoom,
 }
 
 /// What happens to the body, readable by whoever waits for the upstream or passes its answer on.
@@ -157,26 +160,37 @@ impl UploadBody {
     }
 }
 
-/// Reads the caller's body whole, within bounds.
+/// Reads the caller's body whole, within bounds. `room`: where the bytes that are here are counted.
 ///
 /// # Errors
 /// [`UploadFault`].
-pub async fn read_whole(
+pub(crate) async fn read_whole(
     mut payload: Payload,
     max_bytes: u64,
-    max_time: Duration,
+    mut patience: Patience,
+    room: &mut Place,
 ) -> Result<Bytes, UploadFault> {
-    let reading = async {
-        let mut bytes = BytesMut::new();
-        while let Some(piece) = payload.next().await {
-            bytes.extend_from_slice(&piece.map_err(|_| UploadFault::Broken)?);
-            if bytes.len() as u64 > max_bytes {
-                return Err(UploadFault::TooLarge);
-            }
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = next(&mut payload, &mut patience).await? {
+        if (bytes.len() as u64).saturating_add(piece.len() as u64) > max_bytes {
+            return Err(UploadFault::TooLarge);
         }
-        Ok(bytes.freeze())
-    };
-    tokio::time::timeout(max_time, reading).await.unwrap_or(Err(UploadFault::TooSlow))
+        if !room.more(u32::try_from(piece.len()).unwrap_or(u32::MAX)) {
+            return Err(UploadFault::NoRoom);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.freeze())
+}
+
+/// The next piece, as long as the caller may take for it. `None`: that was all.
+async fn next(payload: &mut Payload, patience: &mut Patience) -> Result<Option<Bytes>, UploadFault> {
+    let begun = tokio::time::Instant::now();
+    let next = tokio::time::timeout(patience.left(), payload.next()).await;
+    patience.waited(begun.elapsed());
+    let piece = next.map_err(|_| UploadFault::TooSlow)?.transpose().map_err(|_| UploadFault::Broken)?;
+    patience.received(piece.as_ref().map_or(0, Bytes::len));
+    Ok(piece)
 }
 
 impl Body for UploadBody {
@@ -222,12 +236,13 @@ impl Body for UploadBody {
 }
 
 /// Starts passing the caller's body on. The task ends with the body, with a fault, or when the upstream has hung up.
+/// `patience`: how far behind the caller may be, and how long the upstream may take for one piece before it answers.
 #[must_use]
 pub fn stream(
     mut payload: Payload,
     length: Option<u64>,
     max_bytes: u64,
-    max_time: Duration,
+    patience: Duration,
 ) -> (UploadBody, UploadReport) {
     let (sender, receiver) = mpsc::channel(PIECES);
     let (sending, watched) = watch::channel(());
@@ -235,33 +250,27 @@ pub fn stream(
     let report =
         UploadReport { running: Some(Running { progress: Arc::clone(&progress), sending: watched }) };
     actix_web::rt::spawn(async move {
-        let deadline = tokio::time::Instant::now() + max_time;
-        // Of the time that the caller has: the upstream's own is not counted.
-        let mut left = max_time;
+        // Only the caller's time: the upstream's own is not counted.
+        let mut callers = Patience::steady(patience);
         let mut seen = 0u64;
         let fault = loop {
             progress.waiting();
-            let begun = tokio::time::Instant::now();
-            let next = tokio::time::timeout(left, payload.next()).await;
-            left = left.saturating_sub(begun.elapsed());
-            match next {
-                Err(_) => break Some(UploadFault::TooSlow),
-                Ok(Some(Err(_))) => break Some(UploadFault::Broken),
-                Ok(Some(Ok(data))) => {
+            match next(&mut payload, &mut callers).await {
+                Err(fault) => break Some(fault),
+                Ok(Some(data)) => {
                     progress.received(data.len());
                     seen = seen.saturating_add(data.len() as u64);
                     if seen > max_bytes {
                         break Some(UploadFault::TooLarge);
                     }
-                    let Some(is_taken) = pass_on(&sender, data, deadline, &progress).await else {
+                    let Some(is_taken) = pass_on(&sender, data, patience, &progress).await else {
                         break None;
                     };
                     if !is_taken {
                         // The upstream wants no more: the rest is read away, within the same bounds, so that the
                         // caller is not stuck writing while its answer waits.
                         progress.waiting();
-                        let deadline = tokio::time::Instant::now() + left;
-                        drain(&mut payload, deadline, max_bytes.saturating_sub(seen)).await;
+                        drain(&mut payload, callers, max_bytes.saturating_sub(seen)).await;
                         break None;
                     }
                 }
@@ -285,19 +294,19 @@ pub fn stream(
 async fn pass_on(
     sender: &mpsc::Sender<Piece>,
     data: Bytes,
-    deadline: tokio::time::Instant,
+    patience: Duration,
     progress: &UploadProgress,
 ) -> Option<bool> {
     let mut sending = std::pin::pin!(sender.send(Piece::Data(data)));
-    match tokio::time::timeout_at(deadline, &mut sending).await {
+    match tokio::time::timeout(patience, &mut sending).await {
         Ok(sent) => Some(sent.is_ok()),
         Err(_) if progress.is_answered.load(Ordering::Acquire) => Some(sending.await.is_ok()),
         Err(_) => None,
     }
 }
 
-async fn drain(payload: &mut Payload, deadline: tokio::time::Instant, mut left: u64) {
-    while let Ok(Some(Ok(data))) = tokio::time::timeout_at(deadline, payload.next()).await {
+async fn drain(payload: &mut Payload, mut patience: Patience, mut left: u64) {
+    while let Ok(Some(data)) = next(payload, &mut patience).await {
         match left.checked_sub(data.len() as u64) {
             Some(rest) => left = rest,
             None => return,

@@ -43,7 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
-use self::network::network;
+pub(crate) use self::network::Network;
 use self::proxy_watch::ProxyWatch;
 use self::rules::DAY;
 pub(crate) use self::rules::seconds_until_older;
@@ -89,7 +89,7 @@ impl Attempt {
         token: Option<SecretHash>,
         caller: Option<IpAddr>,
     ) -> Self {
-        Self { id: id.to_string(), client, token, network: network(caller) }
+        Self { id: id.to_string(), client, token, network: Network::of(caller).to_string() }
     }
 }
 

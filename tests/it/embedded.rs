@@ -297,7 +297,7 @@ impl<'a> Shop<'a> {
     }
 
     /// A wallet with one pack, unspent, bought at the shop's own `/billing`.
-    async fn wallet(&self) -> String {
+    pub async fn wallet(&self) -> String {
         let card = self.world.tokenise(GOOD).await;
         let body = format!("{{\"paymentMethodId\":\"{card}\"}}");
         let url = format!("{}/billing/top-ups", self.url);

@@ -14,6 +14,7 @@ mod blame;
 mod boot;
 mod cli;
 mod crash;
+mod crowd;
 mod embedded;
 mod exchanges;
 mod first_payment;

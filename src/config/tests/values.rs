@@ -47,6 +47,7 @@ fn limits_have_bounds() {
         ("body_timeout = '11m'", "body_timeout", "between \"10ms\" and \"10m\""),
         ("body_timeout = 30", "body_timeout", "write body_timeout = \"30s\""),
         ("body_timeout = 'a while'", "body_timeout", "not a time"),
+        ("max_connections = 9", "max_connections", "between 10 and"),
         ("max_concurrent_requests = 0", "max_concurrent_requests", "between 1 and"),
         ("max_concurrent_per_client = 0", "max_concurrent_per_client", "between 1 and"),
         ("max_concurrent_per_client = 2000", "max_concurrent_per_client", "max_concurrent_requests, 1024"),
