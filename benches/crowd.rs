@@ -28,6 +28,8 @@ const UNPAID_A_SECOND: u64 = 5_000;
 const UNPAID_CONNECTIONS: u64 = 50;
 const PAYER_EVERY: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(30);
+/// One of the crowd that was refused or closed comes again after this.
+const AGAIN: Duration = Duration::from_secs(5);
 
 type Problem = Box<dyn std::error::Error + Send + Sync>;
 
@@ -389,7 +391,7 @@ impl Crowd {
                 if let Ok(mut statuses) = statuses.lock() {
                     *statuses.entry((name, status.unwrap_or(0))).or_default() += 1;
                 }
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                tokio::time::sleep(AGAIN).await;
             }
         });
     }

@@ -17,6 +17,9 @@ mod places;
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 pub(crate) use self::places::{Place, Places};
 use crate::config::{IdempotencyConfig, LimitsConfig};
@@ -32,8 +35,11 @@ const ANSWERS: usize = 4;
 /// Bytes of payers' bodies with an `Idempotency-Key` in memory; of newcomers' and of webhooks' a quarter.
 const KEYED_BYTES: usize = 256 * 1024 * 1024;
 const OTHER_BYTES: usize = KEYED_BYTES / 4;
-/// Credentials that are looked up in the database at once.
+/// Credentials that wait to be looked up in the database, how many are looked up at once (fewer than there are readers, so that payers
+/// need not wait for them), and how long one waits.
 const LOOK_UPS: usize = 2_048;
+const LOOK_UPS_AT_ONCE: usize = 2;
+const LOOK_UP_WAIT: Duration = Duration::from_secs(3);
 
 /// Whom a request is counted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -142,14 +148,15 @@ pub(crate) struct Crowd {
     newcomers_bytes: Arc<Places>,
     /// Bytes of webhooks.
     pub(crate) webhooks_bytes: Arc<Places>,
-    /// Credentials that are looked up.
+    /// Credentials that were never here, and are looked up.
     look_ups: Arc<Places>,
+    looking: Arc<Semaphore>,
 }
 
-/// Held while a credential is looked up.
+/// Held while a credential is looked up. Nothing, if it was here before.
 #[derive(Debug)]
 pub(crate) struct LookUp {
-    _place: Option<Place>,
+    _held: Option<(Place, OwnedSemaphorePermit)>,
 }
 
 impl Crowd {
@@ -165,6 +172,7 @@ impl Crowd {
             newcomers_bytes: Places::new(OTHER_BYTES.max(one), OTHERS),
             webhooks_bytes: Places::new(OTHER_BYTES, OTHERS),
             look_ups: Places::new(LOOK_UPS, OTHERS),
+            looking: Arc::new(Semaphore::new(LOOK_UPS_AT_ONCE)),
         })
     }
 
@@ -176,11 +184,16 @@ impl Crowd {
         }
     }
 
-    /// Lets a credential be looked up in the database. What was never here costs most, and may be made up, so no network has all
-    /// look-ups to itself; whoever was here gets one in any case. `None`: not now.
-    pub(crate) fn look_up(&self, caller: Option<IpAddr>, was_here: impl FnOnce() -> bool) -> Option<LookUp> {
-        let place = self.look_ups.take(Holder::network(caller));
-        (place.is_some() || was_here()).then_some(LookUp { _place: place })
+    /// Lets a credential be looked up in the database. What was never here costs most, and may be made up: it waits for its turn, and
+    /// no network has all turns to itself. Whoever was here does not wait. `None`: not now.
+    pub(crate) async fn look_up(&self, caller: Option<IpAddr>, was_here: bool) -> Option<LookUp> {
+        if was_here {
+            return Some(LookUp { _held: None });
+        }
+        let place = self.look_ups.take(Holder::network(caller))?;
+        let turn = Arc::clone(&self.looking).acquire_owned();
+        let turn = tokio::time::timeout(LOOK_UP_WAIT, turn).await.ok()?.ok()?;
+        Some(LookUp { _held: Some((place, turn)) })
     }
 
     /// Room for a body that is read whole, before its first byte.
@@ -224,23 +237,36 @@ mod tests {
         drop(standing);
     }
 
-    #[test]
-    fn who_was_here_is_looked_up_whatever_the_others_of_its_network_do() {
+    #[tokio::test]
+    async fn who_was_here_is_looked_up_whatever_the_others_of_its_network_do() {
         let limits = LimitsConfig {
             max_body_bytes: 1,
-            body_timeout: std::time::Duration::ZERO,
+            body_timeout: Duration::ZERO,
             max_connections: 1,
             max_concurrent_requests: 1,
             max_concurrent_per_client: 1,
-            shutdown_timeout: std::time::Duration::ZERO,
+            shutdown_timeout: Duration::ZERO,
         };
-        let idempotency =
-            IdempotencyConfig { keep: std::time::Duration::ZERO, max_body_bytes: 1, max_answer_bytes: 1 };
+        let idempotency = IdempotencyConfig { keep: Duration::ZERO, max_body_bytes: 1, max_answer_bytes: 1 };
         let crowd = Crowd::new(&limits, &idempotency);
         let (here, elsewhere) = (Some(IpAddr::from([203, 0, 113, 7])), Some(IpAddr::from([198, 51, 100, 7])));
-        let held: Vec<_> = (0..LOOK_UPS).map_while(|_| crowd.look_up(here, || false)).collect();
-        assert_eq!(held.len(), LOOK_UPS / 2);
-        assert!(crowd.look_up(here, || true).is_some());
-        assert!(crowd.look_up(elsewhere, || false).is_some());
+        let mut looking = Vec::new();
+        for _ in 0..LOOK_UPS_AT_ONCE {
+            looking.push(crowd.look_up(here, false).await.unwrap());
+        }
+        let mut waiting = Vec::new();
+        loop {
+            let mut look_up = Box::pin(crowd.look_up(here, false));
+            match poll!(look_up.as_mut()) {
+                std::task::Poll::Pending => waiting.push(look_up),
+                std::task::Poll::Ready(look_up) => break assert!(look_up.is_none()),
+            }
+        }
+        assert_eq!(waiting.len() + looking.len(), LOOK_UPS / 2);
+        assert!(crowd.look_up(here, true).await.is_some());
+        let mut other = Box::pin(crowd.look_up(elsewhere, false));
+        assert!(poll!(other.as_mut()).is_pending(), "it waits for its turn");
+        drop((waiting, looking));
+        assert!(other.await.is_some());
     }
 }

@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(shares(1, 1, 1), [1]);
         assert_eq!(shares(2, 1, 1), [1]);
         assert_eq!(shares(8, 1, 1), [4]);
-        assert_eq!(shares(1024, 4, 1), [819]);
+        assert_eq!(shares(1024, 4, 1), [820]);
         assert_eq!(shares(1024, 1, 3), [256; 3]);
         for (weight, holders) in [(1, 10), (4, 4), (4, 100)] {
             let shares = shares(1024, weight, holders);

@@ -136,7 +136,7 @@ async fn authenticate(
     let key = presented_key(request).and_then(|key| key.ok_or(Problem::Unauthorized));
     let key = key.map_err(|problem| refuse(problem, id))?;
     let caller = super::caller_address(request, &billing.trusted_proxies);
-    let Some(_looking) = billing.crowd.look_up(caller, || billing.keys.was_here(key.hash())) else {
+    let Some(_looking) = billing.crowd.look_up(caller, billing.keys.was_here(key.hash())).await else {
         return Err(refuse(Problem::Busy, id));
     };
     let found = billing.keys.look_up(key.hash()).await.map_err(|error| unavailable(&error, id))?;
@@ -322,7 +322,7 @@ async fn create_top_up(
 /// Whether the presented clientId was never issued: then nothing is waited for. Whatever else there is to say follows the body.
 async fn is_nobody(request: &HttpRequest, billing: &Billing, caller: Option<IpAddr>) -> bool {
     let Ok(Some(key)) = presented_key(request) else { return false };
-    let looking = billing.crowd.look_up(caller, || billing.keys.was_here(key.hash()));
+    let looking = billing.crowd.look_up(caller, billing.keys.was_here(key.hash())).await;
     looking.is_some() && matches!(billing.keys.look_up(key.hash()).await, Ok(KeyLookup::Unknown))
 }
 

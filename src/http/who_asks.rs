@@ -27,7 +27,7 @@ pub(crate) async fn look_up(
     crowd: &Crowd,
     ask: Ask<'_>,
 ) -> Result<Option<Wallet>, Refused> {
-    let Some(_looking) = crowd.look_up(ask.caller, || paywall.was_here(ask.credential)) else {
+    let Some(_looking) = crowd.look_up(ask.caller, paywall.was_here(ask.credential)).await else {
         return Err(Refused::because(Refusal::Busy));
     };
     paywall.recognise_first(ask.credential, ask.price, ask.is_repeat).await

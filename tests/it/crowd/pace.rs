@@ -46,7 +46,8 @@ async fn a_steady_upload_takes_as_long_as_it_takes_and_a_trickle_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_steady_upload_lasts_although_its_upstream_takes_it_with_pauses() {
-    let mut world = world(SLACK).await;
+    // Longer than systems take to go on after a pause.
+    let mut world = world("body_timeout = \"1s\"").await;
     let upstream = crate::support::raw::ByHand::start().await;
     world.upstream.url.clone_from(&upstream.url);
     let gateway = world.gateway().await;
@@ -62,12 +63,12 @@ async fn a_steady_upload_lasts_although_its_upstream_takes_it_with_pauses() {
         raw
     });
     // A pause longer than the caller could afford; what follows comes after the whole time has passed.
-    let mut pause = Duration::from_millis(200);
+    let mut pause = Duration::from_millis(400);
     while serving.buffer.len() < 8_000_000 {
         if serving.buffer.len() > 4_000_000 {
             tokio::time::sleep(std::mem::take(&mut pause)).await;
         } else {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert!(serving.more().await, "cut after {} bytes", serving.buffer.len());
     }
