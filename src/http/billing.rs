@@ -292,6 +292,9 @@ async fn create_top_up(
 ) -> HttpResponse {
     let id = RequestId::new();
     let caller = super::caller_address(&request, &billing.trusted_proxies);
+    if matches!(super::announced(&request), Ok(Some(length)) if length > MAX_BODY as u64) {
+        return refuse(Problem::BodyTooLarge, id);
+    }
     if is_nobody(&request, &billing, caller).await {
         let refused = Refused::because(Refusal::UnknownClient);
         let sale = payment_answer::credit_sale("/billing/top-ups");

@@ -252,6 +252,9 @@ impl Gateway {
             }
             Err(error) => return (refuse(&Refused::because(error.into())), Outcome::PaymentRefused),
         };
+        if matches!(super::announced(request), Ok(Some(length)) if length > self.max_body(route)) {
+            return (problem::plain(Problem::BodyTooLarge, id), Outcome::Refused);
+        }
         let caller = super::caller_address(request, &self.trusted_proxies);
         let unfit = |unfit| match unfit {
             Unfit::Refusal(Refusal::Busy) => (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy),
@@ -352,8 +355,7 @@ impl Gateway {
         route: &CompiledRoute,
         mut room: Place,
     ) -> Result<(Bytes, RepeatKey, Place), Unfit> {
-        let of_route = route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes);
-        let max_bytes = of_route.min(self.idempotency.max_body_bytes);
+        let max_bytes = self.max_body(route).min(self.idempotency.max_body_bytes);
         let patience = Patience::steady(self.limits.body_timeout);
         let (body, key) =
             repeat_key::read(key, request, path.as_str(), payload, max_bytes, patience, &mut room).await?;
@@ -510,7 +512,7 @@ impl Gateway {
         price: Option<Micros>,
         id: RequestId,
     ) -> Result<(UpstreamCall, UploadReport), Problem> {
-        let max_body = route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes);
+        let max_body = self.max_body(route);
         let (body, report) = match caller {
             Caller::Stream(payload) => self.caller_body(request, payload, max_body)?,
             Caller::Whole(body) => (UploadBody::whole(body), UploadReport::default()),
@@ -576,20 +578,17 @@ impl Gateway {
         }
     }
 
+    fn max_body(&self, route: &CompiledRoute) -> u64 {
+        route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes)
+    }
+
     fn caller_body(
         &self,
         request: &HttpRequest,
         payload: web::Payload,
         max_bytes: u64,
     ) -> Result<(UploadBody, UploadReport), Problem> {
-        let headers = request.headers();
-        let length = match headers.get("content-length") {
-            None => None,
-            Some(value) => {
-                let text = value.to_str().map_err(|_| Problem::InvalidRequest)?;
-                Some(text.parse::<u64>().map_err(|_| Problem::InvalidRequest)?)
-            }
-        };
+        let length = super::announced(request)?;
         if length.is_some_and(|length| length > max_bytes) {
             return Err(Problem::BodyTooLarge);
         }

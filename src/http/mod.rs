@@ -27,6 +27,7 @@ use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 
+use self::problem::Problem;
 pub(crate) use self::reversals::Reversals;
 use crate::config::IpNetwork;
 use crate::domain::RequestId;
@@ -62,12 +63,19 @@ pub(crate) fn caller_address(request: &HttpRequest, trusted_proxies: &[IpNetwork
     Some(client_address(request.peer_addr()?.ip(), forwarded, trusted_proxies))
 }
 
+/// The length that a request announces for its body.
+///
+/// # Errors
+/// One that is no number.
+pub(crate) fn announced(request: &HttpRequest) -> Result<Option<u64>, Problem> {
+    let Some(length) = request.headers().get(CONTENT_LENGTH) else { return Ok(None) };
+    let text = length.to_str().map_err(|_| Problem::InvalidRequest)?;
+    text.parse().map(Some).map_err(|_| Problem::InvalidRequest)
+}
+
 /// Whether a body follows a request's head.
 pub(crate) fn has_body(request: &HttpRequest) -> bool {
-    let headers = request.headers();
-    let is_nothing = |length: &HeaderValue| length.to_str().is_ok_and(|text| text.parse::<u64>() == Ok(0));
-    headers.contains_key(TRANSFER_ENCODING)
-        || headers.get(CONTENT_LENGTH).is_some_and(|length| !is_nothing(length))
+    request.headers().contains_key(TRANSFER_ENCODING) || !matches!(announced(request), Ok(None | Some(0)))
 }
 
 /// Headers of every public answer: the request id, and what lets a browser's script read the answer.
