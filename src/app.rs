@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use actix_web::dev::{Server, ServerHandle};
+use actix_web::middleware::from_fn;
 use actix_web::{App as ActixApp, HttpServer, web};
 use tokio::task::JoinHandle;
 
@@ -17,6 +18,7 @@ use crate::http;
 use crate::http::gateway::Gateway;
 use crate::ledger::prices;
 use crate::paywall::offer::Sale;
+use crate::peer_alive;
 use crate::proxy::own_token::OwnToken;
 use crate::proxy::route_table::RouteTable;
 use crate::proxy::upstream::Upstream;
@@ -109,7 +111,7 @@ async fn open_doors(
         tasks: parts.tasks.clone(),
         limits: config.limits.clone(),
         idempotency: config.idempotency.clone(),
-        trusted_proxies: Arc::clone(&parts.trusted_proxies),
+        callers: parts.callers.clone(),
         public_url: config.public_url.clone(),
         permits: Arc::clone(&parts.permits),
         keyed_bodies: Arc::clone(&parts.keyed_bodies),
@@ -170,6 +172,7 @@ pub(crate) fn admin_server(
     let (operations, admin, desk) = (parts.operations(), parts.admin(config), parts.desk());
     let server = HttpServer::new(move || {
         ActixApp::new()
+            .wrap(from_fn(http::admin::require_known_host))
             .app_data(operations.clone())
             .app_data(admin.clone())
             .app_data(desk.clone())
@@ -206,7 +209,9 @@ impl RunningApp {
 }
 
 pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).map_err(|error| StartError::Listen(address, error))
+    let listener = TcpListener::bind(address).map_err(|error| StartError::Listen(address, error))?;
+    peer_alive::ask(socket2::SockRef::from(&listener));
+    Ok(listener)
 }
 
 /// Gives routes their numbers, by their position in the configuration, and the prices their version, so that entries can name

@@ -12,13 +12,14 @@ use actix_web::web;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, DatabaseConfig, IpNetwork};
+use crate::config::{Config, DatabaseConfig};
 use crate::db::{Connection, Db, DbError, On, query_scalar};
 use crate::domain::{Currency, InstallationId, Micros, NodeId, StripeMode};
 use crate::http::Reversals;
 use crate::http::admin::AdminState;
 use crate::http::admin::api::Desk;
 use crate::http::billing::Billing;
+use crate::http::callers::Callers;
 use crate::http::health::Operations;
 use crate::http::metrics::Metrics;
 use crate::http::webhooks::Webhooks;
@@ -109,8 +110,7 @@ pub(crate) struct Parts {
     /// Bodies of requests with an `Idempotency-Key` that may be read at once.
     pub(crate) keyed_bodies: Arc<Semaphore>,
     pub(crate) closing: Arc<AtomicBool>,
-    /// Peers whose `X-Forwarded-For` is believed.
-    pub(crate) trusted_proxies: Arc<[IpNetwork]>,
+    pub(crate) callers: Callers,
     /// The most credit that operators may give in a day.
     pub(crate) max_adjustments_a_day: Micros,
 }
@@ -236,7 +236,7 @@ impl Engine {
             inbox,
             webhooks: web::Data::new(webhooks),
             closing: Arc::new(AtomicBool::new(false)),
-            trusted_proxies: config.trusted_proxies.clone().into(),
+            callers: Callers::new(&config.trusted_proxies),
             max_adjustments_a_day: config.max_adjustments_a_day,
             db,
             ledger,
@@ -290,7 +290,7 @@ impl Parts {
             keys: Arc::clone(&self.keys),
             paywall: self.paywall.clone(),
             offers: self.offers.clone(),
-            trusted_proxies: Arc::clone(&self.trusted_proxies),
+            callers: self.callers.clone(),
         })
     }
 
@@ -302,6 +302,7 @@ impl Parts {
             inbox: self.inbox.clone(),
             books: self.books.clone(),
             reversals: self.reversals.clone(),
+            callers: self.callers.clone(),
             upstream: self.paywall.upstream().cloned(),
             metrics: Arc::clone(&self.metrics),
             closing: Arc::clone(&self.closing),
@@ -316,12 +317,13 @@ impl Parts {
     }
 
     pub(crate) fn admin(&self, config: &Config) -> web::Data<AdminState> {
-        web::Data::new(AdminState::new(
+        let state = AdminState::new(
             self.db.clone(),
             config.sandbox,
             !config.admin_listen.ip().is_loopback(),
             config.public_url.clone(),
-        ))
+        );
+        web::Data::new(state.reached_by(config, self.callers.clone()))
     }
 }
 

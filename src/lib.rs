@@ -28,6 +28,7 @@ pub mod key_secret;
 pub mod ledger;
 pub mod money_work;
 pub mod payments;
+pub(crate) mod peer_alive;
 pub mod shield;
 pub mod stripe;
 pub mod top_up;

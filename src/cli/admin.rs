@@ -30,7 +30,7 @@ const MAX_PASSWORD_INPUT: u64 = 1026;
 #[command(after_help = "\
 Examples:
   prepaid402 admin create-user alice                      asks for the password
-  prepaid402 admin create-user ci --password-stdin < file
+  prepaid402 admin create-user ci --generate-password     prints a password for a program
   prepaid402 admin list-users --data-dir /var/lib/prepaid402")]
 pub struct AdminArgs {
     #[command(subcommand)]
@@ -86,6 +86,9 @@ struct PasswordSource {
     /// Read the password from standard input; a line end at its end does not belong to it
     #[arg(long)]
     password_stdin: bool,
+    /// Make a password that nobody can guess, for a program, and print it; guesses of others never slow it down
+    #[arg(long)]
+    generate_password: bool,
 }
 
 /// Why a command ended without what it was asked for.
@@ -143,16 +146,25 @@ async fn execute(command: AdminCommand) -> Result<String, CommandError> {
     match command {
         AdminCommand::CreateUser { name, password, database } => {
             let database = database.find()?;
-            let password = password.read().await?;
+            let given = password.read().await?;
             let mut connection = open_or_create(&database).await?;
-            users::create_user(&mut connection, &name, &password).await?;
-            Ok(format!("{name} may now sign in ({})\n", database.shown()))
+            let made = match given {
+                Some(given) => {
+                    users::create_user(&mut connection, &name, &given).await.map(|()| String::new())?
+                }
+                None => shown(&users::create_program(&mut connection, &name).await?),
+            };
+            Ok(format!("{name} may now sign in ({})\n{made}", database.shown()))
         }
         AdminCommand::SetPassword { name, password, database } => {
             let mut connection = open(&database.find_existing()?).await?;
-            let password = password.read().await?;
-            users::set_password(&mut connection, &name, &password).await?;
-            Ok(format!("{name} has a new password and was signed out everywhere\n"))
+            let made = match password.read().await? {
+                Some(given) => {
+                    users::set_password(&mut connection, &name, &given).await.map(|()| String::new())?
+                }
+                None => shown(&users::generate_password(&mut connection, &name).await?),
+            };
+            Ok(format!("{name} has a new password and was signed out everywhere\n{made}"))
         }
         AdminCommand::RemoveUser { name, database } => {
             let mut connection = open(&database.find_existing()?).await?;
@@ -220,8 +232,16 @@ fn create(path: &Path) -> std::io::Result<()> {
     }
 }
 
+fn shown(password: &str) -> String {
+    format!("password: {password}\n")
+}
+
 impl PasswordSource {
-    async fn read(self) -> Result<String, CommandError> {
+    /// `None`: one is to be made.
+    async fn read(self) -> Result<Option<String>, CommandError> {
+        if self.generate_password {
+            return Ok(None);
+        }
         // Terminals and files block.
         let reading = tokio::task::spawn_blocking(move || match self.password_file {
             Some(path) => {
@@ -231,7 +251,7 @@ impl PasswordSource {
             None if self.password_stdin => password_from(std::io::stdin().lock()),
             None => ask(),
         });
-        reading.await.map_err(|error| CommandError::Read(std::io::Error::other(error)))?
+        reading.await.map_err(|error| CommandError::Read(std::io::Error::other(error)))?.map(Some)
     }
 }
 

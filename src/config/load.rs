@@ -55,12 +55,11 @@ fn load_with(
     let env = environment(&mut report);
     let path = configuration_file(source, &env);
     let text = path.as_deref().and_then(|path| read_file(path, &mut report));
-    if path.is_some() && text.is_none() {
-        // Without the file everything else would look missing: that is the one problem to tell.
+    if !report.problems.is_empty() {
+        // Without what cannot be read everything else would look missing: that is what there is to tell.
         return Err(ConfigProblems(report.problems));
     }
-    let result = from(text.as_deref(), folder_of(path.as_deref()), &env);
-    with_earlier(report, result)
+    from(text.as_deref(), folder_of(path.as_deref()), &env)
 }
 
 /// The same from given texts.
@@ -73,7 +72,7 @@ pub fn embedded_from(
     env: &BTreeMap<String, String>,
 ) -> Result<Loaded, ConfigProblems> {
     let mut report = Report::default();
-    let mut table = layers::merge(file_text, env, &mut report);
+    let mut table = layers::merge(file_text, env, &mut report)?;
     for (section, why) in [
         ("routes", "belongs to the gateway: here, each handler is wrapped with its price"),
         ("upstream", "belongs to the gateway: here, the handlers are the API"),
@@ -86,7 +85,7 @@ pub fn embedded_from(
     table.remove("upstream");
     table.remove("routes");
     layers::set(&mut table, "routes", toml::Value::Array(Vec::new()));
-    let defaults = layers::merge(None, &BTreeMap::new(), &mut Report::default());
+    let defaults = layers::merge(None, &BTreeMap::new(), &mut Report::default())?;
     if let Some(upstream) = defaults.get("upstream") {
         table.insert("upstream".to_owned(), upstream.clone());
     }
@@ -107,7 +106,7 @@ pub fn load_database(source: &LoadSource) -> Result<DatabaseConfig, ConfigProble
     if !report.problems.is_empty() {
         return Err(ConfigProblems(report.problems));
     }
-    let table = layers::merge(text.as_deref(), &env, &mut report);
+    let table = layers::merge(text.as_deref(), &env, &mut report)?;
     let root = Section::root(&table);
     let data_dir = root.text("data_dir", &mut report).map(PathBuf::from);
     let database = database::read(&root, data_dir.as_ref(), &mut report);
@@ -144,7 +143,7 @@ pub fn load_from(
     env: &BTreeMap<String, String>,
 ) -> Result<Loaded, ConfigProblems> {
     let mut report = Report::default();
-    let table = layers::merge(file_text, env, &mut report);
+    let table = layers::merge(file_text, env, &mut report)?;
     loaded(&table, file_dir, env, report)
 }
 
@@ -171,21 +170,6 @@ pub(super) fn finish(
     match validate::config(table, secrets, sandbox, &mut report) {
         Some(config) if report.problems.is_empty() => Ok(Loaded { config, warnings: report.warnings }),
         _ => Err(ConfigProblems(report.problems)),
-    }
-}
-
-/// Puts problems found while reading before those found while checking.
-pub(super) fn with_earlier(
-    mut earlier: Report,
-    result: Result<Loaded, ConfigProblems>,
-) -> Result<Loaded, ConfigProblems> {
-    match result {
-        Ok(loaded) if earlier.problems.is_empty() => Ok(loaded),
-        Ok(_) => Err(ConfigProblems(earlier.problems)),
-        Err(ConfigProblems(later)) => {
-            earlier.problems.extend(later);
-            Err(ConfigProblems(earlier.problems))
-        }
     }
 }
 

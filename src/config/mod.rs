@@ -30,6 +30,7 @@ pub use self::database::DatabaseConfig;
 pub use self::layers::DEFAULT_TOML;
 pub use self::load::{LoadSource, Loaded, embedded_from, load, load_database, load_embedded, load_from};
 pub use self::parse::NotANetwork;
+pub(crate) use self::parse::{duration_text, host_of};
 pub use self::problem::{ConfigProblems, Problem};
 pub use self::sandbox::{SandboxOptions, sandbox};
 pub(crate) use self::top_up::label;
@@ -44,6 +45,8 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// The origin of the admin pages, when they are reached through a proxy that speaks HTTPS.
     pub admin_public_url: Option<String>,
+    /// Names that the admin listener answers to, besides its addresses, `localhost` and the one of `admin_public_url`. In lower case.
+    pub admin_hosts: Vec<String>,
     /// The origin callers see, `https://api.example.com`, without a trailing slash. Never taken from `Host`.
     pub public_url: String,
     /// Holds the database, the key secret and the lock.
@@ -149,8 +152,21 @@ pub struct RouteConfig {
     pub charged_statuses: StatusSet,
     /// Overrides [`UpstreamConfig::response_timeout`].
     pub response_timeout: Option<Duration>,
+    /// Overrides [`UpstreamConfig::idle_timeout`].
+    pub idle_timeout: Option<Patience>,
+    /// Overrides [`LimitsConfig::body_timeout`].
+    pub body_timeout: Option<Duration>,
     /// Overrides [`LimitsConfig::max_body_bytes`].
     pub max_body_bytes: Option<u64>,
+}
+
+/// How long somebody is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// For so long.
+    UpTo(Duration),
+    /// As long as the connection is there.
+    Endless,
 }
 
 /// What one request on a route costs.

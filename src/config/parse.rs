@@ -26,7 +26,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 }
 
 /// Writes a duration the way [`duration`] reads it.
-pub(super) fn duration_text(duration: Duration) -> String {
+pub(crate) fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
     match millis {
         0 => "0s".to_owned(),
@@ -222,6 +222,15 @@ impl WebAddress {
             None => self.host == "localhost" || self.host.ends_with(".localhost"),
         }
     }
+}
+
+/// The host that an authority such as `Host` names, in lower case and without brackets and a final dot. `None`: it is not one
+/// that every reader would take for the same.
+pub(crate) fn host_of(authority: &str) -> Option<String> {
+    let address =
+        WebAddress::parse(&format!("http://{authority}")).ok().filter(|address| address.path.is_empty())?;
+    let host = address.host.strip_suffix('.').unwrap_or(&address.host);
+    Some(host.to_owned())
 }
 
 /// An IP address in its usual form, or a name. Names that resolvers read as numbers (`2852039166`, `0x7f.1`) are neither.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::Table;
 use tracing_subscriber::EnvFilter;
 
-use super::parse::WebAddress;
+use super::parse::{WebAddress, host_of};
 use super::problem::{Report, shown};
 use super::secrets::SecretSources;
 use super::section::Section;
@@ -37,6 +37,7 @@ pub(super) fn config(
     let listen = socket_address(&root, "listen", report);
     let admin_listen = admin_listen(&root, listen, report);
     let admin_public_url = admin_public_url(&root, report);
+    let admin_hosts = admin_hosts(&root, report);
     let public_url = public_url(&root, listen, report);
     let data_dir = root.text("data_dir", report).map(PathBuf::from);
     let database = database::read(&root, data_dir.as_ref(), report);
@@ -74,6 +75,7 @@ pub(super) fn config(
         listen: listen?,
         admin_listen: admin_listen?,
         admin_public_url: admin_public_url?,
+        admin_hosts: admin_hosts?,
         public_url: public_url?,
         data_dir: data_dir?,
         database: database?,
@@ -150,6 +152,25 @@ fn admin_public_url(root: &Section<'_>, report: &mut Report) -> Option<Option<St
     };
     report.problem("admin_public_url", what);
     None
+}
+
+fn admin_hosts(root: &Section<'_>, report: &mut Report) -> Option<Vec<String>> {
+    let texts = root.texts("admin_hosts", report)?;
+    let mut hosts = Vec::with_capacity(texts.len());
+    for (index, text) in texts.into_iter().enumerate() {
+        // A port would never be compared, and a pattern would let in whoever finds a name in it.
+        match host_of(text) {
+            Some(host) if text.eq_ignore_ascii_case(&host) => hosts.push(host),
+            _ => {
+                let what = format!(
+                    "{} is not a name such as \"admin.internal\": no port, no path, no *",
+                    shown(text)
+                );
+                report.problem(&format!("admin_hosts[{index}]"), what);
+            }
+        }
+    }
+    Some(hosts)
 }
 
 fn public_url(root: &Section<'_>, listen: Option<SocketAddr>, report: &mut Report) -> Option<String> {

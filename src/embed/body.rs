@@ -8,7 +8,8 @@ use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use bytes::{Bytes, BytesMut};
 
 use crate::http::delivery::{Delivery, first_of};
-use crate::http::kept_answer::{MAX_TIME, is_event_stream};
+use crate::http::kept_answer::MAX_TIME;
+use crate::http::record_stream::is_event_stream;
 
 /// The body, after what was read of it already.
 pub(super) struct WatchedBody {

@@ -8,12 +8,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::body::{self, BoxBody, MessageBody};
 use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
 use actix_web::error::ErrorInternalServerError;
-use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{Error, HttpMessage as _, HttpResponse, ResponseError, web};
 use tokio::sync::OwnedSemaphorePermit;
@@ -30,9 +30,10 @@ use crate::http::kept_answer;
 use crate::http::metrics::Outcome;
 use crate::http::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
 use crate::http::problem::{self, Problem};
+use crate::http::record_stream::{X_ACCEL_BUFFERING, is_stream_of_records, unbuffered};
 use crate::http::repeat_headers;
 use crate::http::repeat_key::{self, Unfit};
-use crate::http::{caller_address, finish, preflight};
+use crate::http::{finish, preflight};
 use crate::ledger::mailbox;
 use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
@@ -61,6 +62,7 @@ pub struct Price {
     description: Option<Arc<str>>,
     mime_type: Option<Arc<str>>,
     charges_redirects: bool,
+    body_timeout: Option<Duration>,
     /// The answer to whoever presents nothing; made at the first such request.
     challenge: Arc<OnceLock<Challenge>>,
 }
@@ -68,7 +70,15 @@ pub struct Price {
 impl Price {
     pub(super) fn new(inner: Arc<Inner>, price: Micros) -> Self {
         let challenge = Arc::default();
-        Self { inner, price, description: None, mime_type: None, charges_redirects: false, challenge }
+        Self {
+            inner,
+            price,
+            description: None,
+            mime_type: None,
+            charges_redirects: false,
+            body_timeout: None,
+            challenge,
+        }
     }
 
     /// What is sold, for people and agents, in the offer.
@@ -91,6 +101,14 @@ impl Price {
     #[must_use]
     pub fn charge_redirects(mut self) -> Self {
         self.charges_redirects = true;
+        self
+    }
+
+    /// Instead of `limits.body_timeout`: how long a caller may take to send the body of a request with an `Idempotency-Key`, which is
+    /// read before the handler is called. How long any other body may take is the handler's and the server's affair.
+    #[must_use]
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.body_timeout = Some(timeout);
         self
     }
 
@@ -147,6 +165,7 @@ where
         let (price, service) = (Rc::clone(&self.price), Rc::clone(&self.service));
         Box::pin(async move {
             let (id, begun) = (RequestId::new(), Instant::now());
+            price.inner.parts.callers.watch(request.request());
             let (answered, outcome) = Rc::clone(&price).sell(service, request, id).await;
             let mut answered = answered?;
             let version = answered.request().version();
@@ -195,7 +214,10 @@ impl Price {
         }
         // In a task of its own: a caller who hangs up once the work has begun does not get it for nothing.
         let work = actix_web::rt::spawn(async move {
-            let answered = service.call(request).await.map(without_needless_body);
+            let mut answered = service.call(request).await.map(without_needless_body);
+            if let Ok(answered) = &mut answered {
+                let_through(answered.headers_mut());
+            }
             match opened {
                 Opened::Admitted(admitted) => self.settle(*admitted, answered, upload, id, numbers).await,
                 Opened::Again(payer) => (self.again(answered, &payer), Outcome::Repeated),
@@ -256,7 +278,7 @@ impl Price {
             request.match_pattern().unwrap_or_else(|| "an unnamed handler".to_owned())
         );
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-        let caller = caller_address(request.request(), &parts.trusted_proxies);
+        let caller = parts.callers.address(request.request());
         let purchase = Purchase { request: id, price: self.price, credential, is_safe, repeat, caller };
         let sold = (route, self.price.get());
         if let Some(numbers) = self.inner.known_numbers(&sold)
@@ -309,10 +331,10 @@ impl Price {
             request.extract::<web::Payload>().await.map_err(|_| Unfit::Problem(Problem::BodyBroken))?;
         let (limits, idempotency) = (&self.inner.limits, &self.inner.idempotency);
         let max_bytes = idempotency.max_body_bytes.min(limits.max_body_bytes);
+        let timeout = self.body_timeout.unwrap_or(limits.body_timeout);
         let places = &self.inner.parts.keyed_bodies;
         let (body, key) =
-            repeat_key::read(&key, request.request(), path, payload, max_bytes, limits.body_timeout, places)
-                .await?;
+            repeat_key::read(&key, request.request(), path, payload, max_bytes, timeout, places).await?;
         request.set_payload(Payload::from(body));
         Ok(Some(key.with_headers(repeat_headers::digest_of_all(request.headers()))))
     }
@@ -448,6 +470,15 @@ fn without_needless_body<B: MessageBody + 'static>(answered: ServiceResponse<B>)
         return answered.map_body(|_, _| BoxBody::new(body::None::new()));
     }
     answered.map_into_boxed_body()
+}
+
+/// Has proxies in front of the application pass a stream on as it comes.
+fn let_through(headers: &mut HeaderMap) {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if is_stream_of_records(media_type) && !headers.contains_key(X_ACCEL_BUFFERING) {
+        let (name, value) = unbuffered();
+        headers.insert(name, value);
+    }
 }
 
 fn stored_headers(headers: &HeaderMap) -> impl Iterator<Item = (String, String)> {

@@ -11,10 +11,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::callers::Callers;
 use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
 use super::{repeat_key, statement};
-use crate::config::IpNetwork;
 use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Micros, PaymentMethodId, RequestId, SecretHash, TopUpId, Units};
 use crate::ledger::core::ClientState;
@@ -46,7 +46,7 @@ pub struct Billing {
     pub(crate) keys: Arc<Keys>,
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
-    pub(crate) trusted_proxies: Arc<[IpNetwork]>,
+    pub(crate) callers: Callers,
 }
 
 /// The paths.
@@ -127,6 +127,7 @@ async fn authenticate(
     billing: &Billing,
     id: RequestId,
 ) -> Result<(ClientKey, KeyLookup), HttpResponse> {
+    billing.callers.watch(request);
     let key = presented_key(request).and_then(|key| key.ok_or(Problem::Unauthorized));
     let key = key.map_err(|problem| refuse(problem, id))?;
     let found = billing.keys.look_up(key.hash()).await.map_err(|error| unavailable(&error, id))?;
@@ -281,10 +282,11 @@ async fn create_top_up(
     billing: web::Data<Billing>,
 ) -> HttpResponse {
     let id = RequestId::new();
+    billing.callers.watch(&request);
     let Ok(body) = body else {
         return refuse(Problem::BodyTooLarge, id);
     };
-    let caller = super::caller_address(&request, &billing.trusted_proxies);
+    let caller = billing.callers.address(&request);
     let order = match read_order(&request, &body, caller) {
         Ok(order) => order,
         Err(OrderProblem::Problem(problem)) => return refuse(problem, id),

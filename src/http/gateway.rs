@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::body::BodySize;
 use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
@@ -21,6 +21,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::callers::Callers;
 use super::delivery::{Delivery, Upload};
 use super::framing;
 use super::gateway_body::GatewayBody;
@@ -28,10 +29,11 @@ use super::kept_answer::{self, Read};
 use super::metrics::{Metrics, Outcome};
 use super::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
+use super::record_stream::{X_ACCEL_BUFFERING, is_stream_of_records, unbuffered};
 use super::repeat_headers;
 use super::repeat_key::{self, Unfit};
 use super::reversals::Reversals;
-use crate::config::{IdempotencyConfig, IpNetwork, LimitsConfig, RouteCharge};
+use crate::config::{IdempotencyConfig, LimitsConfig, Patience, RouteCharge};
 use crate::domain::{Micros, RequestId, SecretHash};
 use crate::money_work::MoneyWork;
 use crate::paywall::offer::{Challenge, Offers, Sale};
@@ -73,7 +75,7 @@ pub struct Gateway {
     pub(crate) tasks: MoneyWork,
     pub(crate) limits: LimitsConfig,
     pub(crate) idempotency: IdempotencyConfig,
-    pub(crate) trusted_proxies: Arc<[IpNetwork]>,
+    pub(crate) callers: Callers,
     pub(crate) public_url: String,
     pub(crate) permits: Arc<Semaphore>,
     /// Bodies of requests with an `Idempotency-Key` that are being read.
@@ -136,6 +138,7 @@ pub async fn serve(request: HttpRequest, payload: web::Payload, gateway: web::Da
     let id = RequestId::new();
     let begun = Instant::now();
     let gateway = gateway.into_inner();
+    gateway.callers.watch(&request);
     let (mut response, outcome) = gateway.answer(&request, payload, id).await;
     gateway.metrics.answered(outcome, response.status().as_u16(), begun.elapsed());
     super::finish(&mut response, id);
@@ -211,7 +214,7 @@ impl Gateway {
         // Only until the answer begins: a caller who reads slowly must not keep others out.
         drop(permit);
         match answered {
-            Ok(response) => (self.pass_on(request, response.into(), None, None), Outcome::Free),
+            Ok(response) => (self.pass_on(request, route, response.into(), None, None), Outcome::Free),
             Err(error) => {
                 let problem = fault_or(&report, error);
                 (problem::plain(problem, id), Outcome::UpstreamFailed)
@@ -270,7 +273,7 @@ impl Gateway {
                 credential,
                 is_safe: is_head || *request.method() == Method::GET,
                 repeat,
-                caller: super::caller_address(request, &self.trusted_proxies),
+                caller: self.callers.address(request),
             },
             route: route.index,
             call,
@@ -293,14 +296,14 @@ impl Gateway {
                 (not_charged_problem(problem, &note, id), Outcome::UpstreamFailed)
             }
             PaidOutcome::NotCharged(answer, note) => {
-                (self.pass_on(request, answer, Some(&note), None), Outcome::NotCharged)
+                (self.pass_on(request, route, answer, Some(&note), None), Outcome::NotCharged)
             }
             PaidOutcome::Served(answer, captured, delivery) => {
                 let receipt = payment_answer::receipt(&captured);
-                (self.pass_on(request, answer, Some(&receipt), Some(delivery)), Outcome::Paid)
+                (self.pass_on(request, route, answer, Some(&receipt), Some(delivery)), Outcome::Paid)
             }
             PaidOutcome::Again(answer, note) => {
-                (self.pass_on(request, answer, Some(&note), None), Outcome::Repeated)
+                (self.pass_on(request, route, answer, Some(&note), None), Outcome::Repeated)
             }
             PaidOutcome::Replayed(replayed) => (replay(&replayed, is_head), Outcome::Repeated),
         }
@@ -319,7 +322,7 @@ impl Gateway {
         };
         let of_route = route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes);
         let max_bytes = of_route.min(self.idempotency.max_body_bytes);
-        let timeout = self.limits.body_timeout;
+        let timeout = self.body_timeout(route);
         let (body, key) =
             repeat_key::read(key, request, path.as_str(), payload, max_bytes, timeout, &self.keyed_bodies)
                 .await?;
@@ -384,7 +387,7 @@ impl Gateway {
                 if !admitted.is_kept() {
                     return self.capture(admitted, response.into(), None, charge).await;
                 }
-                match Box::pin(self.read_to_keep(response, charge.is_head)).await {
+                match Box::pin(self.read_to_keep(response, charge.route, charge.is_head)).await {
                     Some((answer, kept)) => return self.capture(admitted, answer, Some(kept), charge).await,
                     None => Problem::UpstreamFailed,
                 }
@@ -423,11 +426,12 @@ impl Gateway {
     async fn read_to_keep(
         &self,
         response: hyper::Response<Incoming>,
+        route: &CompiledRoute,
         is_head: bool,
     ) -> Option<(Answer, Answered)> {
         let (head, mut body) = response.into_parts();
         let max_bytes = self.idempotency.max_answer_bytes;
-        let read = kept_answer::read(&head.headers, &mut body, max_bytes, self.upstream.idle_timeout).await;
+        let read = kept_answer::read(&head.headers, &mut body, max_bytes, self.idle(route)).await;
         let (body, kept) = match read {
             Read::Whole(bytes) => (AnswerBody::Whole(bytes.clone()), Some(bytes)),
             Read::Beginning(bytes) => (AnswerBody::Stream(bytes, body), None),
@@ -478,7 +482,9 @@ impl Gateway {
     ) -> Result<(UpstreamCall, UploadReport), Problem> {
         let max_body = route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes);
         let (body, report) = match caller {
-            Caller::Stream(payload) => self.caller_body(request, payload, max_body)?,
+            Caller::Stream(payload) => {
+                self.caller_body(request, payload, max_body, self.body_timeout(route))?
+            }
             Caller::Whole(body) => (UploadBody::whole(body), UploadReport::default()),
         };
         let headers = request.headers();
@@ -488,7 +494,9 @@ impl Gateway {
             price: price.map(Micros::to_major_string),
             currency: price.map(|_| self.offers.currency().code().to_owned()),
             request_id: id.to_string(),
-            forwarded_for: super::caller_address(request, &self.trusted_proxies)
+            forwarded_for: self
+                .callers
+                .address(request)
                 .map_or_else(String::new, |address| address.to_string()),
             forwarded_proto: self.public_url.split("://").next().unwrap_or("http").to_owned(),
             forwarded_host: self.forwarded_host(host).to_owned(),
@@ -547,6 +555,7 @@ impl Gateway {
         request: &HttpRequest,
         payload: web::Payload,
         max_bytes: u64,
+        timeout: Duration,
     ) -> Result<(UploadBody, UploadReport), Problem> {
         let headers = request.headers();
         let length = match headers.get("content-length") {
@@ -563,7 +572,17 @@ impl Gateway {
         if length.unwrap_or(0) == 0 && !chunked {
             return Ok((UploadBody::empty(), UploadReport::default()));
         }
-        Ok(upload::stream(payload, length, max_bytes, self.limits.body_timeout))
+        Ok(upload::stream(payload, length, max_bytes, timeout))
+    }
+
+    /// How long a caller may take to send a body to this route.
+    fn body_timeout(&self, route: &CompiledRoute) -> Duration {
+        route.config.body_timeout.unwrap_or(self.limits.body_timeout)
+    }
+
+    /// How long an answer of this route may be silent.
+    fn idle(&self, route: &CompiledRoute) -> Patience {
+        route.config.idle_timeout.unwrap_or(Patience::UpTo(self.upstream.idle_timeout))
     }
 
     /// The answer's headers that are the caller's to see.
@@ -578,13 +597,20 @@ impl Gateway {
             let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
             Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
         };
-        response_headers_for_caller(&head.headers, &context).into_iter().filter_map(both).collect()
+        let is_stream = is_stream_of_records(kept_answer::media_type_of(&head.headers));
+        let is_to_flow = is_stream && !head.headers.contains_key(X_ACCEL_BUFFERING);
+        response_headers_for_caller(&head.headers, &context)
+            .into_iter()
+            .filter_map(both)
+            .chain(is_to_flow.then(unbuffered))
+            .collect()
     }
 
     /// The upstream's answer, with our headers, streamed.
     fn pass_on(
         &self,
         request: &HttpRequest,
+        route: &CompiledRoute,
         answer: Answer,
         note: Option<&PaymentResponse>,
         delivery: Option<Delivery>,
@@ -605,8 +631,8 @@ impl Gateway {
                 // What is left is known; what was read already comes before it.
                 let read = u64::try_from(beginning.len()).unwrap_or(u64::MAX);
                 let size = size(rest.size_hint().exact().and_then(|left| left.checked_add(read)));
-                let is_stream = kept_answer::is_stream_of_records(kept_answer::media_type_of(&head.headers));
-                GatewayBody::new(beginning, rest, size, self.upstream.idle_timeout, is_stream, delivery)
+                let is_stream = is_stream_of_records(kept_answer::media_type_of(&head.headers));
+                GatewayBody::new(beginning, rest, size, self.idle(route), is_stream, delivery)
             }
             AnswerBody::Whole(bytes) => {
                 let size = size(Some(u64::try_from(bytes.len()).unwrap_or(u64::MAX)));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix_web::{HttpResponse, web};
 
+use super::callers::Callers;
 use super::metrics::{Metrics, Readings};
 use super::reversals::Reversals;
 use crate::db::{Db, now_micros, query};
@@ -26,6 +27,7 @@ pub struct Operations {
     pub(crate) inbox: Inbox,
     pub(crate) books: Watch,
     pub(crate) reversals: Reversals,
+    pub(crate) callers: Callers,
     /// `None`: handlers are sold.
     pub(crate) upstream: Option<Reachability>,
     pub(crate) metrics: Arc<Metrics>,
@@ -37,7 +39,7 @@ pub async fn healthz() -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
 }
 
-/// The database takes writes and the process is not shutting down. The body tells the upstream's state as well, which does not
+/// The database takes writes and the process is not shutting down. The body tells the upstream's state as well, and a proxy in front that is not heard, which do not
 /// decide: a node less would not bring the upstream back.
 pub async fn readyz(operations: web::Data<Operations>) -> HttpResponse {
     if operations.closing.load(Ordering::Relaxed) {
@@ -50,13 +52,23 @@ pub async fn readyz(operations: web::Data<Operations>) -> HttpResponse {
     match written {
         Ok(()) => {
             let upstream = operations.upstream.as_ref().map_or_else(String::new, upstream_line);
-            HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(format!("ready\n{upstream}"))
+            let proxy = operations.callers.finding().map_or_else(String::new, proxy_line);
+            HttpResponse::Ok()
+                .content_type("text/plain; charset=utf-8")
+                .body(format!("ready\n{upstream}{proxy}"))
         }
         Err(error) => {
             tracing::error!(%error, "not ready: the database does not take writes");
             HttpResponse::ServiceUnavailable().body("the database does not take writes\n")
         }
     }
+}
+
+/// What begins the line about a proxy in front that is not heard.
+pub(crate) const PROXY: &str = "proxy: ";
+
+fn proxy_line(finding: &str) -> String {
+    format!("{PROXY}{finding}\n")
 }
 
 /// What is known of the upstream. What is old is asked again, for the next time.
@@ -92,6 +104,7 @@ pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
         reversed_at_start: counts.reversed_at_start.load(Relaxed),
         reversed_for_others: counts.reversed_for_others.load(Relaxed),
         new_payers_paused: operations.top_ups.shield().is_paused(),
+        untrusted_forwards: operations.callers.unheard(),
         barred_attempts: operations.top_ups.shield().barred(),
         events_fetched,
         event_polls_failed,

@@ -91,6 +91,7 @@ pub struct Metrics {
     reversed_for_others: Gauge,
     new_payers_paused: Gauge,
     barred_attempts: Counter,
+    untrusted_forwards: Counter,
     webhooks: Family<WebhookLabels, Counter>,
     events_fetched: Counter,
     event_polls_failed: Counter,
@@ -127,6 +128,8 @@ pub struct Readings {
     pub reversed_for_others: u64,
     /// Whether new payers are paused because many cards are declined.
     pub new_payers_paused: bool,
+    /// Requests of proxies in front that are not believed.
+    pub untrusted_forwards: u64,
     /// Attempts to pay that were refused because there were too many.
     pub barred_attempts: u64,
     /// Stripe's events that were fetched, because no webhook had brought them.
@@ -222,6 +225,10 @@ impl Metrics {
             "barred_attempts",
             "Attempts to pay that were not made, to keep stolen cards from being tried",
         );
+        let untrusted_forwards = counter(
+            "untrusted_forwards",
+            "Requests with X-Forwarded-For or the like from an internal address that is not in trusted_proxies: all callers behind it count as one",
+        );
         let events_fetched =
             counter("events_fetched", "Stripe's events that no webhook had brought when they were fetched");
         let event_polls_failed =
@@ -235,6 +242,7 @@ impl Metrics {
         Self {
             new_payers_paused,
             barred_attempts,
+            untrusted_forwards,
             registry,
             requests,
             seconds,
@@ -293,6 +301,7 @@ impl Metrics {
             (&self.ledger_replays, readings.replays),
             (&self.ledger_retries, readings.retries),
             (&self.barred_attempts, readings.barred_attempts),
+            (&self.untrusted_forwards, readings.untrusted_forwards),
             (&self.events_fetched, readings.events_fetched),
             (&self.event_polls_failed, readings.event_polls_failed),
             (&self.broken_answers_given_back, readings.broken_answers_given_back),

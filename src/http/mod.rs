@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod billing;
+pub(crate) mod callers;
 pub(crate) mod delivery;
 pub(crate) mod framing;
 pub mod gateway;
@@ -14,22 +15,19 @@ pub(crate) mod kept_answer;
 pub mod metrics;
 pub(crate) mod payment_answer;
 pub mod problem;
+pub(crate) mod record_stream;
 pub(crate) mod repeat_headers;
 pub(crate) mod repeat_key;
 mod reversals;
 mod statement;
 pub mod webhooks;
 
-use std::net::IpAddr;
-
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 
 pub(crate) use self::reversals::Reversals;
-use crate::config::IpNetwork;
 use crate::domain::RequestId;
-use crate::proxy::client_address::client_address;
 
 /// What browsers may send us and read from us.
 const ALLOW_HEADERS: &str = "payment, authorization, content-type, accept, idempotency-key, x-requested-with";
@@ -51,14 +49,6 @@ pub fn operations(config: &mut web::ServiceConfig) {
         .route("/healthz", web::get().to(health::healthz))
         .route("/readyz", web::get().to(health::readyz))
         .route("/metrics", web::get().to(health::metrics));
-}
-
-/// Where a request comes from, as far as it can be believed. `None` where there is no connection, as in tests of an
-/// application's own.
-pub(crate) fn caller_address(request: &HttpRequest, trusted_proxies: &[IpNetwork]) -> Option<IpAddr> {
-    let forwarded = request.headers().get_all("x-forwarded-for");
-    let forwarded = forwarded.filter_map(|value| value.to_str().ok());
-    Some(client_address(request.peer_addr()?.ip(), forwarded, trusted_proxies))
 }
 
 /// Headers of every public answer: the request id, and what lets a browser's script read the answer.

@@ -16,13 +16,14 @@
 //! always used, and routes with the very same pattern differ by method only, so their prices do not concern each other.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use super::path::{CanonicalPath, canonicalise, fold};
 use crate::config::{RouteCharge, RouteConfig};
 
 mod pattern;
+mod spelling;
 
 use pattern::{Pattern, before_query, segments};
 
@@ -54,7 +55,7 @@ pub enum Found<'a> {
 
 /// A route that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("route {}: {message}", index + 1)]
+#[error("routes[{index}]: {message}")]
 pub struct RouteProblem {
     /// Its place in the configuration, from zero.
     pub index: usize,
@@ -111,7 +112,7 @@ impl RouteTable {
     /// Every [`RouteProblem`] at once.
     pub fn new(routes: &[RouteConfig]) -> Result<Self, Vec<RouteProblem>> {
         let mut problems = Vec::new();
-        let mut patterns = Vec::with_capacity(routes.len());
+        let mut written = Vec::with_capacity(routes.len());
         for (index, route) in routes.iter().enumerate() {
             let mut problem = |message: String| problems.push(RouteProblem { index, message });
             if route.methods.is_empty() {
@@ -120,15 +121,18 @@ impl RouteTable {
             for method in route.methods.iter().filter(|method| !METHODS.contains(&method.as_str())) {
                 problem(format!("{method:?} is not one of {}", METHODS.join(", ")));
             }
-            match Pattern::parse(&route.pattern) {
-                Ok(pattern) => patterns.push(pattern),
-                Err(message) => problem(message),
+            match Written::new(index, &route.methods, &route.pattern) {
+                Ok(route) => written.push(route),
+                Err(message) => problem(format!("the path {message}")),
             }
         }
         if problems.is_empty() {
-            problems = equal_routes(routes, &patterns);
+            problems = equal_routes(&written);
         }
-        if problems.is_empty() { Ok(Self::compile(routes, patterns)) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Self::compile(routes, written.into_iter().map(|route| route.pattern).collect()))
     }
 
     fn compile(routes: &[RouteConfig], patterns: Vec<Pattern>) -> Self {
@@ -231,7 +235,7 @@ impl RouteTable {
         method: &str,
     ) -> Option<&'a CompiledRoute> {
         candidates
-            .find(|index| serves(&self.routes[**index].config, method))
+            .find(|index| serves(&self.routes[**index].config.methods, method))
             .map(|index| &self.routes[*index])
     }
 
@@ -287,20 +291,46 @@ impl RouteTable {
     }
 }
 
+/// A route as far as it can be read: its place in the configuration, its methods, its path.
+#[derive(Debug)]
+pub(crate) struct Written<'a> {
+    index: usize,
+    methods: &'a BTreeSet<String>,
+    path: &'a str,
+    pattern: Pattern,
+}
+
+impl<'a> Written<'a> {
+    /// Reads the path.
+    ///
+    /// # Errors
+    /// What is wrong with it, as it goes on after the path's name, without the final full stop.
+    pub(crate) fn new(index: usize, methods: &'a BTreeSet<String>, path: &'a str) -> Result<Self, String> {
+        Ok(Self { index, methods, path, pattern: Pattern::parse(path)? })
+    }
+}
+
+/// Whether a route may have this path.
+///
+/// # Errors
+/// What is wrong with it, as it goes on after the path's name, without the final full stop.
+pub(crate) fn check_path(path: &str) -> Result<(), String> {
+    Pattern::parse(path).map(drop)
+}
+
 /// Two routes that no rule could choose between.
-fn equal_routes(routes: &[RouteConfig], patterns: &[Pattern]) -> Vec<RouteProblem> {
+pub(crate) fn equal_routes(routes: &[Written<'_>]) -> Vec<RouteProblem> {
     let mut problems = Vec::new();
-    for (index, route) in routes.iter().enumerate() {
-        for (earlier, other) in routes.iter().enumerate().take(index) {
-            let shared = METHODS.iter().find(|method| serves(route, method) && serves(other, method));
-            if let Some(method) = shared.filter(|_| patterns[index] == patterns[earlier]) {
+    for (place, route) in routes.iter().enumerate() {
+        for other in routes.iter().take(place) {
+            let shared =
+                METHODS.iter().find(|method| serves(route.methods, method) && serves(other.methods, method));
+            if let Some(method) = shared.filter(|_| route.pattern == other.pattern) {
                 let message = format!(
-                    "{method} {} is also matched by route {}, {}",
-                    route.pattern,
-                    earlier + 1,
-                    other.pattern
+                    "{method} {} is also matched by routes[{}], {}",
+                    route.path, other.index, other.path
                 );
-                problems.push(RouteProblem { index, message });
+                problems.push(RouteProblem { index: route.index, message });
             }
         }
     }
@@ -308,8 +338,8 @@ fn equal_routes(routes: &[RouteConfig], patterns: &[Pattern]) -> Vec<RouteProble
 }
 
 /// Whether the route answers this method: `GET` answers `HEAD` at the same price.
-fn serves(route: &RouteConfig, method: &str) -> bool {
-    route.methods.contains(method) || (method == "HEAD" && route.methods.contains("GET"))
+fn serves(methods: &BTreeSet<String>, method: &str) -> bool {
+    methods.contains(method) || (method == "HEAD" && methods.contains("GET"))
 }
 
 fn is_dearer(charge: RouteCharge, than: RouteCharge) -> bool {

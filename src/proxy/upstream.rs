@@ -13,6 +13,7 @@ use super::connection::Connector;
 use super::reachability::Reachability;
 use super::upload::{UploadBody, UploadReport};
 use crate::config::{Secret, UpstreamConfig};
+use crate::peer_alive;
 
 /// Idle connections are dropped after this: many servers close theirs after five seconds, and a request that meets the
 /// closing would be answered 502.
@@ -64,6 +65,9 @@ impl Upstream {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(config.connect_timeout));
+        http.set_keepalive(Some(peer_alive::SILENT));
+        http.set_keepalive_interval(Some(peer_alive::EVERY));
+        http.set_keepalive_retries(Some(peer_alive::TIMES));
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_webpki_roots()
             .https_or_http()

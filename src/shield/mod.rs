@@ -43,6 +43,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
+pub(crate) use self::network::is_internal;
 use self::network::network;
 use self::proxy_watch::ProxyWatch;
 use self::rules::DAY;
@@ -101,8 +102,7 @@ pub(crate) struct Shield(Arc<Inner>);
 struct Inner {
     db: Db,
     limits: ShieldConfig,
-    /// Only where no proxy is trusted.
-    proxy_watch: Option<ProxyWatch>,
+    proxy_watch: ProxyWatch,
     /// The end of the pause that was logged last, in Unix microseconds; 0: none, or its end was logged as well.
     paused_until: AtomicI64,
     barred: AtomicU64,
@@ -113,7 +113,7 @@ impl Shield {
         Self(Arc::new(Inner {
             db,
             limits: config.shield,
-            proxy_watch: config.trusted_proxies.is_empty().then(ProxyWatch::default),
+            proxy_watch: ProxyWatch::default(),
             paused_until: AtomicI64::new(0),
             barred: AtomicU64::new(0),
         }))
@@ -135,17 +135,17 @@ impl Shield {
 
     /// Notes where a payer comes from, and warns when everybody seems to come from one place.
     pub(crate) fn notice(&self, caller: Option<IpAddr>, client: Option<ClientId>, token: Option<SecretHash>) {
-        let (Some(watch), Some(caller)) = (&self.0.proxy_watch, caller) else { return };
+        let Some(caller) = caller else { return };
         let beginning = |token: SecretHash| token.as_bytes().first_chunk().copied().map(u64::from_be_bytes);
         let payer = match client {
             Some(client) => u64::try_from(client).ok(),
             None => token.and_then(beginning),
         };
-        if payer.is_some_and(|payer| watch.is_suspicious(caller, payer, Instant::now())) {
+        if payer.is_some_and(|payer| self.0.proxy_watch.is_suspicious(caller, payer, Instant::now())) {
             tracing::error!(
                 address = %caller,
                 "nearly all payers come from one internal address, so they share one network's limits, and one thief shuts out every \
-                 new payer: write the addresses of your reverse proxy into trusted_proxies"
+                 new payer: have your reverse proxy send X-Forwarded-For, and write its addresses into trusted_proxies"
             );
         }
     }

@@ -18,7 +18,7 @@ pub(crate) fn network(caller: Option<IpAddr>) -> String {
 }
 
 /// Whether an address means nothing on the internet, so that a proxy's is likely.
-pub(super) fn is_internal(address: IpAddr) -> bool {
+pub(crate) fn is_internal(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => {
             let [a, b, ..] = address.octets();

@@ -70,7 +70,7 @@ fn settings(world: &World, extra: &str) -> Loaded {
 fn try_settings(world: &World, extra: &str) -> Result<Loaded, config::ConfigProblems> {
     let admin: SocketAddr = process::lasting_port(&mut dice::Dice::random());
     let toml = format!(
-        "admin_listen = \"{admin}\"\ndata_dir = {:?}\n[stripe]\npublishable_key = \"{PUBLISHABLE_KEY}\"\napi_base = \"{}\"\n\
+        "admin_listen = \"{admin}\"\nadmin_hosts = [\"admin\"]\ndata_dir = {:?}\n[stripe]\npublishable_key = \"{PUBLISHABLE_KEY}\"\napi_base = \"{}\"\n\
          timeout = \"2s\"\n{}\n{}\n{extra}",
         world.folder.path().join("data"),
         world.sim.base_url,

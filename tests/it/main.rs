@@ -4,6 +4,7 @@
 mod support;
 
 mod adjustments;
+mod admin_door;
 mod aftermath;
 mod again_on_postgres;
 mod alone;
@@ -17,6 +18,7 @@ mod crash;
 mod embedded;
 mod exchanges;
 mod first_payment;
+mod forwarded;
 mod get;
 mod idempotency;
 mod leaks;
@@ -32,6 +34,7 @@ mod reference_defects;
 mod sandbox;
 mod secrets;
 mod shield;
+mod streams;
 mod stripe_account;
 mod unknown_outcomes;
 mod upstream_faults;

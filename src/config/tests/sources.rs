@@ -31,6 +31,8 @@ fn unknown_variables_are_refused_with_the_closest_name() {
     for (name, words) in [
         ("PREPAID402_LISTN", "did you mean PREPAID402_LISTEN?"),
         ("PREPAID402_STRIPE__API_BAS", "did you mean PREPAID402_STRIPE__API_BASE?"),
+        ("PREPAID402_STRIPE__SECRETS_FILE", "did you mean PREPAID402_STRIPE__SECRET_KEY_FILE?"),
+        ("PREPAID402_UPSTREAM__TIMEOUT", "or PREPAID402_UPSTREAM__RESPONSE_TIMEOUT or"),
         ("PREPAID402_STRIPE_API_BASE", "did you mean PREPAID402_STRIPE__API_BASE?"),
         ("PREPAID402_STRIPE__SECRET_KEY", "did you mean STRIPE_SECRET_KEY?"),
         ("PREPAID402_KEY_SECRETS", "did you mean PREPAID402_KEY_SECRET?"),
@@ -49,6 +51,14 @@ fn unknown_keys_are_refused_with_the_closest_key() {
     for (file, path, words) in [
         ("curency = 'usd'", "curency", "did you mean currency?"),
         ("api_base = 'x'", "api_base", "did you mean stripe.api_base?"),
+        // The key's own section first.
+        ("[stripe]\nsecrets_file = 'x'", "stripe.secrets_file", "did you mean stripe.secret_key_file?"),
+        (
+            "[upstream]\ntimeout = '1s'",
+            "upstream.timeout",
+            "upstream.connect_timeout or upstream.response_timeout or upstream.idle_timeout?",
+        ),
+        ("[limits]\npoll_every = '1s'", "limits.poll_every", "did you mean webhooks.poll_every?"),
         ("[stripe]\napi_bas = 'x'", "stripe.api_bas", "did you mean stripe.api_base?"),
         ("[strip]\ntimeout = '1s'", "strip", "did you mean stripe?"),
         ("zzzzzzzzzzzz = 1", "zzzzzzzzzzzz", "default.toml"),
@@ -64,6 +74,17 @@ fn broken_toml_is_told_by_line_and_never_echoed() {
     let text = problems.to_string();
     assert!(text.contains("line 2 is not valid TOML"), "{text}");
     assert!(!text.contains("hidden"), "{text}");
+    // Alone: of what the file says nothing is known, so nothing is missing either.
+    let none = BTreeMap::new();
+    let broken = Some("listen = ");
+    for problems in [
+        load_from(broken, Path::new("."), &none).unwrap_err(),
+        super::super::embedded_from(broken, Path::new("."), &none).unwrap_err(),
+        sandbox_from(&options(), broken, &none).unwrap_err(),
+    ] {
+        assert_eq!(problems.0.len(), 1, "{problems}");
+        assert_eq!(problems.0[0].path, "the configuration file");
+    }
 }
 
 #[test]

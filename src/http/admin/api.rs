@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::basic::Operator;
+use super::pages::UNKNOWN_HOST;
 use crate::db::{Db, DbError};
 use crate::domain::{Micros, RequestId, TopUpId};
 use crate::http::{problem, repeat_key};
@@ -100,6 +101,8 @@ pub(super) fn configure(cfg: &mut ServiceConfig) {
 pub(super) enum Refused {
     Unauthorized,
     Browser,
+    /// By a name that the listener does not answer to.
+    UnknownHost,
     /// Seconds to wait.
     TooManyAttempts(i64),
     /// Nothing was done.
@@ -153,6 +156,7 @@ impl Refused {
                 "Send name and password of an admin user as HTTP Basic authentication.",
             ),
             Self::Browser => refused(403, "browser_refused", "This door is for programs, not for browsers."),
+            Self::UnknownHost => refused(421, "unknown_host", UNKNOWN_HOST),
             Self::TooManyAttempts(seconds) => row(
                 429,
                 "too_many_attempts",

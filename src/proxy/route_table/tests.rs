@@ -17,6 +17,8 @@ fn route(methods: &str, pattern: &str, micros: i64) -> RouteConfig {
         mime_type: None,
         charged_statuses: StatusSet::default_charged(),
         response_timeout: None,
+        idle_timeout: None,
+        body_timeout: None,
         max_body_bytes: None,
     }
 }
@@ -277,7 +279,7 @@ fn routes_that_cannot_be_used_are_reported_at_once() {
     let problems = RouteTable::new(&bad).expect_err("unusable");
     let indexes: Vec<usize> = problems.iter().map(|problem| problem.index).collect();
     assert_eq!(indexes, [0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
-    assert_eq!(problems[0].to_string(), "route 1: it lists no method");
+    assert_eq!(problems[0].to_string(), "routes[0]: it lists no method");
 }
 
 #[test]
