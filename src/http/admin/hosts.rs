@@ -85,7 +85,8 @@ pub(super) async fn require_known(
     let is_for_programs = FOR_PROGRAMS.contains(&path.as_str());
     // Nothing else is here: whatever is asked for, the answer is the same empty page.
     let is_ours = path == "/" || path.starts_with("/admin");
-    if !is_ours && !(is_for_programs && is_browser(request.headers())) {
+    let is_held_to_them = is_ours || (is_for_programs && is_browser(request.headers()));
+    if !is_held_to_them {
         return next.call(request).await;
     }
     let is_api = is_for_programs || path.starts_with("/admin/api");
