@@ -70,9 +70,18 @@ pub enum DbError {
     /// A write was given up because the server said nothing.
     #[error("the database server did not answer; whether the change was made is not known")]
     Lost,
+    /// What one read was told, for all who had asked for it.
+    #[error("{0}")]
+    Shared(std::sync::Arc<dyn std::error::Error + Send + Sync>),
     /// The writing task has ended; the process is shutting down.
     #[error("the database is closed")]
     Closed,
+}
+
+impl From<std::sync::Arc<sqlx::Error>> for DbError {
+    fn from(error: std::sync::Arc<sqlx::Error>) -> Self {
+        Self::Shared(error)
+    }
 }
 
 fn too_old(found: i64) -> String {

@@ -34,6 +34,7 @@ pub mod prices;
 pub mod read;
 pub mod recording;
 pub mod reservations;
+mod shared_reads;
 mod sqlite;
 mod storage;
 #[cfg(test)]
@@ -55,6 +56,7 @@ use self::mailbox::Recipient;
 use self::nodes::Node;
 pub use self::recording::SucceededCharge;
 pub use self::reservations::{NotReserved, Reservation, Reservations};
+use self::shared_reads::SharedReads;
 pub(crate) use self::storage::undelivered_entries;
 use self::writer::{Deliveries, Job, Writer};
 pub use self::writer::{Posted, WriterCounts};
@@ -91,6 +93,8 @@ pub struct Ledger {
     counts: Arc<WriterCounts>,
     node: Arc<Node>,
     closing: CancellationToken,
+    /// Of clients' balances; the flag: also of those that are in memory.
+    reads: SharedReads<(ClientId, bool), Result<(), Arc<DbError>>>,
 }
 
 impl Ledger {
@@ -132,7 +136,8 @@ impl Ledger {
         let closing = CancellationToken::new();
         let task = tokio::spawn(writer.run(receiver, side.writes, side.other_writes, closing.clone()));
         let node = Arc::new(Node::new(node.to_owned()));
-        let ledger = Self { jobs, db: db.clone(), reservations, deliveries, counts, node, closing };
+        let reads = SharedReads::on_this_runtime();
+        let ledger = Self { jobs, db: db.clone(), reservations, deliveries, counts, node, closing, reads };
         ledger.keep_alive().await?;
         Ok((ledger, db, task))
     }
@@ -166,7 +171,7 @@ impl Ledger {
             Err(NotReserved::Insufficient(_) | NotReserved::Frozen(_)) if self.is_shared() => {}
             other => return other.map_err(ReserveError::NotReserved),
         }
-        self.learn(client).await?;
+        self.learn(client, self.is_shared()).await?;
         self.reserve_at_once(client, price).map_err(ReserveError::NotReserved)
     }
 
@@ -186,7 +191,7 @@ impl Ledger {
         if let (Some(state), false) = (self.reservations.state(client), self.is_shared()) {
             return Ok(Some(state));
         }
-        self.learn(client).await?;
+        self.learn(client, self.is_shared()).await?;
         Ok(self.reservations.state(client))
     }
 
@@ -195,15 +200,27 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub async fn refresh(&self, client: ClientId) -> Result<(), DbError> {
-        self.learn(client).await
+        self.learn(client, true).await
     }
 
-    async fn learn(&self, client: ClientId) -> Result<(), DbError> {
-        let expected = self.reservations.expect(client);
-        if let Some(state) = storage::load_client(self.db.reader(), client).await? {
-            self.reservations.learn(client, state, expected);
-        }
-        Ok(())
+    /// Reads a client, together with everybody else who asks for it now. `again`: also one that is in memory by then.
+    async fn learn(&self, client: ClientId, again: bool) -> Result<(), DbError> {
+        let read = || {
+            let (db, reservations) = (self.db.clone(), Arc::clone(&self.reservations));
+            async move {
+                if !again && reservations.state(client).is_some() {
+                    return Ok(());
+                }
+                let expected = reservations.expect(client);
+                let found = storage::load_client(db.reader(), client).await;
+                if let Some(state) = found.map_err(|error| Arc::new(DbError::from(error)))? {
+                    reservations.learn(client, state, expected);
+                }
+                Ok(())
+            }
+        };
+        let told = self.reads.read((client, again), read).await;
+        told.unwrap_or_else(|| Err(Arc::new(DbError::Closed))).map_err(|error| DbError::Shared(error))
     }
 
     /// Charges a request to the credit that was reserved for it, durably: when this answers, it is on disk.
