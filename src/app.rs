@@ -62,7 +62,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
     })?;
     let public = listen(config.listen)?;
     let admin = listen(config.admin_listen)?;
-    let upstream = Upstream::new(&config.upstream)?;
+    let upstream = Upstream::new(config.upstream.as_ref().ok_or(StartError::NoUpstream)?)?;
     let engine = Engine::start(&config, key_secret, Some(upstream.reachability().clone())).await?;
     // Whatever fails from here on, the books must be closed before anybody else opens them.
     match open_doors(&config, &engine.parts, routes, upstream, public, admin).await {

@@ -64,6 +64,9 @@ pub enum StartError {
     /// Stripe's settings cannot be used.
     #[error(transparent)]
     Stripe(#[from] StripeSetupError),
+    /// There is nothing to be a gateway to.
+    #[error("upstream.url is not set: a gateway needs the address of the API behind it")]
+    NoUpstream,
     /// The upstream's settings cannot be used.
     #[error(transparent)]
     Upstream(#[from] UpstreamSetupError),

@@ -94,17 +94,28 @@ async fn check_books(config: &Config) -> Result<String, StartError> {
     Ok(line)
 }
 
-/// Loads the configuration, or prints every problem on stderr. Warnings are left to the caller.
+/// Loads the configuration of a gateway, or of an application with the paywall inside, or prints every problem on stderr. Warnings
+/// are left to the caller.
 ///
 /// # Errors
 /// Exit code 2, after the problems were printed.
 pub fn load_or_report(config_file: Option<PathBuf>) -> Result<Loaded, ExitCode> {
-    config::load(&LoadSource { config_file }).and_then(check_key_secret).and_then(check_routes).map_err(
-        |problems| {
-            eprint!("{}", problem_text(&problems));
-            ExitCode::from(WRONG_CONFIGURATION)
-        },
-    )
+    checked_or_report(config::load_for_any_door(&LoadSource { config_file }))
+}
+
+/// The same for the gateway, which needs an upstream.
+///
+/// # Errors
+/// Exit code 2, after the problems were printed.
+pub fn load_to_serve(config_file: Option<PathBuf>) -> Result<Loaded, ExitCode> {
+    checked_or_report(config::load(&LoadSource { config_file }))
+}
+
+fn checked_or_report(loaded: Result<Loaded, ConfigProblems>) -> Result<Loaded, ExitCode> {
+    loaded.and_then(check_key_secret).and_then(check_routes).map_err(|problems| {
+        eprint!("{}", problem_text(&problems));
+        ExitCode::from(WRONG_CONFIGURATION)
+    })
 }
 
 /// The problems as people read them: a count, then one line each.
@@ -193,9 +204,17 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     if let Some(suffix) = &config.stripe.statement_descriptor_suffix {
         writeln!(text, "  statement suffix {suffix}")?;
     }
-    writeln!(text, "upstream       {}", config.upstream.url)?;
-    for (name, _) in &config.upstream.headers {
-        writeln!(text, "  header           {name}: set, not shown")?;
+    match &config.upstream {
+        Some(upstream) => {
+            writeln!(text, "upstream       {}", upstream.url)?;
+            for (name, _) in &upstream.headers {
+                writeln!(text, "  header           {name}: set, not shown")?;
+            }
+        }
+        None => writeln!(
+            text,
+            "upstream       none: for an application with the paywall inside (serve needs upstream.url)"
+        )?,
     }
     write_webhooks(text, config)?;
     for network in &config.trusted_proxies {
@@ -244,6 +263,9 @@ fn write_sale(text: &mut String, config: &Config) -> std::fmt::Result {
     }
     let a_day = currency.decimal(config.max_adjustments_a_day);
     writeln!(text, "  operators give at most {a_day} {currency} a day")?;
+    if config.upstream.is_none() {
+        return writeln!(text, "\nroutes: the application's own, each wrapped with its price");
+    }
     writeln!(text, "\nroutes: {}", config.routes.len())?;
     for route in &config.routes {
         writeln!(text, "  {}", route_line(route, currency))?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::check_config::load_or_report;
+use super::check_config::load_to_serve;
 use crate::app;
 
 /// Run the gateway in front of your API.
@@ -19,7 +19,7 @@ pub struct ServeArgs {
 
 /// Runs until SIGINT or SIGTERM.
 pub async fn run(args: ServeArgs) -> ExitCode {
-    let loaded = match load_or_report(args.config) {
+    let loaded = match load_to_serve(args.config) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };

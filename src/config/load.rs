@@ -12,6 +12,11 @@ use super::{Config, DatabaseConfig, Secret, database, layers, validate};
 /// The file that is used when none is named and it exists.
 const DEFAULT_FILE: &str = "prepaid402.toml";
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// Sections that make a file a gateway's, and what an application has instead.
+const GATEWAYS: [(&str, &str); 2] = [
+    ("routes", "belongs to the gateway: here, each handler is wrapped with its price"),
+    ("upstream", "belongs to the gateway: here, the handlers are the API"),
+];
 
 /// What the command line says about where settings are.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +51,30 @@ pub fn load_embedded(source: &LoadSource) -> Result<Loaded, ConfigProblems> {
     load_with(source, embedded_from)
 }
 
+/// Reads the same for commands that serve nothing, whichever door has the settings: what names neither routes nor an upstream is
+/// an application's, with the paywall inside.
+///
+/// # Errors
+/// Every problem at once, each with the key's path and what to write instead.
+pub fn load_for_any_door(source: &LoadSource) -> Result<Loaded, ConfigProblems> {
+    load_with(source, any_door_from)
+}
+
+fn any_door_from(
+    file_text: Option<&str>,
+    file_dir: &Path,
+    env: &BTreeMap<String, String>,
+) -> Result<Loaded, ConfigProblems> {
+    let written = file_text.unwrap_or_default().parse::<toml::Table>();
+    let has_door =
+        written.map_or(true, |written| GATEWAYS.iter().any(|(section, _)| written.contains_key(*section)));
+    let names_upstream = env.get("PREPAID402_UPSTREAM__URL").is_some_and(|url| !url.trim().is_empty());
+    match has_door || names_upstream {
+        true => load_from(file_text, file_dir, env),
+        false => embedded_from(file_text, file_dir, env),
+    }
+}
+
 /// Finds the texts, and gives them to what makes settings of them.
 fn load_with(
     source: &LoadSource,
@@ -74,10 +103,7 @@ pub fn embedded_from(
 ) -> Result<Loaded, ConfigProblems> {
     let mut report = Report::default();
     let mut table = layers::merge(file_text, env, &mut report);
-    for (section, why) in [
-        ("routes", "belongs to the gateway: here, each handler is wrapped with its price"),
-        ("upstream", "belongs to the gateway: here, the handlers are the API"),
-    ] {
+    for (section, why) in GATEWAYS {
         let written = file_text.and_then(|text| text.parse::<toml::Table>().ok());
         if written.is_some_and(|written| written.contains_key(section)) {
             report.problem(section, why);
@@ -86,12 +112,6 @@ pub fn embedded_from(
     table.remove("upstream");
     table.remove("routes");
     layers::set(&mut table, "routes", toml::Value::Array(Vec::new()));
-    let defaults = layers::merge(None, &BTreeMap::new(), &mut Report::default());
-    if let Some(upstream) = defaults.get("upstream") {
-        table.insert("upstream".to_owned(), upstream.clone());
-    }
-    // Never called: no request of an embedded paywall goes to an upstream.
-    layers::set(&mut table, "upstream.url", toml::Value::String("http://127.0.0.1:9".to_owned()));
     loaded(&table, file_dir, env, report)
 }
 

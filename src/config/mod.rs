@@ -28,7 +28,9 @@ use std::time::Duration;
 
 pub use self::database::DatabaseConfig;
 pub use self::layers::DEFAULT_TOML;
-pub use self::load::{LoadSource, Loaded, embedded_from, load, load_database, load_embedded, load_from};
+pub use self::load::{
+    LoadSource, Loaded, embedded_from, load, load_database, load_embedded, load_for_any_door, load_from,
+};
 pub use self::parse::NotANetwork;
 pub use self::problem::{ConfigProblems, Problem};
 pub use self::sandbox::{SandboxOptions, sandbox};
@@ -55,7 +57,7 @@ pub struct Config {
     /// Stripe account and API.
     pub stripe: StripeConfig,
     /// The API that is sold.
-    pub upstream: UpstreamConfig,
+    pub upstream: Option<UpstreamConfig>,
     /// What is sold at what price, in the order of the file.
     pub routes: Vec<RouteConfig>,
     /// How much may be charged.

@@ -42,7 +42,9 @@ pub(super) fn config(
     let database = database::read(&root, data_dir.as_ref(), report);
     let currency = currency(&root, report);
     let stripe = stripe::read(&root.section("stripe"), secrets, report);
-    let upstream = upstream::read(&root.section("upstream"), secrets, listen, report);
+    // Without the section, not even the defaults: an application sells its own handlers.
+    let upstream =
+        root.has("upstream").then(|| upstream::read(&root.section("upstream"), secrets, listen, report));
     let top_up = top_up::read(&root.section("top_up"), currency, report);
     let routes = routes::read(&root, top_up.as_ref().zip(currency), report);
     let max_adjustments_a_day = root.section("adjustments").amount("max_a_day", report);
@@ -79,7 +81,10 @@ pub(super) fn config(
         database: database?,
         currency: currency?,
         stripe: stripe?,
-        upstream: upstream?,
+        upstream: match upstream {
+            None => None,
+            Some(upstream) => Some(upstream?),
+        },
         routes,
         top_up: top_up?,
         limits: limits?,

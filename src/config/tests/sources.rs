@@ -145,7 +145,10 @@ fn secrets_are_read_from_private_files_beside_the_configuration() {
     }
     let header = "[[upstream.headers]]\nname = 'x-token'\nvalue_file = 'good'";
     let config = load_from(Some(header), dir.path(), &self::env(REQUIRED)).unwrap().config;
-    assert_eq!(config.upstream.headers, [("x-token".to_owned(), Secret::new("sk_test_fromfile".to_owned()))]);
+    assert_eq!(
+        config.upstream.as_ref().unwrap().headers,
+        [("x-token".to_owned(), Secret::new("sk_test_fromfile".to_owned()))]
+    );
     refused("stripe.secret_key_file = 'good'", "stripe.secret_key_file", "keep one");
 }
 
@@ -205,7 +208,7 @@ fn the_sandbox_sells_the_demo() {
     assert_eq!(config.database.shown(), "sandbox-data/prepaid402.db");
     assert_eq!(config.stripe.api_base, "http://127.0.0.1:5404");
     assert_eq!(config.stripe.secret_key.expose(), "sk_test_hidden");
-    assert_eq!(config.upstream.url, "http://127.0.0.1:5405");
+    assert_eq!(config.upstream.as_ref().unwrap().url, "http://127.0.0.1:5405");
     assert_eq!(config.log.filter, "debug");
     let expected = [("/api/health", None), ("/api/joke", Some("0.01")), ("/api/weather", Some("0.05"))];
     assert_eq!(prices(&config), expected.map(|(path, price)| (path.to_owned(), price.map(str::to_owned))));
@@ -220,7 +223,7 @@ fn the_sandbox_sells_the_demo() {
 fn the_sandbox_sells_a_users_whole_api() {
     let own = SandboxOptions { upstream: Some("http://127.0.0.1:8080".to_owned()), ..options() };
     let config = sandbox_from(&own, None, &BTreeMap::new()).unwrap().config;
-    assert_eq!(config.upstream.url, "http://127.0.0.1:8080");
+    assert_eq!(config.upstream.as_ref().unwrap().url, "http://127.0.0.1:8080");
     assert_eq!(prices(&config), [("/*".to_owned(), Some("0.01".to_owned()))]);
     let methods: Vec<&str> = config.routes[0].methods.iter().map(String::as_str).collect();
     assert_eq!(methods, ["DELETE", "GET", "PATCH", "POST", "PUT"]);
@@ -247,13 +250,13 @@ fn the_sandbox_uses_a_file_for_what_is_sold_only() {
     let config = sandbox_from(&options(), Some(file), &BTreeMap::new()).unwrap().config;
     assert_eq!(prices(&config), [("/mine".to_owned(), Some("0.07".to_owned()))]);
     assert_eq!(config.top_up.minimum.to_major_string(), "9.00");
-    assert_eq!(config.upstream.url, "http://127.0.0.1:8080");
+    assert_eq!(config.upstream.as_ref().unwrap().url, "http://127.0.0.1:8080");
     assert_eq!(config.public_url, "http://127.0.0.1:5402");
     assert_eq!(config.database.shown(), "sandbox-data/prepaid402.db");
     assert_eq!(config.stripe.publishable_key, "pk_test_sandbox");
     let flag = SandboxOptions { upstream: Some("http://127.0.0.1:9090".to_owned()), ..options() };
     assert_eq!(
-        sandbox_from(&flag, Some(file), &BTreeMap::new()).unwrap().config.upstream.url,
+        sandbox_from(&flag, Some(file), &BTreeMap::new()).unwrap().config.upstream.as_ref().unwrap().url,
         "http://127.0.0.1:9090"
     );
 }

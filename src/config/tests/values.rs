@@ -109,7 +109,7 @@ fn upstream_rules() {
         ("http://[fec0::1]", "http://[fec0::1]"),
     ] {
         let config = load_with("", &[("PREPAID402_UPSTREAM__URL", url)]).unwrap().config;
-        assert_eq!(config.upstream.url, kept);
+        assert_eq!(config.upstream.as_ref().unwrap().url, kept);
     }
     for key in ["connect_timeout", "response_timeout", "idle_timeout"] {
         refused(&format!("upstream.{key} = '0s'"), &format!("upstream.{key}"), "between");
