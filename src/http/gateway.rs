@@ -334,7 +334,12 @@ impl Gateway {
         };
         let opened = match self.paywall.open(&paid.purchase).await {
             Ok(Opened::Replayed(replayed)) => return PaidOutcome::Replayed(replayed),
-            Ok(opened) => opened,
+            Ok(mut opened) => {
+                if let Opened::Admitted(admitted) = &mut opened {
+                    admitted.work_begins();
+                }
+                opened
+            }
             Err(refused) => return PaidOutcome::Refused(refused),
         };
         if let Ok(value) = opened.wallet().record.client_public_id.parse() {
@@ -716,7 +721,8 @@ fn fault_or(report: &UploadReport, error: UpstreamError) -> Problem {
     }
 }
 
-fn not_charged_problem(problem: Problem, note: &PaymentResponse, id: RequestId) -> HttpResponse {
+/// A problem in the place of an answer, for a caller whose payment was opened.
+pub(crate) fn not_charged_problem(problem: Problem, note: &PaymentResponse, id: RequestId) -> HttpResponse {
     let mut extra = payment_answer::charged_card(note);
     extra.insert("requestCharged".into(), json!(false));
     extra.insert("creditsRemaining".into(), json!(note.credits_remaining));

@@ -33,6 +33,10 @@ pub enum Problem {
     UpstreamTimeout,
     /// The API broke off.
     UpstreamFailed,
+    /// A handler that is sold inside an application has panicked.
+    HandlerFailed,
+    /// A handler that is sold inside an application has two prices.
+    NestedPrices,
     /// More than one credential.
     AmbiguousCredentials,
     /// No clientId where one is needed.
@@ -148,6 +152,22 @@ impl Problem {
                 Seller,
                 None,
                 "The API behind the gateway broke off before it answered. Nothing was charged for this request.",
+            ),
+            Self::HandlerFailed => row(
+                500,
+                "handler_failed",
+                true,
+                Seller,
+                None,
+                "The API ended unexpectedly before it answered. It may have done its work. Nothing was charged for this request.",
+            ),
+            Self::NestedPrices => row(
+                500,
+                "nested_prices",
+                false,
+                Seller,
+                None,
+                "The API is set up wrongly: this has two prices, one inside the other. Nothing was charged for this request.",
             ),
             Self::AmbiguousCredentials => row(
                 400,

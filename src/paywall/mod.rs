@@ -204,6 +204,13 @@ impl Admitted {
     pub fn is_kept(&self) -> bool {
         self.claim.is_some()
     }
+
+    /// The API is called now. Should this be dropped, its work may be done, and a key does not do it again.
+    pub fn work_begins(&mut self) {
+        if let Some(claim) = &mut self.claim {
+            claim.work_begins();
+        }
+    }
 }
 
 /// An admitted request that ended without a charge.

@@ -30,6 +30,40 @@ pub enum UploadFault {
     Broken,
 }
 
+/// What a caller may take for its body, at every door: so many bytes, and so much time in which it is waited for. What others take
+/// is not counted.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    bytes: u64,
+    time: Duration,
+}
+
+impl Allowance {
+    pub(crate) fn new(bytes: u64, time: Duration) -> Self {
+        Self { bytes, time }
+    }
+
+    /// How long the caller may be waited for from now on.
+    pub(crate) fn patience(&self) -> Duration {
+        self.time
+    }
+
+    /// The caller was waited for.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.time = self.time.saturating_sub(time);
+    }
+
+    /// A piece has come.
+    ///
+    /// # Errors
+    /// It is too much.
+    pub(crate) fn came(&mut self, bytes: usize) -> Result<(), UploadFault> {
+        let left = u64::try_from(bytes).ok().and_then(|bytes| self.bytes.checked_sub(bytes));
+        self.bytes = left.ok_or(UploadFault::TooLarge)?;
+        Ok(())
+    }
+}
+
 /// What happens to the body, readable by whoever waits for the upstream or passes its answer on.
 #[derive(Debug, Clone, Default)]
 pub struct UploadReport {
@@ -79,6 +113,11 @@ impl UploadProgress {
         self.has_arrived.store(true, Ordering::Release);
     }
 
+    /// Why it does not come whole.
+    pub(crate) fn fault(&self) -> Option<UploadFault> {
+        self.fault.get().copied()
+    }
+
     /// It will not come whole.
     pub(crate) fn failed(&self, fault: UploadFault) {
         let _ = self.fault.set(fault);
@@ -98,7 +137,7 @@ impl UploadReport {
     /// The fault, if there was one.
     #[must_use]
     pub fn fault(&self) -> Option<UploadFault> {
-        self.running.as_ref()?.progress.fault.get().copied()
+        self.running.as_ref()?.progress.fault()
     }
 
     /// See [`UploadProgress::is_callers_fault`].
@@ -236,22 +275,19 @@ pub fn stream(
         UploadReport { running: Some(Running { progress: Arc::clone(&progress), sending: watched }) };
     actix_web::rt::spawn(async move {
         let deadline = tokio::time::Instant::now() + max_time;
-        // Of the time that the caller has: the upstream's own is not counted.
-        let mut left = max_time;
-        let mut seen = 0u64;
+        let mut allowance = Allowance::new(max_bytes, max_time);
         let fault = loop {
             progress.waiting();
             let begun = tokio::time::Instant::now();
-            let next = tokio::time::timeout(left, payload.next()).await;
-            left = left.saturating_sub(begun.elapsed());
+            let next = tokio::time::timeout(allowance.patience(), payload.next()).await;
+            allowance.waited(begun.elapsed());
             match next {
                 Err(_) => break Some(UploadFault::TooSlow),
                 Ok(Some(Err(_))) => break Some(UploadFault::Broken),
                 Ok(Some(Ok(data))) => {
                     progress.received(data.len());
-                    seen = seen.saturating_add(data.len() as u64);
-                    if seen > max_bytes {
-                        break Some(UploadFault::TooLarge);
+                    if let Err(fault) = allowance.came(data.len()) {
+                        break Some(fault);
                     }
                     let Some(is_taken) = pass_on(&sender, data, deadline, &progress).await else {
                         break None;
@@ -260,8 +296,8 @@ pub fn stream(
                         // The upstream wants no more: the rest is read away, within the same bounds, so that the
                         // caller is not stuck writing while its answer waits.
                         progress.waiting();
-                        let deadline = tokio::time::Instant::now() + left;
-                        drain(&mut payload, deadline, max_bytes.saturating_sub(seen)).await;
+                        let deadline = tokio::time::Instant::now() + allowance.patience();
+                        drain(&mut payload, deadline, allowance).await;
                         break None;
                     }
                 }
@@ -296,11 +332,10 @@ async fn pass_on(
     }
 }
 
-async fn drain(payload: &mut Payload, deadline: tokio::time::Instant, mut left: u64) {
+async fn drain(payload: &mut Payload, deadline: tokio::time::Instant, mut allowance: Allowance) {
     while let Ok(Some(Ok(data))) = tokio::time::timeout_at(deadline, payload.next()).await {
-        match left.checked_sub(data.len() as u64) {
-            Some(rest) => left = rest,
-            None => return,
+        if allowance.came(data.len()).is_err() {
+            return;
         }
     }
 }
