@@ -98,24 +98,28 @@ where
     where
         F: Future<Output = T> + Send + 'static,
     {
-        match self.running.all().entry(key) {
-            Entry::Occupied(mut running) => match running.get_mut() {
-                Some(next) => next.told.subscribe(),
-                none => {
-                    let (next, answer) = Next::new(work());
-                    *none = Some(next);
-                    answer
-                }
-            },
-            Entry::Vacant(nothing) => {
-                let turns =
-                    Turns { key: nothing.key().clone(), running: Arc::clone(&self.running), is_open: true };
-                nothing.insert(None);
-                let (first, answer) = Next::new(work());
-                self.runtime.spawn(turns.take(first));
-                answer
+        let (turns, first, answer) = match self.running.all().entry(key) {
+            Entry::Occupied(mut running) => {
+                return match running.get_mut() {
+                    Some(next) => next.told.subscribe(),
+                    none => {
+                        let (next, answer) = Next::new(work());
+                        *none = Some(next);
+                        answer
+                    }
+                };
             }
-        }
+            Entry::Vacant(nothing) => {
+                let (first, answer) = Next::new(work());
+                let running = Arc::clone(&self.running);
+                let turns = Turns { key: nothing.key().clone(), running, is_open: true };
+                nothing.insert(None);
+                (turns, first, answer)
+            }
+        };
+        // Not under the lock: a runtime that has ended drops it at once.
+        self.runtime.spawn(turns.take(first));
+        answer
     }
 }
 
