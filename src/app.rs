@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use actix_web::dev::Service as _;
 use actix_web::dev::{Server, ServerHandle};
 use actix_web::{App as ActixApp, HttpServer, web};
 use tokio::task::JoinHandle;
@@ -15,6 +16,7 @@ use crate::domain::Micros;
 use crate::engine::{Engine, Parts};
 use crate::http;
 use crate::http::gateway::Gateway;
+use crate::http::request_log;
 use crate::ledger::prices;
 use crate::paywall::offer::Sale;
 use crate::proxy::own_token::OwnToken;
@@ -122,6 +124,7 @@ async fn open_doors(
     let grace = config.limits.shutdown_timeout.as_secs();
     let public_server = HttpServer::new(move || {
         ActixApp::new()
+            .wrap_fn(|request, service| request_log::told(service.call(request)))
             .app_data(gateway.clone())
             .app_data(billing.clone())
             .app_data(webhooks.clone())
@@ -170,6 +173,7 @@ pub(crate) fn admin_server(
     let (operations, admin, desk) = (parts.operations(), parts.admin(config), parts.desk());
     let server = HttpServer::new(move || {
         ActixApp::new()
+            .wrap_fn(|request, service| request_log::told_with_id(service.call(request)))
             .app_data(operations.clone())
             .app_data(admin.clone())
             .app_data(desk.clone())

@@ -31,6 +31,7 @@ pub mod payments;
 pub mod shield;
 pub mod stripe;
 pub mod top_up;
+pub mod trust;
 
 pub mod proxy;
 
@@ -46,3 +47,4 @@ pub mod app;
 pub mod cli;
 pub mod embed;
 mod engine;
+mod exposure;

@@ -210,7 +210,7 @@ async fn drive_own(args: &BenchArgs, settings: &Settings) -> Result<Vec<ServerRe
 }
 
 fn stripe(base: Option<&str>) -> Result<StripeBase, Problem> {
-    StripeBase::new(base).map_err(|error| Problem::Usage(error.to_string()))
+    StripeBase::new(base, target::PATIENCE).map_err(|error| Problem::Usage(error.to_string()))
 }
 
 /// How hard and how long.

@@ -143,6 +143,21 @@ async fn wait_for_signal() {
     });
 }
 
+/// From now on SIGHUP, which by itself would end the process, is told of and does nothing: settings are read at the start only.
+#[cfg(unix)]
+fn outlive_hangups() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::warn!("SIGHUP does nothing: restart to change the configuration");
+        }
+    });
+}
+
+#[cfg(not(unix))]
+fn outlive_hangups() {}
+
 #[cfg(unix)]
 async fn signal() {
     use tokio::signal::unix::{SignalKind, signal};

@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::admin::password_from;
 use crate::agent::http::{Http, Outgoing, SendError, Target, TargetError};
 use crate::domain::{Micros, decimal_in};
+use crate::trust::Trust;
 
 /// The thing asked for was not done, or it is not known whether it was.
 pub(super) const FAILED: u8 = 1;
@@ -181,7 +182,8 @@ impl OpenDoor {
             SendError::NotSent => DoorError::NotSent(self.url.clone(), error),
             SendError::Lost | SendError::TimedOut => DoorError::Lost(self.url.clone(), error),
         };
-        let mut answer = Http::new(PATIENCE).send(&outgoing, None).await.map_err(broken)?;
+        let mut answer =
+            Http::new(PATIENCE, &Trust::default()).send(&outgoing, None).await.map_err(broken)?;
         let mut bytes = Vec::new();
         while let Some(piece) = answer.next().await {
             bytes.extend_from_slice(&piece.map_err(broken)?);

@@ -9,7 +9,7 @@ use crate::app;
 /// Run the gateway in front of your API.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  prepaid402 serve\n  prepaid402 serve --config /etc/prepaid402.toml\n\nSecrets come from the environment (.env is read too) or from files that the configuration names.\nSIGTERM stops accepting, lets running requests finish, and closes the books."
+    after_help = "Examples:\n  prepaid402 serve\n  prepaid402 serve --config /etc/prepaid402.toml\n\nSecrets come from the environment (.env is read too) or from files that the configuration names.\nSIGTERM stops accepting, lets running requests finish, and closes the books. SIGHUP does nothing: restart it for a new configuration."
 )]
 pub struct ServeArgs {
     /// Configuration file [default: prepaid402.toml in this directory]
@@ -19,6 +19,7 @@ pub struct ServeArgs {
 
 /// Runs until SIGINT or SIGTERM.
 pub async fn run(args: ServeArgs) -> ExitCode {
+    super::outlive_hangups();
     let loaded = match load_or_report(args.config) {
         Ok(loaded) => loaded,
         Err(code) => return code,

@@ -35,6 +35,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("stripe.timeout", Kind::Text),
     ("stripe.statement_descriptor_suffix", Kind::Text),
     ("upstream.url", Kind::Text),
+    ("upstream.ca_file", Kind::Text),
     ("upstream.connect_timeout", Kind::Text),
     ("upstream.response_timeout", Kind::Text),
     ("upstream.idle_timeout", Kind::Text),

@@ -208,6 +208,16 @@ pub(super) fn read_file(path: &Path, report: &mut Report) -> Option<String> {
     None
 }
 
+/// `.env` and, over it, the process environment, for commands that need no configuration.
+///
+/// # Errors
+/// What is wrong with `.env`; its content is never told.
+pub fn variables() -> Result<BTreeMap<String, String>, ConfigProblems> {
+    let mut report = Report::default();
+    let env = environment(&mut report);
+    if report.problems.is_empty() { Ok(env) } else { Err(ConfigProblems(report.problems)) }
+}
+
 /// `.env` and, over it, the process environment. The process environment is never changed.
 pub(super) fn environment(report: &mut Report) -> BTreeMap<String, String> {
     let mut env = dot_env(Path::new(".env"), report);

@@ -28,12 +28,15 @@ use std::time::Duration;
 
 pub use self::database::DatabaseConfig;
 pub use self::layers::DEFAULT_TOML;
-pub use self::load::{LoadSource, Loaded, embedded_from, load, load_database, load_embedded, load_from};
+pub use self::load::{
+    LoadSource, Loaded, embedded_from, load, load_database, load_embedded, load_from, variables,
+};
 pub use self::parse::NotANetwork;
 pub use self::problem::{ConfigProblems, Problem};
 pub use self::sandbox::{SandboxOptions, sandbox};
 pub(crate) use self::top_up::label;
 use crate::domain::{Currency, Micros, StripeMode};
+use crate::trust::Trust;
 
 /// Everything that the gateway needs to know, checked.
 #[derive(Debug, Clone)]
@@ -120,6 +123,8 @@ impl StripeConfig {
 pub struct UpstreamConfig {
     /// `http` or `https` origin and optional base path; no user info, query or fragment; no trailing slash.
     pub url: String,
+    /// Certificate authorities that vouch for it, besides the public ones.
+    pub trust: Trust,
     /// Set on every request to the upstream, so that only the gateway can call it. Values are secrets.
     pub headers: Vec<(String, Secret)>,
     /// Establishing a connection.

@@ -32,7 +32,8 @@ use crate::http::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, head
 use crate::http::problem::{self, Problem};
 use crate::http::repeat_headers;
 use crate::http::repeat_key::{self, Unfit};
-use crate::http::{caller_address, finish, preflight};
+use crate::http::request_log;
+use crate::http::{X_REQUEST_ID, caller_address, finish, preflight};
 use crate::ledger::mailbox;
 use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
@@ -154,6 +155,11 @@ where
             let metrics = &price.inner.parts.metrics;
             metrics.answered(outcome, answered.response().status().as_u16(), begun.elapsed());
             finish(answered.response_mut(), id);
+            if request_log::is_on() {
+                let response = answered.response();
+                let id = response.headers().get(X_REQUEST_ID);
+                request_log::tell(answered.request(), response.status().as_u16(), id, begun);
+            }
             Ok(answered)
         })
     }

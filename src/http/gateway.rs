@@ -30,6 +30,7 @@ use super::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_val
 use super::problem::{self, Problem};
 use super::repeat_headers;
 use super::repeat_key::{self, Unfit};
+use super::request_log;
 use super::reversals::Reversals;
 use crate::config::{IdempotencyConfig, IpNetwork, LimitsConfig, RouteCharge};
 use crate::domain::{Micros, RequestId, SecretHash};
@@ -38,7 +39,6 @@ use crate::paywall::offer::{Challenge, Offers, Sale};
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, RepeatKey, Replayed, Usage,
 };
-use crate::protocol::card_number::hides_card_number;
 use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
 };
@@ -180,7 +180,7 @@ impl Gateway {
         tracing::debug!(
             request.id = %id,
             "no route for {} {path:?}; to sell it, add: [[routes]] methods = [\"{}\"] path = {path:?} price = \"0.01\"",
-            request.method(), request.method(), path = pattern_for_log(path.as_str()),
+            request.method(), request.method(), path = request_log::shown_path(path.as_str()),
         );
         problem::plain(Problem::RouteNotConfigured, id)
     }
@@ -666,20 +666,6 @@ pub(crate) fn replay(replayed: &Replayed, is_head: bool) -> HttpResponse {
         false => BodySize::Sized(u64::try_from(replayed.body.len()).unwrap_or(u64::MAX)),
     };
     builder.body(GatewayBody::whole(replayed.body.clone(), size, None))
-}
-
-/// The path as a route pattern: what may be an id, a key or a card number is left open, because logs are read by many.
-fn pattern_for_log(path: &str) -> String {
-    let hides_card = hides_card_number(path);
-    let is_plain = |segment: &str| {
-        segment.len() <= 24
-            && !segment.contains(['_', '%'])
-            && segment.bytes().filter(u8::is_ascii_digit).count() < 6
-            && !(hides_card && segment.contains(|c: char| c.is_ascii_digit()))
-            && !hides_card_number(segment)
-    };
-    let shown = path.split('/').map(|segment| if is_plain(segment) { segment } else { "{id}" });
-    shown.collect::<Vec<_>>().join("/")
 }
 
 /// Requests that a gateway must not pass on, whatever their path.

@@ -16,13 +16,14 @@ pub(crate) mod payment_answer;
 pub mod problem;
 pub(crate) mod repeat_headers;
 pub(crate) mod repeat_key;
+pub(crate) mod request_log;
 mod reversals;
 mod statement;
 pub mod webhooks;
 
 use std::net::IpAddr;
 
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 
@@ -30,6 +31,8 @@ pub(crate) use self::reversals::Reversals;
 use crate::config::IpNetwork;
 use crate::domain::RequestId;
 use crate::proxy::client_address::client_address;
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What browsers may send us and read from us.
 const ALLOW_HEADERS: &str = "payment, authorization, content-type, accept, idempotency-key, x-requested-with";
@@ -64,12 +67,16 @@ pub(crate) fn caller_address(request: &HttpRequest, trusted_proxies: &[IpNetwork
 /// Headers of every public answer: the request id, and what lets a browser's script read the answer.
 pub(crate) fn finish(response: &mut HttpResponse, id: RequestId) {
     let headers = response.headers_mut();
+    set_request_id(headers, id);
     let name = HeaderName::from_static;
-    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(id.to_string())) {
-        headers.insert(name("x-request-id"), value);
-    }
     headers.insert(name("access-control-allow-origin"), HeaderValue::from_static("*"));
     headers.insert(name("access-control-expose-headers"), HeaderValue::from_static(EXPOSE_HEADERS));
+}
+
+fn set_request_id(headers: &mut HeaderMap, id: RequestId) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(id.to_string())) {
+        headers.insert(X_REQUEST_ID, value);
+    }
 }
 
 /// Answers a browser's question whether it may ask; never priced, never passed on.

@@ -65,7 +65,7 @@ impl Upstream {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(config.connect_timeout));
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_webpki_roots()
+            .with_tls_config(config.trust.client_config())
             .https_or_http()
             .enable_http1()
             .wrap_connector(http);

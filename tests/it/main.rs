@@ -26,6 +26,7 @@ mod operator;
 mod pages;
 mod paid_request;
 mod parallel;
+mod private_ca;
 mod proxy;
 mod reconcile;
 mod reference_defects;

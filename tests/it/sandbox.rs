@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::http::Client;
 use crate::support::program::{SandboxProgram, clean, finish, program, run, sandbox_args, until};
@@ -284,4 +285,48 @@ async fn it_takes_routes_and_packs_from_a_file_but_neither_keys_nor_addresses() 
     let ran = run(home.path(), &["sandbox", "--listen", "127.0.0.1:0", "--config", "bad.toml"]).await;
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(ran.err.contains("prise"), "{}", ran.err);
+}
+
+/// An API that has no `/`, as most have not.
+async fn api_with(paths: &'static [(&'static str, &'static str)]) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") && socket.read_buf(&mut request).await.is_ok_and(|n| n > 0)
+            {
+            }
+            let path = String::from_utf8(request).unwrap();
+            let path = path.split(' ').nth(1).unwrap();
+            let answer =
+                paths.iter().find(|(known, _)| *known == path).map_or("404 Not Found", |(_, answer)| answer);
+            let _ = socket
+                .write_all(
+                    format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes(),
+                )
+                .await;
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_suggests_a_path_that_the_api_has() {
+    for (paths, suggested) in [
+        (&[("/", "200 OK")][..], "/"),
+        (&[("/openapi.json", "200 OK")], "/openapi.json"),
+        (&[("/", "307 Temporary Redirect\r\nlocation: /docs"), ("/docs", "200 OK")], "/docs"),
+        (&[("/", "302 Found\r\nlocation: https://elsewhere.example/")], "/PATH"),
+        (&[], "/PATH"),
+    ] {
+        let home = home();
+        let api = api_with(paths).await;
+        let sandbox = SandboxProgram::start(home.path(), &["--upstream", &api]).await;
+        let ask = line(&sandbox.program.out, "curl -i ");
+        assert!(ask.ends_with(&format!("{}{suggested}", sandbox.addresses[0])), "{paths:?}: {ask}");
+        let says = sandbox.program.out.contains("/PATH stands for a path of your API");
+        assert_eq!(says, suggested == "/PATH", "{}", sandbox.program.out);
+        assert_eq!(sandbox.program.terminate().await, 0);
+    }
 }
