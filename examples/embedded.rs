@@ -10,7 +10,7 @@ use prepaid402::embed::{Embedded, Paid};
 async fn joke(paid: Paid) -> String {
     format!(
         "How many decimals does it take to lose a cent? One, if it floats. (You paid {}.)\n",
-        paid.price()
+        paid.price_text()
     )
 }
 

@@ -5,28 +5,34 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use actix_web::dev::{Server, ServerHandle};
-use actix_web::{App as ActixApp, HttpServer, web};
+use actix_http::KeepAlive;
+use actix_web::dev::{Server, ServerHandle, Service as _};
+use actix_web::middleware::from_fn;
+use actix_web::{App as ActixApp, web};
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, RouteCharge};
+use crate::crowd::door::{Door, notice_who_has_gone};
 use crate::db::DbError;
 use crate::domain::Micros;
 use crate::engine::{Engine, Parts};
 use crate::http;
 use crate::http::gateway::Gateway;
+use crate::http::request_log;
+use crate::http::server::Settings;
 use crate::ledger::prices;
+use crate::open_files;
 use crate::paywall::offer::Sale;
 use crate::proxy::own_token::OwnToken;
 use crate::proxy::route_table::RouteTable;
 use crate::proxy::upstream::Upstream;
 
-pub use crate::engine::{StartError, make_private_directory, own};
+pub use crate::engine::{StartError, make_private_directory};
 
 /// Idle connections are kept this long, so that agents that call now and then do not connect anew.
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// Open connections on the public listener, per worker.
-const MAX_CONNECTIONS: usize = 4096;
+/// Connections to the admin listener.
+const MAX_ADMIN_CONNECTIONS: usize = 512;
 
 /// Bytes that the system takes for one caller before they can be sent (TCP_NOTSENT_LOWAT).
 #[cfg(any(target_os = "linux", target_os = "android"))]
@@ -62,7 +68,7 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
     })?;
     let public = listen(config.listen)?;
     let admin = listen(config.admin_listen)?;
-    let upstream = Upstream::new(&config.upstream)?;
+    let upstream = Upstream::new(config.upstream.as_ref().ok_or(StartError::NoUpstream)?)?;
     let engine = Engine::start(&config, key_secret, Some(upstream.reachability().clone())).await?;
     // Whatever fails from here on, the books must be closed before anybody else opens them.
     match open_doors(&config, &engine.parts, routes, upstream, public, admin).await {
@@ -91,7 +97,7 @@ async fn open_doors(
             RouteCharge::Fixed(price) => price,
         };
         let (description, mime_type) = (route.description.as_deref(), route.mime_type.as_deref());
-        parts.offers.challenge(Sale { path: "", description, mime_type, price })
+        parts.offers.challenge(Sale { origin: "", path: "", description, mime_type, price })
     });
     let challenges = challenges.collect();
     let told_of_redirect = config.routes.iter().map(|_| AtomicBool::new(false)).collect();
@@ -109,35 +115,41 @@ async fn open_doors(
         tasks: parts.tasks.clone(),
         limits: config.limits.clone(),
         idempotency: config.idempotency.clone(),
-        trusted_proxies: Arc::clone(&parts.trusted_proxies),
+        callers: parts.callers.clone(),
         public_url: config.public_url.clone(),
-        permits: Arc::clone(&parts.permits),
-        keyed_bodies: Arc::clone(&parts.keyed_bodies),
+        crowd: Arc::clone(&parts.crowd),
+        origin: parts.origin.clone(),
         closing: Arc::clone(&parts.closing),
         metrics: Arc::clone(&parts.metrics),
         sandbox: config.sandbox,
     });
     let (billing, webhooks) = (parts.billing(), parts.webhooks.clone());
     let address = public.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
-    let grace = config.limits.shutdown_timeout.as_secs();
-    let public_server = HttpServer::new(move || {
+    let max_connections = open_files::connections(&config.limits);
+    let door = Door::new(max_connections, &parts.trusted_proxies);
+    let settings = Settings {
+        workers: None,
+        // Of each worker, for connections of trusted proxies; the others are counted all together.
+        max_connections: Some(max_connections),
+        keep_alive: KEEP_ALIVE.into(),
+        // A caller who closes is gone, also one who closes its half alone: hardly any client does that and waits, and what is free
+        // must not go on for nobody. Paid work goes on, and is charged when it is done.
+        half_closed: false,
+        shutdown: config.limits.shutdown_timeout.as_secs(),
+        on_connect: Arc::new(move |socket, data| {
+            hand_over_no_more_than_needed(socket);
+            door.let_in(socket, data);
+        }),
+    };
+    let public_server = http::server::serve(public, settings, move || {
         ActixApp::new()
+            .wrap_fn(|request, service| request_log::told(service.call(request)))
             .app_data(gateway.clone())
             .app_data(billing.clone())
             .app_data(webhooks.clone())
             .configure(http::public)
     })
-    .max_connections(MAX_CONNECTIONS)
-    // A caller who closes is gone, also one who closes its half alone: hardly any client does that and waits, and what is free
-    // must not go on for nobody. Paid work goes on, and is charged when it is done.
-    .h1_allow_half_closed(false)
-    .on_connect(|connection, _| hand_over_no_more_than_needed(connection))
-    .keep_alive(KEEP_ALIVE)
-    .shutdown_timeout(grace)
-    .disable_signals()
-    .listen(public)
-    .map_err(|error| StartError::Listen(address, error))?
-    .run();
+    .map_err(|error| StartError::Listen(address, error))?;
     let (admin_address, admin_server) = admin_server(admin, config, parts)?;
     Ok(Doors {
         address,
@@ -149,15 +161,13 @@ async fn open_doors(
 
 /// Keeps what waits for the network in this process short, so that a caller who reads slowly is told from one who has stopped.
 /// By default, the system takes megabytes before it says that a caller does not keep up.
-fn hand_over_no_more_than_needed(connection: &dyn std::any::Any) {
+fn hand_over_no_more_than_needed(socket: &actix_web::rt::net::TcpStream) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    if let Some(socket) = connection.downcast_ref::<actix_web::rt::net::TcpStream>()
-        && let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(MAX_UNSENT)
-    {
+    if let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(MAX_UNSENT) {
         tracing::debug!(%error, "the system does not know TCP_NOTSENT_LOWAT");
     }
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = connection;
+    let _ = socket;
 }
 
 /// The seller's own pages, health checks and metrics.
@@ -168,20 +178,27 @@ pub(crate) fn admin_server(
 ) -> Result<(SocketAddr, Server), StartError> {
     let address = listener.local_addr().map_err(|error| StartError::Listen(config.admin_listen, error))?;
     let (operations, admin, desk) = (parts.operations(), parts.admin(config), parts.desk());
-    let server = HttpServer::new(move || {
+    let door = Door::new(MAX_ADMIN_CONNECTIONS, &parts.trusted_proxies);
+    let settings = Settings {
+        workers: Some(1),
+        max_connections: Some(MAX_ADMIN_CONNECTIONS),
+        keep_alive: KeepAlive::default(),
+        half_closed: true,
+        shutdown: config.limits.shutdown_timeout.as_secs(),
+        on_connect: Arc::new(move |socket, data| door.let_in(socket, data)),
+    };
+    let server = http::server::serve(listener, settings, move || {
         ActixApp::new()
+            .wrap_fn(|request, service| request_log::told_with_id(service.call(request)))
+            .wrap(from_fn(http::target::guard))
+            .wrap(from_fn(http::admin::require_known_host))
             .app_data(operations.clone())
             .app_data(admin.clone())
             .app_data(desk.clone())
             .configure(http::operations)
             .configure(http::admin::configure)
     })
-    .workers(1)
-    .shutdown_timeout(config.limits.shutdown_timeout.as_secs())
-    .disable_signals()
-    .listen(listener)
-    .map_err(|error| StartError::Listen(address, error))?
-    .run();
+    .map_err(|error| StartError::Listen(address, error))?;
     Ok((address, server))
 }
 
@@ -206,7 +223,9 @@ impl RunningApp {
 }
 
 pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).map_err(|error| StartError::Listen(address, error))
+    let listener = TcpListener::bind(address).map_err(|error| StartError::Listen(address, error))?;
+    notice_who_has_gone(&listener);
+    Ok(listener)
 }
 
 /// Gives routes their numbers, by their position in the configuration, and the prices their version, so that entries can name

@@ -1,7 +1,6 @@
 //! Everything behind the doors: ledger, top-ups, paywall and the loops that finish what was left. The gateway (`app.rs`) and
 //! the embedded paywall (`embed`) open their doors on top of it.
 
-use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,18 +8,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix_web::web;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::{Config, DatabaseConfig, IpNetwork};
-use crate::db::{Connection, Db, DbError, On, query_scalar};
+use crate::crowd::Crowd;
+use crate::db::{Connection, DatabaseWatch, Db, DbError, FileError, On, OwnFile, own, query_scalar};
 use crate::domain::{Currency, InstallationId, Micros, NodeId, StripeMode};
 use crate::http::Reversals;
 use crate::http::admin::AdminState;
 use crate::http::admin::api::Desk;
 use crate::http::billing::Billing;
+use crate::http::callers::Callers;
 use crate::http::health::Operations;
 use crate::http::metrics::Metrics;
+use crate::http::origin::Origin;
 use crate::http::webhooks::Webhooks;
 use crate::key_secret::{KeySecret, KeySecretError};
 use crate::ledger::Ledger;
@@ -38,17 +40,15 @@ use crate::top_up::account::check_mode;
 use crate::top_up::{Account, TopUpParts, TopUps, WrongStripe, installation};
 use crate::worker;
 
-/// Bodies of requests with an `Idempotency-Key` that are read at once: each may take what `idempotency.max_body_bytes` says.
-const MAX_KEYED_BODIES: usize = 256;
 /// How long money work may go on after the last connection has ended.
 const MONEY_WORK_GRACE: Duration = Duration::from_secs(60);
 
 /// Why nothing starts. Every message says what to change.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Another process owns the database.
-    #[error("another prepaid402 process is using {}; stop it, or choose another data directory", .0.display())]
-    InUse(PathBuf),
+    /// The database file cannot be this process's.
+    #[error(transparent)]
+    DatabaseFile(#[from] FileError),
     /// The data directory cannot be used.
     #[error("{}: {}", .0.display(), .1)]
     File(PathBuf, std::io::Error),
@@ -64,6 +64,9 @@ pub enum StartError {
     /// Stripe's settings cannot be used.
     #[error(transparent)]
     Stripe(#[from] StripeSetupError),
+    /// There is nothing to be a gateway to.
+    #[error("upstream.url is not set: a gateway needs the address of the API behind it")]
+    NoUpstream,
     /// The upstream's settings cannot be used.
     #[error(transparent)]
     Upstream(#[from] UpstreamSetupError),
@@ -104,13 +107,14 @@ pub(crate) struct Parts {
     pub(crate) inbox: Inbox,
     pub(crate) books: Watch,
     pub(crate) webhooks: web::Data<Webhooks>,
-    /// Requests that may still begin.
-    pub(crate) permits: Arc<Semaphore>,
-    /// Bodies of requests with an `Idempotency-Key` that may be read at once.
-    pub(crate) keyed_bodies: Arc<Semaphore>,
+    pub(crate) crowd: Arc<Crowd>,
+    /// How far behind a caller may be with a body.
+    pub(crate) body_timeout: Duration,
     pub(crate) closing: Arc<AtomicBool>,
-    /// Peers whose `X-Forwarded-For` is believed.
+    /// Peers that may be anybody.
     pub(crate) trusted_proxies: Arc<[IpNetwork]>,
+    pub(crate) origin: Origin,
+    pub(crate) callers: Callers,
     /// The most credit that operators may give in a day.
     pub(crate) max_adjustments_a_day: Micros,
 }
@@ -123,7 +127,7 @@ pub(crate) struct Engine {
     loops: Vec<JoinHandle<()>>,
     stop: watch::Sender<bool>,
     /// Held until the end, where one process owns the database.
-    _lock: Option<File>,
+    _own: Option<OwnFile>,
 }
 
 impl Engine {
@@ -135,16 +139,17 @@ impl Engine {
         upstream: Option<Reachability>,
     ) -> Result<Self, StartError> {
         make_private_directory(&config.data_dir)?;
-        let lock = match &config.database {
-            DatabaseConfig::Sqlite(path) => Some(own(path)?),
+        let own = match &config.database {
+            DatabaseConfig::Sqlite(path) => Some(own(path, &config.data_dir)?),
             DatabaseConfig::Postgres(_) => None,
         };
-        let key_secret = KeySecret::load(key_secret, &config.data_dir)?;
+        let key_secret = KeySecret::find(key_secret, &config.data_dir)?;
         let stripe = Stripe::new(&config.stripe)?;
         let node = NodeId::new().to_string();
         let (ledger, db, writer) =
             Ledger::open(&config.database, &node, config.limits.max_concurrent_per_client).await?;
-        let (installation, account) = match check_books(&db, config, &key_secret, &stripe, &node).await {
+        let checked = check_books(&db, config, key_secret, &stripe, &node).await;
+        let Known { installation, account, key_secret } = match checked {
             Ok(known) => known,
             Err(error) => {
                 // Closed before anybody else opens them.
@@ -153,6 +158,10 @@ impl Engine {
                 return Err(error);
             }
         };
+        if let Some(own) = &own {
+            own.is_used();
+        }
+        let watch = DatabaseWatch::new(db.clone(), own.as_ref()).await;
         let keys = Arc::new(Keys::new(db.reader().clone()));
         let tasks = MoneyWork::on_this_runtime();
         let top_ups = TopUps::new(
@@ -205,12 +214,17 @@ impl Engine {
                 poll_every.as_secs()
             );
         }
-        let webhooks = Webhooks::new(
-            config.webhooks.clone(),
-            config.stripe.is_live(),
-            inbox.clone(),
-            Arc::clone(&metrics),
-        );
+        let crowd = Crowd::new(&config.limits, &config.idempotency);
+        let trusted_proxies: Arc<[IpNetwork]> = config.trusted_proxies.clone().into();
+        let callers = Callers::new(&config.trusted_proxies);
+        let webhooks = Webhooks {
+            config: config.webhooks.clone(),
+            is_live: config.stripe.is_live(),
+            inbox: inbox.clone(),
+            metrics: Arc::clone(&metrics),
+            crowd: Arc::clone(&crowd),
+            callers: callers.clone(),
+        };
         let (stop, stopped) = watch::channel(false);
         let loops = vec![
             tokio::spawn(worker::reconcile(top_ups.clone(), reconcile_every, stopped.clone())),
@@ -225,18 +239,22 @@ impl Engine {
             tokio::spawn(worker::poll_events(poller, account.clone(), poll_every, stopped.clone())),
             tokio::spawn(worker::adopt(top_ups.clone(), charges, stopped)),
             tokio::spawn(worker::renew(ledger.clone())),
-            tokio::spawn(worker::sweep(ledger.clone(), db.clone(), top_ups)),
+            tokio::spawn(worker::tidy(db.clone(), top_ups.clone(), inbox.clone())),
+            tokio::spawn(worker::sweep(ledger.clone(), top_ups)),
+            tokio::spawn(worker::watch_database(watch)),
         ];
         let parts = Parts {
             reversals: Reversals::new(ledger.clone(), tasks.clone()),
-            permits: Arc::new(Semaphore::new(config.limits.max_concurrent_requests)),
-            keyed_bodies: Arc::new(Semaphore::new(MAX_KEYED_BODIES)),
+            crowd,
+            body_timeout: config.limits.body_timeout,
             metrics,
             books,
             inbox,
             webhooks: web::Data::new(webhooks),
             closing: Arc::new(AtomicBool::new(false)),
-            trusted_proxies: config.trusted_proxies.clone().into(),
+            trusted_proxies,
+            origin: Origin::new(config, config.trusted_proxies.as_slice().into()),
+            callers,
             max_adjustments_a_day: config.max_adjustments_a_day,
             db,
             ledger,
@@ -246,7 +264,7 @@ impl Engine {
             refunds,
             tasks,
         };
-        Ok(Self { parts, writer, loops, stop, _lock: lock })
+        Ok(Self { parts, writer, loops, stop, _own: own })
     }
 
     /// Ends only when the ledger's writer has ended by itself, which nothing but a fault does.
@@ -290,7 +308,10 @@ impl Parts {
             keys: Arc::clone(&self.keys),
             paywall: self.paywall.clone(),
             offers: self.offers.clone(),
-            trusted_proxies: Arc::clone(&self.trusted_proxies),
+            crowd: Arc::clone(&self.crowd),
+            body_timeout: self.body_timeout,
+            origin: self.origin.clone(),
+            callers: self.callers.clone(),
         })
     }
 
@@ -302,6 +323,7 @@ impl Parts {
             inbox: self.inbox.clone(),
             books: self.books.clone(),
             reversals: self.reversals.clone(),
+            callers: self.callers.clone(),
             upstream: self.paywall.upstream().cloned(),
             metrics: Arc::clone(&self.metrics),
             closing: Arc::clone(&self.closing),
@@ -316,12 +338,13 @@ impl Parts {
     }
 
     pub(crate) fn admin(&self, config: &Config) -> web::Data<AdminState> {
-        web::Data::new(AdminState::new(
+        let state = AdminState::new(
             self.db.clone(),
             config.sandbox,
             !config.admin_listen.ip().is_loopback(),
             config.public_url.clone(),
-        ))
+        );
+        web::Data::new(state.reached_by(config, self.callers.clone()))
     }
 }
 
@@ -337,60 +360,31 @@ pub fn make_private_directory(path: &Path) -> Result<(), StartError> {
     builder.create(path).map_err(|error| StartError::File(path.to_owned(), error))
 }
 
-/// Makes the database file readable by its owner alone, before SQLite would make it as the umask says. The data directory
-/// may have existed before, with wider permissions; SQLite gives the files beside the database the same ones.
-fn make_private_file(path: &Path) -> Result<(), StartError> {
-    let mut options = File::options();
-    options.create_new(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(StartError::File(path.to_owned(), error))
-        }
-        _ => Ok(()),
-    }
+/// What the books know of themselves.
+struct Known {
+    installation: InstallationId,
+    account: Account,
+    key_secret: KeySecret,
 }
 
-/// One process owns the database: a lock that the operating system drops with the process.
-fn lock(database: &Path) -> Result<File, StartError> {
-    let path = database.with_extension("lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| StartError::File(path.clone(), error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse(database.to_owned())),
-        Err(std::fs::TryLockError::Error(error)) => Err(StartError::File(path, error)),
-    }
-}
-
-/// Takes a database file for this process alone, made if it is missing, until the lock is dropped.
-///
-/// # Errors
-/// [`StartError::InUse`] and [`StartError::File`].
-pub fn own(database: &Path) -> Result<File, StartError> {
-    let lock = lock(database)?;
-    make_private_file(database)?;
-    Ok(lock)
-}
-
-/// Whether these settings fit the books, and whose books they are.
+/// Whether these settings fit the books, and whose books they are. A key secret is made where there is none: not before there are
+/// tables, because a key secret without a database is what is left of a lost one.
 async fn check_books(
     db: &Db,
     config: &Config,
-    key_secret: &KeySecret,
+    key_secret: Option<KeySecret>,
     stripe: &Stripe,
     node: &str,
-) -> Result<(InstallationId, Account), StartError> {
+) -> Result<Known, StartError> {
     refuse_other_currency(db.reader(), config.currency).await?;
     let installation = installation::id(db).await?;
     let account = Account::open(db.clone(), stripe.clone(), config.stripe.mode(), node).await?;
-    key_secret.agree_with_other_nodes(db).await?;
-    Ok((installation, account))
+    let key_secret = match key_secret {
+        Some(key_secret) => key_secret,
+        None => KeySecret::make(db, &config.data_dir).await?,
+    };
+    key_secret.agree_with_the_database(db).await?;
+    Ok(Known { installation, account, key_secret })
 }
 
 /// Whether these settings fit the books, as far as the database alone can tell; where nothing may be written. Answers whose money

@@ -43,6 +43,11 @@ pub enum KeySecretError {
         "version {0} of the key secret is not the one that this database has been used with: give every node the same PREPAID402_KEY_SECRET (or a copy of the key-secret file); if it is lost, give the new one a higher version"
     )]
     Other(i64),
+    /// The same, where one process uses the database.
+    #[error(
+        "version {0} of the key secret is not the one that this database has been used with: the database, or the key secret, is another gateway's. Put the key-secret file (or PREPAID402_KEY_SECRET) back that belongs to this database, or the backup that belongs to this key secret; if the secret is lost, move the file key-secret away, and the next start makes another (or give the one in PREPAID402_KEY_SECRET a higher version)"
+    )]
+    OfAnotherDatabase(i64),
     /// The database cannot be asked.
     #[error(transparent)]
     Db(#[from] DbError),
@@ -52,28 +57,51 @@ pub enum KeySecretError {
 }
 
 impl KeySecret {
-    /// From the environment's value if there is one, otherwise from `key-secret` in the data directory, which is made if it
-    /// is missing.
+    /// From the environment's value if there is one, otherwise from `key-secret` in the data directory. `None`: there is neither.
     ///
     /// # Errors
     /// [`KeySecretError`].
-    pub fn load(environment: Option<&str>, data_dir: &Path) -> Result<Self, KeySecretError> {
+    pub fn find(environment: Option<&str>, data_dir: &Path) -> Result<Option<Self>, KeySecretError> {
         if let Some(text) = environment {
-            return Self::parse(text)
-                .ok_or_else(|| KeySecretError::Malformed("PREPAID402_KEY_SECRET".into()));
+            let parsed = Self::parse(text);
+            let parsed = parsed.ok_or_else(|| KeySecretError::Malformed("PREPAID402_KEY_SECRET".into()));
+            return parsed.map(Some);
         }
         let path = data_dir.join("key-secret");
         match std::fs::read_to_string(&path) {
             Ok(text) => {
                 refuse_readable(&path)?;
-                Self::parse(&text).ok_or_else(|| KeySecretError::Malformed(path.display().to_string()))
+                let parsed = Self::parse(&text);
+                parsed.map(Some).ok_or_else(|| KeySecretError::Malformed(path.display().to_string()))
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Self::create(&path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(KeySecretError::File(path, error)),
         }
     }
 
-    fn create(path: &Path) -> Result<Self, KeySecretError> {
+    /// Makes one in the data directory. If an earlier one is lost, which the database knows, this one has a higher version; nodes
+    /// that share a database are to get theirs from whoever has it.
+    ///
+    /// # Errors
+    /// [`KeySecretError`].
+    pub async fn make(db: &Db, data_dir: &Path) -> Result<Self, KeySecretError> {
+        let newest: Option<i64> = match db.is_shared() {
+            true => None,
+            false => query_scalar("SELECT MAX(version) FROM key_secret_versions")
+                .fetch_one(db.reader())
+                .await
+                .map_err(DbError::from)?,
+        };
+        if newest.is_some() {
+            tracing::warn!(
+                "the key secret that this database was used with is missing, and another one is made: a clientId that was issued \
+                 works, but cannot be given again"
+            );
+        }
+        Self::create(&data_dir.join("key-secret"), newest.unwrap_or(0).saturating_add(1))
+    }
+
+    fn create(path: &Path, version: i64) -> Result<Self, KeySecretError> {
         let secret = random_bytes::<32>();
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create_new(true);
@@ -82,11 +110,11 @@ impl KeySecret {
         options
             .open(path)
             .and_then(|mut file| {
-                writeln!(file, "1:{}", STANDARD.encode(secret))?;
+                writeln!(file, "{version}:{}", STANDARD.encode(secret))?;
                 file.sync_all()
             })
             .map_err(|error| KeySecretError::File(path.to_owned(), error))?;
-        Ok(Self { versions: BTreeMap::from([(1, secret)]) })
+        Ok(Self { versions: BTreeMap::from([(version, secret)]) })
     }
 
     /// Whether the environment's value could be used.
@@ -94,7 +122,7 @@ impl KeySecret {
     /// # Errors
     /// [`KeySecretError::Malformed`].
     pub fn check(environment: &str) -> Result<(), KeySecretError> {
-        Self::load(Some(environment), Path::new("")).map(drop)
+        Self::find(Some(environment), Path::new("")).map(drop)
     }
 
     fn parse(text: &str) -> Option<Self> {
@@ -113,13 +141,13 @@ impl KeySecret {
         (!versions.is_empty()).then_some(Self { versions })
     }
 
-    /// Notes a digest of each version in the database. Where several nodes share it, a version that differs from what another
-    /// node, or an earlier run, has noted is refused: nodes with different secrets could not give each other's clients their
-    /// keys again. Where there is one node, its secret has been lost and made anew, which breaks no balance.
+    /// Notes a digest of each version in the database. A version that differs from what another node, or an earlier run, has noted
+    /// is refused: nodes with different secrets could not give each other's clients their keys again, and where there is one node,
+    /// the database or the secret is another gateway's.
     ///
     /// # Errors
-    /// [`KeySecretError::Other`] and [`KeySecretError::Db`].
-    pub async fn agree_with_other_nodes(&self, db: &Db) -> Result<(), KeySecretError> {
+    /// [`KeySecretError::Other`], [`KeySecretError::OfAnotherDatabase`] and [`KeySecretError::Db`].
+    pub async fn agree_with_the_database(&self, db: &Db) -> Result<(), KeySecretError> {
         let digests: Vec<(i64, Vec<u8>)> =
             self.versions.iter().map(|(version, secret)| (*version, digest(secret).to_vec())).collect();
         let other = db
@@ -152,13 +180,7 @@ impl KeySecret {
         match other {
             None => Ok(()),
             Some(version) if db.is_shared() => Err(KeySecretError::Other(version)),
-            Some(version) => {
-                tracing::warn!(
-                    version,
-                    "the key secret is not the one that this database was used with before: a clientId that was issued then works, but cannot be given again"
-                );
-                Ok(())
-            }
+            Some(version) => Err(KeySecretError::OfAnotherDatabase(version)),
         }
     }
 
@@ -227,18 +249,13 @@ mod tests {
     async fn nodes_share_every_version_of_the_secret_or_do_not_start() {
         let database = TestDatabase::new().await;
         let db = crate::db::run_writes_only(&database.config).await.unwrap();
-        let agree = async |secret: KeySecret| match secret.agree_with_other_nodes(&db).await {
+        let agree = async |secret: KeySecret| match secret.agree_with_the_database(&db).await {
             Ok(()) => None,
-            Err(KeySecretError::Other(version)) => Some(version),
+            Err(KeySecretError::Other(version) | KeySecretError::OfAnotherDatabase(version)) => Some(version),
             Err(other) => panic!("{other}"),
         };
         for _ in 0..2 {
             assert_eq!(agree(secret(&[(1, 10)])).await, None);
-        }
-        if !database.is_postgres() {
-            // One node has lost its secret: it must still start.
-            assert_eq!(agree(secret(&[(1, 11)])).await, None);
-            return;
         }
         assert_eq!(agree(secret(&[(1, 11)])).await, Some(1), "another secret for the same database");
         // One is added, and who does not have it yet still starts.
@@ -255,7 +272,7 @@ mod tests {
     async fn what_the_database_notes_of_a_secret_is_not_the_secret() {
         let database = TestDatabase::new().await;
         let db = crate::db::run_writes_only(&database.config).await.unwrap();
-        secret(&[(1, 10)]).agree_with_other_nodes(&db).await.unwrap();
+        secret(&[(1, 10)]).agree_with_the_database(&db).await.unwrap();
         let noted: Vec<u8> =
             query_scalar("SELECT digest FROM key_secret_versions").fetch_one(db.reader()).await.unwrap();
         assert!(noted.len() == 32 && noted != [10; 32]);
@@ -265,21 +282,31 @@ mod tests {
         assert!(secret(&[(1, 10)]).again(id, 1) == Some(key));
     }
 
-    #[test]
-    fn the_file_is_made_once_and_gives_the_same_keys() {
+    #[tokio::test]
+    async fn the_file_is_made_once_and_gives_the_same_keys() {
+        let database = TestDatabase::new().await;
+        let db = crate::db::run_writes_only(&database.config).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
-        let first = KeySecret::load(None, folder.path()).unwrap();
+        assert!(KeySecret::find(None, folder.path()).unwrap().is_none());
+        let first = KeySecret::make(&db, folder.path()).await.unwrap();
+        first.agree_with_the_database(&db).await.unwrap();
         let (id, version, key) = first.issue();
-        let second = KeySecret::load(None, folder.path()).unwrap();
+        let second = KeySecret::find(None, folder.path()).unwrap().unwrap();
         assert!(second.again(id, version) == Some(key));
+        // One that is lost is not taken for its successor.
+        std::fs::remove_file(folder.path().join("key-secret")).unwrap();
+        let third = KeySecret::make(&db, folder.path()).await.unwrap();
+        let agreed = third.agree_with_the_database(&db).await;
+        assert_eq!(agreed.is_ok(), !database.is_postgres(), "other nodes may have the old one");
+        assert!(third.again(id, version) != first.again(id, version));
     }
 
     #[test]
     fn new_keys_use_the_highest_version_and_old_ones_stay_derivable() {
         let one = format!("1:{}", STANDARD.encode(random_bytes::<32>()));
         let both = format!("{one},2:{}", STANDARD.encode(random_bytes::<32>()));
-        let old = KeySecret::load(Some(&one), Path::new("/nowhere")).unwrap();
-        let new = KeySecret::load(Some(&both), Path::new("/nowhere")).unwrap();
+        let old = KeySecret::find(Some(&one), Path::new("/nowhere")).unwrap().unwrap();
+        let new = KeySecret::find(Some(&both), Path::new("/nowhere")).unwrap().unwrap();
         let (id, version, key) = old.issue();
         assert!(new.again(id, version) == Some(key));
         assert_eq!(new.issue().1, 2);
@@ -298,7 +325,7 @@ mod tests {
             .chain([&short, &long, &zeros, &word].map(|secret| format!("1:{secret}")))
             .chain([good.clone(), format!("a:{good}"), format!("1:{good},1:{good}")])
         {
-            let Err(KeySecretError::Malformed(_)) = KeySecret::load(Some(&text), folder.path()) else {
+            let Err(KeySecretError::Malformed(_)) = KeySecret::find(Some(&text), folder.path()) else {
                 panic!("{text}");
             };
             assert!(KeySecret::check(&text).is_err());
@@ -307,10 +334,10 @@ mod tests {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
-            let _ = KeySecret::load(None, folder.path()).unwrap();
             let file = folder.path().join("key-secret");
+            KeySecret::create(&file, 1).unwrap();
             std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-            assert!(matches!(KeySecret::load(None, folder.path()), Err(KeySecretError::Readable(_))));
+            assert!(matches!(KeySecret::find(None, folder.path()), Err(KeySecretError::Readable(_))));
         }
     }
 }

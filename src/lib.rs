@@ -28,9 +28,11 @@ pub mod key_secret;
 pub mod ledger;
 pub mod money_work;
 pub mod payments;
+pub(crate) mod peer_alive;
 pub mod shield;
 pub mod stripe;
 pub mod top_up;
+pub mod trust;
 
 pub mod proxy;
 
@@ -44,5 +46,9 @@ pub mod sandbox;
 
 pub mod app;
 pub mod cli;
+mod crowd;
 pub mod embed;
 mod engine;
+mod exposure;
+mod open_files;
+mod sparing_log;

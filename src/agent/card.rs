@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::domain::PaymentMethodId;
+use crate::exposure::{ALL_BUT_OWNER, Exposure, exposure};
 
 /// The largest card file, in bytes.
 const MAX_FILE: u64 = 4 * 1024;
@@ -216,20 +217,21 @@ impl CardSource {
     }
 }
 
-/// Reads a card file that only its owner may read.
+/// Reads a card file that only its owner may read. Where that is not ours to change, as with the secrets of containers, `say` is
+/// told.
 ///
 /// # Errors
 /// [`CardError`], without any of the content.
-pub(super) fn read_file(path: &Path) -> Result<Card, CardError> {
+pub(super) fn read_file(path: &Path, say: fn(&str)) -> Result<Card, CardError> {
     let failed = |source| CardError::Read { path: path.display().to_string(), source };
     let file = std::fs::File::open(path).map_err(failed)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        let metadata = file.metadata().map_err(failed)?;
-        if metadata.permissions().mode() & 0o077 != 0 {
-            return Err(CardError::ReadableByOthers(path.display().to_string()));
-        }
+    match exposure(path, &file.metadata().map_err(failed)?, ALL_BUT_OWNER) {
+        Exposure::None => {}
+        Exposure::Ours => return Err(CardError::ReadableByOthers(path.display().to_string())),
+        Exposure::NotOurs => say(&format!(
+            "the card file {} can be read by others, which only its owner can change; usual in a container",
+            path.display()
+        )),
     }
     read(file).map_err(failed).and_then(|text| Card::parse(&text))
 }
@@ -300,7 +302,7 @@ mod tests {
         std::fs::write(&path, "number=4242424242424242\nexp=12/34\ncvc=123\n").expect("write");
         for (mode, fine) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("chmod");
-            assert_eq!(read_file(&path).is_ok(), fine, "{mode:o}");
+            assert_eq!(read_file(&path, |_| {}).is_ok(), fine, "{mode:o}");
         }
     }
 }

@@ -18,6 +18,7 @@ use hyper_util::rt::TokioExecutor;
 use tokio::time::timeout;
 
 use crate::protocol::stripe402::{PAYMENT, PAYMENT_RESPONSE, PaymentPayload, PaymentResponse};
+use crate::trust::Trust;
 
 use super::offer;
 
@@ -225,15 +226,16 @@ pub struct Http {
 }
 
 impl Http {
-    /// A client that waits `patience` for the head of an answer, and between two pieces of its body.
+    /// A client that waits `patience` for the head of an answer, and between two pieces of its body, and believes what `trust`
+    /// does.
     #[must_use]
-    pub fn new(patience: Duration) -> Self {
+    pub fn new(patience: Duration, trust: &Trust) -> Self {
         let mut connector = HttpConnector::new();
         connector.enforce_http(false);
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT.min(patience)));
         let connector = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
+            .with_tls_config(trust.client_config())
             .https_or_http()
             .enable_http1()
             .wrap_connector(connector);

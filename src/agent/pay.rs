@@ -119,12 +119,12 @@ impl Agent {
         let card = match &self.card {
             CardSource::PaymentMethod(method) => return Ok(method.clone()),
             CardSource::Test(card) => card.clone(),
-            CardSource::File(path) => card::read_file(path)?,
+            CardSource::File(path) => card::read_file(path, self.say)?,
             CardSource::Stdin => card::read_stdin()?,
             // `decide` asked whether there is one.
             CardSource::None => return Err(AgentError::Card(card::CardError::Form)),
         };
-        Ok(self.stripe.tokenise(&self.http, &offer.publishable_key, card).await?)
+        Ok(self.stripe.tokenise(&offer.publishable_key, card).await?)
     }
 
     /// On disk before a byte is sent: after a crash the same payment method is repeated.

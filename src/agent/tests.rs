@@ -10,6 +10,7 @@ use super::card::Card;
 use super::http::Target;
 use super::testing::{Reply, Server, offer_json, offer_reply, paid_reply};
 use super::*;
+use crate::trust::Trust;
 
 fn outgoing(server: &Server, method: Method) -> Outgoing {
     let target = Target::parse(&format!("{}/api/weather", server.base), false).expect("url");
@@ -30,9 +31,9 @@ async fn stripe() -> Server {
 
 fn agent(directory: &tempfile::TempDir, stripe: &Server) -> Agent {
     Agent {
-        http: Http::new(Duration::from_secs(20)),
+        http: Http::new(Duration::from_secs(20), &Trust::default()),
         wallet: Wallet::new(directory.path().join("wallet.json")),
-        stripe: StripeBase::new(Some(&stripe.base)).expect("loopback"),
+        stripe: StripeBase::new(Some(&stripe.base), Duration::from_secs(20)).expect("loopback"),
         budget: Budget::default(),
         card: CardSource::Test(Card::new("4242424242424242", "12/34", "123").expect("card")),
         retry: RetryPolicy { attempts: 3, first_wait: Duration::ZERO, longest_wait: Duration::from_secs(1) },

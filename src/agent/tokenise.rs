@@ -1,5 +1,7 @@
 //! Turning a card into a PaymentMethod, directly at Stripe, so that the seller never sees the card.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
@@ -7,6 +9,7 @@ use hyper::{Method, Request};
 use serde::Deserialize;
 
 use crate::domain::PaymentMethodId;
+use crate::trust::Trust;
 
 use super::card::Card;
 use super::http::{Http, SendError, Target};
@@ -20,6 +23,8 @@ const UNSUPPORTED_SURFACE: &str = "unsupported for publishable key tokenization"
 /// Where Stripe's API is. Decided by the holder alone, never by a server's answer.
 #[derive(Debug, Clone)]
 pub struct StripeBase {
+    /// Believes the public authorities alone: a private one, which may vouch for a seller, never sees a card.
+    http: Http,
     target: Target,
     simulated: bool,
 }
@@ -45,6 +50,11 @@ pub enum TokeniseError {
         "this seller's Stripe account does not let programs send cards. Tell the seller to switch on \"Enable card data collection with a publishable key without using Stripe's pre-built UI elements\" in the Stripe dashboard under Settings, Integration; or make a PaymentMethod with Stripe Elements and pass it with --payment-method. Nothing was charged"
     )]
     NotEnabled,
+    /// Stripe has trouble of its own, or is asked too often.
+    #[error(
+        "Stripe did not tokenise the card (status {0}), which says nothing about the card; nothing was charged"
+    )]
+    Unavailable(u16),
     /// Stripe says no.
     #[error("Stripe refuses the card: {message} ({code}); nothing was charged")]
     Refused {
@@ -59,30 +69,26 @@ pub enum TokeniseError {
 }
 
 impl StripeBase {
-    /// `https://api.stripe.com`, or a simulator on this machine.
+    /// `https://api.stripe.com`, or a simulator on this machine. `patience` as for [`Http::new`].
     ///
     /// # Errors
     /// [`TokeniseError::NotLoopback`] for any other address.
-    pub fn new(simulator: Option<&str>) -> Result<Self, TokeniseError> {
+    pub fn new(simulator: Option<&str>, patience: Duration) -> Result<Self, TokeniseError> {
         let base = simulator.unwrap_or("https://api.stripe.com").trim_end_matches('/');
         let url = format!("{base}/v1/payment_methods");
         let target = Target::parse(&url, false).map_err(|_| TokeniseError::NotLoopback)?;
         if simulator.is_some() && !target.is_loopback() {
             return Err(TokeniseError::NotLoopback);
         }
-        Ok(Self { target, simulated: simulator.is_some() })
+        let http = Http::new(patience, &Trust::default());
+        Ok(Self { http, target, simulated: simulator.is_some() })
     }
 
     /// Makes a PaymentMethod from a card.
     ///
     /// # Errors
     /// [`TokeniseError`]; nothing was charged.
-    pub async fn tokenise(
-        &self,
-        http: &Http,
-        key: &PublishableKey,
-        card: Card,
-    ) -> Result<PaymentMethodId, TokeniseError> {
+    pub async fn tokenise(&self, key: &PublishableKey, card: Card) -> Result<PaymentMethodId, TokeniseError> {
         if self.simulated && !key.is_test() {
             return Err(TokeniseError::LiveKey);
         }
@@ -94,7 +100,7 @@ impl StripeBase {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         let bearer = HeaderValue::from_str(&format!("Bearer {}", key.as_str()));
         headers.insert(AUTHORIZATION, bearer.map_err(|_| TokeniseError::Unreadable(0))?);
-        let mut answer = http.exchange(request).await.map_err(TokeniseError::Unreachable)?;
+        let mut answer = self.http.exchange(request).await.map_err(TokeniseError::Unreachable)?;
         let status = answer.status.as_u16();
         read_answer(status, &answer.peek(MAX_ANSWER).await)
     }
@@ -123,6 +129,9 @@ fn read_answer(status: u16, body: &[u8]) -> Result<PaymentMethodId, TokeniseErro
         let made: Made = serde_json::from_slice(body).map_err(|_| TokeniseError::Unreadable(status))?;
         return PaymentMethodId::parse(&made.id).ok_or(TokeniseError::Unreadable(status));
     }
+    if status >= 500 || status == 429 {
+        return Err(TokeniseError::Unavailable(status));
+    }
     let Failed { error } = serde_json::from_slice(body).map_err(|_| TokeniseError::Unreadable(status))?;
     if error.message.contains(UNSUPPORTED_SURFACE) {
         return Err(TokeniseError::NotEnabled);
@@ -135,16 +144,20 @@ fn read_answer(status: u16, body: &[u8]) -> Result<PaymentMethodId, TokeniseErro
 mod tests {
     use super::*;
 
+    fn base(simulator: Option<&str>) -> Result<StripeBase, TokeniseError> {
+        StripeBase::new(simulator, Duration::from_secs(1))
+    }
+
     #[test]
     fn card_data_goes_to_stripe_or_stays_here() {
-        assert!(StripeBase::new(None).is_ok());
+        assert!(base(None).is_ok());
         for base in ["http://127.0.0.1:12111", "http://localhost:1/", "https://[::1]:1"] {
-            assert!(StripeBase::new(Some(base)).is_ok(), "{base}");
+            assert!(self::base(Some(base)).is_ok(), "{base}");
         }
         for base in
             ["https://api.stripe.com", "https://stripe.example", "http://127.0.0.1@evil.example", "", "//x"]
         {
-            assert_eq!(StripeBase::new(Some(base)).err(), Some(TokeniseError::NotLoopback), "{base}");
+            assert_eq!(self::base(Some(base)).err(), Some(TokeniseError::NotLoopback), "{base}");
         }
     }
 
@@ -152,7 +165,12 @@ mod tests {
     fn stripes_answers_are_understood() {
         assert!(read_answer(200, br#"{"id":"pm_1","object":"payment_method"}"#).is_ok());
         assert_eq!(read_answer(200, br#"{"id":"tok_1"}"#), Err(TokeniseError::Unreadable(200)));
-        assert_eq!(read_answer(502, b"<html>"), Err(TokeniseError::Unreadable(502)));
+        assert_eq!(read_answer(404, b"<html>"), Err(TokeniseError::Unreadable(404)));
+        let slow = br#"{"error":{"message":"Too many requests","code":"rate_limit","type":"invalid_request_error"}}"#;
+        assert_eq!(read_answer(429, slow), Err(TokeniseError::Unavailable(429)));
+        let down = br#"{"error":{"message":"An error occurred","type":"api_error"}}"#;
+        assert_eq!(read_answer(500, down), Err(TokeniseError::Unavailable(500)));
+        assert_eq!(read_answer(502, b"<html>"), Err(TokeniseError::Unavailable(502)));
         let off = br#"{"error":{"message":"This integration surface is unsupported for publishable key tokenization. ..."}}"#;
         assert_eq!(read_answer(400, off), Err(TokeniseError::NotEnabled));
         let wrong = br#"{"error":{"message":"Your card number is incorrect.","code":"incorrect_number","type":"card_error"}}"#;

@@ -1,8 +1,8 @@
 //! The wallet file: which key, which charges and which unfinished payment belong to which server.
 //!
 //! A clientId is money and an unfinished `pm_…` is a credential, so the file has mode 0600, is replaced atomically, and a
-//! file that others may read is refused. Two locks beside it, both released by the system when a process dies: a short one
-//! for each change, and one per server for the time of a card payment, so that two runs never charge a card at once.
+//! file that others may read is refused. A lock file beside it, which is short for each change; and for the time of a card payment
+//! another one per server, so that two runs never charge a card at once. Both are released by the system when a process dies.
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -112,10 +112,18 @@ pub struct Wallet {
     path: PathBuf,
 }
 
-/// Held while a card payment is being made at one server; released when dropped.
+/// Held while a card payment is being made at one server; released, and its file gone, when dropped.
 #[derive(Debug)]
 pub struct PaymentLock {
     _file: File,
+    path: PathBuf,
+}
+
+impl Drop for PaymentLock {
+    fn drop(&mut self) {
+        // While it is held: whoever waits for this file sees afterwards that it is gone, and makes a new one.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 impl Wallet {
@@ -178,18 +186,49 @@ impl Wallet {
         self.create_directory()?;
         let hash = SecretHash::of(origin.as_str());
         let name: String = hash.as_bytes().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        let file = self.open_lock(&format!(".{name}.lock"))?;
+        let suffix = format!(".{name}.lock");
+        let path = self.beside(&suffix);
         let waiting = async {
             loop {
+                let file = self.open_lock(&suffix)?;
                 match file.try_lock() {
-                    Ok(()) => return Ok(()),
+                    Ok(()) if is_still_at(&file, &path) => return Ok(file),
+                    // Its holder has removed it since it was opened: it locks nothing any more.
+                    Ok(()) => {}
                     Err(TryLockError::WouldBlock) => tokio::time::sleep(PAYMENT_LOCK_POLL).await,
                     Err(TryLockError::Error(source)) => return Err(self.io(source)),
                 }
             }
         };
-        tokio::time::timeout(PAYMENT_LOCK_WAIT, waiting).await.map_err(|_| WalletError::Busy)??;
-        Ok(PaymentLock { _file: file })
+        let waited = tokio::time::timeout(PAYMENT_LOCK_WAIT, waiting).await;
+        let lock = PaymentLock { _file: waited.map_err(|_| WalletError::Busy)??, path };
+        self.remove_left_locks(&lock);
+        Ok(lock)
+    }
+
+    /// Removes locks of other servers that nobody holds: of runs that were killed.
+    fn remove_left_locks(&self, ours: &PaymentLock) {
+        let start = self.beside(".").file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let is_lock = |name: &str| {
+            let middle = name.strip_prefix(&start).and_then(|rest| rest.strip_suffix(".lock"));
+            middle.is_some_and(|middle| {
+                middle.len() == 16 && middle.bytes().all(|byte| byte.is_ascii_hexdigit())
+            })
+        };
+        let Ok(folder) = std::fs::read_dir(self.directory()) else { return };
+        for entry in folder.flatten() {
+            let path = entry.path();
+            if path == ours.path || !entry.file_name().to_str().is_some_and(is_lock) {
+                continue;
+            }
+            // What cannot be opened, locked or removed stays, and harms nobody.
+            if let Ok(file) = OpenOptions::new().write(true).open(&path)
+                && file.try_lock().is_ok()
+                && is_still_at(&file, &path)
+            {
+                let _ = std::fs::remove_file(&path);
+            }
+        }
     }
 
     fn read(&self) -> Result<BookFile, WalletError> {
@@ -271,6 +310,20 @@ impl Wallet {
     fn damaged(&self) -> WalletError {
         WalletError::Damaged(self.path.display().to_string())
     }
+}
+
+/// Whether the file is the one that has this name now.
+#[cfg(unix)]
+fn is_still_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let (Ok(opened), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else { return false };
+    (opened.dev(), opened.ino()) == (named.dev(), named.ino())
+}
+
+/// Elsewhere a file that is open keeps its name.
+#[cfg(not(unix))]
+fn is_still_at(_file: &File, _path: &Path) -> bool {
+    true
 }
 
 /// Options that create a file for the owner alone.

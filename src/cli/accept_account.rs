@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::check_config::load_or_report;
+use super::database::require_file;
 use crate::config::{Config, DatabaseConfig};
 use crate::db;
+use crate::domain::StripeMode;
 use crate::stripe::Stripe;
-use crate::top_up::account::{self, GivenUp};
+use crate::top_up::accept::{self, Acceptance, GivenUp};
 
 /// Make the Stripe account of the configured key the database's, after a move to another account.
 #[derive(Debug, clap::Args)]
@@ -24,6 +26,14 @@ pub struct AcceptAccountArgs {
     /// Also when top-ups or refunds have no end yet, which only the former account knows
     #[arg(long)]
     give_up_open: bool,
+    /// What the wallets were paid in: live, test or simulated. Only for a database of an earlier version that does not say it, when
+    /// the former account cannot prove it any more
+    #[arg(long, value_name = "MODE", value_parser = mode)]
+    wallets_are: Option<StripeMode>,
+}
+
+fn mode(word: &str) -> Result<StripeMode, &'static str> {
+    StripeMode::parse(word).ok_or("it is one of live, test, simulated")
 }
 
 /// Prints what it did.
@@ -33,18 +43,16 @@ pub async fn run(args: AcceptAccountArgs) -> ExitCode {
         Err(code) => return code,
     };
     match accept(&loaded.config, &args).await {
-        Ok(GivenUp { charges, customers }) if args.confirm => {
+        Ok(given_up) if args.confirm => {
             println!(
-                "accepted: the database belongs to the Stripe account of this key from now on. {charges} charges stay in the former \
-                 account, and {customers} wallets need a card that is tokenised anew for their next top-up. Every wallet keeps its credit"
+                "accepted: the database goes with the Stripe account of this key from now on, and the first charge binds it to that \
+                 account for good. {}",
+                sentence(given_up)
             );
             ExitCode::SUCCESS
         }
-        Ok(GivenUp { charges, customers }) => {
-            eprintln!(
-                "nothing was changed. With --confirm, {charges} charges stay in the former account, where alone they can be refunded, \
-                 and {customers} wallets need a card that is tokenised anew for their next top-up; every wallet keeps its credit"
-            );
+        Ok(given_up) => {
+            eprintln!("nothing was changed. With --confirm, {}", sentence(given_up));
             ExitCode::FAILURE
         }
         Err(error) => {
@@ -54,19 +62,37 @@ pub async fn run(args: AcceptAccountArgs) -> ExitCode {
     }
 }
 
+fn sentence(GivenUp { charges, customers, disputes }: GivenUp) -> String {
+    let disputes = match disputes {
+        0 => String::new(),
+        _ => format!(
+            " {disputes} disputes have no end yet: what becomes of them cannot be read any more, so what they have taken from the \
+             wallets stays taken also when they are won, and their clients stay frozen until an operator lifts it. Follow them in the \
+             former account's dashboard."
+        ),
+    };
+    format!(
+        "{charges} charges stay in the former account, where alone they can be refunded, and {customers} wallets need a card that is \
+         tokenised anew for their next top-up.{disputes} Every wallet keeps its credit"
+    )
+}
+
 async fn accept(config: &Config, args: &AcceptAccountArgs) -> Result<GivenUp, Box<dyn std::error::Error>> {
+    require_file(&config.database)?;
     let _lock = match &config.database {
-        DatabaseConfig::Sqlite(path) if !path.is_file() => {
-            return Err(format!("there is no database at {}", path.display()).into());
-        }
-        DatabaseConfig::Sqlite(path) => Some(crate::app::own(path)?),
+        DatabaseConfig::Sqlite(path) => Some(db::own(path, &config.data_dir)?),
         DatabaseConfig::Postgres(_) => None,
     };
     let stripe = Stripe::new(&config.stripe)?;
     let mut connection = db::connect(&config.database).await?;
     db::require_current(&mut connection).await?;
-    let mode = config.stripe.mode();
-    let accepted = account::accept(&mut connection, &stripe, mode, args.give_up_open, args.confirm).await;
+    let acceptance = Acceptance {
+        keys: config.stripe.mode(),
+        wallets_are: args.wallets_are,
+        gives_up_open: args.give_up_open,
+        confirmed: args.confirm,
+    };
+    let accepted = accept::accept(&mut connection, &stripe, acceptance).await;
     connection.close().await?;
     Ok(accepted?)
 }

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::operator_door::{FAILED, OperatorDoor, Said, USAGE, segment};
-use super::refund::{amount, key};
+use super::once::{Once, Request, amount};
+use super::operator_door::{Said, segment};
 use crate::domain::Micros;
 
 /// Give a client credit, or write off what it owes.
@@ -36,11 +36,8 @@ pub struct AdjustArgs {
     /// Why, for people; it is stored
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// The same key adjusts once; without it, a new one is made and printed
-    #[arg(long, value_name = "KEY", value_parser = key)]
-    key: Option<String>,
     #[command(flatten)]
-    door: OperatorDoor,
+    once: Once,
 }
 
 /// How much debt.
@@ -56,20 +53,6 @@ fn amount_or_all(text: &str) -> Result<Debt, String> {
 
 /// Asks for the adjustment and says what happened.
 pub async fn run(args: AdjustArgs) -> ExitCode {
-    let door = match args.door.open().await {
-        Ok(door) => door,
-        Err(error) => {
-            eprintln!("prepaid402 adjust: {error}");
-            return ExitCode::from(error.exit_code());
-        }
-    };
-    let key = args.key.unwrap_or_else(|| {
-        let key = uuid::Uuid::now_v7().to_string();
-        // Before anything is asked for, so that it is there however this ends.
-        println!("key: {key}");
-        key
-    });
-    let again = format!("run the command again with --key {key}: it adjusts once");
     let mut body = json!({ "reason": args.reason });
     if let Some(amount) = args.credit {
         body["credit"] = Value::from(amount.to_major_string());
@@ -81,25 +64,14 @@ pub async fn run(args: AdjustArgs) -> ExitCode {
         };
     }
     let path = format!("/admin/api/clients/{}/adjustments", segment(&args.client));
-    match door.post(&path, Some(&key), Some(&body)).await {
-        Ok(said) if said.status.is_success() => {
-            println!("{}", sentence(&said));
-            ExitCode::SUCCESS
-        }
-        Ok(said) => {
-            let is_usage = matches!(said.text("code"), "invalid_request" | "raw_card_data_rejected");
-            let retry = if said.body["retryable"] == true { format!("\n{again}") } else { String::new() };
-            eprintln!("prepaid402 adjust: {}{retry}", said.refusal());
-            ExitCode::from(if is_usage { USAGE } else { FAILED })
-        }
-        Err(error) => {
-            eprintln!("prepaid402 adjust: {error}");
-            if error.is_unknown() {
-                eprintln!("It is not known whether the wallet was adjusted: {again}");
-            }
-            ExitCode::from(error.exit_code())
-        }
-    }
+    let request = Request {
+        command: "adjust",
+        path: &path,
+        body,
+        once: "it adjusts once",
+        unknown: "whether the wallet was adjusted",
+    };
+    args.once.ask(request, sentence).await
 }
 
 fn sentence(said: &Said) -> String {

@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 
 use super::database::{DatabaseLocation, LocationError};
 use crate::config::DatabaseConfig;
-use crate::db::{self, Connection, DbError};
+use crate::db::{self, Connection, DbError, FileError};
 use crate::http::admin::PasswordError;
 use crate::http::admin::users::{self, AdminUserError};
 
@@ -30,7 +30,7 @@ const MAX_PASSWORD_INPUT: u64 = 1026;
 #[command(after_help = "\
 Examples:
   prepaid402 admin create-user alice                      asks for the password
-  prepaid402 admin create-user ci --password-stdin < file
+  prepaid402 admin create-user ci --generate-password     prints a password for a program
   prepaid402 admin list-users --data-dir /var/lib/prepaid402")]
 pub struct AdminArgs {
     #[command(subcommand)]
@@ -86,6 +86,9 @@ struct PasswordSource {
     /// Read the password from standard input; a line end at its end does not belong to it
     #[arg(long)]
     password_stdin: bool,
+    /// Make a password that nobody can guess, for a program, and print it; guesses of others never slow it down
+    #[arg(long)]
+    generate_password: bool,
 }
 
 /// Why a command ended without what it was asked for.
@@ -98,9 +101,9 @@ pub(super) enum CommandError {
     #[error(transparent)]
     Location(#[from] LocationError),
     #[error("{0}")]
-    InUse(String),
+    File(FileError),
     #[error("{}: {error}", path.display())]
-    File { path: PathBuf, error: std::io::Error },
+    Io { path: PathBuf, error: std::io::Error },
     #[error("the password could not be read: {0}")]
     Read(std::io::Error),
     #[error("the password could not be asked for: {0}; use --password-stdin or --password-file FILE")]
@@ -116,10 +119,10 @@ impl CommandError {
         match self {
             Self::User(AdminUserError::Name | AdminUserError::Password(_))
             | Self::Location(_)
-            | Self::File { .. }
+            | Self::Io { .. }
             | Self::NotText
             | Self::Ask(_) => USAGE,
-            Self::User(_) | Self::InUse(_) | Self::Database { .. } | Self::Read(_) | Self::Differ => FAILED,
+            Self::User(_) | Self::File(_) | Self::Database { .. } | Self::Read(_) | Self::Differ => FAILED,
         }
     }
 }
@@ -143,24 +146,33 @@ async fn execute(command: AdminCommand) -> Result<String, CommandError> {
     match command {
         AdminCommand::CreateUser { name, password, database } => {
             let database = database.find()?;
-            let password = password.read().await?;
+            let given = password.read().await?;
             let mut connection = open_or_create(&database).await?;
-            users::create_user(&mut connection, &name, &password).await?;
-            Ok(format!("{name} may now sign in ({})\n", database.shown()))
+            let made = match given {
+                Some(given) => {
+                    users::create_user(&mut connection, &name, &given).await.map(|()| String::new())?
+                }
+                None => shown(&users::create_program(&mut connection, &name).await?),
+            };
+            Ok(format!("{name} may now sign in ({})\n{made}", database.shown()))
         }
         AdminCommand::SetPassword { name, password, database } => {
-            let mut connection = open(&database.find_existing()?).await?;
-            let password = password.read().await?;
-            users::set_password(&mut connection, &name, &password).await?;
-            Ok(format!("{name} has a new password and was signed out everywhere\n"))
+            let mut connection = open(&database.find_used()?).await?;
+            let made = match password.read().await? {
+                Some(given) => {
+                    users::set_password(&mut connection, &name, &given).await.map(|()| String::new())?
+                }
+                None => shown(&users::generate_password(&mut connection, &name).await?),
+            };
+            Ok(format!("{name} has a new password and was signed out everywhere\n{made}"))
         }
         AdminCommand::RemoveUser { name, database } => {
-            let mut connection = open(&database.find_existing()?).await?;
+            let mut connection = open(&database.find_used()?).await?;
             users::remove_user(&mut connection, &name).await?;
             Ok(format!("{name} was removed and signed out everywhere\n"))
         }
         AdminCommand::ListUsers { database } => {
-            let mut connection = open(&database.find_existing()?).await?;
+            let mut connection = open(&database.find_used()?).await?;
             let users = users::list_users(&mut connection).await.map_err(AdminUserError::Sql)?;
             Ok(users
                 .into_iter()
@@ -176,17 +188,30 @@ async fn execute(command: AdminCommand) -> Result<String, CommandError> {
 
 async fn open(database: &DatabaseConfig) -> Result<Connection, CommandError> {
     let failed = |error| CommandError::Database { database: database.shown(), error };
+    if let DatabaseConfig::Sqlite(path) = database {
+        // Before SQLite makes something of an empty file.
+        refuse_lost(path)?;
+    }
     let mut connection = db::connect(database).await.map_err(failed)?;
     match (db::require_current(&mut connection).await, database) {
         // Before the server's first start, or after an update: only while no server runs on the file.
         (Err(DbError::SchemaTooOld { .. }), DatabaseConfig::Sqlite(path)) => {
-            let _lock = crate::app::own(path).map_err(|error| CommandError::InUse(error.to_string()))?;
-            db::migrate(&mut connection, database).await.map(drop)
+            connection.close().await.map_err(DbError::from).map_err(failed)?;
+            let own = db::own(path, db::folder(path)).map_err(CommandError::File)?;
+            let mut connection = db::connect(database).await.map_err(failed)?;
+            db::migrate(&mut connection, database).await.map_err(failed)?;
+            connection.close().await.map_err(DbError::from).map_err(failed)?;
+            // Only when nothing of this process has it open.
+            drop(own);
+            db::connect(database).await
         }
-        (checked, _) => checked,
+        (checked, _) => checked.map(|()| connection),
     }
-    .map_err(failed)?;
-    Ok(connection)
+    .map_err(failed)
+}
+
+fn refuse_lost(path: &Path) -> Result<(), CommandError> {
+    db::refuse_lost(path, db::folder(path)).map_err(CommandError::File)
 }
 
 /// The first user may be added before the server's first start. What is made here, only its owner may read.
@@ -194,7 +219,8 @@ async fn open_or_create(database: &DatabaseConfig) -> Result<Connection, Command
     if let DatabaseConfig::Sqlite(path) = database
         && !path.exists()
     {
-        create(path).map_err(|error| CommandError::File { path: path.clone(), error })?;
+        refuse_lost(path)?;
+        create(path).map_err(|error| CommandError::Io { path: path.clone(), error })?;
     }
     open(database).await
 }
@@ -220,18 +246,26 @@ fn create(path: &Path) -> std::io::Result<()> {
     }
 }
 
+fn shown(password: &str) -> String {
+    format!("password: {password}\n")
+}
+
 impl PasswordSource {
-    async fn read(self) -> Result<String, CommandError> {
+    /// `None`: one is to be made.
+    async fn read(self) -> Result<Option<String>, CommandError> {
+        if self.generate_password {
+            return Ok(None);
+        }
         // Terminals and files block.
         let reading = tokio::task::spawn_blocking(move || match self.password_file {
             Some(path) => {
-                let file = File::open(&path).map_err(|error| CommandError::File { path, error })?;
+                let file = File::open(&path).map_err(|error| CommandError::Io { path, error })?;
                 password_from(file)
             }
             None if self.password_stdin => password_from(std::io::stdin().lock()),
             None => ask(),
         });
-        reading.await.map_err(|error| CommandError::Read(std::io::Error::other(error)))?
+        reading.await.map_err(|error| CommandError::Read(std::io::Error::other(error)))?.map(Some)
     }
 }
 

@@ -119,9 +119,12 @@ fn random_name() -> String {
 
 /// Runs the command. A signal ends it as an error does: programs and files that it made are gone afterwards.
 pub async fn run(args: BenchArgs) -> ExitCode {
-    let done = tokio::select! {
-        done = measure(&args) => done,
-        () = super::wait_for_signal() => Err(Problem::Failed("stopped by a signal".to_owned())),
+    let done = match super::StopSignals::listen() {
+        Ok(signals) => tokio::select! {
+            done = measure(&args) => done,
+            () = super::wait_for_signal(signals) => Err(Problem::Failed("stopped by a signal".to_owned())),
+        },
+        Err(error) => Err(Problem::Failed(format!("signals cannot be waited for: {error}"))),
     };
     match done {
         Ok(report) => {
@@ -210,7 +213,7 @@ async fn drive_own(args: &BenchArgs, settings: &Settings) -> Result<Vec<ServerRe
 }
 
 fn stripe(base: Option<&str>) -> Result<StripeBase, Problem> {
-    StripeBase::new(base).map_err(|error| Problem::Usage(error.to_string()))
+    StripeBase::new(base, target::PATIENCE).map_err(|error| Problem::Usage(error.to_string()))
 }
 
 /// How hard and how long.

@@ -1,22 +1,35 @@
 //! `prepaid402 check-config`: what the configuration means, before it is used.
 
 use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use bytes::Bytes;
+use hyper::{HeaderMap, Method};
+
+use super::database::require_file;
+use crate::agent::http::{Http, Outgoing, Target};
 use crate::config::{
-    self, Config, ConfigProblems, DatabaseConfig, LoadSource, Loaded, Problem, RouteCharge, RouteConfig,
-    Secret,
+    self, Config, ConfigProblems, DatabaseConfig, IdleLimit, LoadSource, Loaded, Problem, RouteCharge,
+    RouteConfig, Secret, duration_text,
 };
 use crate::db::{self, DbError};
 use crate::domain::Currency;
 use crate::engine::{StartError, check_settings};
+use crate::http::health;
 use crate::key_secret::KeySecret;
+use crate::paywall::offer::Offers;
 use crate::proxy::route_table::RouteTable;
 use crate::top_up::WrongStripe;
+use crate::trust::Trust;
 
 /// Exit code for a configuration that cannot be used.
 const WRONG_CONFIGURATION: u8 = 2;
+/// For a server that may not run.
+const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_ANSWER: usize = 64 * 1024;
 
 /// Check the configuration and print what it means, without starting anything.
 ///
@@ -39,8 +52,13 @@ pub async fn run(args: CheckConfigArgs) -> ExitCode {
             for line in overlap_lines(&loaded.config).into_iter().chain(method_lines(&loaded.config)) {
                 println!("{line}");
             }
+            let running = running_server_says(&loaded.config).await;
+            let hint = running.or_else(|| unheard_proxy(&loaded.config));
             for warning in &loaded.warnings {
                 println!("warning: {warning}");
+            }
+            if let Some(hint) = hint {
+                println!("proxy: {hint}");
             }
             match look_at_books(&loaded.config).await {
                 Ok(line) => {
@@ -57,12 +75,58 @@ pub async fn run(args: CheckConfigArgs) -> ExitCode {
     }
 }
 
+/// Whether the settings alone tell that all callers will look like one: this program speaks plain HTTP, so behind an https address
+/// stands a proxy.
+fn unheard_proxy(config: &Config) -> Option<String> {
+    let is_unheard = config.trusted_proxies.is_empty() && config.public_url.starts_with("https://");
+    let proxy = match config.listen.ip().to_canonical() {
+        address if address.is_loopback() => format!("trusted_proxies = [\"{address}\"]"),
+        _ => "its addresses, such as trusted_proxies = [\"10.0.0.7\"]".to_owned(),
+    };
+    is_unheard.then(|| {
+        format!(
+            "public_url is https, so a proxy stands in front, and trusted_proxies is empty: all callers count as one, and a single \
+             bad card can shut out every new payer. Have the proxy send X-Forwarded-For, and write {proxy}"
+        )
+    })
+}
+
+/// What the server that runs with these settings, if one does, has found of a proxy in front.
+async fn running_server_says(config: &Config) -> Option<String> {
+    let mut address = config.admin_listen;
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let outgoing = Outgoing {
+        target: Target::parse(&format!("http://{address}/readyz"), true).ok()?,
+        method: Method::GET,
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+    };
+    let mut answer = Http::new(PATIENCE, &Trust::default()).send(&outgoing, None).await.ok()?;
+    let mut body = Vec::new();
+    while let Some(Ok(piece)) = answer.next().await {
+        body.extend_from_slice(&piece);
+        if body.len() > MAX_ANSWER {
+            return None;
+        }
+    }
+    let body = String::from_utf8(body).ok()?;
+    let finding = body.strip_prefix("ready\n")?.lines().find_map(|line| line.strip_prefix(health::PROXY))?;
+    Some(format!("the server that runs says: {finding}"))
+}
+
 /// What the settings mean for the database that is there, or why they do not fit it. Makes none, and asks nobody else.
 async fn look_at_books(config: &Config) -> Result<String, Problem> {
-    if let DatabaseConfig::Sqlite(path) = &config.database
-        && !path.is_file()
-    {
-        return Ok("\nthere is no database yet: the first start makes it".to_owned());
+    if let DatabaseConfig::Sqlite(path) = &config.database {
+        if let Err(lost) = db::refuse_lost(path, &config.data_dir) {
+            return Err(Problem { path: "data_dir".to_owned(), what: lost.to_string() });
+        }
+        if require_file(&config.database).is_err() {
+            return Ok("\nthere is no database yet: the first start makes it".to_owned());
+        }
     }
     match check_books(config).await {
         Ok(line) => Ok(line),
@@ -94,17 +158,30 @@ async fn check_books(config: &Config) -> Result<String, StartError> {
     Ok(line)
 }
 
-/// Loads the configuration, or prints every problem on stderr. Warnings are left to the caller.
+/// Loads the configuration of a gateway, or of an application with the paywall inside, or prints every problem on stderr. Warnings
+/// are left to the caller.
 ///
 /// # Errors
 /// Exit code 2, after the problems were printed.
 pub fn load_or_report(config_file: Option<PathBuf>) -> Result<Loaded, ExitCode> {
-    config::load(&LoadSource { config_file }).and_then(check_key_secret).and_then(check_routes).map_err(
-        |problems| {
-            eprint!("{}", problem_text(&problems));
-            ExitCode::from(WRONG_CONFIGURATION)
-        },
-    )
+    checked_or_report(config::load_for_any_door(&LoadSource { config_file }))
+}
+
+/// The same for the gateway, which needs an upstream.
+///
+/// # Errors
+/// Exit code 2, after the problems were printed.
+pub fn load_to_serve(config_file: Option<PathBuf>) -> Result<Loaded, ExitCode> {
+    checked_or_report(config::load(&LoadSource { config_file }))
+}
+
+fn checked_or_report(loaded: Result<Loaded, ConfigProblems>) -> Result<Loaded, ExitCode> {
+    let mut loaded = loaded.and_then(check_key_secret).map_err(|problems| {
+        eprint!("{}", problem_text(&problems));
+        ExitCode::from(WRONG_CONFIGURATION)
+    })?;
+    loaded.warnings.extend(Offers::shortened(&loaded.config));
+    Ok(loaded)
 }
 
 /// The problems as people read them: a count, then one line each.
@@ -156,19 +233,6 @@ fn check_key_secret(loaded: Loaded) -> Result<Loaded, ConfigProblems> {
     }
 }
 
-/// Problems that only the routes together have.
-fn check_routes(loaded: Loaded) -> Result<Loaded, ConfigProblems> {
-    match RouteTable::new(&loaded.config.routes) {
-        Ok(_) => Ok(loaded),
-        Err(problems) => Err(ConfigProblems(
-            problems
-                .into_iter()
-                .map(|problem| Problem { path: format!("routes[{}]", problem.index), what: problem.message })
-                .collect(),
-        )),
-    }
-}
-
 /// The whole configuration in words, without secrets.
 fn describe(config: &Config) -> String {
     let mut text = String::new();
@@ -184,6 +248,9 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     if let Some(url) = &config.admin_public_url {
         writeln!(text, "  reached as       {url}")?;
     }
+    for host in &config.admin_hosts {
+        writeln!(text, "  also as          {host}")?;
+    }
     writeln!(text, "public URL     {}", config.public_url)?;
     writeln!(text, "database       {}", config.database.shown())?;
     let mode = if config.stripe.is_live() { "live: cards are charged" } else { "test: no card is charged" };
@@ -193,9 +260,24 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     if let Some(suffix) = &config.stripe.statement_descriptor_suffix {
         writeln!(text, "  statement suffix {suffix}")?;
     }
-    writeln!(text, "upstream       {}", config.upstream.url)?;
-    for (name, _) in &config.upstream.headers {
-        writeln!(text, "  header           {name}: set, not shown")?;
+    match &config.upstream {
+        Some(upstream) => {
+            writeln!(text, "upstream       {}", upstream.url)?;
+            writeln!(
+                text,
+                "  times            {} to connect, {} to the head of an answer, {} between its pieces",
+                duration_text(upstream.connect_timeout),
+                duration_text(upstream.response_timeout),
+                duration_text(upstream.idle_timeout)
+            )?;
+            for (name, _) in &upstream.headers {
+                writeln!(text, "  header           {name}: set, not shown")?;
+            }
+        }
+        None => writeln!(
+            text,
+            "upstream       none: for an application with the paywall inside (serve needs upstream.url)"
+        )?,
     }
     write_webhooks(text, config)?;
     for network in &config.trusted_proxies {
@@ -207,8 +289,11 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     let limits = &config.limits;
     writeln!(
         text,
-        "limits         body {} bytes, {} requests at once, {} of one client",
-        limits.max_body_bytes, limits.max_concurrent_requests, limits.max_concurrent_per_client
+        "limits         body {} bytes and at most {} behind, {} requests at once, {} of one client",
+        limits.max_body_bytes,
+        duration_text(limits.body_timeout),
+        limits.max_concurrent_requests,
+        limits.max_concurrent_per_client
     )
 }
 
@@ -244,6 +329,9 @@ fn write_sale(text: &mut String, config: &Config) -> std::fmt::Result {
     }
     let a_day = currency.decimal(config.max_adjustments_a_day);
     writeln!(text, "  operators give at most {a_day} {currency} a day")?;
+    if config.upstream.is_none() {
+        return writeln!(text, "\nroutes: the application's own, each wrapped with its price");
+    }
     writeln!(text, "\nroutes: {}", config.routes.len())?;
     for route in &config.routes {
         writeln!(text, "  {}", route_line(route, currency))?;
@@ -262,16 +350,32 @@ fn write_sale(text: &mut String, config: &Config) -> std::fmt::Result {
     Ok(())
 }
 
+/// What a route has of its own instead of the gateway's limits and times.
+fn own_limits(route: &RouteConfig) -> String {
+    let idle = route.idle_timeout.map(|idle| match idle {
+        IdleLimit::UpTo(limit) => format!("{} between an answer's pieces", duration_text(limit)),
+        IdleLimit::Endless => "any time between an answer's pieces".to_owned(),
+    });
+    let own = [
+        route.response_timeout.map(|limit| format!("{} to the head of an answer", duration_text(limit))),
+        idle,
+        route.body_timeout.map(|limit| format!("{} for a body", duration_text(limit))),
+        route.max_body_bytes.map(|bytes| format!("body {bytes} bytes")),
+    ];
+    own.iter().flatten().fold(String::new(), |text, own| format!("{text}; {own}"))
+}
+
 fn route_line(route: &RouteConfig, currency: Currency) -> String {
     let methods: Vec<&str> = route.methods.iter().map(String::as_str).collect();
     let methods = methods.join(",");
+    let own = own_limits(route);
     match route.charge {
-        RouteCharge::Free => format!("{methods} {}  free", route.pattern),
+        RouteCharge::Free => format!("{methods} {}  free{own}", route.pattern),
         RouteCharge::Fixed(price) => {
             let units = price.to_units_ceil();
             let word = if units.get() == 1 { "unit" } else { "units" };
             format!(
-                "{methods} {}  {} {currency} ({units} {word}), charged on {}",
+                "{methods} {}  {} {currency} ({units} {word}), charged on {}{own}",
                 route.pattern,
                 currency.decimal(price),
                 route.charged_statuses

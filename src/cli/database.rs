@@ -33,6 +33,9 @@ pub enum LocationError {
         "there is no database at {}; say where it is with --data-dir DIR, --database FILE or --config FILE", .0.display()
     )]
     NoFile(PathBuf),
+    /// Nothing in it.
+    #[error("the database {} is empty (0 bytes): it was never used, or it was lost; the README says how to put a backup back", .0.display())]
+    Empty(PathBuf),
 }
 
 impl DatabaseLocation {
@@ -67,5 +70,28 @@ impl DatabaseLocation {
             DatabaseConfig::Sqlite(path) if !path.is_file() => Err(LocationError::NoFile(path)),
             found => Ok(found),
         }
+    }
+
+    /// The same, and there is something in it.
+    ///
+    /// # Errors
+    /// [`LocationError`].
+    pub fn find_used(&self) -> Result<DatabaseConfig, LocationError> {
+        let found = self.find()?;
+        require_file(&found)?;
+        Ok(found)
+    }
+}
+
+/// Whether there is a file with something in it, where it is a file: SQLite would make an empty one.
+///
+/// # Errors
+/// [`LocationError::NoFile`] and [`LocationError::Empty`].
+pub fn require_file(database: &DatabaseConfig) -> Result<(), LocationError> {
+    let DatabaseConfig::Sqlite(path) = database else { return Ok(()) };
+    match std::fs::metadata(path) {
+        Ok(file) if file.is_file() && file.len() == 0 => Err(LocationError::Empty(path.clone())),
+        Ok(file) if file.is_file() => Ok(()),
+        _ => Err(LocationError::NoFile(path.clone())),
     }
 }

@@ -48,7 +48,7 @@ Works while the server runs. Exit code 0: here it is. 1: there is no such disput
 /// Prints it.
 pub async fn run(args: ExportArgs) -> ExitCode {
     let What::Dispute { id, json, csv, location } = args.what;
-    let database = match location.find_existing() {
+    let database = match location.find_used() {
         Ok(database) => database,
         Err(problem) => {
             eprintln!("{problem}");

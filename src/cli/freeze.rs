@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use super::operator_door::{FAILED, OperatorDoor, segment};
+use crate::domain::Micros;
 
 /// Stop a client from spending.
 ///
@@ -56,8 +57,8 @@ async fn ask(what: &str, client: &str, door: OperatorDoor) -> ExitCode {
     };
     match asked {
         Ok(said) if said.status.is_success() => {
-            let debt = match said.text("debt") {
-                "0.00" => String::new(),
+            let debt = match Micros::parse_major(said.text("debt")) {
+                Ok(nothing) if nothing.is_zero() => String::new(),
                 _ => format!("; it owes {} and cannot spend until that is repaid", said.money("debt")),
             };
             println!("client {} is {}{debt}", said.text("client"), said.text("status"));

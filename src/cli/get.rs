@@ -22,6 +22,7 @@ use crate::agent::tokenise::StripeBase;
 use crate::agent::wallet::Wallet;
 use crate::domain::{Micros, PaymentMethodId};
 use crate::protocol::stripe402::PAYMENT;
+use crate::trust::{CA_FILE_VARIABLE, Trust};
 
 use report::{EXIT_USAGE, deliver, failure, finish, refuse};
 
@@ -50,8 +51,8 @@ currencies: 40 times Stripe's smallest charge). The seller charges the card, not
 sellers and mistakes, so use a card that has a limit of its own.
 
 Exit codes: 0 served (2xx); 1 the server answered otherwise or not at all; 2 wrong usage; 3 not paid: above a limit, or
-nothing to pay with; 4 the card was refused; 5 the outcome of a card payment is unknown: run the command again, it
-repeats the same payment.";
+nothing to pay with; 4 the card, or the payment, was refused; 5 the outcome of a card payment is unknown: run the command
+again, it repeats the same payment; 6 Stripe or the API could not be reached, and nothing was charged: try again later.";
 
 /// Requests a URL and pays for it from a prepaid balance, topping it up by card within limits.
 ///
@@ -100,6 +101,9 @@ pub struct GetArgs {
     /// A simulated Stripe on this machine, such as http://127.0.0.1:12111; test keys only.
     #[arg(long, value_name = "URL")]
     pub stripe_base: Option<String>,
+    /// PEM file with a private authority that vouches for the seller; the public ones always do. Stripe is never met with it.
+    #[arg(long, value_name = "FILE", env = CA_FILE_VARIABLE)]
+    pub ca_file: Option<PathBuf>,
     /// Allow http:// to other machines, although the key of the balance then travels in the clear.
     #[arg(long)]
     pub allow_insecure_http: bool,
@@ -180,10 +184,14 @@ fn prepare(args: &GetArgs) -> Result<(Agent, Outgoing, Option<File>), Usage> {
         max_price: amount("--max-price", &args.max_price)?,
         max_top_up: args.max_top_up.as_deref().map(|text| amount("--max-top-up", text)).transpose()?,
     };
+    let patience = Duration::from_secs(args.timeout);
+    let trust = args.ca_file.as_deref().map(Trust::from_file).transpose();
+    let trust =
+        trust.map_err(|what| Usage(format!("--ca-file ({CA_FILE_VARIABLE}): {what}")))?.unwrap_or_default();
     let agent = Agent {
-        http: Http::new(Duration::from_secs(args.timeout)),
+        http: Http::new(patience, &trust),
         wallet: Wallet::new(wallet),
-        stripe: StripeBase::new(args.stripe_base.as_deref())?,
+        stripe: StripeBase::new(args.stripe_base.as_deref(), patience)?,
         budget,
         card: card(args)?,
         retry: RetryPolicy::default(),

@@ -9,7 +9,7 @@ use crate::db::{self, Migrated, SCHEMA_VERSION};
 /// Bring the tables of a database up to date.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  PREPAID402_DATABASE_URL=postgres://gateway:…@db.example.com/prepaid402 prepaid402 migrate\n  prepaid402 migrate --config prepaid402.toml\n\nPostgreSQL: run it once before the first start, and before the first node of a new version; nodes of the version before\nwork on meanwhile. SQLite: `serve` does it by itself; here the server must be stopped. A file that holds something is copied\nbeside itself first."
+    after_help = "Examples:\n  PREPAID402_DATABASE_URL=postgres://gateway:…@db.example.com/prepaid402 prepaid402 migrate\n  prepaid402 migrate --config prepaid402.toml\n\nPostgreSQL: run it once before the first start, and before the first node of a new version; nodes of the version before\nwork on meanwhile. SQLite: `serve` makes a new database and does this by itself; here the server must be stopped. A file that holds something is copied\nbeside itself first."
 )]
 pub struct MigrateArgs {
     #[command(flatten)]
@@ -18,7 +18,7 @@ pub struct MigrateArgs {
 
 /// Prints what it did.
 pub async fn run(args: MigrateArgs) -> ExitCode {
-    let database = match args.location.find() {
+    let database = match args.location.find_used() {
         Ok(database) => database,
         Err(problem) => {
             eprintln!("{problem}");
@@ -50,7 +50,7 @@ pub async fn run(args: MigrateArgs) -> ExitCode {
 async fn migrate(database: &DatabaseConfig) -> Result<Migrated, Box<dyn std::error::Error>> {
     // A server that runs on the file must not have its tables changed under it.
     let _lock = match database {
-        DatabaseConfig::Sqlite(path) => Some(crate::app::own(path)?),
+        DatabaseConfig::Sqlite(path) => Some(db::own(path, db::folder(path))?),
         DatabaseConfig::Postgres(_) => None,
     };
     let mut connection = db::connect_for_migration(database).await?;

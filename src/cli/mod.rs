@@ -11,6 +11,7 @@ pub mod export;
 pub mod freeze;
 pub mod get;
 pub mod migrate;
+mod once;
 mod operator_door;
 pub mod reconcile;
 pub mod refund;
@@ -127,36 +128,74 @@ pub fn main() -> ExitCode {
 fn start_logging(filter: &str, json: bool) {
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colour)
+        // It would say that a line could not be written (the disk is full), by writing to the same place, and panic.
+        .log_internal_errors(false);
     // A second subscriber in one process is refused; the first one stays.
     let _ = if json { builder.json().try_init() } else { builder.try_init() };
 }
 
 /// Waits for the first SIGINT or SIGTERM. A second one ends the process at once; nothing is lost by that.
-async fn wait_for_signal() {
-    signal().await;
-    tokio::spawn(async {
-        signal().await;
+async fn wait_for_signal(mut signals: StopSignals) {
+    signals.wait().await;
+    tokio::spawn(async move {
+        signals.wait().await;
         eprintln!("stopped at once; the next start settles what was open");
         std::process::exit(130);
     });
 }
 
+/// From now on SIGHUP, which by itself would end the process, is told of and does nothing: settings are read at the start only.
 #[cfg(unix)]
-async fn signal() {
+fn outlive_hangups() {
     use tokio::signal::unix::{SignalKind, signal};
-    match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
-        (Ok(mut interrupt), Ok(mut terminate)) => {
-            tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            tracing::warn!("SIGHUP does nothing: restart to change the configuration");
         }
-        _ => std::future::pending().await,
-    }
+    });
 }
 
 #[cfg(not(unix))]
-async fn signal() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+fn outlive_hangups() {}
+
+/// SIGINT and, where there is one, SIGTERM.
+pub(super) struct StopSignals {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl StopSignals {
+    #[cfg(unix)]
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    #[cfg(unix)]
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    async fn wait(&mut self) {
+        // Without a way to be told to stop, serving on is what was asked for.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }

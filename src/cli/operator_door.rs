@@ -6,13 +6,14 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 
 use super::admin::password_from;
 use crate::agent::http::{Http, Outgoing, SendError, Target, TargetError};
 use crate::domain::{Micros, decimal_in};
+use crate::trust::Trust;
 
 /// The thing asked for was not done, or it is not known whether it was.
 pub(super) const FAILED: u8 = 1;
@@ -23,6 +24,10 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Answers are small.
 const MAX_ANSWER: usize = 1024 * 1024;
 const PASSWORD: &str = "PREPAID402_ADMIN_PASSWORD";
+/// How long a command waits, in seconds, because somebody has given wrong passwords: the server counts them before it looks at one.
+const MAX_WAIT: u64 = 60;
+/// How often, since whoever goes on guessing may be faster.
+const WAITS: u32 = 20;
 
 /// Where the server is, and who asks. The password is in PREPAID402_ADMIN_PASSWORD, or is asked for.
 #[derive(Debug, clap::Args)]
@@ -154,13 +159,38 @@ pub(super) fn segment(text: &str) -> String {
 }
 
 impl OpenDoor {
-    /// Sends one POST and reads its answer.
+    /// Sends one POST and reads its answer. When wrong passwords were given, it is sent again as soon as it is heard.
     pub(super) async fn post(
         &self,
         path: &str,
         key: Option<&str>,
         body: Option<&Value>,
     ) -> Result<Said, DoorError> {
+        let mut waits = WAITS;
+        loop {
+            let (said, wait) = self.post_once(path, key, body).await?;
+            let is_to_wait =
+                said.status == StatusCode::TOO_MANY_REQUESTS && said.text("code") == "too_many_attempts";
+            match wait.filter(|seconds| is_to_wait && waits > 0 && *seconds <= MAX_WAIT) {
+                Some(seconds) => {
+                    eprintln!(
+                        "wrong passwords were given with this name or from this address: waiting {seconds} s"
+                    );
+                    tokio::time::sleep(Duration::from_secs(seconds)).await;
+                    waits = waits.saturating_sub(1);
+                }
+                None => return Ok(said),
+            }
+        }
+    }
+
+    /// The answer, and after how many seconds it says to come again.
+    async fn post_once(
+        &self,
+        path: &str,
+        key: Option<&str>,
+        body: Option<&Value>,
+    ) -> Result<(Said, Option<u64>), DoorError> {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, self.authorization.clone());
         if let Some(key) = key {
@@ -181,7 +211,9 @@ impl OpenDoor {
             SendError::NotSent => DoorError::NotSent(self.url.clone(), error),
             SendError::Lost | SendError::TimedOut => DoorError::Lost(self.url.clone(), error),
         };
-        let mut answer = Http::new(PATIENCE).send(&outgoing, None).await.map_err(broken)?;
+        let mut answer =
+            Http::new(PATIENCE, &Trust::default()).send(&outgoing, None).await.map_err(broken)?;
+        let wait = answer.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let mut bytes = Vec::new();
         while let Some(piece) = answer.next().await {
             bytes.extend_from_slice(&piece.map_err(broken)?);
@@ -193,6 +225,6 @@ impl OpenDoor {
         if !body.is_object() {
             return Err(DoorError::Foreign(self.url.clone(), answer.status));
         }
-        Ok(Said { status: answer.status, body })
+        Ok((Said { status: answer.status, body }, wait))
     }
 }

@@ -8,8 +8,9 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::check_config::load_or_report;
 use crate::config::Config;
 use crate::db::{connect_read_only, require_current};
-use crate::payments::both_sides::{GatherError, Gathered, Window, gather};
+use crate::payments::both_sides::{GatherError, Gathered, gather};
 use crate::payments::comparison::{Comparison, compare};
+use crate::payments::window::{Progress, Window, second};
 use crate::stripe::Stripe;
 use crate::top_up::account;
 
@@ -19,7 +20,7 @@ const CANNOT: u8 = 2;
 /// Compare the books with what Stripe has; changes nothing.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  prepaid402 reconcile --since 24h\n  prepaid402 reconcile --since 2026-11-01 --until 2026-12-01 --json\n\nA moment is a date (its first second, UTC), a time such as 2026-11-01T12:00:00Z, now, or how long ago: 90m, 24h, 7d.\nWorks while the server runs. Each difference is one line: a code, the ids, both sides, and what to do.\nExit code 0: no difference. 1: differences. 2: wrong usage, or one side cannot be read."
+    after_help = "Examples:\n  prepaid402 reconcile --since 24h\n  prepaid402 reconcile --since 2026-11-01 --until 2026-12-01 --json\n\nA moment is a date (its first second, UTC), a time such as 2026-11-01T12:00:00Z, now, or how long ago: 90m, 24h, 7d.\nThe result is on standard output; what is compared, and how far it is, on standard error. It gives up when Stripe does not\nanswer for a minute.\nWorks while the server runs. Each difference is one line: a code, the ids, both sides, and what to do.\nExit code 0: no difference. 1: differences. 2: wrong usage, or one side cannot be read."
 )]
 pub struct ReconcileArgs {
     /// From this moment on
@@ -91,15 +92,15 @@ pub async fn run(args: ReconcileArgs) -> ExitCode {
         Moment::At(at) => at.saturating_sub(1),
         ago @ Moment::Ago(_) => ago.unix(now),
     };
-    let window = Window { from: args.since.unix(now), until };
-    if window.from > window.until {
+    let Some(window) = Window::new(args.since.unix(now), until) else {
         eprintln!("--since is not before --until (without --until: ten minutes ago)");
         return ExitCode::from(CANNOT);
-    }
+    };
     let loaded = match load_or_report(args.config) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
+    eprintln!("comparing from {window}");
     match read(&loaded.config, window).await {
         Ok(gathered) => {
             let comparison = compare(&gathered.facts);
@@ -124,7 +125,22 @@ async fn read(config: &Config, window: Window) -> Result<Gathered, Box<dyn std::
     require_current(&mut connection).await?;
     account::check(&mut connection, &stripe, config.stripe.mode()).await?;
     connection.close().await?;
-    gather(&config.database, &stripe, window).await.map_err(|error: GatherError| error.into())
+    gather(&config.database, &stripe, window, &tell).await.map_err(|error: GatherError| error.into())
+}
+
+/// Beside the result, for whoever waits for it.
+fn tell(progress: Progress) {
+    match progress {
+        Progress::LeftOut(since) => {
+            eprintln!("what was charged before {} in a former Stripe account is left out", second(since));
+        }
+        Progress::Movements(read) => eprintln!("read {read} balance transactions of Stripe's"),
+        Progress::Intents(read) => {
+            eprintln!(
+                "read {read} PaymentIntents of Stripe's; looking up what only one side has in this window"
+            );
+        }
+    }
 }
 
 fn print_report(gathered: &Gathered, comparison: &Comparison) {
@@ -167,6 +183,8 @@ fn json(gathered: &Gathered, comparison: &Comparison) -> serde_json::Value {
         .collect();
     serde_json::json!({
         "agrees": comparison.differences.is_empty(),
+        "from": second(gathered.window.from()),
+        "until": second(gathered.window.until()),
         "charges": stripe.charges.len(),
         "refunds": stripe.refunds.len(),
         "disputeMovements": stripe.disputes.len(),

@@ -4,9 +4,9 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::operator_door::{FAILED, OperatorDoor, Said, USAGE};
+use super::once::{Once, Request, amount};
+use super::operator_door::Said;
 use crate::domain::{Micros, TopUpId};
-use crate::paywall::is_key;
 
 /// Refund what a client has not spent of a top-up to the card that paid.
 ///
@@ -30,42 +30,16 @@ pub struct RefundArgs {
     /// For people; Stripe is not told
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// The same key refunds once; without it, a new one is made and printed
-    #[arg(long, value_name = "KEY", value_parser = key)]
-    key: Option<String>,
     #[command(flatten)]
-    door: OperatorDoor,
+    once: Once,
 }
 
 fn top_up(text: &str) -> Result<TopUpId, &'static str> {
     TopUpId::parse(text).ok_or("not the id of a top-up; the admin pages show it below each payment")
 }
 
-pub(super) fn amount(text: &str) -> Result<Micros, String> {
-    let amount = Micros::parse_major(text).map_err(|error| error.to_string())?;
-    if amount.is_zero() { Err("it must be above zero".to_owned()) } else { Ok(amount) }
-}
-
-pub(super) fn key(text: &str) -> Result<String, &'static str> {
-    is_key(text).then(|| text.to_owned()).ok_or("a key has 1 to 255 visible characters")
-}
-
 /// Asks for the refund and says what happened.
 pub async fn run(args: RefundArgs) -> ExitCode {
-    let door = match args.door.open().await {
-        Ok(door) => door,
-        Err(error) => {
-            eprintln!("prepaid402 refund: {error}");
-            return ExitCode::from(error.exit_code());
-        }
-    };
-    let key = args.key.unwrap_or_else(|| {
-        let key = uuid::Uuid::now_v7().to_string();
-        // Before anything is asked for, so that it is there however this ends.
-        println!("key: {key}");
-        key
-    });
-    let again = format!("run the command again with --key {key}: it refunds once");
     let mut body = json!({ "topUp": args.top_up.to_string() });
     if let Some(amount) = args.amount {
         body["amount"] = Value::from(amount.to_major_string());
@@ -73,26 +47,14 @@ pub async fn run(args: RefundArgs) -> ExitCode {
     if let Some(reason) = args.reason {
         body["reason"] = Value::from(reason);
     }
-    match door.post("/admin/api/refunds", Some(&key), Some(&body)).await {
-        Ok(said) if said.status.is_success() => {
-            println!("{}", sentence(&said));
-            ExitCode::SUCCESS
-        }
-        Ok(said) => {
-            let code = said.text("code");
-            let is_usage = matches!(code, "invalid_request" | "raw_card_data_rejected");
-            let retry = if said.body["retryable"] == true { format!("\n{again}") } else { String::new() };
-            eprintln!("prepaid402 refund: {}{retry}", said.refusal());
-            ExitCode::from(if is_usage { USAGE } else { FAILED })
-        }
-        Err(error) => {
-            eprintln!("prepaid402 refund: {error}");
-            if error.is_unknown() {
-                eprintln!("It is not known whether there is a refund: {again}");
-            }
-            ExitCode::from(error.exit_code())
-        }
-    }
+    let request = Request {
+        command: "refund",
+        path: "/admin/api/refunds",
+        body,
+        once: "it refunds once",
+        unknown: "whether there is a refund",
+    };
+    args.once.ask(request, sentence).await
 }
 
 fn sentence(said: &Said) -> String {

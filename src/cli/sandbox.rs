@@ -10,12 +10,15 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::app::{self, RunningApp, StartError};
-use crate::config::{Config, DatabaseConfig, RouteCharge, SandboxOptions};
+use crate::config::{DatabaseConfig, SandboxOptions};
 use crate::domain::Micros;
 use crate::domain::ids::random_bytes;
 use crate::http::admin::users;
 use crate::sandbox::stripe_sim::{RunningSim, SimOptions};
 use crate::sandbox::{SANDBOX_PUBLISHABLE_KEY, SANDBOX_SECRET_KEY, demo_api, stripe_sim};
+use suggestion::{Suggestion, suggest};
+
+mod suggestion;
 
 /// The person who may look at the sandbox's admin pages.
 const ADMIN: &str = "sandbox";
@@ -54,8 +57,8 @@ struct Sandbox {
     app: RunningApp,
     sim: RunningSim,
     admin_password: String,
-    /// A path that costs something, for the first try, and its price.
-    sample: (String, Micros),
+    /// For the first try.
+    suggestion: Suggestion,
 }
 
 /// Runs until SIGINT or SIGTERM.
@@ -63,6 +66,7 @@ pub async fn run(args: SandboxArgs) -> ExitCode {
     let filter =
         std::env::var("PREPAID402_LOG__FILTER").unwrap_or_else(|_| "warn,prepaid402=info".to_owned());
     super::start_logging(&filter, false);
+    crate::open_files::allow_as_many_as_possible();
     let sandbox = match start(&args).await {
         Ok(sandbox) => sandbox,
         Err(Stopped::Configuration(problems)) => {
@@ -74,12 +78,20 @@ pub async fn run(args: SandboxArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // Before the ready line, so that a signal right after it is not lost.
+    let signals = match super::StopSignals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("the sandbox cannot wait for signals: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     if args.json {
         println!("{}", ready_json(&args, &sandbox));
     } else {
         print!("{}", ready_text(&args, &sandbox));
     }
-    super::wait_for_signal().await;
+    super::wait_for_signal(signals).await;
     sandbox.app.stop().await;
     sandbox.sim.stop().await;
     ExitCode::SUCCESS
@@ -149,11 +161,11 @@ async fn start(args: &SandboxArgs) -> Result<Sandbox, Stopped> {
         tracing::warn!("{warning}");
     }
     let database = loaded.config.database.clone();
-    let sample = sample(&loaded.config);
+    let suggestion = suggest(&loaded.config, args.upstream.is_none() && args.config.is_none()).await;
     let app = app::start(loaded.config, None).await.map_err(failed)?;
     sim.deliver_webhooks_to(&webhook_url(&app), &[webhook_secret]).await.map_err(failed)?;
     let admin_password = admin_login(&database).await.map_err(failed)?;
-    Ok(Sandbox { app, sim, admin_password, sample })
+    Ok(Sandbox { app, sim, admin_password, suggestion })
 }
 
 /// Where the simulated Stripe tells what becomes of charges.
@@ -172,23 +184,6 @@ async fn admin_login(database: &DatabaseConfig) -> Result<String, Box<dyn std::e
         users::create_user(&mut connection, ADMIN, &password).await?;
     }
     Ok(password)
-}
-
-/// The dearest priced route without a wildcard that a plain GET reaches, or the first with one, which then stands for
-/// nothing; and its price. The dearest shows most: the demo's is the weather.
-fn sample(config: &Config) -> (String, Micros) {
-    let routes = || {
-        let with_get = config.routes.iter().filter(|route| route.methods.contains("GET"));
-        with_get.filter_map(|route| match route.charge {
-            RouteCharge::Fixed(price) => Some((&route.pattern, price)),
-            RouteCharge::Free => None,
-        })
-    };
-    let plain = routes().filter(|(pattern, _)| !pattern.contains(['*', '{']));
-    plain.max_by_key(|(_, price)| price.get()).or_else(|| routes().next()).map_or_else(
-        || ("/".to_owned(), Micros::ZERO),
-        |(pattern, price)| (pattern.replace(['*', '{', '}'], ""), price),
-    )
 }
 
 /// How this program was called, so that the printed commands work in another terminal and another directory.
@@ -228,11 +223,12 @@ fn ready_json(args: &SandboxArgs, sandbox: &Sandbox) -> serde_json::Value {
 
 fn ready_text(args: &SandboxArgs, sandbox: &Sandbox) -> String {
     let (url, stripe) = (format!("http://{}", sandbox.app.address), &sandbox.sim.base_url);
-    let (path, price) = &sandbox.sample;
+    let Suggestion { path, price, is_open } = &sandbox.suggestion;
     let max_price = match Micros::parse_major(super::get::DEFAULT_MAX_PRICE) {
         Ok(most) if *price <= most => String::new(),
-        _ => format!(" --max-price {price}"),
+        _ => format!(" --max-price {}", price.to_major_string()),
     };
+    let fill_in = if *is_open { format!("\n\n{path} stands for a path of your API.") } else { String::new() };
     let program = program();
     let data_dir = std::path::absolute(&args.data_dir).unwrap_or_else(|_| args.data_dir.clone());
     // Its own wallet: play money stays apart from the wallet in the home directory, and goes when the data goes.
@@ -242,7 +238,7 @@ fn ready_text(args: &SandboxArgs, sandbox: &Sandbox) -> String {
          \n\
          1. Ask without paying. The answer is 402 with the price:\n\
          \n\
-         curl -i {url}{path}\n\
+         curl -i {url}{path}{fill_in}\n\
          \n\
          2. Pay with Stripe's test card. Run it again, and it spends the balance:\n\
          \n\

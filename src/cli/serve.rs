@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::check_config::load_or_report;
-use crate::app;
+use super::check_config::load_to_serve;
+use crate::{app, open_files};
 
 /// Run the gateway in front of your API.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Examples:\n  prepaid402 serve\n  prepaid402 serve --config /etc/prepaid402.toml\n\nSecrets come from the environment (.env is read too) or from files that the configuration names.\nSIGTERM stops accepting, lets running requests finish, and closes the books."
+    after_help = "Examples:\n  prepaid402 serve\n  prepaid402 serve --config /etc/prepaid402.toml\n\nSecrets come from the environment (.env is read too) or from files that the configuration names.\nSIGTERM stops accepting, lets running requests finish, and closes the books. SIGHUP does nothing: restart it for a new configuration."
 )]
 pub struct ServeArgs {
     /// Configuration file [default: prepaid402.toml in this directory]
@@ -19,7 +19,8 @@ pub struct ServeArgs {
 
 /// Runs until SIGINT or SIGTERM.
 pub async fn run(args: ServeArgs) -> ExitCode {
-    let loaded = match load_or_report(args.config) {
+    super::outlive_hangups();
+    let loaded = match load_to_serve(args.config) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
@@ -27,6 +28,7 @@ pub async fn run(args: ServeArgs) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    open_files::allow_as_many_as_possible();
     let public_url = loaded.config.public_url.clone();
     let key_secret = loaded.config.key_secret.clone();
     let mut running =
@@ -37,13 +39,22 @@ pub async fn run(args: ServeArgs) -> ExitCode {
                 return ExitCode::FAILURE;
             }
         };
+    // Before that line, so that a signal right after it is not lost.
+    let signals = match super::StopSignals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("prepaid402 cannot wait for signals: {error}");
+            running.stop().await;
+            return ExitCode::FAILURE;
+        }
+    };
     tracing::info!(
         "selling on http://{} as {public_url}; admin pages on http://{}/admin",
         running.address,
         running.admin_address
     );
     tokio::select! {
-        () = super::wait_for_signal() => {}
+        () = super::wait_for_signal(signals) => {}
         () = running.broken() => {
             tracing::error!("the ledger's writer has ended; the process ends, and the next start settles what is open");
             return ExitCode::FAILURE;

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::str::FromStr;
 
+use crate::config::{self, ConfigProblems};
 use crate::sandbox::stripe_sim::{self, RunningSim, SimError, SimOptions};
 use crate::sandbox::{SANDBOX_PUBLISHABLE_KEY, SANDBOX_SECRET_KEY};
 
@@ -63,7 +64,8 @@ pub struct StripeSimArgs {
     /// Deliver events to this URL on this machine, signed as Stripe signs them.
     #[arg(long, value_name = "URL")]
     webhook_url: Option<String>,
-    /// The environment variable with the secret that signs them: whsec_…; several, separated by commas, all sign.
+    /// The environment variable (.env is read too) with the secret that signs them: whsec_…; several, separated by commas, all
+    /// sign.
     #[arg(long, value_name = "NAME", default_value = "STRIPE_WEBHOOK_SECRETS", requires = "webhook_url")]
     webhook_secret_env: String,
     /// Listen on an address that other machines reach. Anybody there can use /_sim/.
@@ -97,7 +99,7 @@ pub async fn run(args: StripeSimArgs) -> ExitCode {
         publishable_key_tokenisation: !args.no_publishable_key_tokenisation,
     };
     // Asked for before the ready line, so that a signal right after it is not lost.
-    let stopped = match StopSignals::listen() {
+    let mut stopped = match super::StopSignals::listen() {
         Ok(signals) => signals,
         Err(error) => {
             eprintln!("error: cannot wait for signals: {error}");
@@ -112,7 +114,14 @@ pub async fn run(args: StripeSimArgs) -> ExitCode {
         }
     };
     if let Some(url) = &args.webhook_url {
-        let secrets = webhook_secrets(&args.webhook_secret_env);
+        let secrets = match webhook_secrets(&args.webhook_secret_env) {
+            Ok(secrets) => secrets,
+            Err(problems) => {
+                eprintln!("error: {problems}");
+                sim.stop().await;
+                return ExitCode::from(2);
+            }
+        };
         if let Err(error) = sim.deliver_webhooks_to(url, &secrets).await {
             eprintln!("error: {error} (--webhook-url, and {} in the environment)", args.webhook_secret_env);
             sim.stop().await;
@@ -126,10 +135,11 @@ pub async fn run(args: StripeSimArgs) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// From the environment, because the command line is shown to every user of the machine.
-fn webhook_secrets(name: &str) -> Vec<String> {
-    let value = std::env::var(name).unwrap_or_default();
-    value.split(',').map(str::trim).filter(|secret| !secret.is_empty()).map(str::to_owned).collect()
+/// From the environment or `.env`, because the command line is shown to every user of the machine.
+fn webhook_secrets(name: &str) -> Result<Vec<String>, ConfigProblems> {
+    let variables = config::variables()?;
+    let value = variables.get(name).map_or("", String::as_str);
+    Ok(value.split(',').map(str::trim).filter(|secret| !secret.is_empty()).map(str::to_owned).collect())
 }
 
 fn announce(args: &StripeSimArgs, sim: &RunningSim) -> std::io::Result<()> {
@@ -156,41 +166,4 @@ fn announce(args: &StripeSimArgs, sim: &RunningSim) -> std::io::Result<()> {
         writeln!(out, "  a card that pays 4242 4242 4242 4242; one that is declined 4000 0000 0000 0002")?;
     }
     out.flush()
-}
-
-/// SIGINT and, where there is one, SIGTERM.
-struct StopSignals {
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl StopSignals {
-    #[cfg(unix)]
-    fn listen() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    #[cfg(unix)]
-    async fn wait(mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
-    }
-
-    #[cfg(not(unix))]
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {})
-    }
-
-    #[cfg(not(unix))]
-    async fn wait(self) {
-        // Without a way to be told to stop, serving on is what was asked for.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
 }

@@ -25,7 +25,7 @@ pub struct VerifyArgs {
 
 /// Prints what it found.
 pub async fn run(args: VerifyArgs) -> ExitCode {
-    let database = match args.location.find_existing() {
+    let database = match args.location.find_used() {
         Ok(database) => database,
         Err(problem) => {
             eprintln!("{problem}");

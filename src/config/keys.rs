@@ -23,6 +23,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("admin_listen", Kind::Text),
     ("admin_allow_remote", Kind::Boolean),
     ("admin_public_url", Kind::Text),
+    ("admin_hosts", Kind::List),
     ("public_url", Kind::Text),
     ("data_dir", Kind::Text),
     ("database_url", Kind::Text),
@@ -35,6 +36,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("stripe.timeout", Kind::Text),
     ("stripe.statement_descriptor_suffix", Kind::Text),
     ("upstream.url", Kind::Text),
+    ("upstream.ca_file", Kind::Text),
     ("upstream.connect_timeout", Kind::Text),
     ("upstream.response_timeout", Kind::Text),
     ("upstream.idle_timeout", Kind::Text),
@@ -48,6 +50,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("adjustments.max_a_day", Kind::Text),
     ("limits.max_body_bytes", Kind::Integer),
     ("limits.body_timeout", Kind::Text),
+    ("limits.max_connections", Kind::Integer),
     ("limits.max_concurrent_requests", Kind::Integer),
     ("limits.max_concurrent_per_client", Kind::Integer),
     ("limits.shutdown_timeout", Kind::Text),
@@ -86,6 +89,8 @@ pub(super) const ARRAYS: &[(&str, &[&str])] = &[
             "mime_type",
             "charged_statuses",
             "response_timeout",
+            "idle_timeout",
+            "body_timeout",
             "max_body_bytes",
         ],
     ),
@@ -146,16 +151,50 @@ fn check_table(table: &Table, section: &str, report: &mut Report) {
 }
 
 fn unknown(path: &str) -> String {
-    let arrays = ARRAYS.iter().map(|(array, _)| *array);
-    let known = SETTINGS.iter().map(|(known, _)| *known).chain(arrays).chain(SECTIONS.iter().copied());
-    let candidates: Vec<&str> = known.collect();
-    let last = path.rsplit('.').next().unwrap_or(path);
-    // A key in the wrong section is as common as a misspelt one.
-    let moved = candidates.iter().copied().find(|c| c.rsplit('.').next() == Some(last));
-    match moved.or_else(|| closest(path, candidates.iter().copied())) {
+    let (section, key) = path.rsplit_once('.').unwrap_or(("", path));
+    match meant(section, key) {
         Some(meant) => format!("there is no such key; did you mean {meant}?"),
         None => "there is no such key; every key is explained in src/config/default.toml".to_owned(),
     }
+}
+
+/// The full paths of every key, list and section.
+fn known() -> impl Iterator<Item = &'static str> {
+    let arrays = ARRAYS.iter().map(|(array, _)| *array);
+    SETTINGS.iter().map(|(known, _)| *known).chain(arrays).chain(SECTIONS.iter().copied())
+}
+
+/// What was probably meant by a key that is not in this section (`""`: the top). Its own section is looked through first.
+pub(super) fn meant(section: &str, key: &str) -> Option<String> {
+    let own = known().filter_map(|path| match (section, path.rsplit_once('.')) {
+        ("", None) => Some(path),
+        (section, Some((its, key))) if its == section => Some(key),
+        _ => None,
+    });
+    let own: Vec<&str> = own.collect();
+    let dot = if section.is_empty() { "" } else { "." };
+    let here = among(key, &own)
+        .map(|found| found.iter().map(|key| format!("{section}{dot}{key}")).collect::<Vec<_>>().join(" or "));
+    here.or_else(|| elsewhere(key)).or_else(|| {
+        let path = format!("{section}{dot}{key}");
+        closest(&path, known()).map(str::to_owned)
+    })
+}
+
+/// The key of a section that is close to what was written, or those that say more: `body_timeout` for `timeout`.
+fn among<'a>(key: &str, own: &[&'a str]) -> Option<Vec<&'a str>> {
+    if let Some(found) = closest(key, own.iter().copied()) {
+        return Some(vec![found]);
+    }
+    let says_more =
+        |known: &&&str| known.ends_with(&format!("_{key}")) || known.starts_with(&format!("{key}_"));
+    let found: Vec<&str> = own.iter().filter(says_more).copied().collect();
+    (1..=4).contains(&found.len()).then_some(found)
+}
+
+/// A key in the wrong section is as common as a misspelt one.
+fn elsewhere(key: &str) -> Option<String> {
+    known().find(|path| path.rsplit('.').next() == Some(key)).map(str::to_owned)
 }
 
 fn check_elements(value: &Value, path: &str, fields: &[&str], report: &mut Report) {
@@ -170,10 +209,11 @@ fn check_elements(value: &Value, path: &str, fields: &[&str], report: &mut Repor
         };
         for key in table.keys().filter(|key| !fields.contains(&key.as_str())) {
             let key_path = format!("{element_path}.{key}");
-            match (path, closest(key, fields.iter().copied())) {
+            let meant = || among(key, fields).map(|found| found.join(" or ")).or_else(|| elsewhere(key));
+            match (path, meant()) {
                 ("upstream.headers", _) if key == "value" => report.problem(&key_path, HEADER_VALUE),
                 (_, Some(meant)) => {
-                    report.problem(&key_path, format!("there is no such key; did you mean {meant}?"))
+                    report.problem(&key_path, format!("there is no such key; did you mean {meant}?"));
                 }
                 (_, None) => {
                     report

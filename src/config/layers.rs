@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
-use super::keys::{Kind, SETTINGS, check_keys, variable_of};
-use super::problem::{Report, closest};
+use super::keys::{Kind, SETTINGS, check_keys, meant, variable_of};
+use super::problem::{ConfigProblems, Problem, Report, closest};
 
 /// The defaults and, in its comments, the manual.
 pub const DEFAULT_TOML: &str = include_str!("default.toml");
@@ -29,12 +29,21 @@ fn is_from_kubernetes(variable: &str) -> bool {
 }
 
 /// Puts the layers over each other. What cannot be used is reported and left out.
-pub(super) fn merge(file_text: Option<&str>, env: &BTreeMap<String, String>, report: &mut Report) -> Table {
+///
+/// # Errors
+/// A file that is no TOML, and nothing else: of what it says nothing is known, so the rest would be told of what it does not say.
+pub(super) fn merge(
+    file_text: Option<&str>,
+    env: &BTreeMap<String, String>,
+    report: &mut Report,
+) -> Result<Table, ConfigProblems> {
     // The embedded file is fixed at build time, and a test reads it; a failure here would show as a problem all the same.
-    let mut merged = parse(DEFAULT_TOML, "the built-in defaults", report).unwrap_or_default();
-    if let Some(file) = file_text.and_then(|text| parse(text, "the configuration file", report)) {
+    let mut merged = parse(DEFAULT_TOML, "the built-in defaults")?;
+    if let Some(text) = file_text {
+        let file = parse(text, "the configuration file")?;
         check_keys(&file, report);
         overlay(&mut merged, &file);
+        report.has_public_url = file.contains_key("public_url");
         // An own list of options brings its own minimum: the first one.
         let own = file.get("top_up").and_then(Value::as_table);
         let first = own.and_then(|own| own.get("options")?.as_array()?.first()?.as_table());
@@ -46,23 +55,18 @@ pub(super) fn merge(file_text: Option<&str>, env: &BTreeMap<String, String>, rep
         }
     }
     apply_environment(&mut merged, env, report);
-    merged
+    report.has_public_url |= report.origins.contains_key("public_url");
+    Ok(merged)
 }
 
 /// Parses TOML. The parser's own report would print the line, which may hold a secret: only its number is told.
-pub(super) fn parse(text: &str, name: &str, report: &mut Report) -> Option<Table> {
-    match text.parse::<Table>() {
-        Ok(table) => Some(table),
-        Err(error) => {
-            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
-            let line = before.matches('\n').count() + 1;
-            report.problem(
-                name,
-                format!("line {line} is not valid TOML: {}", error.message().replace('\n', ", ")),
-            );
-            None
-        }
-    }
+fn parse(text: &str, name: &str) -> Result<Table, ConfigProblems> {
+    text.parse::<Table>().map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
+        let line = before.matches('\n').count() + 1;
+        let what = format!("line {line} is not valid TOML: {}", error.message().replace('\n', ", "));
+        ConfigProblems(vec![Problem { path: name.to_owned(), what }])
+    })
 }
 
 /// Sections are merged key by key; everything else is replaced. A section that is no table was reported before.
@@ -136,10 +140,21 @@ fn unknown_variable(name: &str, settings: &[(String, &str, Kind)]) -> String {
     if name == "PREPAID402_STRIPE__SECRET_KEY" || name == "PREPAID402_STRIPE_SECRET_KEY" {
         return "there is no such variable; did you mean STRIPE_SECRET_KEY?".to_owned();
     }
-    let known =
-        settings.iter().map(|(variable, ..)| variable.as_str()).chain(OTHER_VARIABLES.iter().copied());
     // The prefix is no evidence: only what follows it is compared.
     let rest = name.strip_prefix("PREPAID402_").unwrap_or(name);
+    let of_section = rest.split_once("__").and_then(|(section, key)| {
+        let own = format!("PREPAID402_{section}__");
+        let has_section = settings.iter().any(|(variable, ..)| variable.starts_with(&own));
+        has_section.then(|| meant(&section.to_lowercase(), &key.to_lowercase())).flatten()
+    });
+    let has_variable = |path: &&str| settings.iter().any(|(_, known, _)| known == path);
+    let variables = of_section.iter().flat_map(|meant| meant.split(" or ")).filter(has_variable);
+    let variables: Vec<String> = variables.map(variable_of).collect();
+    if !variables.is_empty() {
+        return format!("there is no such variable; did you mean {}?", variables.join(" or "));
+    }
+    let known =
+        settings.iter().map(|(variable, ..)| variable.as_str()).chain(OTHER_VARIABLES.iter().copied());
     let rests = known.map(|variable| variable.strip_prefix("PREPAID402_").unwrap_or(variable));
     match closest(rest, rests) {
         Some(meant) => format!("there is no such variable; did you mean PREPAID402_{meant}?"),

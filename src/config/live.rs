@@ -16,7 +16,7 @@ pub(super) struct Settings<'a> {
     /// Whether `PREPAID402_KEY_SECRET` is set.
     pub(super) has_key_secret: bool,
     pub(super) sandbox: bool,
-    /// Whether every address counts as a proxy's.
+    /// Whether half of all addresses, or more, count as a proxy's.
     pub(super) trusts_everybody: bool,
 }
 
@@ -64,8 +64,8 @@ fn check_live(settings: Settings<'_>, report: &mut Report) {
     if settings.trusts_everybody {
         report.problem(
             "trusted_proxies",
-            "must not hold the whole internet with live keys: anybody could choose the address they come from, and the limits \
-             against stolen cards count by it; write the addresses of your own proxies, such as [\"10.0.0.0/8\"]",
+            "must not hold the whole internet with live keys, nor half of it, in whatever pieces: anybody could choose the address \
+             they come from, and the limits against stolen cards count by it; write the addresses of your own proxies, such as [\"10.0.0.0/8\"]",
         );
     }
     let remote = settings.admin_listen.is_some_and(|address| !address.ip().to_canonical().is_loopback());

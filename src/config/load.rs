@@ -12,6 +12,11 @@ use super::{Config, DatabaseConfig, Secret, database, layers, validate};
 /// The file that is used when none is named and it exists.
 const DEFAULT_FILE: &str = "prepaid402.toml";
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// Sections that make a file a gateway's, and what an application has instead.
+const GATEWAYS: [(&str, &str); 2] = [
+    ("routes", "belongs to the gateway: here, each handler is wrapped with its price"),
+    ("upstream", "belongs to the gateway: here, the handlers are the API"),
+];
 
 /// What the command line says about where settings are.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +51,30 @@ pub fn load_embedded(source: &LoadSource) -> Result<Loaded, ConfigProblems> {
     load_with(source, embedded_from)
 }
 
+/// Reads the same for commands that serve nothing, whichever door has the settings: what names neither routes nor an upstream is
+/// an application's, with the paywall inside.
+///
+/// # Errors
+/// Every problem at once, each with the key's path and what to write instead.
+pub fn load_for_any_door(source: &LoadSource) -> Result<Loaded, ConfigProblems> {
+    load_with(source, any_door_from)
+}
+
+fn any_door_from(
+    file_text: Option<&str>,
+    file_dir: &Path,
+    env: &BTreeMap<String, String>,
+) -> Result<Loaded, ConfigProblems> {
+    let written = file_text.unwrap_or_default().parse::<toml::Table>();
+    let has_door =
+        written.map_or(true, |written| GATEWAYS.iter().any(|(section, _)| written.contains_key(*section)));
+    let names_upstream = env.get("PREPAID402_UPSTREAM__URL").is_some_and(|url| !url.trim().is_empty());
+    match has_door || names_upstream {
+        true => load_from(file_text, file_dir, env),
+        false => embedded_from(file_text, file_dir, env),
+    }
+}
+
 /// Finds the texts, and gives them to what makes settings of them.
 fn load_with(
     source: &LoadSource,
@@ -55,12 +84,11 @@ fn load_with(
     let env = environment(&mut report);
     let path = configuration_file(source, &env);
     let text = path.as_deref().and_then(|path| read_file(path, &mut report));
-    if path.is_some() && text.is_none() {
-        // Without the file everything else would look missing: that is the one problem to tell.
+    if !report.problems.is_empty() {
+        // Without what cannot be read everything else would look missing: that is what there is to tell.
         return Err(ConfigProblems(report.problems));
     }
-    let result = from(text.as_deref(), folder_of(path.as_deref()), &env);
-    with_earlier(report, result)
+    from(text.as_deref(), folder_of(path.as_deref()), &env)
 }
 
 /// The same from given texts.
@@ -73,11 +101,8 @@ pub fn embedded_from(
     env: &BTreeMap<String, String>,
 ) -> Result<Loaded, ConfigProblems> {
     let mut report = Report::default();
-    let mut table = layers::merge(file_text, env, &mut report);
-    for (section, why) in [
-        ("routes", "belongs to the gateway: here, each handler is wrapped with its price"),
-        ("upstream", "belongs to the gateway: here, the handlers are the API"),
-    ] {
+    let mut table = layers::merge(file_text, env, &mut report)?;
+    for (section, why) in GATEWAYS {
         let written = file_text.and_then(|text| text.parse::<toml::Table>().ok());
         if written.is_some_and(|written| written.contains_key(section)) {
             report.problem(section, why);
@@ -86,12 +111,6 @@ pub fn embedded_from(
     table.remove("upstream");
     table.remove("routes");
     layers::set(&mut table, "routes", toml::Value::Array(Vec::new()));
-    let defaults = layers::merge(None, &BTreeMap::new(), &mut Report::default());
-    if let Some(upstream) = defaults.get("upstream") {
-        table.insert("upstream".to_owned(), upstream.clone());
-    }
-    // Never called: no request of an embedded paywall goes to an upstream.
-    layers::set(&mut table, "upstream.url", toml::Value::String("http://127.0.0.1:9".to_owned()));
     loaded(&table, file_dir, env, report)
 }
 
@@ -107,7 +126,7 @@ pub fn load_database(source: &LoadSource) -> Result<DatabaseConfig, ConfigProble
     if !report.problems.is_empty() {
         return Err(ConfigProblems(report.problems));
     }
-    let table = layers::merge(text.as_deref(), &env, &mut report);
+    let table = layers::merge(text.as_deref(), &env, &mut report)?;
     let root = Section::root(&table);
     let data_dir = root.text("data_dir", &mut report).map(PathBuf::from);
     let database = database::read(&root, data_dir.as_ref(), &mut report);
@@ -144,7 +163,7 @@ pub fn load_from(
     env: &BTreeMap<String, String>,
 ) -> Result<Loaded, ConfigProblems> {
     let mut report = Report::default();
-    let table = layers::merge(file_text, env, &mut report);
+    let table = layers::merge(file_text, env, &mut report)?;
     loaded(&table, file_dir, env, report)
 }
 
@@ -174,21 +193,6 @@ pub(super) fn finish(
     }
 }
 
-/// Puts problems found while reading before those found while checking.
-pub(super) fn with_earlier(
-    mut earlier: Report,
-    result: Result<Loaded, ConfigProblems>,
-) -> Result<Loaded, ConfigProblems> {
-    match result {
-        Ok(loaded) if earlier.problems.is_empty() => Ok(loaded),
-        Ok(_) => Err(ConfigProblems(earlier.problems)),
-        Err(ConfigProblems(later)) => {
-            earlier.problems.extend(later);
-            Err(ConfigProblems(earlier.problems))
-        }
-    }
-}
-
 /// The folder that a file's own file names are relative to.
 pub(super) fn folder_of(path: Option<&Path>) -> &Path {
     path.and_then(Path::parent).filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
@@ -206,6 +210,16 @@ pub(super) fn read_file(path: &Path, report: &mut Report) -> Option<String> {
     };
     report.problem(&path.display().to_string(), what);
     None
+}
+
+/// `.env` and, over it, the process environment, for commands that need no configuration.
+///
+/// # Errors
+/// What is wrong with `.env`; its content is never told.
+pub fn variables() -> Result<BTreeMap<String, String>, ConfigProblems> {
+    let mut report = Report::default();
+    let env = environment(&mut report);
+    if report.problems.is_empty() { Ok(env) } else { Err(ConfigProblems(report.problems)) }
 }
 
 /// `.env` and, over it, the process environment. The process environment is never changed.

@@ -8,6 +8,7 @@ mod keys;
 mod layers;
 mod live;
 mod load;
+mod networks;
 mod parse;
 mod problem;
 mod routes;
@@ -28,12 +29,17 @@ use std::time::Duration;
 
 pub use self::database::DatabaseConfig;
 pub use self::layers::DEFAULT_TOML;
-pub use self::load::{LoadSource, Loaded, embedded_from, load, load_database, load_embedded, load_from};
+pub use self::load::{
+    LoadSource, Loaded, embedded_from, load, load_database, load_embedded, load_for_any_door, load_from,
+    variables,
+};
 pub use self::parse::NotANetwork;
+pub(crate) use self::parse::{duration_text, host_of, origin_of};
 pub use self::problem::{ConfigProblems, Problem};
 pub use self::sandbox::{SandboxOptions, sandbox};
 pub(crate) use self::top_up::label;
 use crate::domain::{Currency, Micros, StripeMode};
+use crate::trust::Trust;
 
 /// Everything that the gateway needs to know, checked.
 #[derive(Debug, Clone)]
@@ -44,8 +50,12 @@ pub struct Config {
     pub admin_listen: SocketAddr,
     /// The origin of the admin pages, when they are reached through a proxy that speaks HTTPS.
     pub admin_public_url: Option<String>,
-    /// The origin callers see, `https://api.example.com`, without a trailing slash. Never taken from `Host`.
+    /// Names that the admin listener answers to, besides its addresses, `localhost` and the one of `admin_public_url`. In lower case.
+    pub admin_hosts: Vec<String>,
+    /// The origin callers see, `https://api.example.com`, without a trailing slash.
     pub public_url: String,
+    /// Whether somebody has set it. Offers say what the caller has asked, otherwise.
+    pub public_url_is_set: bool,
     /// Holds the database, the key secret and the lock.
     pub data_dir: PathBuf,
     /// Where the books are (default: `prepaid402.db` in the data directory).
@@ -55,7 +65,7 @@ pub struct Config {
     /// Stripe account and API.
     pub stripe: StripeConfig,
     /// The API that is sold.
-    pub upstream: UpstreamConfig,
+    pub upstream: Option<UpstreamConfig>,
     /// What is sold at what price, in the order of the file.
     pub routes: Vec<RouteConfig>,
     /// How much may be charged.
@@ -120,6 +130,8 @@ impl StripeConfig {
 pub struct UpstreamConfig {
     /// `http` or `https` origin and optional base path; no user info, query or fragment; no trailing slash.
     pub url: String,
+    /// Certificate authorities that vouch for it, besides the public ones.
+    pub trust: Trust,
     /// Set on every request to the upstream, so that only the gateway can call it. Values are secrets.
     pub headers: Vec<(String, Secret)>,
     /// Establishing a connection.
@@ -149,8 +161,21 @@ pub struct RouteConfig {
     pub charged_statuses: StatusSet,
     /// Overrides [`UpstreamConfig::response_timeout`].
     pub response_timeout: Option<Duration>,
+    /// Overrides [`UpstreamConfig::idle_timeout`].
+    pub idle_timeout: Option<IdleLimit>,
+    /// Overrides [`LimitsConfig::body_timeout`].
+    pub body_timeout: Option<Duration>,
     /// Overrides [`LimitsConfig::max_body_bytes`].
     pub max_body_bytes: Option<u64>,
+}
+
+/// How long somebody is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IdleLimit {
+    /// For so long.
+    UpTo(Duration),
+    /// As long as the connection is there.
+    Endless,
 }
 
 /// What one request on a route costs.
@@ -237,9 +262,11 @@ pub struct TopUpPack {
 pub struct LimitsConfig {
     /// Request body passed to the upstream.
     pub max_body_bytes: u64,
-    /// A request body must arrive within this time.
+    /// How far behind a caller may be with a request body: so long without a byte, while what comes buys time again.
     pub body_timeout: Duration,
-    /// Requests being served at the same time; more are answered 503 `busy`.
+    /// Connections of callers; of one network a part only.
+    pub max_connections: usize,
+    /// Requests being served at the same time, of each kind; more are answered 503 `busy`. Of one client or network a part only.
     pub max_concurrent_requests: usize,
     /// The same for one client: 429 `reservations_in_flight` beyond it.
     pub max_concurrent_per_client: u32,

@@ -26,7 +26,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 }
 
 /// Writes a duration the way [`duration`] reads it.
-pub(super) fn duration_text(duration: Duration) -> String {
+pub(crate) fn duration_text(duration: Duration) -> String {
     let millis = duration.as_millis();
     match millis {
         0 => "0s".to_owned(),
@@ -114,16 +114,21 @@ impl FromStr for IpNetwork {
 }
 
 impl IpNetwork {
-    /// Whether the address is in this network. IPv4 written as IPv6 (`::ffff:10.0.0.1`) counts as IPv4.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let (base, prefix) = match (self.address, self.address.to_canonical()) {
+    /// IPv4 written as IPv6 (`::ffff:10.0.0.0/104`) counts as IPv4.
+    pub(super) fn canonical(&self) -> (IpAddr, u8) {
+        match (self.address, self.address.to_canonical()) {
             (IpAddr::V6(_), IpAddr::V4(mapped)) => match self.prefix.checked_sub(96) {
                 Some(prefix) => (IpAddr::V4(mapped), prefix),
                 None => (self.address, self.prefix),
             },
             (_, base) => (base, self.prefix),
-        };
+        }
+    }
+
+    /// Whether the address is in this network. IPv4 written as IPv6 (`::ffff:10.0.0.1`) counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let (base, prefix) = self.canonical();
         match (base, address.to_canonical()) {
             (IpAddr::V4(base), IpAddr::V4(address)) => {
                 same_prefix(u128::from(u32::from(base)), u128::from(u32::from(address)), 32, prefix)
@@ -222,6 +227,21 @@ impl WebAddress {
             None => self.host == "localhost" || self.host.ends_with(".localhost"),
         }
     }
+}
+
+/// The origin that a `Host` header names. `None` for what is no host.
+pub(crate) fn origin_of(scheme: &str, host: &str) -> Option<String> {
+    let address = WebAddress::parse(&format!("{scheme}://{host}")).ok()?;
+    address.path.is_empty().then_some(address.origin)
+}
+
+/// The host that an authority such as `Host` names, in lower case and without brackets and a final dot. `None`: it is not one
+/// that every reader would take for the same.
+pub(crate) fn host_of(authority: &str) -> Option<String> {
+    let address =
+        WebAddress::parse(&format!("http://{authority}")).ok().filter(|address| address.path.is_empty())?;
+    let host = address.host.strip_suffix('.').unwrap_or(&address.host);
+    Some(host.to_owned())
 }
 
 /// An IP address in its usual form, or a name. Names that resolvers read as numbers (`2852039166`, `0x7f.1`) are neither.

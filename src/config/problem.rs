@@ -43,6 +43,8 @@ pub(super) struct Report {
     pub(super) warnings: Vec<String>,
     /// Key path → the environment variable that set it, so that people look in the right place.
     pub(super) origins: BTreeMap<String, String>,
+    /// Whether the file or the environment sets `public_url`.
+    pub(super) has_public_url: bool,
 }
 
 impl Report {

@@ -1,18 +1,22 @@
 //! `[[routes]]`: what is sold at what price.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use toml::Value;
 
 use super::problem::{Report, shown};
 use super::section::Section;
 use super::validate::{MAX_BODY, millis};
-use super::{RouteCharge, RouteConfig, StatusSet, TopUpConfig, parse};
+use super::{IdleLimit, RouteCharge, RouteConfig, StatusSet, TopUpConfig, parse};
 use crate::domain::Currency;
+use crate::proxy::route_table::{METHODS, Written, check_path, equal_routes};
 
 const MAX_ROUTES: usize = 1_000;
 const MAX_PATTERN: usize = 512;
 const MAX_DESCRIPTION_CHARS: usize = 500;
+const TIMES: RangeInclusive<Duration> = millis(10)..=millis(3_600_000);
 
 pub(super) fn read(
     root: &Section<'_>,
@@ -30,8 +34,17 @@ pub(super) fn read(
     if elements.is_empty() && !root.has("routes") {
         report.warn("There are no [[routes]]: every path is answered 404, nothing is sold.");
     }
-    let routes: Vec<RouteConfig> =
-        elements.iter().filter_map(|element| route(element, top_up, report)).collect();
+    let read: Vec<Read> = elements.iter().map(|element| route(element, top_up, report)).collect();
+    // Of all that can be compared: what is wrong with a price does not hide what is wrong with a path.
+    let written: Vec<Written<'_>> = read
+        .iter()
+        .enumerate()
+        .filter_map(|(index, read)| Written::new(index, read.methods.as_ref()?, read.pattern.as_ref()?).ok())
+        .collect();
+    for problem in equal_routes(&written) {
+        report.problem(&format!("routes[{}].path", problem.index), problem.message);
+    }
+    let routes: Vec<RouteConfig> = read.into_iter().filter_map(Read::whole).collect();
     let prices = routes.iter().filter_map(|route| match route.charge {
         RouteCharge::Fixed(price) => Some(price),
         RouteCharge::Free => None,
@@ -42,30 +55,51 @@ pub(super) fn read(
     routes
 }
 
-fn route(
-    element: &Section<'_>,
-    top_up: Option<(&TopUpConfig, Currency)>,
-    report: &mut Report,
-) -> Option<RouteConfig> {
-    // Read everything before the first `?`, so that one problem does not hide another.
-    let methods = methods(element, report);
-    let pattern = pattern(element, report);
-    let charge = charge(element, top_up, report);
-    let description = description(element, report);
-    let mime_type = mime_type(element, report);
-    let charged_statuses = charged_statuses(element, report);
-    let response_timeout = element.duration("response_timeout", millis(10)..=millis(3_600_000), report);
-    let max_body_bytes = element.integer("max_body_bytes", 0..=MAX_BODY, report).map(u64::from);
-    Some(RouteConfig {
-        methods: methods?,
-        pattern: pattern?,
-        charge: charge?,
-        description,
-        mime_type,
-        charged_statuses: charged_statuses?,
-        response_timeout,
-        max_body_bytes,
-    })
+/// A route, as far as it can be read.
+struct Read {
+    methods: Option<BTreeSet<String>>,
+    pattern: Option<String>,
+    charge: Option<RouteCharge>,
+    charged_statuses: Option<StatusSet>,
+    description: Option<String>,
+    mime_type: Option<String>,
+    response_timeout: Option<Duration>,
+    idle_timeout: Option<IdleLimit>,
+    body_timeout: Option<Duration>,
+    max_body_bytes: Option<u64>,
+}
+
+impl Read {
+    /// `None`: something is wrong with it, which was told.
+    fn whole(self) -> Option<RouteConfig> {
+        Some(RouteConfig {
+            methods: self.methods?,
+            pattern: self.pattern?,
+            charge: self.charge?,
+            description: self.description,
+            mime_type: self.mime_type,
+            charged_statuses: self.charged_statuses?,
+            response_timeout: self.response_timeout,
+            idle_timeout: self.idle_timeout,
+            body_timeout: self.body_timeout,
+            max_body_bytes: self.max_body_bytes,
+        })
+    }
+}
+
+fn route(element: &Section<'_>, top_up: Option<(&TopUpConfig, Currency)>, report: &mut Report) -> Read {
+    Read {
+        methods: methods(element, report),
+        pattern: pattern(element, report),
+        charge: charge(element, top_up, report),
+        description: description(element, report),
+        mime_type: mime_type(element, report),
+        charged_statuses: charged_statuses(element, report),
+        response_timeout: element.duration("response_timeout", TIMES, report),
+        idle_timeout: element.duration_or_none("idle_timeout", TIMES, report),
+        body_timeout: element.duration("body_timeout", TIMES, report),
+        max_body_bytes: element.integer("max_body_bytes", 0..=MAX_BODY, report).map(u64::from),
+    }
 }
 
 fn methods(element: &Section<'_>, report: &mut Report) -> Option<BTreeSet<String>> {
@@ -91,12 +125,14 @@ fn methods(element: &Section<'_>, report: &mut Report) -> Option<BTreeSet<String
             report.problem(&path, "OPTIONS is answered by the gateway and never priced: remove it");
         } else if upper == "CONNECT" || upper == "TRACE" {
             report.problem(&path, format!("{upper} is never passed on: remove it"));
+        } else if !METHODS.contains(text) {
+            report.problem(&path, format!("{} is not one of {}", shown(text), METHODS.join(", ")));
         }
     }
     (report.problems.len() == before).then(|| texts.into_iter().map(str::to_owned).collect())
 }
 
-/// The coarse shape only; the route table knows the rest of the rules.
+/// What is the gateway's own, and what the route table would refuse.
 fn pattern(element: &Section<'_>, report: &mut Report) -> Option<String> {
     if !element.has("path") {
         element.missing("path", "write path = \"/api/weather\"", report);
@@ -115,7 +151,13 @@ fn pattern(element: &Section<'_>, report: &mut Report) -> Option<String> {
     } else if text == "/webhooks" || text.starts_with("/webhooks/") {
         "is the gateway's own: Stripe calls /webhooks/stripe"
     } else {
-        return Some(text.to_owned());
+        return match check_path(text) {
+            Ok(()) => Some(text.to_owned()),
+            Err(what) => {
+                report.problem(&element.path("path"), what);
+                None
+            }
+        };
     };
     report.problem(&element.path("path"), what);
     None

@@ -136,7 +136,7 @@ pub(super) fn sandbox_from(
     env.insert("STRIPE_PUBLISHABLE_KEY".to_owned(), options.publishable_key.clone());
     env.insert(webhooks::SECRETS.to_owned(), options.webhook_secret.clone());
     let mut report = Report::default();
-    let mut table = layers::merge(Some(file_text.unwrap_or(&demo)), &env, &mut report);
+    let mut table = layers::merge(Some(file_text.unwrap_or(&demo)), &env, &mut report)?;
     force(&mut table, options);
     let dir = folder_of(options.config_file.as_deref());
     finish(&table, SecretSources { env: &env, dir }, true, report)

@@ -5,6 +5,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use super::Secret;
+use super::problem::Report;
+use crate::exposure::{Exposure, OTHERS, exposure};
 
 /// A secret file is a line, not a disk image.
 const MAX_SECRET_BYTES: u64 = 16 * 1024;
@@ -27,7 +29,7 @@ impl SecretSources<'_> {
     ///
     /// # Errors
     /// A sentence that says what is wrong with the file; its content is never told.
-    pub(super) fn file(&self, name: &str) -> Result<Secret, String> {
+    pub(super) fn file(&self, name: &str, report: &mut Report) -> Result<Secret, String> {
         let path: PathBuf = self.dir.join(name);
         let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
         // Asked before opening: opening a named pipe would wait for somebody to write to it.
@@ -36,10 +38,19 @@ impl SecretSources<'_> {
         }
         let file = std::fs::File::open(&path).map_err(cannot)?;
         let metadata = file.metadata().map_err(cannot)?;
-        if readable_by_others(&metadata) {
-            let path = path.display();
-            return Err(format!("{path} can be used by every user of this machine: run chmod 600 {path}"));
-        }
+        let warning = match exposure(&path, &metadata, OTHERS) {
+            Exposure::None => None,
+            Exposure::Ours => {
+                let path = path.display();
+                return Err(format!(
+                    "{path} can be used by every user of this machine: run chmod 600 {path}"
+                ));
+            }
+            Exposure::NotOurs => Some(format!(
+                "{} can be read by every user of this machine, which only its owner can change; usual in a container",
+                path.display()
+            )),
+        };
         let mut text = String::new();
         file.take(MAX_SECRET_BYTES + 1).read_to_string(&mut text).map_err(cannot)?;
         let secret = text.trim();
@@ -49,17 +60,7 @@ impl SecretSources<'_> {
         if text.len() as u64 > MAX_SECRET_BYTES {
             return Err(format!("{} is larger than {MAX_SECRET_BYTES} bytes", path.display()));
         }
+        warning.into_iter().for_each(|warning| report.warn(warning));
         Ok(Secret::new(secret.to_owned()))
     }
-}
-
-#[cfg(unix)]
-fn readable_by_others(metadata: &std::fs::Metadata) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    metadata.permissions().mode() & 0o007 != 0
-}
-
-#[cfg(not(unix))]
-fn readable_by_others(_metadata: &std::fs::Metadata) -> bool {
-    false
 }

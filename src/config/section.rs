@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use toml::{Table, Value};
 
+use super::IdleLimit;
 use super::parse::{duration, duration_text};
 use super::problem::{Report, shown};
 use crate::domain::Micros;
@@ -125,6 +126,24 @@ impl<'a> Section<'a> {
         let (low, high) = (duration_text(*bounds.start()), duration_text(*bounds.end()));
         report.problem(&self.path(key), format!("must be between \"{low}\" and \"{high}\""));
         None
+    }
+
+    /// A time within bounds, or 0 for none, with or without a unit.
+    pub(super) fn duration_or_none(
+        &self,
+        key: &str,
+        bounds: RangeInclusive<Duration>,
+        report: &mut Report,
+    ) -> Option<IdleLimit> {
+        let is_none = match self.get(key)? {
+            Value::Integer(0) => true,
+            Value::String(text) => text.trim() == "0" || duration(text.trim()) == Some(Duration::ZERO),
+            _ => false,
+        };
+        if is_none {
+            return Some(IdleLimit::Endless);
+        }
+        self.duration(key, bounds, report).map(IdleLimit::UpTo)
     }
 
     /// An amount of money.

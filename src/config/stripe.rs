@@ -52,7 +52,7 @@ fn secret_key(section: &Section<'_>, secrets: SecretSources<'_>, report: &mut Re
             None
         }
         (Some(key), None) => Some(key),
-        (None, Some(file)) => match secrets.file(file) {
+        (None, Some(file)) => match secrets.file(file, report) {
             Ok(key) => Some(key),
             Err(what) => {
                 report.problem("stripe.secret_key_file", what);

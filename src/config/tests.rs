@@ -120,7 +120,7 @@ fn the_defaults_are_these() {
     assert_eq!(config.stripe.api_base, "https://api.stripe.com");
     assert_eq!((config.stripe.api_version, config.stripe.timeout), (None, seconds(20)));
     assert_eq!(config.stripe.statement_descriptor_suffix, None);
-    let upstream = &config.upstream;
+    let upstream = config.upstream.as_ref().unwrap();
     assert_eq!(
         (upstream.connect_timeout, upstream.response_timeout, upstream.idle_timeout, upstream.preserve_host),
         (seconds(5), seconds(60), seconds(60), false)

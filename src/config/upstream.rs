@@ -9,6 +9,7 @@ use super::secrets::SecretSources;
 use super::section::Section;
 use super::validate::millis;
 use super::{Secret, UpstreamConfig, parse::WebAddress};
+use crate::trust::{CA_FILE_VARIABLE, Trust};
 
 /// Headers that belong to the connection, or to us, and are never set from the file.
 const RESERVED_HEADERS: &[&str] = &[
@@ -38,6 +39,7 @@ pub(super) fn read(
     report: &mut Report,
 ) -> Option<UpstreamConfig> {
     let url = url(section, listen, report);
+    let trust = trust(section, secrets, url.as_deref(), report);
     let headers = headers(section, secrets, report);
     let connect_timeout = section.duration("connect_timeout", millis(10)..=millis(300_000), report);
     let response_timeout = section.duration("response_timeout", millis(10)..=millis(3_600_000), report);
@@ -45,6 +47,7 @@ pub(super) fn read(
     let preserve_host = section.boolean("preserve_host", report);
     Some(UpstreamConfig {
         url: url?,
+        trust,
         headers,
         connect_timeout: connect_timeout?,
         response_timeout: response_timeout?,
@@ -69,6 +72,22 @@ fn url(section: &Section<'_>, listen: Option<SocketAddr>, report: &mut Report) -
             None
         }
     }
+}
+
+/// The roots that a setting and the environment name. Without TLS nobody is asked to vouch.
+fn trust(section: &Section<'_>, secrets: SecretSources<'_>, url: Option<&str>, report: &mut Report) -> Trust {
+    let file = section.text("ca_file", report).map(|name| (section.path("ca_file"), name.to_owned()));
+    let variable = secrets.env.get(CA_FILE_VARIABLE).map(|name| name.trim()).filter(|name| !name.is_empty());
+    let variable = variable.filter(|_| url.is_none_or(|url| url.starts_with("https:")));
+    let variable = variable.map(|name| (CA_FILE_VARIABLE.to_owned(), name.to_owned()));
+    let mut trust = Trust::default();
+    for (path, name) in file.into_iter().chain(variable) {
+        match Trust::from_file(&secrets.dir.join(name)) {
+            Ok(more) => trust = trust.and(&more),
+            Err(what) => report.problem(&path, what),
+        }
+    }
+    trust
 }
 
 /// The address without a trailing slash, or a sentence.
@@ -181,7 +200,7 @@ fn header_value(element: &Section<'_>, secrets: SecretSources<'_>, report: &mut 
             let missing = || format!("the environment variable {} is not set", shown(variable));
             ("value_env", secrets.variable(variable).ok_or_else(missing))
         }
-        (false, true) => ("value_file", secrets.file(element.text("value_file", report)?)),
+        (false, true) => ("value_file", secrets.file(element.text("value_file", report)?, report)),
     };
     let usable = found.and_then(|secret| {
         let fits = secret.expose().len() <= 8_192 && HeaderValue::from_str(secret.expose()).is_ok();

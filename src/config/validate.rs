@@ -7,13 +7,13 @@ use std::time::Duration;
 use toml::Table;
 use tracing_subscriber::EnvFilter;
 
-use super::parse::WebAddress;
+use super::parse::{WebAddress, host_of};
 use super::problem::{Report, shown};
 use super::secrets::SecretSources;
 use super::section::Section;
 use super::{
-    Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, live, routes, shield, stripe,
-    top_up, upstream, webhooks,
+    Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, live, networks, routes, shield,
+    stripe, top_up, upstream, webhooks,
 };
 use crate::domain::Currency;
 
@@ -37,12 +37,15 @@ pub(super) fn config(
     let listen = socket_address(&root, "listen", report);
     let admin_listen = admin_listen(&root, listen, report);
     let admin_public_url = admin_public_url(&root, report);
+    let admin_hosts = admin_hosts(&root, report);
     let public_url = public_url(&root, listen, report);
     let data_dir = root.text("data_dir", report).map(PathBuf::from);
     let database = database::read(&root, data_dir.as_ref(), report);
     let currency = currency(&root, report);
     let stripe = stripe::read(&root.section("stripe"), secrets, report);
-    let upstream = upstream::read(&root.section("upstream"), secrets, listen, report);
+    // Without the section, not even the defaults: an application sells its own handlers.
+    let upstream =
+        root.has("upstream").then(|| upstream::read(&root.section("upstream"), secrets, listen, report));
     let top_up = top_up::read(&root.section("top_up"), currency, report);
     let routes = routes::read(&root, top_up.as_ref().zip(currency), report);
     let max_adjustments_a_day = root.section("adjustments").amount("max_a_day", report);
@@ -64,7 +67,7 @@ pub(super) fn config(
         database: database.as_ref(),
         has_key_secret: secrets.variable("PREPAID402_KEY_SECRET").is_some(),
         sandbox,
-        trusts_everybody: trusted_proxies.iter().flatten().any(|network| network.prefix == 0),
+        trusts_everybody: trusted_proxies.as_deref().is_some_and(networks::hold_the_internet),
     };
     // A wrong one has been told.
     if admin_public_url.is_some() {
@@ -74,12 +77,17 @@ pub(super) fn config(
         listen: listen?,
         admin_listen: admin_listen?,
         admin_public_url: admin_public_url?,
+        admin_hosts: admin_hosts?,
         public_url: public_url?,
+        public_url_is_set: report.has_public_url,
         data_dir: data_dir?,
         database: database?,
         currency: currency?,
         stripe: stripe?,
-        upstream: upstream?,
+        upstream: match upstream {
+            None => None,
+            Some(upstream) => Some(upstream?),
+        },
         routes,
         top_up: top_up?,
         limits: limits?,
@@ -152,6 +160,25 @@ fn admin_public_url(root: &Section<'_>, report: &mut Report) -> Option<Option<St
     None
 }
 
+fn admin_hosts(root: &Section<'_>, report: &mut Report) -> Option<Vec<String>> {
+    let texts = root.texts("admin_hosts", report)?;
+    let mut hosts = Vec::with_capacity(texts.len());
+    for (index, text) in texts.into_iter().enumerate() {
+        // A port would never be compared, and a pattern would let in whoever finds a name in it.
+        match host_of(text) {
+            Some(host) if text.eq_ignore_ascii_case(&host) => hosts.push(host),
+            _ => {
+                let what = format!(
+                    "{} is not a name such as \"admin.internal\": no port, no path, no *",
+                    shown(text)
+                );
+                report.problem(&format!("admin_hosts[{index}]"), what);
+            }
+        }
+    }
+    Some(hosts)
+}
+
 fn public_url(root: &Section<'_>, listen: Option<SocketAddr>, report: &mut Report) -> Option<String> {
     let text = root.text("public_url", report)?;
     let address = match WebAddress::parse(text) {
@@ -199,6 +226,7 @@ fn currency(root: &Section<'_>, report: &mut Report) -> Option<Currency> {
 fn limits(section: &Section<'_>, report: &mut Report) -> Option<LimitsConfig> {
     let max_body_bytes = section.integer("max_body_bytes", 0..=MAX_BODY, report);
     let body_timeout = section.duration("body_timeout", millis(10)..=millis(600_000), report);
+    let connections = section.integer("max_connections", 10..=1_000_000, report);
     let requests = section.integer("max_concurrent_requests", 1..=100_000, report);
     let per_client = section.integer("max_concurrent_per_client", 1..=100_000, report);
     let shutdown_timeout = section.duration("shutdown_timeout", millis(0)..=millis(600_000), report);
@@ -210,6 +238,7 @@ fn limits(section: &Section<'_>, report: &mut Report) -> Option<LimitsConfig> {
     Some(LimitsConfig {
         max_body_bytes: max_body_bytes?.into(),
         body_timeout: body_timeout?,
+        max_connections: usize::try_from(connections?).ok()?,
         max_concurrent_requests: usize::try_from(requests).ok()?,
         max_concurrent_per_client: per_client,
         shutdown_timeout: shutdown_timeout?,
@@ -236,16 +265,14 @@ fn trusted_proxies(root: &Section<'_>, report: &mut Report) -> Option<Vec<IpNetw
     let mut networks = Vec::with_capacity(texts.len());
     for (index, text) in texts.into_iter().enumerate() {
         match text.parse::<IpNetwork>() {
-            Ok(network) => {
-                if network.prefix == 0 {
-                    report.warn("trusted_proxies holds the whole internet: anybody can choose the address they come from.");
-                }
-                networks.push(network);
-            }
+            Ok(network) => networks.push(network),
             Err(error) => {
                 report.problem(&format!("trusted_proxies[{index}]"), format!("{} {error}", shown(text)))
             }
         }
+    }
+    if networks::hold_the_internet(&networks) {
+        report.warn("trusted_proxies holds the whole internet, or half of it: anybody can choose the address they come from.");
     }
     Some(networks)
 }

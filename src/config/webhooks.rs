@@ -55,7 +55,7 @@ fn secrets(section: &Section<'_>, sources: SecretSources<'_>, report: &mut Repor
     let (place, text) = match (named.as_slice(), file) {
         ([], None) => return Some(Vec::new()),
         ([name], None) => ((*name).to_owned(), sources.env.get(*name).cloned().unwrap_or_default()),
-        ([], Some(file)) => match sources.file(file) {
+        ([], Some(file)) => match sources.file(file, report) {
             Ok(secrets) => (FILE.to_owned(), secrets.expose().to_owned()),
             Err(what) => {
                 report.problem(FILE, what);

@@ -1,18 +1,22 @@
 //! The database: SQLite (a file, one process) or PostgreSQL (a server, several nodes).
 //!
 //! `query.rs` asks either in the same words; `sqlite.rs` and `postgres.rs` open them with the settings that durability
-//! depends on, and read those back; `schema.rs` brings the tables up to date.
+//! depends on, and read those back; `schema.rs` brings the tables up to date. `condition.rs` knows whether writes work,
+//! `watch.rs` finds out when they do again and whether it is still the same database, `file.rs` whose the SQLite file is.
 //!
 //! Reading connections run single statements. Everything that writes belongs to a task that nobody can cancel, so no
 //! transaction lives in a future that a caller can drop. On SQLite that task is the ledger's writer, between its batches,
 //! because a file has one writing connection; on PostgreSQL other writes have a connection of their own.
 
+mod condition;
+mod file;
 mod postgres;
 mod query;
 mod schema;
 mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
+mod watch;
 
 use std::time::Duration;
 
@@ -21,12 +25,18 @@ use sqlx::Connection as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+pub use self::condition::Condition;
+pub(crate) use self::condition::{Trouble, is_in_vain};
+pub(crate) use self::file::folder;
+pub use self::file::{FileError, OwnFile, own, refuse_lost};
 pub use self::query::{
     Bind, Connection, On, Query, QueryScalar, Read, Readers, Row, Sql, query, query_scalar,
 };
 pub(crate) use self::query::{lost, postgres_now, sql_with_now, sqlite_now};
 pub use self::schema::{Migrated, SCHEMA_VERSION, copy_into, migrate, require_current, version};
+pub(crate) use self::watch::DatabaseWatch;
 use crate::config::DatabaseConfig;
+use crate::sparing_log::sparingly;
 
 /// Writes waiting for their connection; more make their callers wait.
 const QUEUE: usize = 256;
@@ -61,6 +71,9 @@ pub enum DbError {
     /// The copy that precedes a migration could not be made.
     #[error("no copy of the database could be made, so nothing was done to it: {0}")]
     Backup(String),
+    /// The file is not what it was.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// Durability would not be what we promise.
     #[error("the database refuses a setting that durability depends on: {0}")]
     Setting(String),
@@ -70,9 +83,18 @@ pub enum DbError {
     /// A write was given up because the server said nothing.
     #[error("the database server did not answer; whether the change was made is not known")]
     Lost,
-    /// The writing task has ended; the process is shutting down.
+    /// What one read was told, for all who had asked for it.
+    #[error("{0}")]
+    Shared(std::sync::Arc<dyn std::error::Error + Send + Sync>),
+    /// The writing task has ended because the process is shutting down, or the database is not the one that was opened.
     #[error("the database is closed")]
     Closed,
+}
+
+impl From<std::sync::Arc<sqlx::Error>> for DbError {
+    fn from(error: std::sync::Arc<sqlx::Error>) -> Self {
+        Self::Shared(error)
+    }
 }
 
 fn too_old(found: i64) -> String {
@@ -87,6 +109,7 @@ fn too_old(found: i64) -> String {
 pub struct Db {
     readers: Readers,
     writes: mpsc::Sender<WriteJob>,
+    condition: Condition,
 }
 
 /// A write that is not the ledger's: run in a transaction of its own on a writing connection.
@@ -154,20 +177,21 @@ pub async fn connect_read_only(database: &DatabaseConfig) -> Result<Connection, 
 pub(crate) async fn open(database: &DatabaseConfig) -> Result<(Db, WriterSide), DbError> {
     let mut connection = connect(database).await?;
     let (sender, receiver) = mpsc::channel(QUEUE);
+    let condition = Condition::default();
     match database {
         DatabaseConfig::Sqlite(path) => {
             migrate(&mut connection, database).await?;
             let readers = Readers::Sqlite(sqlite::readers(path).await?);
             let side = WriterSide { connection, writes: Some(receiver), other_writes: None };
-            Ok((Db { readers, writes: sender }, side))
+            Ok((Db { readers, writes: sender, condition }, side))
         }
         DatabaseConfig::Postgres(url) => {
             schema::require_current(&mut connection).await?;
             let readers = Readers::Postgres(postgres::readers(url).await?);
             let writing = connect(database).await?;
-            let other_writes = tokio::spawn(serve_writes(writing, database.clone(), receiver));
-            let side = WriterSide { connection, writes: None, other_writes: Some(other_writes) };
-            Ok((Db { readers, writes: sender }, side))
+            let serving = serve_writes(writing, database.clone(), receiver, condition.clone());
+            let side = WriterSide { connection, writes: None, other_writes: Some(tokio::spawn(serving)) };
+            Ok((Db { readers, writes: sender, condition }, side))
         }
     }
 }
@@ -177,13 +201,17 @@ async fn serve_writes(
     mut connection: Connection,
     database: DatabaseConfig,
     mut writes: mpsc::Receiver<WriteJob>,
+    condition: Condition,
 ) {
     while let Some(write) = writes.recv().await {
         // The server ends what hangs; this is for a network that says nothing. The connection is thrown away then.
         match tokio::time::timeout(WRITE_TIMEOUT, write(&mut connection)).await {
             Ok(WriteEnd::Fine) => {}
             Ok(WriteEnd::Failed) => connection.mend(&database, false).await,
-            Err(_) => connection.mend(&database, true).await,
+            Err(_) => {
+                condition.refuses(&DbError::Lost);
+                connection.mend(&database, true).await;
+            }
         }
     }
     let _ = connection.close().await;
@@ -202,21 +230,34 @@ impl Db {
         matches!(self.readers, Readers::Postgres(_))
     }
 
+    /// Whether it takes writes.
+    #[must_use]
+    pub fn condition(&self) -> &Condition {
+        &self.condition
+    }
+
     /// Runs one write in a transaction of its own on a writing connection. The work goes on when the caller is gone.
     ///
     /// Inside, every failed statement must end the work: PostgreSQL answers a COMMIT after a failure without an error.
     ///
     /// # Errors
-    /// [`DbError::Closed`] at shutdown; otherwise what the statement said, after a rollback.
+    /// [`DbError::Closed`] at shutdown, and when it is not the database that was opened; otherwise what the statement said, after a rollback.
     pub async fn write<T, F>(&self, work: F) -> Result<T, DbError>
     where
         T: Send + 'static,
         F: for<'c> FnOnce(&'c mut Connection) -> BoxFuture<'c, Result<T, sqlx::Error>> + Send + 'static,
     {
+        if self.condition.is_another() {
+            return Err(DbError::Closed);
+        }
         let (answer, result) = oneshot::channel();
+        let condition = self.condition.clone();
         let job: WriteJob = Box::new(move |connection| {
             Box::pin(async move {
                 let (outcome, end) = connection.transaction(work).await;
+                if let Err(error) = &outcome {
+                    condition.note(error);
+                }
                 // The caller may have gone; the write stands either way.
                 let _ = answer.send(outcome);
                 end
@@ -298,10 +339,10 @@ impl Connection {
         *self = Self::Lost;
         match connect(database).await {
             Ok(connection) => {
-                tracing::warn!("a writing connection is opened anew after a failure");
+                sparingly!(warn, "a writing connection is opened anew after a failure");
                 *self = connection;
             }
-            Err(error) => tracing::error!(%error, "a writing connection cannot be opened anew yet"),
+            Err(error) => sparingly!(error, %error, "a writing connection cannot be opened anew yet"),
         }
     }
 
@@ -334,7 +375,7 @@ impl Readers {
 pub async fn run_writes_only(database: &DatabaseConfig) -> Result<Db, DbError> {
     let (db, side) = open(database).await?;
     if let Some(writes) = side.writes {
-        tokio::spawn(serve_writes(side.connection, database.clone(), writes));
+        tokio::spawn(serve_writes(side.connection, database.clone(), writes, db.condition.clone()));
     }
     Ok(db)
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{AssertSqlSafe, SqlSafeStr as _};
 
-use super::{Connection, DbError, Sql, query, query_scalar};
+use super::{Connection, DbError, Sql, file, query, query_scalar};
 use crate::config::DatabaseConfig;
 
 /// The version of the tables that this program works with.
@@ -95,6 +95,9 @@ pub async fn migrate(connection: &mut Connection, database: &DatabaseConfig) -> 
     let from = version(connection).await?;
     if from > SCHEMA_VERSION {
         return Err(DbError::SchemaTooNew { found: from });
+    }
+    if let (0, DatabaseConfig::Sqlite(path)) = (from, database) {
+        file::refuse_without_tables(path)?;
     }
     let mut backup = None;
     if let (1..SCHEMA_VERSION, DatabaseConfig::Sqlite(path)) = (from, database) {

@@ -93,6 +93,15 @@ pub fn decimal_in(micros: u64, code: &str) -> String {
     super::money::decimal(micros, decimals)
 }
 
+/// Stripe's minor units as people write them, with the currency: for what comes from Stripe.
+#[must_use]
+pub fn minor_text(minor: i64, code: &str) -> String {
+    let known = code.parse::<Currency>().ok();
+    let known =
+        known.and_then(|currency| currency.minor_to_micros(minor).map(|amount| currency.text(amount)));
+    known.unwrap_or_else(|| format!("{minor} of the smallest unit of {code}"))
+}
+
 /// The text is not a currency that we accept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("is not a currency that is supported here, such as \"usd\", \"eur\" or \"jpy\"")]
@@ -267,6 +276,20 @@ mod tests {
             ("mga", "2500", "2500.00 MGA"),
         ] {
             assert_eq!(currency(code).text(Micros::parse_major(amount).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn what_stripe_says_is_written_with_the_decimals_of_its_currency() {
+        for (minor, code, text) in [
+            (500, "usd", "5.00 USD"),
+            (500, "jpy", "500 JPY"),
+            (1_500, "kwd", "1.500 KWD"),
+            (7_500, "isk", "75 ISK"),
+            (-1, "usd", "-1 of the smallest unit of usd"),
+            (7, "xyz", "7 of the smallest unit of xyz"),
+        ] {
+            assert_eq!(minor_text(minor, code), text);
         }
     }
 

@@ -5,7 +5,7 @@ pub mod ids;
 pub mod money;
 pub mod stripe_mode;
 
-pub use currency::{Currency, decimal_in};
+pub use currency::{Currency, decimal_in, minor_text};
 pub use ids::{
     ClientKey, ClientPublicId, InstallationId, KeyId, NodeId, PaymentMethodId, RefundId, RequestId,
     SecretHash, TopUpId,

@@ -127,7 +127,9 @@ impl Micros {
         micros.to_i64().and_then(Self::new).ok_or(MoneyError::TooLarge)
     }
 
-    /// The amount as a decimal of major units with at least two places: `0.05`, `5.00`, `0.000125`.
+    /// The amount as a decimal of major units with at least two places: `0.05`, `5.00`, `0.000125`. For what is parsed again and does
+    /// not say its currency. What is written with a currency has as many places as that has:
+    /// [`Currency::decimal`](super::Currency::decimal), [`Currency::text`](super::Currency::text).
     #[must_use]
     pub fn to_major_string(self) -> String {
         self.decimal(2)
@@ -152,7 +154,8 @@ pub(super) fn decimal(micros: u64, least: usize) -> String {
     }
 }
 
-/// A plain decimal with at least two places. Texts for people say [`Currency::text`](super::Currency::text) instead.
+/// A plain decimal with at least two places, for handlers of applications that embed the paywall. Nothing in here writes an amount
+/// so: [`Currency::text`](super::Currency::text) knows how many places a currency has.
 impl fmt::Display for Micros {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.to_major_string())

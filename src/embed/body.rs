@@ -1,38 +1,57 @@
 //! A charged answer of a handler on its way to the caller: watched, because one that breaks off is given back.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
 use bytes::{Bytes, BytesMut};
 
+use super::caught::{HandlersBody, Panicked};
+use super::departures;
 use crate::http::delivery::{Delivery, first_of};
-use crate::http::kept_answer::{MAX_TIME, is_event_stream};
+use crate::http::kept_answer::MAX_TIME;
+use crate::http::record_stream::is_event_stream;
+
+/// Whether an answer has been given to what is outside of its price: the server, or middleware of the application.
+pub(super) type HandedOut = Rc<Cell<bool>>;
 
 /// The body, after what was read of it already.
 pub(super) struct WatchedBody {
     beginning: Option<Bytes>,
-    inner: BoxBody,
+    inner: HandlersBody,
     size: BodySize,
     is_head: bool,
+    /// It is stored, and can be fetched with its key whatever becomes of it here.
+    is_kept: bool,
     /// Handed over so far.
     sent: u64,
     delivery: Option<Delivery>,
     /// The handler's body has broken off; said on the next poll.
     broken: Option<Box<dyn std::error::Error>>,
+    handed_out: HandedOut,
+    /// The server has begun to send it.
+    is_taken: Cell<bool>,
 }
 
 impl WatchedBody {
-    pub(super) fn new(read: ReadBody, is_head: bool, delivery: Delivery) -> Self {
-        let ReadBody { beginning, rest, size, .. } = read;
+    pub(super) fn new(read: ReadBody, is_head: bool, delivery: Delivery, handed_out: HandedOut) -> Self {
+        let ReadBody { beginning, rest, size, is_whole } = read;
         let beginning = Some(beginning).filter(|bytes| !bytes.is_empty());
-        let mut body =
-            Self { beginning, inner: rest, size, is_head, sent: 0, delivery: Some(delivery), broken: None };
-        if is_head || matches!(size, BodySize::None | BodySize::Sized(0)) {
-            body.finished();
+        Self {
+            beginning,
+            inner: rest,
+            size,
+            is_head,
+            is_kept: is_whole,
+            sent: 0,
+            delivery: Some(delivery),
+            broken: None,
+            handed_out,
+            is_taken: Cell::new(false),
         }
-        body
     }
 
     /// The server throws away what it has not flushed when a body fails; the head, with the caller's clientId in it, goes out
@@ -43,6 +62,9 @@ impl WatchedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Box<dyn std::error::Error>>>> {
         if let Some(delivery) = self.delivery.take() {
+            if error.is::<Panicked>() {
+                tracing::error!(request.id = %delivery.request(), "the body of a handler's answer has panicked");
+            }
             delivery.broke_off();
         }
         self.broken = Some(error);
@@ -69,11 +91,32 @@ impl WatchedBody {
         Poll::Ready(Some(Ok(piece)))
     }
 
-    /// Delivered, or not to be delivered: an answer to HEAD goes out without its body, whatever becomes of that.
     fn finished(&mut self) {
         if let Some(delivery) = self.delivery.take() {
             delivery.finish();
         }
+    }
+
+    /// Whether nothing more is to be sent. An answer to HEAD goes out without its body, whatever becomes of that, and the server
+    /// does not ask for the end of a body of a known length.
+    fn is_over(&self) -> bool {
+        self.is_head
+            || match self.size {
+                BodySize::None => true,
+                BodySize::Sized(size) => self.sent >= size,
+                BodySize::Stream => false,
+            }
+    }
+
+    fn note_that_it_is_taken(&self) {
+        if self.handed_out.get() {
+            self.is_taken.set(true);
+        }
+    }
+
+    /// Middleware outside of the price has thrown the answer away, with an error, a panic or an answer of its own.
+    fn is_thrown_away(&self) -> bool {
+        std::thread::panicking() || (self.handed_out.get() && !self.is_taken.get())
     }
 }
 
@@ -81,6 +124,8 @@ impl MessageBody for WatchedBody {
     type Error = Box<dyn std::error::Error>;
 
     fn size(&self) -> BodySize {
+        // The first thing that the server asks.
+        self.note_that_it_is_taken();
         self.size
     }
 
@@ -88,6 +133,7 @@ impl MessageBody for WatchedBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        self.note_that_it_is_taken();
         if self.is_head {
             return Poll::Ready(None);
         }
@@ -101,7 +147,7 @@ impl MessageBody for WatchedBody {
             return self.hand_over(beginning, context);
         }
         loop {
-            match Pin::new(&mut self.inner).poll_next(context) {
+            match self.inner.poll_next(context) {
                 Poll::Ready(Some(Err(error))) => return self.cut(error, context),
                 Poll::Ready(None) if is_short(self.size, self.sent) => {
                     return self.cut(OtherLength.into(), context);
@@ -130,10 +176,15 @@ fn is_short(size: BodySize, bytes: u64) -> bool {
 
 impl Drop for WatchedBody {
     fn drop(&mut self) {
-        // The server does not ask for the end of a body of a known length. One that was not handed over whole ends here too:
-        // a caller who has hung up stays charged; what the process itself cuts stays noted.
-        if matches!(self.size, BodySize::Sized(size) if self.sent >= size) {
-            self.finished();
+        let Some(delivery) = self.delivery.take() else { return };
+        if self.is_kept {
+            delivery.finish();
+        } else if self.is_thrown_away() {
+            delivery.broke_off();
+        } else if self.is_over() {
+            delivery.finish();
+        } else {
+            departures::leave(delivery);
         }
     }
 }
@@ -141,16 +192,21 @@ impl Drop for WatchedBody {
 /// A body, as far as it was read.
 pub(super) struct ReadBody {
     pub(super) beginning: Bytes,
-    rest: BoxBody,
+    rest: HandlersBody,
     pub(super) size: BodySize,
-    /// `beginning` is all.
+    /// `beginning` is all, and is stored.
     pub(super) is_whole: bool,
 }
 
 impl ReadBody {
-    pub(super) fn unread(body: BoxBody) -> Self {
-        let size = body.size();
-        Self { beginning: Bytes::new(), rest: body, size, is_whole: false }
+    /// Nothing of it.
+    ///
+    /// # Errors
+    /// It panicked.
+    pub(super) fn unread(body: BoxBody) -> Result<Self, Box<dyn std::error::Error>> {
+        let rest = HandlersBody::new(body);
+        let size = rest.size()?;
+        Ok(Self { beginning: Bytes::new(), rest, size, is_whole: false })
     }
 
     /// Reads up to `max_bytes` and a piece more, so that it can be stored. A stream of events is not waited for.
@@ -163,7 +219,7 @@ impl ReadBody {
         is_head: bool,
         max_bytes: usize,
     ) -> Result<Self, Box<dyn std::error::Error>> {
-        let mut read = Self::unread(body);
+        let mut read = Self::unread(body)?;
         let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let is_large = matches!(read.size, BodySize::Sized(size) if usize::try_from(size).unwrap_or(usize::MAX) > max_bytes);
         if is_large || is_event_stream(media_type) {
@@ -172,7 +228,7 @@ impl ReadBody {
         let mut bytes = BytesMut::new();
         let deadline = tokio::time::Instant::now() + MAX_TIME;
         loop {
-            let next = std::future::poll_fn(|context| Pin::new(&mut read.rest).poll_next(context));
+            let next = std::future::poll_fn(|context| read.rest.poll_next(context));
             // What takes longer is passed on as it comes.
             let Ok(next) = tokio::time::timeout_at(deadline, next).await else { break };
             match next {
@@ -181,7 +237,7 @@ impl ReadBody {
                 None => {
                     read.is_whole = true;
                     // Not asked again: some bodies panic when they are polled after their end.
-                    read.rest = BoxBody::new(());
+                    read.rest = HandlersBody::ended();
                     if !is_head {
                         read.size = BodySize::Sized(bytes.len() as u64);
                     }

@@ -4,54 +4,49 @@
 //! request: what was done is charged.
 
 use std::future::{Future, Ready, ready};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::body::{self, BoxBody, MessageBody};
 use actix_web::dev::{Payload, Service, ServiceRequest, ServiceResponse, Transform, forward_ready};
-use actix_web::error::ErrorInternalServerError;
-use actix_web::http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, IF_NONE_MATCH, VARY};
-use actix_web::http::{Method, StatusCode};
-use actix_web::{Error, HttpMessage as _, HttpResponse, ResponseError, web};
-use tokio::sync::OwnedSemaphorePermit;
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, IF_NONE_MATCH};
+use actix_web::http::{Method, StatusCode, Version};
+use actix_web::{Error, HttpMessage as _, HttpResponse, web};
 
-use super::body::{ReadBody, WatchedBody};
+use super::body::{HandedOut, ReadBody, WatchedBody};
+use super::caught::{HandlersBody, Panicked, until_panic};
+use super::nesting::{Nesting, Priced};
+use super::notes::{Failed, WithNote, stored_headers, with_note};
 use super::paid::Paid;
-use super::upload;
 use super::{Inner, Numbers, Sold};
+use super::{departures, upload};
+use crate::crowd::Standing;
 use crate::domain::{Micros, RequestId};
 use crate::http::delivery::{Delivery, Upload};
 use crate::http::framing;
-use crate::http::gateway::{read_credential, replay};
+use crate::http::gateway::{not_charged_problem, read_credential, replay};
 use crate::http::kept_answer;
 use crate::http::metrics::Outcome;
-use crate::http::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
+use crate::http::payment_answer::{self, NOT_CHARGED};
 use crate::http::problem::{self, Problem};
+use crate::http::record_stream::{X_ACCEL_BUFFERING, is_stream_of_records, unbuffered};
 use crate::http::repeat_headers;
 use crate::http::repeat_key::{self, Unfit};
-use crate::http::{caller_address, finish, preflight};
-use crate::ledger::mailbox;
+use crate::http::request_log;
+use crate::http::who_asks::{self, Ask};
+use crate::http::{finish, preflight, target};
+use crate::ledger::{ClientId, mailbox};
 use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage, Wallet,
 };
-use crate::protocol::stripe402::{PaymentResponse, encode};
-use crate::proxy::headers::{CACHING, matches_anything};
-
-/// Headers of an answer that belong to one connection or one caller, and are not stored with it.
-const NOT_STORED: [&str; 8] = [
-    "connection",
-    "content-length",
-    "date",
-    "keep-alive",
-    "set-cookie",
-    "transfer-encoding",
-    "upgrade",
-    "x-request-id",
-];
+use crate::protocol::stripe402::PaymentResponse;
+use crate::proxy::headers::matches_anything;
+use crate::proxy::pace::Patience;
 
 /// Sells what it wraps. Made by [`Embedded::price`](super::Embedded::price), for `wrap`.
 #[derive(Debug, Clone)]
@@ -61,14 +56,28 @@ pub struct Price {
     description: Option<Arc<str>>,
     mime_type: Option<Arc<str>>,
     charges_redirects: bool,
+    body_timeout: Option<Duration>,
     /// The answer to whoever presents nothing; made at the first such request.
     challenge: Arc<OnceLock<Challenge>>,
+    /// In words, for the log.
+    text: Arc<str>,
+    nesting: Arc<Nesting>,
 }
 
 impl Price {
     pub(super) fn new(inner: Arc<Inner>, price: Micros) -> Self {
-        let challenge = Arc::default();
-        Self { inner, price, description: None, mime_type: None, charges_redirects: false, challenge }
+        let text = inner.parts.offers.currency().text(price).into();
+        Self {
+            inner,
+            price,
+            description: None,
+            mime_type: None,
+            charges_redirects: false,
+            body_timeout: None,
+            challenge: Arc::default(),
+            text,
+            nesting: Arc::default(),
+        }
     }
 
     /// What is sold, for people and agents, in the offer.
@@ -94,13 +103,25 @@ impl Price {
         self
     }
 
+    /// Instead of `limits.body_timeout`: how far behind a caller may be with a body.
+    #[must_use]
+    pub fn body_timeout(mut self, timeout: Duration) -> Self {
+        self.body_timeout = Some(timeout);
+        self
+    }
+
+    fn patience(&self) -> Duration {
+        self.body_timeout.unwrap_or(self.inner.limits.body_timeout)
+    }
+
     fn charges(&self, status: StatusCode) -> bool {
         self.inner.charged_statuses.contains(status.as_u16())
             || (self.charges_redirects && status.is_redirection())
     }
 
-    fn sale<'a>(&'a self, path: &'a str) -> Sale<'a> {
+    fn sale<'a>(&'a self, origin: &'a str, path: &'a str) -> Sale<'a> {
         Sale {
+            origin,
             path,
             description: self.description.as_deref(),
             mime_type: self.mime_type.as_deref(),
@@ -146,23 +167,69 @@ where
     fn call(&self, request: ServiceRequest) -> Self::Future {
         let (price, service) = (Rc::clone(&self.price), Rc::clone(&self.service));
         Box::pin(async move {
-            let (id, begun) = (RequestId::new(), Instant::now());
-            let (answered, outcome) = Rc::clone(&price).sell(service, request, id).await;
-            let mut answered = answered?;
-            let version = answered.request().version();
-            framing::fit_version(answered.response_mut(), version);
-            let metrics = &price.inner.parts.metrics;
-            metrics.answered(outcome, answered.response().status().as_u16(), begun.elapsed());
-            finish(answered.response_mut(), id);
-            Ok(answered)
+            let (outer, begun) = (request.extensions().get::<Priced>().cloned(), Instant::now());
+            let id = outer.as_ref().map_or_else(RequestId::new, |outer| outer.request);
+            price.inner.parts.callers.watch(request.request());
+            let asked =
+                request_log::is_on().then(|| (request.method().clone(), request.uri().path().to_owned()));
+            let handed_out = HandedOut::default();
+            let (answered, outcome) = match outer {
+                Some(outer) => {
+                    outer.meets(&price.text, &request);
+                    nested(request, id)
+                }
+                None => Rc::clone(&price).sell(service, request, id, Rc::clone(&handed_out)).await,
+            };
+            let answered = answered.map(|mut answered| {
+                let version = answered.request().version();
+                framing::fit_version(answered.response_mut(), version);
+                framing::without_upgrade(&mut answered);
+                finish(answered.response_mut(), id);
+                answered
+            });
+            let status = match &answered {
+                Ok(answered) => answered.status(),
+                Err(error) => error.as_response_error().status_code(),
+            };
+            price.inner.parts.metrics.answered(outcome, status.as_u16(), begun.elapsed());
+            if let Some((method, path)) = asked {
+                request_log::tell((&method, &path), status.as_u16(), id, begun);
+            }
+            handed_out.set(true);
+            answered
         })
     }
 }
 
 type Answer = (Result<ServiceResponse<BoxBody>, Error>, Outcome);
 
+/// What a handler answers, or the error of middleware around it.
+type Handled = Result<ServiceResponse<BoxBody>, (StatusCode, Error)>;
+
+/// Who pays for what a handler does.
+enum Payer {
+    Now(Box<Admitted>),
+    /// It was charged before.
+    Before(Repayer),
+}
+
+/// A request whose handler runs.
+struct Running {
+    id: RequestId,
+    version: Version,
+    upload: Upload,
+    handed_out: HandedOut,
+    numbers: Numbers,
+}
+
 impl Price {
-    async fn sell<S, B>(self: Rc<Self>, service: Rc<S>, mut request: ServiceRequest, id: RequestId) -> Answer
+    async fn sell<S, B>(
+        self: Rc<Self>,
+        service: Rc<S>,
+        mut request: ServiceRequest,
+        id: RequestId,
+        handed_out: HandedOut,
+    ) -> Answer
     where
         S: Service<ServiceRequest, Response = ServiceResponse<B>, Error = Error> + 'static,
         B: MessageBody + 'static,
@@ -171,17 +238,34 @@ impl Price {
             let answer = preflight(request.request());
             return (Ok(request.into_response(answer)), Outcome::Preflight);
         }
+        if target::is_too_long(request.uri()) {
+            let answer = problem::plain(Problem::TargetTooLong, id);
+            return (Ok(request.into_response(answer)), Outcome::Refused);
+        }
+        if self.nesting.is_known(&request) {
+            return nested(request, id);
+        }
         let (opened, numbers) = match self.open(&mut request, id).await {
             Ok(opened) => opened,
             Err((answer, outcome)) => return (Ok(request.into_response(answer)), outcome),
         };
-        if let Opened::Replayed(replayed) = &opened {
-            let answer = replay(replayed, *request.method() == Method::HEAD);
-            return (Ok(request.into_response(answer)), Outcome::Repeated);
-        }
         let paid = self.paid(opened.wallet(), id, matches!(opened, Opened::Again(_)));
+        let payer = match opened {
+            // From now on, whoever drops it leaves work behind that was perhaps done.
+            Opened::Admitted(mut admitted) => {
+                admitted.work_begins();
+                Payer::Now(admitted)
+            }
+            Opened::Again(payer) => Payer::Before(payer),
+            Opened::Replayed(replayed) => {
+                let answer = replay(&replayed, *request.method() == Method::HEAD);
+                return (Ok(request.into_response(answer)), Outcome::Repeated);
+            }
+        };
         request.extensions_mut().insert(paid);
-        let upload = upload::watch(&mut request);
+        let (price, nesting) = (Arc::clone(&self.text), Arc::clone(&self.nesting));
+        request.extensions_mut().insert(Priced { request: id, price, nesting });
+        let upload = upload::watch(&mut request, self.inner.limits.max_body_bytes, self.patience());
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         if is_safe && !self.charges(StatusCode::NOT_MODIFIED) {
             let tags = request.headers().get_all(IF_NONE_MATCH).map(HeaderValue::as_bytes);
@@ -193,20 +277,31 @@ impl Price {
         if let Some(handing_on) = mailbox::open_here() {
             actix_web::rt::spawn(handing_on);
         }
+        if let Some(watching) = departures::watch_here() {
+            actix_web::rt::spawn(watching);
+        }
+        let running = Running { id, version: request.version(), upload, handed_out, numbers };
         // In a task of its own: a caller who hangs up once the work has begun does not get it for nothing.
         let work = actix_web::rt::spawn(async move {
-            let answered = service.call(request).await.map(without_needless_body);
-            match opened {
-                Opened::Admitted(admitted) => self.settle(*admitted, answered, upload, id, numbers).await,
-                Opened::Again(payer) => (self.again(answered, &payer), Outcome::Repeated),
-                // Answered above.
-                Opened::Replayed(_) => (answered, Outcome::Repeated),
+            let handled = until_panic(async move {
+                let mut answered = service.call(request).await.map(without_needless_body);
+                if let Ok(answered) = &mut answered {
+                    let_through(answered.headers_mut());
+                }
+                answered.map_err(|error| (error.as_response_error().status_code(), error))
+            });
+            match (payer, handled.await) {
+                (Payer::Now(admitted), Ok(handled)) => self.settle(*admitted, handled, running).await,
+                (Payer::Before(payer), Ok(handled)) => {
+                    (self.again(handled, &payer, &running), Outcome::Repeated)
+                }
+                (payer, Err(Panicked)) => (self.panicked(payer, id).await, Outcome::UpstreamFailed),
             }
         });
         work.await.unwrap_or_else(|error| {
-            // The handler has panicked; what was set aside for it is let go.
-            tracing::error!(%error, request.id = %id, "a handler that is sold ended unexpectedly; nothing is charged");
-            (Err(ErrorInternalServerError("the handler ended unexpectedly")), Outcome::UpstreamFailed)
+            tracing::error!(%error, request.id = %id, "a request that is sold ended unexpectedly; nothing is charged");
+            let failed = Failed { problem: Problem::HandlerFailed, note: None, request: id };
+            (Err(failed.into()), Outcome::UpstreamFailed)
         })
     }
 
@@ -216,8 +311,8 @@ impl Price {
         Paid { client, price: self.price, currency, request, is_repeat }
     }
 
-    fn refuse(&self, path: &str, refused: &Refused, id: RequestId) -> HttpResponse {
-        payment_answer::refused(&self.inner.parts.offers, self.sale(path), refused, id)
+    fn refuse(&self, origin: &str, path: &str, refused: &Refused, id: RequestId) -> HttpResponse {
+        payment_answer::refused(&self.inner.parts.offers, self.sale(origin, path), refused, id)
     }
 
     /// Everything up to the handler. `Err`: the finished answer.
@@ -226,14 +321,15 @@ impl Price {
         request: &mut ServiceRequest,
         id: RequestId,
     ) -> Result<(Opened, Numbers), (HttpResponse, Outcome)> {
-        let path = request.path().to_owned();
-        let refuse = |refused: &Refused| self.refuse(&path, refused, id);
+        let (origin, path) = (self.inner.parts.origin.of(request.request()), request.path().to_owned());
+        let refuse = |refused: &Refused| self.refuse(&origin, &path, refused, id);
         let credential = match read_credential(request.request()) {
             Ok(Some(credential)) => credential,
             Ok(None) => {
                 let offers = &self.inner.parts.offers;
-                let challenge = self.challenge.get_or_init(|| offers.challenge(self.sale("")));
-                return Err((payment_answer::challenge(challenge, &path, id), Outcome::Challenged));
+                let challenge = self.challenge.get_or_init(|| offers.challenge(self.sale("", "")));
+                let answer = payment_answer::challenge(challenge, self.sale(&origin, &path), id);
+                return Err((answer, Outcome::Challenged));
             }
             Err(error) => return Err((refuse(&Refused::because(error.into())), Outcome::PaymentRefused)),
         };
@@ -242,13 +338,31 @@ impl Price {
             // The books are being closed: the handler must not work for a charge that cannot be made any more.
             return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
         }
-        // Before the permit: whoever sends a body slowly must not keep others out.
-        let repeat = self.repeat_key(request, &path).await.map_err(|unfit| match unfit {
+        if upload::is_too_large(request, &self.inner.limits) {
+            return Err((problem::plain(Problem::BodyTooLarge, id), Outcome::Refused));
+        }
+        let unfit = |unfit| match unfit {
             Unfit::Refusal(refusal) => (refuse(&Refused::because(refusal)), Outcome::PaymentRefused),
             Unfit::Problem(problem) => (problem::plain(problem, id), Outcome::Refused),
-        })?;
-        let Ok(permit) = Arc::clone(&parts.permits).try_acquire_owned() else {
-            return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
+        };
+        let key = repeat_key::presented(request.headers()).map_err(unfit)?.cloned();
+        let caller = parts.callers.address(request.request());
+        // Who asks comes first: whoever is nobody, or sends a body slowly, must not keep others out.
+        let ask = Ask { credential: &credential, caller, price: self.price, is_repeat: key.is_some() };
+        let mut wallet = match parts.paywall.recognise_at_once(&credential) {
+            Some(wallet) => Some(wallet),
+            None => Box::pin(who_asks::look_up(&parts.paywall, &parts.crowd, ask))
+                .await
+                .map_err(|refused| (refuse(&refused), Outcome::of_refused(&refused)))?,
+        };
+        let client = wallet.as_ref().map(|wallet| wallet.record.client);
+        let repeat = match &key {
+            None => None,
+            Some(key) => {
+                // Its body may take long.
+                wallet = None;
+                Some(self.repeat_key(request, key, &path, (client, caller)).await.map_err(unfit)?)
+            }
         };
         let route = format!(
             "{} {}",
@@ -256,15 +370,20 @@ impl Price {
             request.match_pattern().unwrap_or_else(|| "an unnamed handler".to_owned())
         );
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-        let caller = caller_address(request.request(), &parts.trusted_proxies);
-        let purchase = Purchase { request: id, price: self.price, credential, is_safe, repeat, caller };
+        let purchase =
+            Purchase { request: id, price: self.price, credential, wallet, is_safe, repeat, caller };
         let sold = (route, self.price.get());
         if let Some(numbers) = self.inner.known_numbers(&sold)
             && let Some(admitted) = parts.paywall.open_at_once(&purchase)
         {
             return Ok((Opened::Admitted(Box::new(admitted)), numbers));
         }
-        Box::pin(self.open_slowly(purchase, sold, permit))
+        // While it is opened; the handler runs in the server's own limits.
+        let (kind, holder) = parts.crowd.who(client, caller);
+        let Some(standing) = kind.enter(holder, false) else {
+            return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
+        };
+        Box::pin(self.open_slowly(purchase, sold, standing))
             .await
             .map_err(|(refused, outcome)| (refuse(&refused), outcome))
     }
@@ -274,7 +393,7 @@ impl Price {
         &self,
         purchase: Purchase,
         sold: Sold,
-        permit: OwnedSemaphorePermit,
+        standing: Standing,
     ) -> Result<(Opened, Numbers), (Refused, Outcome)> {
         let (inner, id) = (Arc::clone(&self.inner), purchase.request);
         let work = self.inner.parts.tasks.run(async move {
@@ -287,8 +406,7 @@ impl Price {
                 })?,
                 Opened::Again(_) | Opened::Replayed(_) => Numbers::default(),
             };
-            // The handler runs in the server's own limits.
-            drop(permit);
+            drop(standing);
             Ok((opened, numbers))
         });
         match work.await {
@@ -301,44 +419,33 @@ impl Price {
     }
 
     /// The request's `Idempotency-Key`, for which its body is read whole, and put back for the handler.
-    async fn repeat_key(&self, request: &mut ServiceRequest, path: &str) -> Result<Option<RepeatKey>, Unfit> {
-        let Some(key) = repeat_key::presented(request.headers())?.cloned() else {
-            return Ok(None);
-        };
+    async fn repeat_key(
+        &self,
+        request: &mut ServiceRequest,
+        key: &HeaderValue,
+        path: &str,
+        (client, caller): (Option<ClientId>, Option<IpAddr>),
+    ) -> Result<RepeatKey, Unfit> {
         let payload =
             request.extract::<web::Payload>().await.map_err(|_| Unfit::Problem(Problem::BodyBroken))?;
         let (limits, idempotency) = (&self.inner.limits, &self.inner.idempotency);
         let max_bytes = idempotency.max_body_bytes.min(limits.max_body_bytes);
-        let places = &self.inner.parts.keyed_bodies;
+        let patience = Patience::steady(self.patience());
+        let mut room = self.inner.parts.crowd.bytes(client, caller);
         let (body, key) =
-            repeat_key::read(&key, request.request(), path, payload, max_bytes, limits.body_timeout, places)
-                .await?;
+            repeat_key::read(key, request.request(), path, payload, max_bytes, patience, &mut room).await?;
         request.set_payload(Payload::from(body));
-        Ok(Some(key.with_headers(repeat_headers::digest_of_all(request.headers()))))
+        Ok(key.with_headers(repeat_headers::digest_of_all(request.headers())))
     }
 
     /// Charges what the handler answered, or lets the funds go.
-    async fn settle(
-        &self,
-        admitted: Admitted,
-        answered: Result<ServiceResponse<BoxBody>, Error>,
-        upload: Upload,
-        id: RequestId,
-        (route, price_list): Numbers,
-    ) -> Answer {
-        let answered = match answered {
-            Ok(answered) => answered,
-            Err(error) => {
-                let status = error.as_response_error().status_code();
-                let note = Box::pin(self.let_go(admitted, status, route)).await;
-                return (Err(WithNote { error, note }.into()), Outcome::NotCharged);
-            }
+    async fn settle(&self, admitted: Admitted, handled: Handled, running: Running) -> Answer {
+        let (id, (route, price_list)) = (running.id, running.numbers);
+        let status = status_of(&handled);
+        let answered = match handled {
+            Ok(answered) if self.charges(status) => answered,
+            handled => return Box::pin(self.not_charged(admitted, handled, status, &running)).await,
         };
-        let status = answered.status();
-        if !self.charges(status) {
-            let note = Box::pin(self.let_go(admitted, status, route)).await;
-            return (Ok(with_note(answered, &note)), Outcome::NotCharged);
-        }
         let (request, response) = answered.into_parts();
         let (response, body) = response.into_parts();
         let is_head = *request.method() == Method::HEAD;
@@ -346,16 +453,15 @@ impl Price {
             let max_bytes = self.inner.idempotency.max_answer_bytes;
             Box::pin(ReadBody::read(body, response.headers(), is_head, max_bytes)).await
         } else {
-            Ok(ReadBody::unread(body))
+            ReadBody::unread(body)
         };
         let body = match body {
             Ok(body) => body,
             Err(error) => {
                 tracing::warn!(%error, request.id = %id, "a handler's answer broke off before it was charged");
                 let note = Box::pin(self.interrupted(admitted)).await;
-                let answer = problem::plain(Problem::UpstreamFailed, id);
-                let answered = ServiceResponse::new(request, answer);
-                return (Ok(with_note(answered, &note)), Outcome::UpstreamFailed);
+                let answer = not_charged_problem(Problem::UpstreamFailed, &note, id);
+                return (Ok(ServiceResponse::new(request, answer)), Outcome::UpstreamFailed);
             }
         };
         let kept = admitted.is_kept().then(|| Answered {
@@ -366,18 +472,55 @@ impl Price {
             body: body.is_whole.then(|| body.beginning.clone()),
         });
         let usage = Usage { request: id, route, price_list, upstream_status: status.as_u16() };
-        match self.capture(admitted, usage, kept, upload).await {
+        match self.capture(admitted, usage, kept, running.upload).await {
             Ok((captured, delivery)) => {
                 let receipt = payment_answer::receipt(&captured);
-                let response = response.set_body(BoxBody::new(WatchedBody::new(body, is_head, delivery)));
-                let answered = ServiceResponse::new(request, response);
+                let body = WatchedBody::new(body, is_head, delivery, running.handed_out);
+                let answered = ServiceResponse::new(request, response.set_body(BoxBody::new(body)));
                 (Ok(with_note(answered, &receipt)), Outcome::Paid)
             }
             Err(refused) => {
-                let answer = self.refuse(request.path(), &refused, id);
+                let origin = self.inner.parts.origin.of(&request);
+                let answer = self.refuse(&origin, request.path(), &refused, id);
                 (Ok(ServiceResponse::new(request, answer)), Outcome::PaymentRefused)
             }
         }
+    }
+
+    /// An answer, or an error of middleware, that costs nothing. One to a body that is too large, too slow or cut says so, whatever
+    /// the handler has made of it.
+    async fn not_charged(
+        &self,
+        admitted: Admitted,
+        handled: Handled,
+        status: StatusCode,
+        running: &Running,
+    ) -> Answer {
+        if let Some(problem) = running.upload.fault().map(Problem::from) {
+            let note = self.failed(admitted, problem).await;
+            let answer = not_charged_problem(problem, &note, running.id);
+            let answered = match handled {
+                Ok(answered) => Ok(answered.into_response(answer)),
+                Err(_) => Err(Failed { problem, note: Some(note), request: running.id }.into()),
+            };
+            return (answered, Outcome::NotCharged);
+        }
+        let note = self.let_go(admitted, status, running.numbers.0).await;
+        (noted(handled, note, running), Outcome::NotCharged)
+    }
+
+    /// The handler has panicked. What was set aside for it is let go, and it may have done something.
+    async fn panicked(&self, payer: Payer, id: RequestId) -> Result<ServiceResponse<BoxBody>, Error> {
+        tracing::error!(request.id = %id, "a handler that is sold has panicked; nothing is charged");
+        let problem = Problem::HandlerFailed;
+        let note = match payer {
+            Payer::Now(admitted) => self.failed(*admitted, problem).await,
+            Payer::Before(payer) => {
+                let answer = problem.answer();
+                payment_answer::failed_replay(&payer, answer.code, answer.message)
+            }
+        };
+        Err(Failed { problem, note: Some(note), request: id }.into())
     }
 
     /// In a task of its own. When the caller has gone meanwhile, the delivery ends there: the request stays charged.
@@ -407,21 +550,13 @@ impl Price {
     /// Charges nothing: that was done before.
     fn again(
         &self,
-        answered: Result<ServiceResponse<BoxBody>, Error>,
+        handled: Handled,
         payer: &Repayer,
+        running: &Running,
     ) -> Result<ServiceResponse<BoxBody>, Error> {
-        let note =
-            |status: StatusCode| payment_answer::fetched_again(payer, status.as_u16(), self.charges(status));
-        match answered {
-            Ok(answered) => {
-                let note = note(answered.status());
-                Ok(with_note(answered, &note))
-            }
-            Err(error) => {
-                let note = note(error.as_response_error().status_code());
-                Err(WithNote { error, note }.into())
-            }
-        }
+        let status = status_of(&handled);
+        let note = payment_answer::fetched_again(payer, status.as_u16(), self.charges(status));
+        noted(handled, note, running)
     }
 
     async fn let_go(&self, admitted: Admitted, status: StatusCode, route: i64) -> PaymentResponse {
@@ -439,65 +574,57 @@ impl Price {
         let message = "The answer broke off. Nothing is charged for it.";
         payment_answer::not_charged(&uncharged, NOT_CHARGED, message)
     }
+
+    /// The handler has begun, and this is all there is of its answer.
+    async fn failed(&self, admitted: Admitted, problem: Problem) -> PaymentResponse {
+        let uncharged = self.inner.parts.paywall.let_go(admitted, true).await;
+        let answer = problem.answer();
+        payment_answer::not_charged(&uncharged, answer.code, answer.message)
+    }
+}
+
+/// A request that has met a price inside another.
+fn nested(request: ServiceRequest, id: RequestId) -> Answer {
+    (Ok(request.into_response(problem::plain(Problem::NestedPrices, id))), Outcome::Refused)
+}
+
+fn status_of(handled: &Handled) -> StatusCode {
+    match handled {
+        Ok(answered) => answered.status(),
+        Err((status, _)) => *status,
+    }
+}
+
+fn noted(
+    handled: Handled,
+    note: PaymentResponse,
+    running: &Running,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    match handled {
+        Ok(answered) => Ok(with_note(answered, &note)),
+        Err((_, error)) => {
+            Err(WithNote { error, note, request: running.id, version: running.version }.into())
+        }
+    }
 }
 
 /// A status that has no body goes out without the one that a handler has made: the server would send its bytes after the head,
 /// where the caller looks for the next answer.
 fn without_needless_body<B: MessageBody + 'static>(answered: ServiceResponse<B>) -> ServiceResponse<BoxBody> {
     if framing::is_bodiless(answered.status()) {
-        return answered.map_body(|_, _| BoxBody::new(body::None::new()));
+        return answered.map_body(|_, needless| {
+            drop(HandlersBody::new(needless.boxed()));
+            BoxBody::new(body::None::new())
+        });
     }
     answered.map_into_boxed_body()
 }
 
-fn stored_headers(headers: &HeaderMap) -> impl Iterator<Item = (String, String)> {
-    headers
-        .iter()
-        .filter(|(name, _)| !NOT_STORED.contains(&name.as_str()) && !CACHING.contains(&name.as_str()))
-        .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
-        .chain([
-            ("cache-control".to_owned(), "private, no-store".to_owned()),
-            ("vary".to_owned(), "payment".to_owned()),
-        ])
-}
-
-/// Adds what became of the payment. It names the caller's wallet, so the answer belongs to one caller and to no cache.
-fn note_in(headers: &mut HeaderMap, note: &PaymentResponse) {
-    let caching: Vec<_> = headers.keys().filter(|name| CACHING.contains(&name.as_str())).cloned().collect();
-    for name in caching {
-        headers.remove(name);
-    }
-    headers.insert(PAYMENT_RESPONSE_NAME, header_value(encode(note)));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    headers.append(VARY, HeaderValue::from_static("payment"));
-}
-
-fn with_note(mut answered: ServiceResponse<BoxBody>, note: &PaymentResponse) -> ServiceResponse<BoxBody> {
-    note_in(answered.headers_mut(), note);
-    answered
-}
-
-/// A handler's error, with what became of the payment.
-#[derive(Debug)]
-struct WithNote {
-    error: Error,
-    note: PaymentResponse,
-}
-
-impl std::fmt::Display for WithNote {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.error.fmt(f)
-    }
-}
-
-impl ResponseError for WithNote {
-    fn status_code(&self) -> StatusCode {
-        self.error.as_response_error().status_code()
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        let mut response = self.error.error_response();
-        note_in(response.headers_mut(), &self.note);
-        response
+/// Has proxies in front of the application pass a stream on as it comes.
+fn let_through(headers: &mut HeaderMap) {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if is_stream_of_records(media_type) && !headers.contains_key(X_ACCEL_BUFFERING) {
+        let (name, value) = unbuffered();
+        headers.insert(name, value);
     }
 }

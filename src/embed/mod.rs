@@ -2,10 +2,14 @@
 //!
 //! Wrap a resource with its price, and its handlers are called only for requests whose price is set aside. What they answer is
 //! charged before its first byte goes out; an answer of 3xx, 4xx or 5xx is not charged ([`Price::charge_redirects`] charges 3xx).
-//! A handler may take [`Paid`] to learn who pays. A handler that has begun is never broken off: when its caller hangs up meanwhile, its answer is charged all the same.
+//! A handler may take [`Paid`] to learn who pays. A handler that has begun is not broken off by its caller: when that hangs up
+//! meanwhile, its answer is charged all the same. Time limits of the application's own belong inside the price (wrapped before it).
 //!
-//! Settings are those of `prepaid402.toml` and the environment, without `[upstream]` and `[[routes]]`. The admin pages, health
-//! checks and metrics listen on `admin_listen`.
+//! What panics inside the price, or breaks off in the middle, is not charged or given back. With `panic = "abort"` the process
+//! ends instead, and the next start gives back what was not delivered. A price inside another is refused: `500 nested_prices`.
+//!
+//! Settings are those of `prepaid402.toml` and the environment, without `[upstream]` and `[[routes]]`; every command but `serve`
+//! takes the same file. The admin pages, health checks and metrics listen on `admin_listen`.
 //!
 //! ```
 //! use actix_web::{App, test, web};
@@ -13,7 +17,7 @@
 //! # use prepaid402::sandbox::stripe_sim::{self, SimOptions};
 //!
 //! async fn joke(paid: Paid) -> String {
-//!     format!("{} paid {} for this joke", paid.client(), paid.price())
+//!     format!("{} paid {} for this joke", paid.client(), paid.price_text())
 //! }
 //!
 //! # #[actix_web::main]
@@ -47,7 +51,11 @@
 //! ```
 
 mod body;
+mod caught;
+mod departures;
 mod middleware;
+mod nesting;
+mod notes;
 mod paid;
 mod upload;
 
@@ -56,6 +64,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
 use actix_web::web;
 use tokio::task::JoinHandle;
 
@@ -164,7 +173,7 @@ impl Embedded {
     }
 
     /// Middleware that sells what it wraps at this price for each request: a decimal of the currency's major unit, `"0.05"`.
-    /// HEAD costs what GET costs; OPTIONS is answered without being priced.
+    /// HEAD costs what GET costs; OPTIONS is answered without being priced. What is wrapped must not hold another price.
     ///
     /// # Errors
     /// [`PriceError`].
@@ -186,7 +195,10 @@ impl Embedded {
     pub fn billing(&self) -> impl FnOnce(&mut web::ServiceConfig) + Clone + use<> {
         let billing = self.0.parts.billing();
         move |config: &mut web::ServiceConfig| {
-            let scope = web::scope("/billing").app_data(billing).configure(http::billing::configure);
+            let scope = web::scope("/billing")
+                .wrap(from_fn(http::target::guard))
+                .app_data(billing)
+                .configure(http::billing::configure);
             config.service(scope);
         }
     }

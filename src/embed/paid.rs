@@ -38,6 +38,12 @@ impl Paid {
         self.currency.code()
     }
 
+    /// The price as people write it, with its currency: `0.05 USD`, `5 JPY`.
+    #[must_use]
+    pub fn price_text(&self) -> String {
+        self.currency.text(self.price)
+    }
+
     /// Names the charge: the ledger entry's source is `usage:` and this. It is the answer's `x-request-id`, too.
     #[must_use]
     pub fn receipt(&self) -> String {
@@ -72,5 +78,28 @@ impl FromRequest for Paid {
             tracing::error!("a handler takes Paid, but its resource is not wrapped with Embedded::price");
         }
         ready(paid.ok_or(NotPaid))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn a_price_is_written_with_the_decimals_of_its_currency() {
+        for (currency, price, text) in
+            [("usd", "0.05", "0.05 USD"), ("jpy", "5", "5 JPY"), ("kwd", "1.5", "1.500 KWD")]
+        {
+            let paid = Paid {
+                client: "somebody".into(),
+                price: Micros::parse_major(price).unwrap(),
+                currency: currency.parse().unwrap(),
+                request: RequestId::new(),
+                is_repeat: false,
+            };
+            assert_eq!(paid.price_text(), text);
+        }
     }
 }

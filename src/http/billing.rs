@@ -5,16 +5,19 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::callers::Callers;
+use super::origin::Origin;
 use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
 use super::{repeat_key, statement};
-use crate::config::IpNetwork;
+use crate::crowd::Crowd;
 use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Micros, PaymentMethodId, RequestId, SecretHash, TopUpId, Units};
 use crate::ledger::core::ClientState;
@@ -27,6 +30,9 @@ use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, decode_payment, encode, single_payment_header,
 };
 use crate::protocol::{card_number, strict_json};
+use crate::proxy::pace::Patience;
+use crate::proxy::upload::read_whole;
+use crate::sparing_log::sparingly;
 use crate::top_up::store::{State, TopUpRow};
 use crate::top_up::{Landed, TopUpOutcome, TopUpRequest};
 
@@ -46,13 +52,16 @@ pub struct Billing {
     pub(crate) keys: Arc<Keys>,
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
-    pub(crate) trusted_proxies: Arc<[IpNetwork]>,
+    pub(crate) crowd: Arc<Crowd>,
+    /// How far behind a caller may be with a body.
+    pub(crate) body_timeout: Duration,
+    pub(crate) origin: Origin,
+    pub(crate) callers: Callers,
 }
 
 /// The paths.
 pub fn configure(config: &mut web::ServiceConfig) {
     config
-        .app_data(web::PayloadConfig::new(MAX_BODY))
         .service(web::resource("/balance").get(balance).default_service(web::to(other)))
         .service(web::resource("/entries").get(entries).default_service(web::to(other)))
         .service(web::resource("/top-ups").post(create_top_up).default_service(web::to(other)))
@@ -89,7 +98,7 @@ fn invalid(detail: &str, id: RequestId) -> HttpResponse {
 }
 
 fn unavailable(error: &dyn std::fmt::Display, id: RequestId) -> HttpResponse {
-    tracing::error!(%error, request.id = %id, "a billing call failed in the database");
+    sparingly!(error, %error, request.id = %id, "a billing call failed in the database");
     refuse(Problem::Unavailable, id)
 }
 
@@ -127,8 +136,13 @@ async fn authenticate(
     billing: &Billing,
     id: RequestId,
 ) -> Result<(ClientKey, KeyLookup), HttpResponse> {
+    billing.callers.watch(request);
     let key = presented_key(request).and_then(|key| key.ok_or(Problem::Unauthorized));
     let key = key.map_err(|problem| refuse(problem, id))?;
+    let caller = billing.callers.address(request);
+    let Some(_looking) = billing.crowd.look_up(caller, billing.keys.was_here(key.hash())).await else {
+        return Err(refuse(Problem::Busy, id));
+    };
     let found = billing.keys.look_up(key.hash()).await.map_err(|error| unavailable(&error, id))?;
     match found {
         KeyLookup::Unknown => Err(refuse(Problem::UnknownClient, id)),
@@ -177,13 +191,13 @@ async fn balance(request: HttpRequest, billing: web::Data<Billing>) -> HttpRespo
         "client": &*record.client_public_id,
         "currency": state.currency.code(),
         "balance": units(state.credit()),
-        "balanceExact": state.credit().to_major_string(),
+        "balanceExact": state.currency.decimal(state.credit()),
         "spendable": units(state.spendable()),
-        "spendableExact": state.spendable().to_major_string(),
+        "spendableExact": state.currency.decimal(state.spendable()),
         "paid": units(state.paid),
         "bonus": units(state.bonus),
         "debt": units_owed(state.debt),
-        "debtExact": state.debt.to_major_string(),
+        "debtExact": state.currency.decimal(state.debt),
         "frozen": state.is_frozen(),
         "message": frozen_words(&state),
     });
@@ -260,7 +274,7 @@ fn top_up_json(row: &TopUpRow) -> Value {
         "failure": row.failure.as_ref().filter(|_| row.state == State::Failed),
         "currency": row.currency.code(),
         "amount": units(row.amount),
-        "amountExact": row.amount.to_major_string(),
+        "amountExact": row.currency.decimal(row.amount),
         "credits": row.amount.checked_add(row.bonus).map(units),
         "chargeId": row.payment_intent.as_ref().filter(|_| row.state == State::Succeeded),
         "createdAt": chrono::DateTime::from_timestamp_micros(row.created_at).map(|at| at.to_rfc3339()),
@@ -277,21 +291,29 @@ struct Order {
 
 async fn create_top_up(
     request: HttpRequest,
-    body: Result<web::Bytes, actix_web::Error>,
+    payload: web::Payload,
     billing: web::Data<Billing>,
 ) -> HttpResponse {
     let id = RequestId::new();
-    let Ok(body) = body else {
+    billing.callers.watch(&request);
+    let caller = billing.callers.address(&request);
+    if matches!(super::announced(&request), Ok(Some(length)) if length > MAX_BODY as u64) {
         return refuse(Problem::BodyTooLarge, id);
-    };
-    let caller = super::caller_address(&request, &billing.trusted_proxies);
-    let order = match read_order(&request, &body, caller) {
+    }
+    if is_nobody(&request, &billing, caller).await {
+        let refused = Refused::because(Refusal::UnknownClient);
+        let origin = billing.origin.of(&request);
+        let sale = payment_answer::credit_sale(&origin, "/billing/top-ups");
+        return done(payment_answer::refused(&billing.offers, sale, &refused, id), id);
+    }
+    let order = match read_order(&request, payload, &billing, caller).await {
         Ok(order) => order,
         Err(OrderProblem::Problem(problem)) => return refuse(problem, id),
         Err(OrderProblem::Invalid(detail)) => return invalid(detail, id),
     };
     let outcome = carry_out(&billing, &order).await;
-    let sale = payment_answer::credit_sale("/billing/top-ups");
+    let origin = billing.origin.of(&request);
+    let sale = payment_answer::credit_sale(&origin, "/billing/top-ups");
     let response = match outcome {
         Ok(done) => done,
         Err(Stopped::Refused(refused)) => payment_answer::refused(&billing.offers, sale, &refused, id),
@@ -301,16 +323,33 @@ async fn create_top_up(
     done(response, id)
 }
 
+/// Whether the presented clientId was never issued: then nothing is waited for. Whatever else there is to say follows the body.
+async fn is_nobody(request: &HttpRequest, billing: &Billing, caller: Option<IpAddr>) -> bool {
+    let Ok(Some(key)) = presented_key(request) else { return false };
+    let looking = billing.crowd.look_up(caller, billing.keys.was_here(key.hash())).await;
+    looking.is_some() && matches!(billing.keys.look_up(key.hash()).await, Ok(KeyLookup::Unknown))
+}
+
 enum OrderProblem {
     Problem(Problem),
     Invalid(&'static str),
 }
 
-fn read_order(request: &HttpRequest, body: &[u8], caller: Option<IpAddr>) -> Result<Order, OrderProblem> {
+/// Headers first: who is refused for them need not send the body.
+async fn read_order(
+    request: &HttpRequest,
+    payload: web::Payload,
+    billing: &Billing,
+    caller: Option<IpAddr>,
+) -> Result<Order, OrderProblem> {
     use OrderProblem::Invalid;
     let client_key = presented_key(request).map_err(OrderProblem::Problem)?;
     let key = repeat_key::required(request.headers())
         .ok_or(Invalid("One Idempotency-Key header of 1 to 255 visible characters is needed: the same key never charges twice."))?;
+    let mut room = billing.crowd.bytes(None, caller);
+    let patience = Patience::steady(billing.body_timeout);
+    let body = read_whole(payload, MAX_BODY as u64, patience, &mut room).await;
+    let body: &[u8] = &body.map_err(|fault| OrderProblem::Problem(fault.into()))?;
     let text = std::str::from_utf8(body).map_err(|_| Invalid("The body is not UTF-8."))?;
     if card_number::hides_card_number(text) {
         return Err(OrderProblem::Problem(Problem::RawCardData));
@@ -458,7 +497,7 @@ async fn repeated(billing: &Billing, order: &Order, row: TopUpRow) -> Result<Opt
         }
         State::Failed => {
             let refusal = match row.failure.as_deref() {
-                Some("card_declined") => Refusal::CardDeclined,
+                Some("card_declined" | "card_suspect") => Refusal::CardDeclined,
                 Some("authentication_required") => Refusal::AuthenticationRequired,
                 Some("payment_method_of_other_client") => Refusal::PaymentMethodOfOtherClient,
                 Some("former_stripe_account") => Refusal::FormerStripeAccount,

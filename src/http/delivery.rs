@@ -11,7 +11,7 @@ use crate::domain::RequestId;
 use crate::ledger::{ClientId, EntryId};
 use crate::paywall::Captured;
 use crate::proxy::pace::Reading;
-use crate::proxy::upload::{UploadProgress, UploadReport};
+use crate::proxy::upload::{UploadFault, UploadProgress, UploadReport};
 
 /// Larger pieces are handed over in several, so that how fast a caller takes them is seen.
 const PIECE: usize = 32 * 1024;
@@ -42,6 +42,15 @@ pub(crate) enum Upload {
 }
 
 impl Upload {
+    /// Why the caller's body has not come whole.
+    pub(crate) fn fault(&self) -> Option<UploadFault> {
+        match self {
+            Self::Nothing => None,
+            Self::Forwarded { report, .. } => report.fault(),
+            Self::Handed(progress) => progress.fault(),
+        }
+    }
+
     fn is_callers_fault(&self) -> bool {
         match self {
             Self::Nothing => false,
@@ -90,6 +99,11 @@ impl Delivery {
         }
     }
 
+    /// Whose answer it is.
+    pub(crate) fn request(&self) -> RequestId {
+        self.request
+    }
+
     /// A piece goes to the caller: how long it takes until the next one is asked for is the caller's doing.
     pub(crate) fn handed_over(&mut self, bytes: usize) {
         self.reading.handed_over(bytes);
@@ -120,6 +134,20 @@ impl Delivery {
         }
         self.done = true;
         self.reversals.give_back(self.request, self.client, &self.client_name, self.entry);
+    }
+
+    /// Nobody asks for the rest any more.
+    pub(crate) fn caller_has_gone(self) {
+        drop(self);
+    }
+
+    /// The server has cut it, which goes on with other work: no doing of the caller's.
+    pub(crate) fn cut_by_server(mut self) {
+        // Where the books are being closed, it stays noted, as whatever the process itself cuts.
+        if !self.closing.load(Ordering::Relaxed) {
+            self.done = true;
+            self.reversals.give_back(self.request, self.client, &self.client_name, self.entry);
+        }
     }
 
     /// A stream without an end that has delivered, and has had nothing to say for as long as it may: it ends as it does, and

@@ -3,6 +3,7 @@
 
 use actix_web::HttpResponse;
 use actix_web::body::{BodySize, MessageBody};
+use actix_web::dev::ServiceResponse;
 use actix_web::http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use actix_web::http::{ConnectionType, StatusCode, Version};
 
@@ -56,6 +57,13 @@ pub(crate) fn fit_version<B: MessageBody>(response: &mut HttpResponse<B>, versio
     // Without chunks, the server would write them as a handler has set them, whatever comes.
     head.headers_mut().remove(CONTENT_LENGTH);
     head.headers_mut().remove(TRANSFER_ENCODING);
+}
+
+/// To a caller who has offered another protocol that nobody took: the server would announce an upgrade, and close all the same.
+pub(crate) fn without_upgrade<B>(answered: &mut ServiceResponse<B>) {
+    if answered.request().head().upgrade() && answered.status() != StatusCode::SWITCHING_PROTOCOLS {
+        answered.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
 }
 
 #[cfg(test)]

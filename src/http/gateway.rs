@@ -9,36 +9,41 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::body::BodySize;
-use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue};
+use actix_web::http::header::{CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use serde_json::json;
-use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::callers::Callers;
 use super::delivery::{Delivery, Upload};
 use super::framing;
 use super::gateway_body::GatewayBody;
 use super::kept_answer::{self, Read};
 use super::metrics::{Metrics, Outcome};
+use super::origin::Origin;
 use super::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
 use super::problem::{self, Problem};
+use super::record_stream::{X_ACCEL_BUFFERING, is_stream_of_records, unbuffered};
 use super::repeat_headers;
 use super::repeat_key::{self, Unfit};
+use super::request_log;
 use super::reversals::Reversals;
-use crate::config::{IdempotencyConfig, IpNetwork, LimitsConfig, RouteCharge};
+use super::target;
+use super::who_asks::{self, Ask};
+use crate::config::{IdempotencyConfig, IdleLimit, LimitsConfig, RouteCharge};
+use crate::crowd::{Crowd, Holder, Place, Standing};
 use crate::domain::{Micros, RequestId, SecretHash};
 use crate::money_work::MoneyWork;
 use crate::paywall::offer::{Challenge, Offers, Sale};
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, RepeatKey, Replayed, Usage,
 };
-use crate::protocol::card_number::hides_card_number;
 use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
 };
@@ -47,6 +52,7 @@ use crate::proxy::headers::{
     response_headers_for_caller,
 };
 use crate::proxy::own_token::OwnToken;
+use crate::proxy::pace::Patience;
 use crate::proxy::path::{CanonicalPath, canonicalise};
 use crate::proxy::route_table::{CompiledRoute, Found, RouteTable};
 use crate::proxy::upload::{self, UploadBody, UploadFault, UploadReport};
@@ -54,6 +60,9 @@ use crate::proxy::upstream::{Upstream, UpstreamCall, UpstreamError};
 
 /// Stripe's word for the same thing, which clients know.
 const IDEMPOTENT_REPLAYED: &str = "idempotent-replayed";
+
+/// Longest id of a caller's own that is passed on.
+const MAX_CALLERS_REQUEST_ID: usize = 128;
 
 /// Everything that the public door needs. One per process, shared by all workers.
 pub struct Gateway {
@@ -73,11 +82,10 @@ pub struct Gateway {
     pub(crate) tasks: MoneyWork,
     pub(crate) limits: LimitsConfig,
     pub(crate) idempotency: IdempotencyConfig,
-    pub(crate) trusted_proxies: Arc<[IpNetwork]>,
+    pub(crate) callers: Callers,
     pub(crate) public_url: String,
-    pub(crate) permits: Arc<Semaphore>,
-    /// Bodies of requests with an `Idempotency-Key` that are being read.
-    pub(crate) keyed_bodies: Arc<Semaphore>,
+    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) origin: Origin,
     pub(crate) closing: Arc<AtomicBool>,
     pub(crate) metrics: Arc<Metrics>,
     /// Every answer says so.
@@ -97,6 +105,8 @@ struct PaidRequest {
     route: usize,
     call: UpstreamCall,
     report: UploadReport,
+    /// Where its body is counted, if that is in memory.
+    _room: Option<Place>,
 }
 
 /// An answer of the upstream, as far as it has been read.
@@ -136,6 +146,7 @@ pub async fn serve(request: HttpRequest, payload: web::Payload, gateway: web::Da
     let id = RequestId::new();
     let begun = Instant::now();
     let gateway = gateway.into_inner();
+    gateway.callers.watch(&request);
     let (mut response, outcome) = gateway.answer(&request, payload, id).await;
     gateway.metrics.answered(outcome, response.status().as_u16(), begun.elapsed());
     super::finish(&mut response, id);
@@ -157,11 +168,12 @@ impl Gateway {
         if *request.method() == Method::OPTIONS {
             return (super::preflight(request), Outcome::Preflight);
         }
-        if let Some(problem) = unfit_to_pass_on(request) {
+        if let Some(problem) = target::unfit_to_pass_on(request) {
             return (problem::plain(problem, id), Outcome::Refused);
         }
-        let Ok(path) = canonicalise(request.uri().path()) else {
-            return (problem::plain(Problem::InvalidPath, id), Outcome::Refused);
+        let path = match canonicalise(request.uri().path()) {
+            Ok(path) => path,
+            Err(error) => return (problem::plain(error.into(), id), Outcome::Refused),
         };
         let route = match self.routes.find(request.method().as_str(), &path) {
             Found::Route(route) => route,
@@ -180,7 +192,7 @@ impl Gateway {
         tracing::debug!(
             request.id = %id,
             "no route for {} {path:?}; to sell it, add: [[routes]] methods = [\"{}\"] path = {path:?} price = \"0.01\"",
-            request.method(), request.method(), path = pattern_for_log(path.as_str()),
+            request.method(), request.method(), path = request_log::shown_path(path.as_str()),
         );
         problem::plain(Problem::RouteNotConfigured, id)
     }
@@ -193,7 +205,8 @@ impl Gateway {
         route: &CompiledRoute,
         id: RequestId,
     ) -> (HttpResponse, Outcome) {
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+        let holder = Holder::network(self.callers.address(request));
+        let Some(standing) = self.crowd.free.enter(holder, super::has_body(request)) else {
             return (problem::plain(Problem::Busy, id), Outcome::Busy);
         };
         let (call, report) = match self.upstream_call(request, Caller::Stream(payload), path, route, None, id)
@@ -203,15 +216,20 @@ impl Gateway {
         };
         let gateway = Arc::clone(self);
         // On the process's runtime, because the connection outlives this worker; a caller who hangs up ends the call.
-        let sending = self.tasks.spawn(async move { gateway.upstream.send(call).await });
-        let Ok(answered) = AbortOnDropHandle::new(sending).await else {
+        let upload = report.clone();
+        let sending = self
+            .tasks
+            .spawn(async move { standing.during(upload.sent(), gateway.upstream.send(call)).await });
+        let Ok((answered, standing)) = AbortOnDropHandle::new(sending).await else {
             tracing::error!(request.id = %id, "a free request ended unexpectedly");
             return (problem::plain(Problem::Busy, id), Outcome::Busy);
         };
-        // Only until the answer begins: a caller who reads slowly must not keep others out.
-        drop(permit);
+        // A caller who reads slowly must not keep others out.
+        let standing = standing.answered();
         match answered {
-            Ok(response) => (self.pass_on(request, response.into(), None, None), Outcome::Free),
+            Ok(response) => {
+                (self.pass_on(request, route, response.into(), None, None, standing), Outcome::Free)
+            }
             Err(error) => {
                 let problem = fault_or(&report, error);
                 (problem::plain(problem, id), Outcome::UpstreamFailed)
@@ -228,7 +246,9 @@ impl Gateway {
         price: Micros,
         id: RequestId,
     ) -> (HttpResponse, Outcome) {
+        let origin = self.origin.of(request);
         let sale = Sale {
+            origin: &origin,
             path: path.as_str(),
             description: route.config.description.as_deref(),
             mime_type: route.config.mime_type.as_deref(),
@@ -239,22 +259,53 @@ impl Gateway {
             Ok(Some(credential)) => credential,
             Ok(None) => {
                 let answer = match self.challenges.get(route.index) {
-                    Some(challenge) => payment_answer::challenge(challenge, path.as_str(), id),
+                    Some(challenge) => payment_answer::challenge(challenge, sale, id),
                     None => refuse(&Refused::challenge()),
                 };
                 return (answer, Outcome::Challenged);
             }
             Err(error) => return (refuse(&Refused::because(error.into())), Outcome::PaymentRefused),
         };
-        // Before the permit: whoever sends a body slowly must not keep others out.
-        let (payload, repeat) = match self.repeat_key(request, payload, path, route).await {
-            Ok(read) => read,
-            Err(Unfit::Refusal(refusal)) => {
-                return (refuse(&Refused::because(refusal)), Outcome::PaymentRefused);
-            }
-            Err(Unfit::Problem(problem)) => return (problem::plain(problem, id), Outcome::Refused),
+        if matches!(super::announced(request), Ok(Some(length)) if length > self.max_body(route)) {
+            return (problem::plain(Problem::BodyTooLarge, id), Outcome::Refused);
+        }
+        let caller = self.callers.address(request);
+        let unfit = |unfit| match unfit {
+            Unfit::Refusal(Refusal::Busy) => (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy),
+            Unfit::Refusal(refusal) => (refuse(&Refused::because(refusal)), Outcome::PaymentRefused),
+            Unfit::Problem(problem) => (problem::plain(problem, id), Outcome::Refused),
         };
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+        let key = match repeat_key::presented(request.headers()) {
+            Ok(key) => key.cloned(),
+            Err(why) => return unfit(why),
+        };
+        // Who asks comes first: whoever is nobody, or sends a body slowly, must not keep others out.
+        let ask = Ask { credential: &credential, caller, price, is_repeat: key.is_some() };
+        let mut wallet = match self.paywall.recognise_at_once(&credential) {
+            Some(wallet) => Some(wallet),
+            None => match Box::pin(who_asks::look_up(&self.paywall, &self.crowd, ask)).await {
+                Ok(wallet) => wallet,
+                Err(refused) => return (refuse(&refused), Outcome::of_refused(&refused)),
+            },
+        };
+        let client = wallet.as_ref().map(|wallet| wallet.record.client);
+        let (payload, repeat, room) = match key {
+            None => (Caller::Stream(payload), None, None),
+            Some(key) => {
+                let room = self.crowd.bytes(client, caller);
+                match self.repeat_key(request, &key, payload, path, route, room).await {
+                    Ok((body, repeat, room)) => (Caller::Whole(body), Some(repeat), Some(room)),
+                    Err(why) => return unfit(why),
+                }
+            }
+        };
+        if room.is_some() {
+            // Its body may have taken long.
+            wallet = None;
+        }
+        let (kind, holder) = self.crowd.who(client, caller);
+        let has_body = repeat.is_none() && super::has_body(request);
+        let Some(standing) = kind.enter(holder, has_body) else {
             return (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy);
         };
         let (call, report) = match self.upstream_call(request, payload, path, route, Some(price), id) {
@@ -268,22 +319,24 @@ impl Gateway {
                 request: id,
                 price,
                 credential,
+                wallet,
                 is_safe: is_head || *request.method() == Method::GET,
                 repeat,
-                caller: super::caller_address(request, &self.trusted_proxies),
+                caller,
             },
             route: route.index,
             call,
             report,
+            _room: room,
         };
         let gateway = Arc::clone(self);
-        // The permit goes along, so that hanging up does not make room while the work goes on.
+        // The place goes along, so that hanging up does not make room while the work goes on.
         let work = self.tasks.spawn(async move {
-            let outcome = gateway.open_call_capture(paid).await;
-            drop(permit);
-            outcome
+            let upload = paid.report.clone();
+            let (outcome, standing) = standing.during(upload.sent(), gateway.open_call_capture(paid)).await;
+            (outcome, standing.answered())
         });
-        let Ok(outcome) = work.await else {
+        let Ok((outcome, standing)) = work.await else {
             tracing::error!(request.id = %id, "a paid request ended unexpectedly; nothing is delivered");
             return (refuse(&Refused::because(Refusal::CaptureUnknown)), Outcome::Busy);
         };
@@ -293,37 +346,37 @@ impl Gateway {
                 (not_charged_problem(problem, &note, id), Outcome::UpstreamFailed)
             }
             PaidOutcome::NotCharged(answer, note) => {
-                (self.pass_on(request, answer, Some(&note), None), Outcome::NotCharged)
+                (self.pass_on(request, route, answer, Some(&note), None, standing), Outcome::NotCharged)
             }
             PaidOutcome::Served(answer, captured, delivery) => {
                 let receipt = payment_answer::receipt(&captured);
-                (self.pass_on(request, answer, Some(&receipt), Some(delivery)), Outcome::Paid)
+                (
+                    self.pass_on(request, route, answer, Some(&receipt), Some(delivery), standing),
+                    Outcome::Paid,
+                )
             }
             PaidOutcome::Again(answer, note) => {
-                (self.pass_on(request, answer, Some(&note), None), Outcome::Repeated)
+                (self.pass_on(request, route, answer, Some(&note), None, standing), Outcome::Repeated)
             }
             PaidOutcome::Replayed(replayed) => (replay(&replayed, is_head), Outcome::Repeated),
         }
     }
 
-    /// The request's `Idempotency-Key`, for which its body is read whole.
+    /// What the request's `Idempotency-Key` stands for, for which its body is read whole.
     async fn repeat_key(
         &self,
         request: &HttpRequest,
+        key: &HeaderValue,
         payload: web::Payload,
         path: &CanonicalPath,
         route: &CompiledRoute,
-    ) -> Result<(Caller, Option<RepeatKey>), Unfit> {
-        let Some(key) = repeat_key::presented(request.headers())? else {
-            return Ok((Caller::Stream(payload), None));
-        };
-        let of_route = route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes);
-        let max_bytes = of_route.min(self.idempotency.max_body_bytes);
-        let timeout = self.limits.body_timeout;
+        mut room: Place,
+    ) -> Result<(Bytes, RepeatKey, Place), Unfit> {
+        let max_bytes = self.max_body(route).min(self.idempotency.max_body_bytes);
+        let patience = Patience::steady(self.body_timeout(route));
         let (body, key) =
-            repeat_key::read(key, request, path.as_str(), payload, max_bytes, timeout, &self.keyed_bodies)
-                .await?;
-        Ok((Caller::Whole(body), Some(key)))
+            repeat_key::read(key, request, path.as_str(), payload, max_bytes, patience, &mut room).await?;
+        Ok((body, key, room))
     }
 
     /// The money task. Nothing in it can be cancelled by the caller.
@@ -334,7 +387,12 @@ impl Gateway {
         };
         let opened = match self.paywall.open(&paid.purchase).await {
             Ok(Opened::Replayed(replayed)) => return PaidOutcome::Replayed(replayed),
-            Ok(opened) => opened,
+            Ok(mut opened) => {
+                if let Opened::Admitted(admitted) = &mut opened {
+                    admitted.work_begins();
+                }
+                opened
+            }
             Err(refused) => return PaidOutcome::Refused(refused),
         };
         if let Ok(value) = opened.wallet().record.client_public_id.parse() {
@@ -384,7 +442,7 @@ impl Gateway {
                 if !admitted.is_kept() {
                     return self.capture(admitted, response.into(), None, charge).await;
                 }
-                match Box::pin(self.read_to_keep(response, charge.is_head)).await {
+                match Box::pin(self.read_to_keep(response, charge.route, charge.is_head)).await {
                     Some((answer, kept)) => return self.capture(admitted, answer, Some(kept), charge).await,
                     None => Problem::UpstreamFailed,
                 }
@@ -423,11 +481,12 @@ impl Gateway {
     async fn read_to_keep(
         &self,
         response: hyper::Response<Incoming>,
+        route: &CompiledRoute,
         is_head: bool,
     ) -> Option<(Answer, Answered)> {
         let (head, mut body) = response.into_parts();
         let max_bytes = self.idempotency.max_answer_bytes;
-        let read = kept_answer::read(&head.headers, &mut body, max_bytes, self.upstream.idle_timeout).await;
+        let read = kept_answer::read(&head.headers, &mut body, max_bytes, self.idle(route)).await;
         let (body, kept) = match read {
             Read::Whole(bytes) => (AnswerBody::Whole(bytes.clone()), Some(bytes)),
             Read::Beginning(bytes) => (AnswerBody::Stream(bytes, body), None),
@@ -436,7 +495,7 @@ impl Gateway {
         let mut headers: Vec<_> = self
             .headers_for_caller(&head, true)
             .into_iter()
-            .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_owned())))
+            .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
             .collect();
         headers.extend(kept_answer::length_of_head(is_head, framing::size_of_head(&head.headers)));
         let answered = Answered { status: head.status.as_u16(), headers, body: kept };
@@ -476,25 +535,34 @@ impl Gateway {
         price: Option<Micros>,
         id: RequestId,
     ) -> Result<(UpstreamCall, UploadReport), Problem> {
-        let max_body = route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes);
+        let max_body = self.max_body(route);
         let (body, report) = match caller {
-            Caller::Stream(payload) => self.caller_body(request, payload, max_body)?,
+            Caller::Stream(payload) => {
+                self.caller_body(request, payload, max_body, self.body_timeout(route))?
+            }
             Caller::Whole(body) => (UploadBody::whole(body), UploadReport::default()),
         };
         let headers = request.headers();
+        let is_empty = body.is_end_stream();
         let host = headers.get("host").and_then(|host| host.to_str().ok());
         let trusted = TrustedRequestHeaders {
             client: None,
-            price: price.map(Micros::to_major_string),
+            price: price.map(|price| self.offers.currency().decimal(price)),
             currency: price.map(|_| self.offers.currency().code().to_owned()),
             request_id: id.to_string(),
-            forwarded_for: super::caller_address(request, &self.trusted_proxies)
+            caller_request_id: callers_request_id(request),
+            forwarded_for: self
+                .callers
+                .address(request)
                 .map_or_else(String::new, |address| address.to_string()),
             forwarded_proto: self.public_url.split("://").next().unwrap_or("http").to_owned(),
             forwarded_host: self.forwarded_host(host).to_owned(),
         };
         let incoming = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let mut headers = request_headers_for_upstream(incoming, &trusted, &self.upstream.headers);
+        if is_empty && names_length(request) {
+            headers.insert(hyper::header::CONTENT_LENGTH, hyper::header::HeaderValue::from_static("0"));
+        }
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         if price.is_some() && is_safe && !route.config.charged_statuses.contains(304) {
             let tags = headers
@@ -511,7 +579,7 @@ impl Gateway {
             target: self
                 .upstream
                 .target(path.as_str(), request.uri().query())
-                .ok_or(Problem::InvalidRequest)?,
+                .ok_or(Problem::TargetTooLong)?,
             headers,
             host: host.and_then(|host| host.parse().ok()),
             body,
@@ -542,28 +610,36 @@ impl Gateway {
         }
     }
 
+    fn max_body(&self, route: &CompiledRoute) -> u64 {
+        route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes)
+    }
+
     fn caller_body(
         &self,
         request: &HttpRequest,
         payload: web::Payload,
         max_bytes: u64,
+        patience: Duration,
     ) -> Result<(UploadBody, UploadReport), Problem> {
-        let headers = request.headers();
-        let length = match headers.get("content-length") {
-            None => None,
-            Some(value) => {
-                let text = value.to_str().map_err(|_| Problem::InvalidRequest)?;
-                Some(text.parse::<u64>().map_err(|_| Problem::InvalidRequest)?)
-            }
-        };
+        let length = super::announced(request)?;
         if length.is_some_and(|length| length > max_bytes) {
             return Err(Problem::BodyTooLarge);
         }
-        let chunked = headers.contains_key("transfer-encoding");
-        if length.unwrap_or(0) == 0 && !chunked {
+        if !super::has_body(request) {
             return Ok((UploadBody::empty(), UploadReport::default()));
         }
-        Ok(upload::stream(payload, length, max_bytes, self.limits.body_timeout))
+        let when_wanted = request.head().expect();
+        Ok(upload::stream(payload, length, max_bytes, patience, when_wanted))
+    }
+
+    /// How far behind a caller may be with a body for this route.
+    fn body_timeout(&self, route: &CompiledRoute) -> Duration {
+        route.config.body_timeout.unwrap_or(self.limits.body_timeout)
+    }
+
+    /// How long an answer of this route may be silent.
+    fn idle(&self, route: &CompiledRoute) -> IdleLimit {
+        route.config.idle_timeout.unwrap_or(IdleLimit::UpTo(self.upstream.idle_timeout))
     }
 
     /// The answer's headers that are the caller's to see.
@@ -578,16 +654,24 @@ impl Gateway {
             let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
             Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
         };
-        response_headers_for_caller(&head.headers, &context).into_iter().filter_map(both).collect()
+        let is_stream = is_stream_of_records(kept_answer::media_type_of(&head.headers));
+        let is_to_flow = is_stream && !head.headers.contains_key(X_ACCEL_BUFFERING);
+        response_headers_for_caller(&head.headers, &context)
+            .into_iter()
+            .filter_map(both)
+            .chain(is_to_flow.then(unbuffered))
+            .collect()
     }
 
     /// The upstream's answer, with our headers, streamed.
     fn pass_on(
         &self,
         request: &HttpRequest,
+        route: &CompiledRoute,
         answer: Answer,
         note: Option<&PaymentResponse>,
         delivery: Option<Delivery>,
+        standing: Standing,
     ) -> HttpResponse {
         let Answer { head, body } = answer;
         let status = StatusCode::from_u16(head.status.as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -605,8 +689,9 @@ impl Gateway {
                 // What is left is known; what was read already comes before it.
                 let read = u64::try_from(beginning.len()).unwrap_or(u64::MAX);
                 let size = size(rest.size_hint().exact().and_then(|left| left.checked_add(read)));
-                let is_stream = kept_answer::is_stream_of_records(kept_answer::media_type_of(&head.headers));
-                GatewayBody::new(beginning, rest, size, self.upstream.idle_timeout, is_stream, delivery)
+                let is_stream = is_stream_of_records(kept_answer::media_type_of(&head.headers));
+                GatewayBody::new(beginning, rest, size, self.idle(route), is_stream, delivery)
+                    .standing(standing)
             }
             AnswerBody::Whole(bytes) => {
                 let size = size(Some(u64::try_from(bytes.len()).unwrap_or(u64::MAX)));
@@ -642,6 +727,7 @@ impl From<UploadFault> for Problem {
             UploadFault::TooLarge => Self::BodyTooLarge,
             UploadFault::TooSlow => Self::BodyTooSlow,
             UploadFault::Broken => Self::BodyBroken,
+            UploadFault::NoRoom => Self::Busy,
         }
     }
 }
@@ -652,7 +738,7 @@ pub(crate) fn replay(replayed: &Replayed, is_head: bool) -> HttpResponse {
     let mut builder = HttpResponse::build(status);
     let is_length = |name: &str| name == CONTENT_LENGTH.as_str();
     for (name, value) in replayed.headers.iter().filter(|(name, _)| !is_length(name)) {
-        builder.append_header((name.as_str(), value.as_str()));
+        builder.append_header((name.as_str(), value.as_slice()));
     }
     let note = payment_answer::replay(&replayed.payer);
     builder.insert_header((PAYMENT_RESPONSE_NAME, header_value(encode(&note))));
@@ -661,36 +747,29 @@ pub(crate) fn replay(replayed: &Replayed, is_head: bool) -> HttpResponse {
         _ if framing::is_bodiless(status) => BodySize::None,
         true => {
             let length = replayed.headers.iter().find(|(name, _)| is_length(name));
-            length.and_then(|(_, length)| length.parse().ok()).map_or(BodySize::None, BodySize::Sized)
+            let length = length.and_then(|(_, length)| std::str::from_utf8(length).ok()?.parse().ok());
+            length.map_or(BodySize::None, BodySize::Sized)
         }
         false => BodySize::Sized(u64::try_from(replayed.body.len()).unwrap_or(u64::MAX)),
     };
     builder.body(GatewayBody::whole(replayed.body.clone(), size, None))
 }
 
-/// The path as a route pattern: what may be an id, a key or a card number is left open, because logs are read by many.
-fn pattern_for_log(path: &str) -> String {
-    let hides_card = hides_card_number(path);
-    let is_plain = |segment: &str| {
-        segment.len() <= 24
-            && !segment.contains(['_', '%'])
-            && segment.bytes().filter(u8::is_ascii_digit).count() < 6
-            && !(hides_card && segment.contains(|c: char| c.is_ascii_digit()))
-            && !hides_card_number(segment)
-    };
-    let shown = path.split('/').map(|segment| if is_plain(segment) { segment } else { "{id}" });
-    shown.collect::<Vec<_>>().join("/")
+/// Whether the upstream is told that there is no body: by methods that have one otherwise, because some servers answer 411, and as
+/// the caller says. RFC 9110, section 8.6.
+fn names_length(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH)
+        || headers.contains_key(CONTENT_LENGTH)
+        || headers.contains_key(TRANSFER_ENCODING)
 }
 
-/// Requests that a gateway must not pass on, whatever their path.
-fn unfit_to_pass_on(request: &HttpRequest) -> Option<Problem> {
-    if request.uri().authority().is_some() || request.uri().scheme().is_some() {
-        return Some(Problem::InvalidRequest);
-    }
-    if request.headers().contains_key("upgrade") {
-        return Some(Problem::UpgradeRefused);
-    }
-    None
+/// The caller's own `X-Request-Id`, if it is one that may stand in anybody's log.
+fn callers_request_id(request: &HttpRequest) -> Option<String> {
+    let mut ids = request.headers().get_all("x-request-id");
+    let id = ids.next().filter(|_| ids.next().is_none())?.to_str().ok()?;
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@~".contains(&byte);
+    ((1..=MAX_CALLERS_REQUEST_ID).contains(&id.len()) && id.bytes().all(is_plain)).then(|| id.to_owned())
 }
 
 pub(crate) fn read_credential(request: &HttpRequest) -> Result<Option<Credential>, PayloadError> {
@@ -713,10 +792,12 @@ fn fault_or(report: &UploadReport, error: UpstreamError) -> Problem {
         (None, UpstreamError::Unreachable) => Problem::UpstreamUnreachable,
         (None, UpstreamError::TimedOut) => Problem::UpstreamTimeout,
         (None, UpstreamError::Broken) => Problem::UpstreamFailed,
+        (None, UpstreamError::Unreadable) => Problem::UpstreamUnreadable,
     }
 }
 
-fn not_charged_problem(problem: Problem, note: &PaymentResponse, id: RequestId) -> HttpResponse {
+/// A problem in the place of an answer, for a caller whose payment was opened.
+pub(crate) fn not_charged_problem(problem: Problem, note: &PaymentResponse, id: RequestId) -> HttpResponse {
     let mut extra = payment_answer::charged_card(note);
     extra.insert("requestCharged".into(), json!(false));
     extra.insert("creditsRemaining".into(), json!(note.credits_remaining));

@@ -3,7 +3,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
 use bytes::Bytes;
@@ -11,6 +10,8 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::{Instant, Sleep};
 
 use super::delivery::{Delivery, first_of};
+use crate::config::IdleLimit;
+use crate::crowd::Standing;
 use crate::proxy::pace::PAUSE;
 
 /// The body. Errors close the connection uncleanly, so that no caller takes a part for the whole.
@@ -23,6 +24,8 @@ pub(crate) struct GatewayBody {
     size: BodySize,
     idle: Idle,
     delivery: Option<Delivery>,
+    /// The place of its request, which it gives back at its end.
+    standing: Option<Standing>,
     /// The upstream has cut the answer; said on the next poll.
     is_cut: bool,
 }
@@ -30,7 +33,7 @@ pub(crate) struct GatewayBody {
 /// How long the upstream may be silent in the middle of its answer.
 #[derive(Debug)]
 struct Idle {
-    limit: Duration,
+    limit: IdleLimit,
     timer: Option<Pin<Box<Sleep>>>,
     /// The upstream is waited for.
     since: Option<Instant>,
@@ -45,32 +48,37 @@ struct Idle {
 pub(crate) struct UpstreamCut;
 
 impl GatewayBody {
-    /// The upstream's body, after what was read of it already. `is_stream`: see [`is_stream_of_records`](super::kept_answer::is_stream_of_records).
+    /// The upstream's body, after what was read of it already. `is_stream`: see [`is_stream_of_records`](super::record_stream::is_stream_of_records).
     pub(crate) fn new(
         beginning: Bytes,
         inner: Incoming,
         size: BodySize,
-        idle_timeout: Duration,
+        limit: IdleLimit,
         is_stream: bool,
         delivery: Option<Delivery>,
     ) -> Self {
         let beginning = Some(beginning).filter(|bytes| !bytes.is_empty());
-        let idle = Idle {
-            limit: idle_timeout,
-            timer: None,
-            since: None,
-            is_stream,
-            has_delivered: beginning.is_some(),
-        };
-        Self { beginning, inner: Some(inner), size, idle, delivery, is_cut: false }
+        let idle = Idle { limit, timer: None, since: None, is_stream, has_delivered: beginning.is_some() };
+        Self { beginning, inner: Some(inner), size, idle, delivery, standing: None, is_cut: false }
+    }
+
+    /// Keeps the request's place until the end.
+    pub(crate) fn standing(mut self, standing: Standing) -> Self {
+        self.standing = Some(standing);
+        self
     }
 
     /// A body that is here already.
     pub(crate) fn whole(bytes: Bytes, size: BodySize, delivery: Option<Delivery>) -> Self {
         let beginning = Some(bytes).filter(|bytes| !bytes.is_empty());
-        let idle =
-            Idle { limit: Duration::ZERO, timer: None, since: None, is_stream: false, has_delivered: false };
-        Self { beginning, inner: None, size, idle, delivery, is_cut: false }
+        let idle = Idle {
+            limit: IdleLimit::Endless,
+            timer: None,
+            since: None,
+            is_stream: false,
+            has_delivered: false,
+        };
+        Self { beginning, inner: None, size, idle, delivery, standing: None, is_cut: false }
     }
 
     fn finished(&mut self) {
@@ -154,7 +162,8 @@ impl MessageBody for GatewayBody {
                     // Counted only while we wait for the upstream: a caller who reads slowly does not get here.
                     let idle = &mut self.idle;
                     idle.since.get_or_insert_with(Instant::now);
-                    let until = || Box::pin(tokio::time::sleep_until(Instant::now() + idle.limit));
+                    let IdleLimit::UpTo(limit) = idle.limit else { return Poll::Pending };
+                    let until = || Box::pin(tokio::time::sleep_until(Instant::now() + limit));
                     if std::future::Future::poll(idle.timer.get_or_insert_with(until).as_mut(), context)
                         .is_ready()
                     {

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use actix_web::{HttpResponse, web};
 
+use super::callers::Callers;
 use super::metrics::{Metrics, Readings};
 use super::reversals::Reversals;
-use crate::db::{Db, now_micros, query};
+use crate::db::{Db, Trouble, now_micros};
 use crate::ledger::Ledger;
 use crate::payments::{Inbox, ParkedEvents, Watch};
 use crate::proxy::reachability::{ReachState, Reachability};
+use crate::sparing_log::sparingly;
 use crate::top_up::{Standing, TopUps};
 
 /// What is known of the upstream is asked again when it is older, at the next look.
@@ -26,6 +28,7 @@ pub struct Operations {
     pub(crate) inbox: Inbox,
     pub(crate) books: Watch,
     pub(crate) reversals: Reversals,
+    pub(crate) callers: Callers,
     /// `None`: handlers are sold.
     pub(crate) upstream: Option<Reachability>,
     pub(crate) metrics: Arc<Metrics>,
@@ -37,26 +40,45 @@ pub async fn healthz() -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
 }
 
-/// The database takes writes and the process is not shutting down. The body tells the upstream's state as well, which does not
+/// The database takes writes and the process is not shutting down. The body tells the upstream's state as well, and a proxy in front that is not heard, which do not
 /// decide: a node less would not bring the upstream back.
 pub async fn readyz(operations: web::Data<Operations>) -> HttpResponse {
     if operations.closing.load(Ordering::Relaxed) {
         return HttpResponse::ServiceUnavailable().body("shutting down\n");
     }
-    let written = operations
-        .db
-        .write(|connection| Box::pin(async move { query("SELECT 1").execute(connection).await.map(|_| ()) }))
-        .await;
-    match written {
-        Ok(()) => {
+    let condition = operations.db.condition();
+    // Shows at once what no payer has met yet. A database that is away for a moment is no reason to stop the sale.
+    if condition.is_fine()
+        && let Err(error) = operations.db.takes_a_write().await
+        && condition.is_fine()
+    {
+        sparingly!(error, %error, "not ready: the database cannot be written to");
+        return HttpResponse::ServiceUnavailable().body("the database does not take writes\n");
+    }
+    match condition.trouble() {
+        None => {
             let upstream = operations.upstream.as_ref().map_or_else(String::new, upstream_line);
-            HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(format!("ready\n{upstream}"))
+            let proxy = operations.callers.finding().map_or_else(String::new, proxy_line);
+            HttpResponse::Ok()
+                .content_type("text/plain; charset=utf-8")
+                .body(format!("ready\n{upstream}{proxy}"))
         }
-        Err(error) => {
-            tracing::error!(%error, "not ready: the database does not take writes");
+        Some(Trouble::Refuses(why)) => {
+            sparingly!(error, why, "not ready: the database does not take writes");
             HttpResponse::ServiceUnavailable().body("the database does not take writes\n")
         }
+        Some(Trouble::Another(why)) => {
+            sparingly!(error, why, "not ready: the database is not the one that was opened");
+            HttpResponse::ServiceUnavailable().body("the database is not the one that was opened\n")
+        }
     }
+}
+
+/// What begins the line about a proxy in front that is not heard.
+pub(crate) const PROXY: &str = "proxy: ";
+
+fn proxy_line(finding: &str) -> String {
+    format!("{PROXY}{finding}\n")
 }
 
 /// What is known of the upstream. What is old is asked again, for the next time.
@@ -92,6 +114,7 @@ pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
         reversed_at_start: counts.reversed_at_start.load(Relaxed),
         reversed_for_others: counts.reversed_for_others.load(Relaxed),
         new_payers_paused: operations.top_ups.shield().is_paused(),
+        untrusted_forwards: operations.callers.unheard(),
         barred_attempts: operations.top_ups.shield().barred(),
         events_fetched,
         event_polls_failed,
@@ -111,6 +134,7 @@ pub async fn metrics(operations: web::Data<Operations>) -> HttpResponse {
             ReachState::Unreachable(_) => 0,
         }),
         book_differences: operations.books.differences(),
+        database_writable: i64::from(operations.db.condition().is_fine()),
     };
     HttpResponse::Ok()
         .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")

@@ -10,6 +10,10 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::CONTENT_LENGTH;
 use tokio::time::Instant;
 
+use super::record_stream::is_event_stream;
+use crate::config::IdleLimit;
+use crate::ledger::KeptHeader;
+
 /// Longest reading of an answer that is to be stored, apart from the last piece.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(10);
 
@@ -24,35 +28,12 @@ pub(crate) enum Read {
     Cut,
 }
 
-/// Media types of streams that may have no end: each piece is whole by itself.
-const STREAMS: [&str; 7] = [
-    "text/event-stream",
-    "application/x-ndjson",
-    "application/ndjson",
-    "application/jsonl",
-    "application/json-seq",
-    "application/stream+json",
-    "multipart/x-mixed-replace",
-];
-
-/// Whether an answer of this media type is passed on as it comes and never kept: whoever reads it waits for each event.
-pub(crate) fn is_event_stream(media_type: Option<&str>) -> bool {
-    essence(media_type).eq_ignore_ascii_case("text/event-stream")
-}
-
-fn essence(media_type: Option<&str>) -> &str {
-    media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim()
-}
-
-/// Whether an answer of this media type may be a stream without an end.
-pub(crate) fn is_stream_of_records(media_type: Option<&str>) -> bool {
-    STREAMS.iter().any(|known| known.eq_ignore_ascii_case(essence(media_type)))
-}
-
 /// What is kept of an answer to HEAD besides its headers: the length that it names.
-pub(crate) fn length_of_head(is_head: bool, size: BodySize) -> Option<(String, String)> {
+pub(crate) fn length_of_head(is_head: bool, size: BodySize) -> Option<KeptHeader> {
     match size {
-        BodySize::Sized(length) if is_head => Some((CONTENT_LENGTH.to_string(), length.to_string())),
+        BodySize::Sized(length) if is_head => {
+            Some((CONTENT_LENGTH.to_string(), length.to_string().into_bytes()))
+        }
         _ => None,
     }
 }
@@ -67,7 +48,7 @@ pub(crate) async fn read(
     head: &hyper::HeaderMap,
     body: &mut Incoming,
     max_bytes: usize,
-    idle_timeout: Duration,
+    idle: IdleLimit,
 ) -> Read {
     // What was decoded, not what a header says: an answer to HEAD has no body.
     let length = body.size_hint().exact().map(|length| usize::try_from(length).unwrap_or(usize::MAX));
@@ -77,7 +58,10 @@ pub(crate) async fn read(
     let mut bytes = BytesMut::with_capacity(length.unwrap_or(0));
     let deadline = Instant::now() + MAX_TIME;
     loop {
-        let until = deadline.min(Instant::now() + idle_timeout);
+        let until = match idle {
+            IdleLimit::UpTo(limit) => deadline.min(Instant::now() + limit),
+            IdleLimit::Endless => deadline,
+        };
         match tokio::time::timeout_at(until, body.frame()).await {
             Ok(None) => return Read::Whole(bytes.freeze()),
             Ok(Some(Ok(frame))) => {

@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::paywall::{Refusal, Refused};
+
 /// How a public request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Outcome {
@@ -34,6 +36,16 @@ pub enum Outcome {
     Busy,
     /// A browser's question.
     Preflight,
+}
+
+impl Outcome {
+    /// Of a priced request that is refused.
+    pub(crate) fn of_refused(refused: &Refused) -> Self {
+        match refused.refusal {
+            Refusal::Busy => Self::Busy,
+            _ => Self::PaymentRefused,
+        }
+    }
 }
 
 /// What became of a webhook.
@@ -91,6 +103,7 @@ pub struct Metrics {
     reversed_for_others: Gauge,
     new_payers_paused: Gauge,
     barred_attempts: Counter,
+    untrusted_forwards: Counter,
     webhooks: Family<WebhookLabels, Counter>,
     events_fetched: Counter,
     event_polls_failed: Counter,
@@ -99,6 +112,7 @@ pub struct Metrics {
     unknown_objects: Gauge,
     stripe_account: Gauge,
     book_differences: Gauge,
+    database_writable: Gauge,
     broken_answers_given_back: Counter,
     upstream_reachable: Gauge,
     broken_answer_alarms: Counter,
@@ -127,6 +141,8 @@ pub struct Readings {
     pub reversed_for_others: u64,
     /// Whether new payers are paused because many cards are declined.
     pub new_payers_paused: bool,
+    /// Requests of proxies in front that are not believed.
+    pub untrusted_forwards: u64,
     /// Attempts to pay that were refused because there were too many.
     pub barred_attempts: u64,
     /// Stripe's events that were fetched, because no webhook had brought them.
@@ -149,6 +165,8 @@ pub struct Readings {
     pub broken_answer_alarms: u64,
     /// Differences between the books and Stripe; -1: not known.
     pub book_differences: i64,
+    /// 1: the database takes writes; 0: it does not, or is not the one that was opened, and nothing is sold.
+    pub database_writable: i64,
 }
 
 impl Default for Metrics {
@@ -202,6 +220,10 @@ impl Metrics {
             "book_differences",
             "Differences between the books and Stripe in the last two days; -1 while it is not known",
         );
+        let database_writable = gauge(
+            "database_writable",
+            "1 while the database takes writes, 0 while it does not, or is not the one that was opened, and nothing is sold",
+        );
         let upstream_reachable = gauge(
             "upstream_reachable",
             "1 when the last connection to the upstream worked, 0 when it failed, -1 while it is not known",
@@ -222,6 +244,10 @@ impl Metrics {
             "barred_attempts",
             "Attempts to pay that were not made, to keep stolen cards from being tried",
         );
+        let untrusted_forwards = counter(
+            "untrusted_forwards",
+            "Requests with X-Forwarded-For or the like from an internal address that is not in trusted_proxies: all callers behind it count as one",
+        );
         let events_fetched =
             counter("events_fetched", "Stripe's events that no webhook had brought when they were fetched");
         let event_polls_failed =
@@ -235,6 +261,7 @@ impl Metrics {
         Self {
             new_payers_paused,
             barred_attempts,
+            untrusted_forwards,
             registry,
             requests,
             seconds,
@@ -255,6 +282,7 @@ impl Metrics {
             unknown_objects,
             stripe_account,
             book_differences,
+            database_writable,
             broken_answers_given_back,
             broken_answer_alarms,
             upstream_reachable,
@@ -286,6 +314,7 @@ impl Metrics {
         self.unknown_objects.set(readings.unknown_objects);
         self.stripe_account.set(readings.stripe_account);
         self.book_differences.set(readings.book_differences);
+        self.database_writable.set(readings.database_writable);
         self.upstream_reachable.set(readings.upstream_reachable);
         for (counter, now) in [
             (&self.ledger_batches, readings.batches),
@@ -293,6 +322,7 @@ impl Metrics {
             (&self.ledger_replays, readings.replays),
             (&self.ledger_retries, readings.retries),
             (&self.barred_attempts, readings.barred_attempts),
+            (&self.untrusted_forwards, readings.untrusted_forwards),
             (&self.events_fetched, readings.events_fetched),
             (&self.event_polls_failed, readings.event_polls_failed),
             (&self.broken_answers_given_back, readings.broken_answers_given_back),

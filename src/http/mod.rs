@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod billing;
+pub(crate) mod callers;
 pub(crate) mod delivery;
 pub(crate) mod framing;
 pub mod gateway;
@@ -12,36 +13,41 @@ pub(crate) mod gateway_body;
 pub mod health;
 pub(crate) mod kept_answer;
 pub mod metrics;
+pub(crate) mod origin;
 pub(crate) mod payment_answer;
 pub mod problem;
+pub(crate) mod record_stream;
 pub(crate) mod repeat_headers;
 pub(crate) mod repeat_key;
+pub(crate) mod request_log;
 mod reversals;
+pub(crate) mod server;
 mod statement;
+pub(crate) mod target;
 pub mod webhooks;
+pub(crate) mod who_asks;
 
-use std::net::IpAddr;
-
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 
+use self::problem::Problem;
 pub(crate) use self::reversals::Reversals;
-use crate::config::IpNetwork;
 use crate::domain::RequestId;
-use crate::proxy::client_address::client_address;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What browsers may send us and read from us.
 const ALLOW_HEADERS: &str = "payment, authorization, content-type, accept, idempotency-key, x-requested-with";
 const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-const EXPOSE_HEADERS: &str =
-    "payment-required, payment-response, x-request-id, retry-after, location, idempotent-replayed";
+const EXPOSE_HEADERS: &str = "payment-required, payment-response, x-request-id, retry-after, x-should-retry, location, idempotent-replayed";
 
 /// The public listener's paths.
 pub fn public(config: &mut web::ServiceConfig) {
     config
-        .service(web::scope("/billing").configure(billing::configure))
-        .service(web::scope("/webhooks").configure(webhooks::configure))
+        .service(web::scope("/billing").wrap(from_fn(target::guard)).configure(billing::configure))
+        .service(web::scope("/webhooks").wrap(from_fn(target::guard)).configure(webhooks::configure))
         .default_service(web::to(gateway::serve));
 }
 
@@ -53,23 +59,34 @@ pub fn operations(config: &mut web::ServiceConfig) {
         .route("/metrics", web::get().to(health::metrics));
 }
 
-/// Where a request comes from, as far as it can be believed. `None` where there is no connection, as in tests of an
-/// application's own.
-pub(crate) fn caller_address(request: &HttpRequest, trusted_proxies: &[IpNetwork]) -> Option<IpAddr> {
-    let forwarded = request.headers().get_all("x-forwarded-for");
-    let forwarded = forwarded.filter_map(|value| value.to_str().ok());
-    Some(client_address(request.peer_addr()?.ip(), forwarded, trusted_proxies))
+/// The length that a request announces for its body.
+///
+/// # Errors
+/// One that is no number.
+pub(crate) fn announced(request: &HttpRequest) -> Result<Option<u64>, Problem> {
+    let Some(length) = request.headers().get(CONTENT_LENGTH) else { return Ok(None) };
+    let text = length.to_str().map_err(|_| Problem::InvalidRequest)?;
+    text.parse().map(Some).map_err(|_| Problem::InvalidRequest)
+}
+
+/// Whether a body follows a request's head.
+pub(crate) fn has_body(request: &HttpRequest) -> bool {
+    request.headers().contains_key(TRANSFER_ENCODING) || !matches!(announced(request), Ok(None | Some(0)))
 }
 
 /// Headers of every public answer: the request id, and what lets a browser's script read the answer.
 pub(crate) fn finish(response: &mut HttpResponse, id: RequestId) {
     let headers = response.headers_mut();
+    set_request_id(headers, id);
     let name = HeaderName::from_static;
-    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(id.to_string())) {
-        headers.insert(name("x-request-id"), value);
-    }
     headers.insert(name("access-control-allow-origin"), HeaderValue::from_static("*"));
     headers.insert(name("access-control-expose-headers"), HeaderValue::from_static(EXPOSE_HEADERS));
+}
+
+fn set_request_id(headers: &mut HeaderMap, id: RequestId) {
+    if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(id.to_string())) {
+        headers.insert(X_REQUEST_ID, value);
+    }
 }
 
 /// Answers a browser's question whether it may ask; never priced, never passed on.

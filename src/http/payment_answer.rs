@@ -1,19 +1,17 @@
 //! Answers about payment: the 402 with its offer, and the `payment-response` that goes with every answer once a wallet is
 //! known.
 
+use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, VARY};
-use actix_web::{HttpResponse, HttpResponseBuilder};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, VARY};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::problem;
 use crate::domain::{Micros, RequestId};
 use crate::ledger::ClientState;
-use crate::paywall::offer::{Challenge, Offers, Sale, owed, with_standing};
-use crate::paywall::{Captured, CardCharge, Refusal, Refused, Repayer, Uncharged, Wallet};
+use crate::paywall::offer::{Challenge, Offers, Sale, header_of, json_of, owed, standing_of, with_standing};
+use crate::paywall::{Answer, Captured, CardCharge, Refusal, Refused, Repayer, Uncharged, Wallet};
 use crate::protocol::stripe402::{
     PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRequired, PaymentResponse, encode,
 };
@@ -32,20 +30,20 @@ pub(crate) fn header_value(encoded: String) -> HeaderValue {
 pub(crate) const NOT_CHARGED: &str = "not_charged";
 
 /// The answer to a request that presents nothing. The same as [`refused`] writes for [`Refused::challenge`].
-pub(crate) fn challenge(challenge: &Challenge, path: &str, request: RequestId) -> HttpResponse {
-    let offer = challenge.json(path, &request.to_string());
-    let header = header_value(STANDARD.encode(&offer));
-    payment_required(header).body(offer)
+pub(crate) fn challenge(challenge: &Challenge, sale: Sale<'_>, request: RequestId) -> HttpResponse {
+    let (body, header) = challenge.written(sale, &request.to_string());
+    payment_required(header, body, Refusal::PaymentRequired.answer())
 }
 
-fn payment_required(offer: HeaderValue) -> HttpResponseBuilder {
-    let mut builder = HttpResponse::build(StatusCode::PAYMENT_REQUIRED);
-    builder
+fn payment_required(offer: String, body: String, answer: Answer) -> HttpResponse {
+    let mut response = HttpResponse::build(StatusCode::PAYMENT_REQUIRED)
         .insert_header((CONTENT_TYPE, "application/json"))
         .insert_header((CACHE_CONTROL, "no-store"))
         .insert_header((VARY, "payment"))
-        .insert_header((PAYMENT_REQUIRED_NAME, offer));
-    builder
+        .insert_header((PAYMENT_REQUIRED_NAME, header_value(offer)))
+        .body(body);
+    problem::tell_of_repeating(response.headers_mut(), answer);
+    response
 }
 
 /// The receipt of a request that was charged.
@@ -118,14 +116,11 @@ fn failure(
 }
 
 fn account(wallet: &Wallet, state: Option<&ClientState>, charged: Option<&CardCharge>) -> PaymentResponse {
-    let frozen = state.filter(|state| state.is_frozen());
     PaymentResponse {
         success: false,
         charge_id: charged.map(|charge| charge.payment_intent.clone()),
         credits_remaining: state.map_or(0, |state| state.credit().to_units_floor().get()),
-        spendable: frozen.map(|state| state.spendable().to_units_floor().get()),
-        frozen: frozen.map(|_| true),
-        debt: state.and_then(owed),
+        standing: standing_of(state),
         client_id: wallet.key.as_ref().map_or_else(String::new, |key| key.expose().to_owned()),
         payment_id: charged.map(|charge| charge.top_up.to_string()),
         top_up_amount: charged.map(|charge| charge.amount.to_units_floor().get()),
@@ -157,12 +152,14 @@ pub(crate) fn refused(
     let message = with_card_charge(&message, refused.charged.as_ref(), refused.state.as_ref());
     let mut response = if answer.status == 402 {
         let offer = offers.write(sale, &refused.refusal, refused.state.as_ref(), &request.to_string());
+        let whole = json_of(&offer);
+        let header = header_of(&offer, &whole);
         let body = if is_challenge(&refused.refusal) {
-            json_of(&offer)
+            whole
         } else {
             attempt_body(&offer, outcome.as_ref(), &message, refused.state.as_ref())
         };
-        payment_required(header_value(encode(&offer))).body(body)
+        payment_required(header, body, answer)
     } else {
         let mut extra = extra(refused);
         extra.extend(outcome.as_ref().map(charged_card).into_iter().flatten());
@@ -174,9 +171,6 @@ pub(crate) fn refused(
     };
     if let Some(outcome) = outcome.filter(|outcome| !outcome.client_id.is_empty()) {
         response.headers_mut().insert(PAYMENT_RESPONSE_NAME, header_value(encode(&outcome)));
-    }
-    if let (Some(seconds), true) = (answer.retry_after, answer.status == 402) {
-        response.headers_mut().insert(RETRY_AFTER, seconds.into());
     }
     response
 }
@@ -226,9 +220,9 @@ pub(crate) fn charged_card(note: &PaymentResponse) -> Map<String, Value> {
         told.insert("clientId".into(), json!(note.client_id));
         told.insert("topUpAmount".into(), json!(note.top_up_amount));
         told.insert("creditsRemaining".into(), json!(note.credits_remaining));
-        if note.frozen == Some(true) {
+        if note.standing.frozen == Some(true) {
             told.insert("frozen".into(), json!(true));
-            told.insert("spendable".into(), json!(note.spendable));
+            told.insert("spendable".into(), json!(note.standing.spendable));
         }
     }
     told
@@ -293,11 +287,10 @@ fn attempt_body(
     body.to_string()
 }
 
-fn json_of(offer: &PaymentRequired) -> String {
-    serde_json::to_string(offer).unwrap_or_default()
+/// An offer for credit alone, where nothing is sold by the request itself.
+pub(crate) fn credit_sale<'a>(origin: &'a str, path: &'a str) -> Sale<'a> {
+    Sale { origin, path, description: Some("Prepaid credit"), mime_type: None, price: Micros::ZERO }
 }
 
-/// An offer for credit alone, where nothing is sold by the request itself.
-pub(crate) fn credit_sale(path: &str) -> Sale<'_> {
-    Sale { path, description: Some("Prepaid credit"), mime_type: None, price: Micros::ZERO }
-}
+#[cfg(test)]
+mod tests;

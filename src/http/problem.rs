@@ -2,20 +2,25 @@
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use serde_json::{Map, Value, json};
 
 use crate::domain::RequestId;
 use crate::paywall::{Answer, WhoActs};
+
+/// What SDKs obey before their own rules.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// A refusal that is not about payment. The payment ones are in `paywall::refusal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Problem {
     /// The path can be read in more than one way, or not at all.
     InvalidPath,
+    /// The request target is longer than is read.
+    TargetTooLong,
     /// A request target or a header that a gateway must not pass on.
     InvalidRequest,
-    /// WebSocket and other upgrades are not sold.
+    /// WebSocket is not sold.
     UpgradeRefused,
     /// No route names this path and method.
     RouteNotConfigured,
@@ -33,6 +38,12 @@ pub enum Problem {
     UpstreamTimeout,
     /// The API broke off.
     UpstreamFailed,
+    /// What the API answered cannot be read.
+    UpstreamUnreadable,
+    /// A handler that is sold inside an application has panicked.
+    HandlerFailed,
+    /// A handler that is sold inside an application has two prices.
+    NestedPrices,
     /// More than one credential.
     AmbiguousCredentials,
     /// No clientId where one is needed.
@@ -79,6 +90,14 @@ impl Problem {
                 None,
                 "The path can be read in more than one way. Send it without empty or dot segments, encoded slashes, backslashes, semicolons or control characters.",
             ),
+            Self::TargetTooLong => row(
+                414,
+                "target_too_long",
+                false,
+                Agent,
+                None,
+                "The request target is too long: a path may have 4096 bytes, path and query together 64000. Nothing was charged.",
+            ),
             Self::InvalidRequest => {
                 row(400, "invalid_request", false, Agent, None, "The request cannot be passed on.")
             }
@@ -88,7 +107,7 @@ impl Problem {
                 false,
                 Agent,
                 None,
-                "Upgrades such as WebSocket are not sold here.",
+                "WebSocket is not sold here. Ask with plain HTTP.",
             ),
             Self::RouteNotConfigured => row(
                 404,
@@ -148,6 +167,30 @@ impl Problem {
                 Seller,
                 None,
                 "The API behind the gateway broke off before it answered. Nothing was charged for this request.",
+            ),
+            Self::UpstreamUnreadable => row(
+                502,
+                "upstream_unreadable",
+                false,
+                Seller,
+                None,
+                "What the API behind the gateway answered is not HTTP, or its head is too large. It may have done its work. Nothing was charged for this request.",
+            ),
+            Self::HandlerFailed => row(
+                500,
+                "handler_failed",
+                true,
+                Seller,
+                None,
+                "The API ended unexpectedly before it answered. It may have done its work. Nothing was charged for this request.",
+            ),
+            Self::NestedPrices => row(
+                500,
+                "nested_prices",
+                false,
+                Seller,
+                None,
+                "The API is set up wrongly: this has two prices, one inside the other. Nothing was charged for this request.",
             ),
             Self::AmbiguousCredentials => row(
                 400,
@@ -255,10 +298,19 @@ pub fn response(
     let mut builder = HttpResponse::build(status);
     builder.insert_header((CONTENT_TYPE, "application/problem+json"));
     builder.insert_header((CACHE_CONTROL, "no-store"));
-    if let Some(seconds) = answer.retry_after {
-        builder.insert_header((RETRY_AFTER, seconds));
+    let mut response = builder.body(Value::Object(body).to_string());
+    tell_of_repeating(response.headers_mut(), answer);
+    super::set_request_id(response.headers_mut(), request);
+    response
+}
+
+/// Tells programs that repeat requests by themselves whether, and when, to repeat this one.
+pub(crate) fn tell_of_repeating(headers: &mut HeaderMap, answer: Answer) {
+    let repeating = answer.repeating();
+    headers.insert(SHOULD_RETRY, HeaderValue::from_static(if repeating.helps { "true" } else { "false" }));
+    if let Some(seconds) = repeating.after {
+        headers.insert(RETRY_AFTER, seconds.into());
     }
-    builder.body(Value::Object(body).to_string())
 }
 
 /// A problem without additions.

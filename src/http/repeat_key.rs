@@ -1,15 +1,14 @@
 //! The `Idempotency-Key` of a paid request, read in the same way at every door that sells.
 
-use std::time::Duration;
-
 use actix_web::http::header::{HeaderMap, HeaderValue};
 use actix_web::{HttpRequest, web};
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 
 use super::problem::Problem;
+use crate::crowd::Place;
 use crate::paywall::{Refusal, RepeatKey, is_key};
-use crate::proxy::upload;
+use crate::proxy::pace::Patience;
+use crate::proxy::upload::{self, UploadFault};
 
 /// <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -35,22 +34,22 @@ pub(crate) fn required(headers: &HeaderMap) -> Option<&str> {
     key.to_str().ok().filter(|key| is_key(key))
 }
 
-/// The key with what it stands for, for which the body is read whole. `path` is the one that is priced; `places` limits how many
-/// bodies are in memory at once, because whoever sends a payment header that looks like one can send them.
+/// The key with what it stands for, for which the body is read whole. `path` is the one that is priced; `room` is where the bytes
+/// that are in memory are counted.
 pub(crate) async fn read(
     key: &HeaderValue,
     request: &HttpRequest,
     path: &str,
     payload: web::Payload,
     max_bytes: u64,
-    timeout: Duration,
-    places: &Semaphore,
+    patience: Patience,
+    room: &mut Place,
 ) -> Result<(Bytes, RepeatKey), Unfit> {
-    let Ok(_place) = places.try_acquire() else {
-        return Err(Unfit::Refusal(Refusal::Busy));
-    };
-    let body = upload::read_whole(payload, max_bytes, timeout).await;
-    let body = body.map_err(|fault| Unfit::Problem(fault.into()))?;
+    let body = upload::read_whole(payload, max_bytes, patience, room).await;
+    let body = body.map_err(|fault| match fault {
+        UploadFault::NoRoom => Unfit::Refusal(Refusal::Busy),
+        fault => Unfit::Problem(fault.into()),
+    })?;
     let key = RepeatKey::new(
         key.to_str().unwrap_or_default(),
         request.method().as_str(),

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::domain::RequestId;
 use crate::ledger::{ClientId, EntryId, Ledger, LedgerError};
 use crate::money_work::MoneyWork;
+use crate::sparing_log::sparingly;
 
 /// Reversals for one client in an hour. Beyond it something is odd, and a person should look.
 const MANY_AN_HOUR: u32 = 100;
@@ -80,7 +81,7 @@ impl Reversals {
         let (ledger, counts) = (self.ledger.clone(), Arc::clone(&self.counts));
         self.tasks.spawn(async move {
             while let Err(LedgerError::Unavailable(error)) = ledger.give_back(request, client).await {
-                tracing::error!(error, request.id = %request, "a broken answer could not be given back yet");
+                sparingly!(error, error, request.id = %request, "a broken answer could not be given back yet");
                 tokio::time::sleep(AGAIN).await;
             }
             ledger.delivered(entry);

@@ -4,13 +4,14 @@
 
 use serde_json::{Value, json};
 
-use crate::domain::Micros;
+use crate::domain::decimal_in;
 use crate::ledger::account::Account;
 use crate::ledger::read::EntryRow;
 
 /// One line of a payer's statement.
 pub(super) fn line(entry: &EntryRow) -> Value {
     let (part, is_more) = movement(entry);
+    let exact = |micros: i64| decimal_in(micros.unsigned_abs(), &entry.currency);
     let amount = exact(entry.amount);
     let after = entry.paid_after.unwrap_or(0).saturating_add(entry.bonus_after.unwrap_or(0));
     let (kind, about) = kind(entry);
@@ -32,10 +33,6 @@ pub(super) fn line(entry: &EntryRow) -> Value {
         members.extend(id.into_iter().chain(route).chain(status));
     }
     line
-}
-
-fn exact(micros: i64) -> String {
-    Micros::new(micros).unwrap_or(Micros::ZERO).to_major_string()
 }
 
 /// Which part of the wallet an entry moved, and whether there is more of it now. Debt is what the payer owes: it grows by debits.
@@ -126,6 +123,7 @@ mod tests {
             ("reinstatement:txn_2", StripeClearing, ClientPaid, "dispute_returned", "paid", "1.50"),
             ("adjustment:a", Adjustment, ClientBonus, "adjustment", "bonus", "1.50"),
             ("adjustment:a", Adjustment, ClientDebt, "adjustment", "debt", "-1.50"),
+            ("write-off-return:a.2", ClientPaid, Adjustment, "adjustment", "paid", "-1.50"),
         ] {
             let line = line(&entry(source, debit, credit));
             assert_eq!(

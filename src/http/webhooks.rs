@@ -10,16 +10,19 @@ use std::time::Duration;
 
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
-use tokio::sync::Semaphore;
 
 use self::signature::{Refused, SignatureHeader, verify};
+use super::callers::Callers;
 use super::metrics::{Metrics, WebhookOutcome};
 use super::problem::{self, Problem};
 use crate::config::WebhooksConfig;
+use crate::crowd::{Crowd, Holder};
 use crate::db::now_micros;
 use crate::domain::RequestId;
 use crate::payments::{Event, Inbox};
-use crate::proxy::upload::read_whole;
+use crate::proxy::pace::Patience;
+use crate::proxy::upload::{UploadFault, read_whole};
+use crate::sparing_log::sparingly;
 
 /// The header that signs a request.
 const SIGNATURE: &str = "stripe-signature";
@@ -27,8 +30,6 @@ const SIGNATURE: &str = "stripe-signature";
 const MAX_BODY: u64 = 256 * 1024;
 /// It must arrive within this time.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bodies that are read at once, so that what anybody may send is bounded in memory.
-const MAX_BODIES: usize = 256;
 /// Storing may take so long before Stripe is told to come again.
 const STORE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -40,13 +41,8 @@ pub struct Webhooks {
     pub(crate) is_live: bool,
     pub(crate) inbox: Inbox,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) bodies: Semaphore,
-}
-
-impl Webhooks {
-    pub(crate) fn new(config: WebhooksConfig, is_live: bool, inbox: Inbox, metrics: Arc<Metrics>) -> Self {
-        Self { config, is_live, inbox, metrics, bodies: Semaphore::new(MAX_BODIES) }
-    }
+    pub(crate) crowd: Arc<Crowd>,
+    pub(crate) callers: Callers,
 }
 
 /// The paths. What is not there, or not switched on, is nothing like the rest of the gateway's own.
@@ -91,11 +87,13 @@ impl Webhooks {
         let Some(header) = signature_header(request) else {
             return (WebhookOutcome::BadSignature, refuse(Problem::WebhookSignature, id));
         };
-        let Ok(_permit) = self.bodies.try_acquire() else {
-            return (WebhookOutcome::Busy, refuse(Problem::Busy, id));
-        };
-        let body = match read_whole(payload, MAX_BODY, BODY_TIMEOUT).await {
+        // Anybody can write one, so what is in memory is counted by network: Stripe's own has room whatever others send. What
+        // has not come takes none.
+        let caller = self.callers.address(request);
+        let mut room = self.crowd.webhooks_bytes.none(Holder::network(caller));
+        let body = match read_whole(payload, MAX_BODY, Patience::within(BODY_TIMEOUT), &mut room).await {
             Ok(body) => body,
+            Err(UploadFault::NoRoom) => return (WebhookOutcome::Busy, refuse(Problem::Busy, id)),
             Err(fault) => return (WebhookOutcome::BadBody, refuse(fault.into(), id)),
         };
         let now = now_micros().div_euclid(1_000_000);
@@ -147,11 +145,11 @@ impl Webhooks {
             }
             // Perhaps it is stored. Coming again does no harm.
             Ok(Err(error)) => {
-                tracing::error!(%error, request.id = %id, event.id = name, "a webhook could not be stored; Stripe sends it again");
+                sparingly!(error, %error, request.id = %id, event.id = name, "a webhook could not be stored; Stripe sends it again");
                 (WebhookOutcome::Unavailable, refuse(Problem::Unavailable, id))
             }
             Err(_) => {
-                tracing::error!(request.id = %id, event.id = name, "a webhook was not stored in time; Stripe sends it again");
+                sparingly!(error, request.id = %id, event.id = name, "a webhook was not stored in time; Stripe sends it again");
                 (WebhookOutcome::Unavailable, refuse(Problem::Unavailable, id))
             }
         }

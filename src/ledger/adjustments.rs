@@ -3,8 +3,9 @@
 
 use super::aftermath::{Prepared, lock_client};
 use super::core::{Adjust, ClientId, Command, Gift, Refusal};
+use super::request_key::{asked_before, made_under};
 use crate::db::{Connection, On, Row, Sql, query, query_scalar};
-use crate::domain::{Micros, SecretHash};
+use crate::domain::Micros;
 
 /// Of all operators and nodes together, so much time is a day: in microseconds.
 const DAY: i64 = 24 * 60 * 60 * 1_000_000;
@@ -24,7 +25,7 @@ pub struct NewAdjustment {
     pub reason: String,
     /// The operator's name.
     pub operator: String,
-    /// Of the request, see [`stored_key`]: the same key adjusts once.
+    /// Of the request, see [`stored_key`](super::request_key::stored_key): the same key adjusts once.
     pub request_key: String,
     /// The most credit that may be given in a day.
     pub max_a_day: Micros,
@@ -47,12 +48,6 @@ pub struct Adjustment {
     pub operator: String,
     /// Unix microseconds.
     pub created_at: i64,
-}
-
-/// The key of a request as its row holds it: its hash, because a key may say anything.
-#[must_use]
-pub fn stored_key(key: &str) -> String {
-    SecretHash::of(key).hex()
 }
 
 fn kind(gift: Gift) -> &'static str {
@@ -96,17 +91,17 @@ pub(super) async fn adjust(
 ) -> Result<Prepared, sqlx::Error> {
     query(TURN).fetch_optional(&mut *connection).await?;
     lock_client(connection, new.client).await?;
-    let known = query(OF_REQUEST).bind(&new.request_key).bind(&new.id);
-    if let Some(row) = known.fetch_optional(&mut *connection).await? {
-        let same = row.try_get::<ClientId, _>(0)? == new.client
+    let request = (Some(new.request_key.as_str()), new.id.as_str());
+    let before = asked_before(connection, OF_REQUEST, request, new.client, |row| {
+        let amount: i64 = row.try_get(2)?;
+        Ok(row.try_get::<ClientId, _>(0)? == new.client
             && row.try_get::<&str, _>(1)? == kind(new.gift)
-            && new.amount.is_none_or(|wanted| row.try_get(2).is_ok_and(|amount: i64| amount == wanted.get()))
+            && new.amount.is_none_or(|wanted| wanted.get() == amount)
             && row.try_get::<i64, _>(3)? == i64::from(new.amount.is_none())
-            && row.try_get::<&str, _>(4)? == new.reason;
-        return Ok(match same {
-            true => Prepared::Commands(new.client, Vec::new()),
-            false => Prepared::Refused(Refusal::SourceConflict),
-        });
+            && row.try_get::<&str, _>(4)? == new.reason)
+    });
+    if let Some(before) = before.await? {
+        return Ok(before);
     }
     let debt: Option<i64> = query_scalar(DEBT).bind(new.client).fetch_optional(&mut *connection).await?;
     let Some(debt) = debt.and_then(Micros::new) else {
@@ -161,7 +156,7 @@ fn read(row: &Row) -> Result<Adjustment, sqlx::Error> {
 /// # Errors
 /// What the database said.
 pub async fn by_key(on: impl Into<On<'_>>, stored_key: &str) -> Result<Option<Adjustment>, sqlx::Error> {
-    query(BY_KEY).bind(stored_key).fetch_optional(on).await?.as_ref().map(read).transpose()
+    made_under(on, BY_KEY, stored_key, read).await
 }
 
 /// The adjustments of a client, newest first. Bounded by `limit`.

@@ -8,7 +8,9 @@
 use super::account::Account;
 use super::adjustments::{NewAdjustment, adjust};
 use super::core::{Clawback, ClientId, Command, Fee, PayOut, Refusal, Reinstate, Within, return_source};
+use super::request_key::asked_before;
 use super::reservations::Reservations;
+use super::write_offs::with_take_backs;
 use crate::db::{Connection, Sql, query, query_scalar};
 use crate::domain::{Micros, RefundId, TopUpId};
 
@@ -49,6 +51,8 @@ pub struct ChargeFacts {
     pub top_up: TopUpId,
     /// `ch_…`.
     pub charge: String,
+    /// The card's, for a row that does not know it: one that was made again.
+    pub fingerprint: Option<String>,
     /// What Stripe keeps of it, once that is known and of the client's currency.
     pub fee: Option<Movement>,
     /// In the order of their making.
@@ -205,7 +209,9 @@ const TOP_UP: Sql = Sql::each(
     "SELECT client, amount, bonus FROM top_ups WHERE id = $1 AND state = 'succeeded'",
     "SELECT client, amount, bonus FROM top_ups WHERE id = $1 AND state = 'succeeded' FOR UPDATE",
 );
-const SET_CHARGE: &str = "UPDATE top_ups SET charge = $2 WHERE id = $1 AND charge IS NULL";
+const SET_CHARGE: &str = "\
+UPDATE top_ups SET charge = COALESCE(charge, $2), fingerprint = COALESCE(fingerprint, $3)
+WHERE id = $1 AND (charge IS NULL OR fingerprint IS NULL)";
 /// Of what has not failed.
 const REFUNDED: &str =
     "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM refunds WHERE top_up = $1 AND state <> 'failed'";
@@ -346,7 +352,12 @@ async fn align(connection: &mut Connection, facts: &ChargeFacts, at: i64) -> Res
     };
     let client = charge.client;
     lock_client(connection, client).await?;
-    query(SET_CHARGE).bind(charge.id.to_string()).bind(&facts.charge).execute(&mut *connection).await?;
+    query(SET_CHARGE)
+        .bind(charge.id.to_string())
+        .bind(&facts.charge)
+        .bind(facts.fingerprint.as_deref())
+        .execute(&mut *connection)
+        .await?;
     let mut commands = Vec::new();
     if let Some(fee) = &facts.fee {
         push_fee(&mut commands, client, format!("fee:{}", fee.id), fee.amount, Account::StripeFees, false);
@@ -375,7 +386,7 @@ async fn align(connection: &mut Connection, facts: &ChargeFacts, at: i64) -> Res
         }
     }
     set_status(connection, client).await?;
-    Ok(Prepared::Commands(client, commands))
+    with_take_backs(connection, client, commands).await
 }
 
 fn push_fee(
@@ -548,8 +559,8 @@ async fn align_dispute(
         // What was read before it went on, and arrives after.
         Some(known) if stage(&dispute.status) < stage(&known) => return movements(client, dispute, commands),
         Some(known) => {
-            // The bank has come back to an inquiry that it had closed.
-            if known == "warning_closed" && dispute.status != known {
+            // An inquiry has become a dispute: that is news, also for whoever had let the client go because of an inquiry.
+            if stage(&known) < DISPUTED_STAGE && stage(&dispute.status) >= DISPUTED_STAGE {
                 query(FREEZE_AGAIN)
                     .bind(client)
                     .bind(dispute_cause(&dispute.id))
@@ -580,13 +591,16 @@ async fn align_dispute(
     movements(client, dispute, commands)
 }
 
+/// From here on it is no inquiry any more.
+const DISPUTED_STAGE: u8 = 2;
+
 /// How far a dispute has come. It never goes back.
 fn stage(status: &str) -> u8 {
     match status {
         "warning_needs_response" | "warning_under_review" => 0,
         "warning_closed" => 1,
         "won" | "lost" | "prevented" => 3,
-        _ => 2,
+        _ => DISPUTED_STAGE,
     }
 }
 
@@ -640,16 +654,14 @@ async fn request_refund(
     let Some(charge) = Charge::lock(connection, new.top_up).await? else {
         return Ok(Prepared::Refused(Refusal::NotCharged));
     };
-    let key = new.request_key.as_deref();
-    let known = query(REFUND_OF_REQUEST).bind(key).bind(new.id.to_string());
-    if let Some(row) = known.fetch_optional(&mut *connection).await? {
+    let (key, id) = (new.request_key.as_deref(), new.id.to_string());
+    let before = asked_before(connection, REFUND_OF_REQUEST, (key, &id), charge.client, |row| {
         let amount: i64 = row.try_get(2)?;
-        let same = row.try_get::<&str, _>(1)? == charge.id.to_string()
-            && new.amount.is_none_or(|wanted| wanted.get() == amount);
-        return Ok(match same {
-            true => Prepared::Commands(charge.client, Vec::new()),
-            false => Prepared::Refused(Refusal::SourceConflict),
-        });
+        Ok(row.try_get::<&str, _>(1)? == charge.id.to_string()
+            && new.amount.is_none_or(|wanted| wanted.get() == amount))
+    });
+    if let Some(before) = before.await? {
+        return Ok(before);
     }
     let refunded = charge.refunded(connection).await?;
     let disputed =
@@ -661,7 +673,7 @@ async fn request_refund(
     }
     let forfeits = charge.forfeits(refunded, amount);
     query(NEW_REFUND)
-        .bind(new.id.to_string())
+        .bind(id)
         .bind(charge.id.to_string())
         .bind(charge.client)
         .bind(amount.get())
@@ -706,8 +718,9 @@ async fn fail_refund(
     let Some(charge) = Charge::lock(connection, top_up).await? else {
         return Ok(Prepared::Refused(Refusal::NotCharged));
     };
-    match query(FAIL_REFUND).bind(&id).bind(failure).bind(at).execute(connection).await? {
-        0 => Ok(Prepared::Commands(charge.client, Vec::new())),
-        _ => Ok(Prepared::Commands(charge.client, vec![returned(charge.client, &id)])),
+    if query(FAIL_REFUND).bind(&id).bind(failure).bind(at).execute(&mut *connection).await? == 0 {
+        return Ok(Prepared::Commands(charge.client, Vec::new()));
     }
+    lock_client(connection, charge.client).await?;
+    with_take_backs(connection, charge.client, vec![returned(charge.client, &id)]).await
 }

@@ -14,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::db::{Connection, Db, DbError, Row, Sql, postgres_now, query, sql_with_now, sqlite_now};
 use crate::domain::{RequestId, SecretHash};
 
+/// A header of an answer: its name and its value, which may have any bytes.
+pub type KeptHeader = (String, Vec<u8>);
+
 /// An answer that was charged, as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredAnswer {
@@ -24,7 +27,7 @@ pub struct StoredAnswer {
     /// The status.
     pub status: u16,
     /// End-to-end headers.
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<KeptHeader>,
     /// `None`: too large to be kept.
     pub body: Option<Bytes>,
     /// A digest of the headers that the request was sent with. Kept in place of the answer's headers when the answer itself is
@@ -70,7 +73,7 @@ pub enum KeyState {
         /// The status.
         status: u16,
         /// End-to-end headers.
-        headers: Vec<(String, String)>,
+        headers: Vec<KeptHeader>,
         /// All of it.
         body: Bytes,
     },
@@ -184,7 +187,7 @@ const DELETE_EXPIRED: Sql = sql_with_now!(
 pub(super) async fn store(connection: &mut Connection, answer: &StoredAnswer) -> Result<bool, sqlx::Error> {
     let headers = match (&answer.body, answer.request_headers) {
         (None, Some(digest)) => serde_json::to_string(&NotKept { request_headers: digest.hex() }),
-        _ => serde_json::to_string(&answer.headers),
+        _ => serde_json::to_string(&as_text(&answer.headers)),
     };
     let headers = headers.map_err(|error| sqlx::Error::Encode(error.into()))?;
     let changed = query(STORE)
@@ -196,6 +199,20 @@ pub(super) async fn store(connection: &mut Connection, answer: &StoredAnswer) ->
         .execute(connection)
         .await?;
     Ok(changed == 1)
+}
+
+/// Each byte is the character of its number, so that none is lost. ASCII is as the versions before have written it.
+fn as_text(headers: &[KeptHeader]) -> Vec<(&str, String)> {
+    headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.iter().copied().map(char::from).collect()))
+        .collect()
+}
+
+fn from_text(text: &str) -> Option<Vec<KeptHeader>> {
+    let headers: Vec<(String, String)> = serde_json::from_str(text).ok()?;
+    let bytes = |value: &str| value.chars().map(|c| u8::try_from(c).ok()).collect::<Option<Vec<u8>>>();
+    headers.into_iter().map(|(name, value)| Some((name, bytes(&value)?))).collect()
 }
 
 fn key_row(row: &Row) -> Result<KeyRow, sqlx::Error> {
@@ -214,7 +231,7 @@ fn key_row(row: &Row) -> Result<KeyRow, sqlx::Error> {
         (_, None) if is_noted => KeyState::Delivering,
         (_, Some(body)) => KeyState::Kept {
             status: u16::try_from(row.try_get::<i64, _>(4)?).map_err(|_| malformed())?,
-            headers: serde_json::from_str(row.try_get(5)?).map_err(|_| malformed())?,
+            headers: from_text(row.try_get(5)?).ok_or_else(malformed)?,
             body: body.into(),
         },
         (_, None) => KeyState::TooLarge {
@@ -345,7 +362,7 @@ pub async fn count_repeat(
     .await
 }
 
-/// Removes up to a thousand expired keys, and answers how many.
+/// Removes up to a thousand expired keys, which is one step, and answers how many.
 ///
 /// # Errors
 /// When the database cannot be written to.

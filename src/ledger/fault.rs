@@ -19,12 +19,16 @@ impl Fault {
 
     /// Whether the connection cannot be used any more although it answers: the server takes no writes since a failover.
     pub(super) fn is_demoted(&self) -> bool {
-        let (Self::OfOneCommand(error) | Self::Again(error) | Self::Away(error)) = self;
         // read_only_sql_transaction
-        error
+        self.error()
             .as_database_error()
             .and_then(sqlx::error::DatabaseError::code)
             .is_some_and(|code| code == "25006")
+    }
+
+    pub(super) fn error(&self) -> &sqlx::Error {
+        let (Self::OfOneCommand(error) | Self::Again(error) | Self::Away(error)) = self;
+        error
     }
 
     pub(super) fn into_error(self) -> sqlx::Error {

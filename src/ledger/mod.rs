@@ -33,12 +33,15 @@ mod postgres;
 pub mod prices;
 pub mod read;
 pub mod recording;
+pub mod request_key;
 pub mod reservations;
+mod shared_reads;
 mod sqlite;
 mod storage;
 #[cfg(test)]
 mod tests;
 pub mod verify;
+mod write_offs;
 mod writer;
 
 use std::sync::Arc;
@@ -48,19 +51,21 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use self::aftermath::{Change, NewRefund};
-pub use self::answers::StoredAnswer;
+pub use self::answers::{KeptHeader, StoredAnswer};
 pub use self::core::{Capture, ClientId, ClientState, EntryId, Refusal};
 use self::core::{Hold, Release, Reverse};
 use self::mailbox::Recipient;
 use self::nodes::Node;
 pub use self::recording::SucceededCharge;
 pub use self::reservations::{NotReserved, Reservation, Reservations};
+use self::shared_reads::SharedReads;
 pub(crate) use self::storage::undelivered_entries;
-use self::writer::{Deliveries, Job, Writer};
+use self::writer::{Deliveries, Job, Shared, Writer};
 pub use self::writer::{Posted, WriterCounts};
 use crate::config::DatabaseConfig;
 use crate::db::{Db, DbError, query_scalar};
 use crate::domain::{Micros, RequestId};
+use crate::sparing_log::sparingly;
 
 /// Commands waiting for the writer; more make their callers wait.
 const QUEUE: usize = 4096;
@@ -76,7 +81,7 @@ pub enum LedgerError {
     /// The database did not take it. Whether it is in the books is unknown until the database answers again.
     #[error("the ledger's database did not answer: {0}")]
     Unavailable(String),
-    /// The process is shutting down.
+    /// The process is shutting down, or the database is not the one that it opened.
     #[error("the ledger is closed")]
     Closed,
 }
@@ -91,6 +96,8 @@ pub struct Ledger {
     counts: Arc<WriterCounts>,
     node: Arc<Node>,
     closing: CancellationToken,
+    /// Of clients' balances; the flag: also of those that are in memory.
+    reads: SharedReads<(ClientId, bool), Result<(), Arc<DbError>>>,
 }
 
 impl Ledger {
@@ -123,16 +130,20 @@ impl Ledger {
             database.clone(),
             node.to_owned(),
             patience,
-            Arc::clone(&reservations),
-            Arc::clone(&deliveries),
-            Arc::clone(&counts),
+            db.condition().clone(),
+            Shared {
+                reservations: Arc::clone(&reservations),
+                deliveries: Arc::clone(&deliveries),
+                counts: Arc::clone(&counts),
+            },
         )
         .await?;
         let (jobs, receiver) = mpsc::channel(QUEUE);
         let closing = CancellationToken::new();
         let task = tokio::spawn(writer.run(receiver, side.writes, side.other_writes, closing.clone()));
         let node = Arc::new(Node::new(node.to_owned()));
-        let ledger = Self { jobs, db: db.clone(), reservations, deliveries, counts, node, closing };
+        let reads = SharedReads::on_this_runtime();
+        let ledger = Self { jobs, db: db.clone(), reservations, deliveries, counts, node, closing, reads };
         ledger.keep_alive().await?;
         Ok((ledger, db, task))
     }
@@ -166,7 +177,7 @@ impl Ledger {
             Err(NotReserved::Insufficient(_) | NotReserved::Frozen(_)) if self.is_shared() => {}
             other => return other.map_err(ReserveError::NotReserved),
         }
-        self.learn(client).await?;
+        self.learn(client, self.is_shared()).await?;
         self.reserve_at_once(client, price).map_err(ReserveError::NotReserved)
     }
 
@@ -186,7 +197,7 @@ impl Ledger {
         if let (Some(state), false) = (self.reservations.state(client), self.is_shared()) {
             return Ok(Some(state));
         }
-        self.learn(client).await?;
+        self.learn(client, self.is_shared()).await?;
         Ok(self.reservations.state(client))
     }
 
@@ -195,15 +206,27 @@ impl Ledger {
     /// # Errors
     /// [`DbError`].
     pub async fn refresh(&self, client: ClientId) -> Result<(), DbError> {
-        self.learn(client).await
+        self.learn(client, true).await
     }
 
-    async fn learn(&self, client: ClientId) -> Result<(), DbError> {
-        let expected = self.reservations.expect(client);
-        if let Some(state) = storage::load_client(self.db.reader(), client).await? {
-            self.reservations.learn(client, state, expected);
-        }
-        Ok(())
+    /// Reads a client, together with everybody else who asks for it now. `again`: also one that is in memory by then.
+    async fn learn(&self, client: ClientId, again: bool) -> Result<(), DbError> {
+        let read = || {
+            let (db, reservations) = (self.db.clone(), Arc::clone(&self.reservations));
+            async move {
+                if !again && reservations.state(client).is_some() {
+                    return Ok(());
+                }
+                let expected = reservations.expect(client);
+                let found = storage::load_client(db.reader(), client).await;
+                if let Some(state) = found.map_err(|error| Arc::new(DbError::from(error)))? {
+                    reservations.learn(client, state, expected);
+                }
+                Ok(())
+            }
+        };
+        let told = self.reads.read((client, again), read).await;
+        told.unwrap_or_else(|| Err(Arc::new(DbError::Closed))).map_err(|error| DbError::Shared(error))
     }
 
     /// Charges a request to the credit that was reserved for it, durably: when this answers, it is on disk.
@@ -323,7 +346,7 @@ impl Ledger {
     pub async fn make_certain(&self, request: RequestId, client: ClientId) {
         // Under the client's lock, which an unknown commit holds until it has ended one way or the other.
         while let Err(LedgerError::Unavailable(error)) = self.release(request, client).await {
-            tracing::warn!(error, request.id = %request, "the outcome of a request is not certain yet");
+            sparingly!(warn, error, request.id = %request, "the outcome of a request is not certain yet");
             tokio::time::sleep(RETRY_EVERY).await;
         }
     }

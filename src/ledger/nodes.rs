@@ -153,7 +153,11 @@ impl Ledger {
     /// # Errors
     /// When the database cannot be used; the next step tries again.
     pub async fn renew_lease(&self) -> Result<(), DbError> {
-        self.node.renew(&self.db).await
+        let renewed = self.node.renew(&self.db).await;
+        if let Err(DbError::Sql(error)) = &renewed {
+            self.db.condition().note(error);
+        }
+        renewed
     }
 
     /// Finishes what dead nodes left, and answers how many. It may take longer than a lease.

@@ -448,3 +448,23 @@ async fn other_writes_go_on_between_the_batches() {
     assert_eq!(books.replays(), 0);
     books.assert_clean().await;
 }
+
+/// The first to come with a wallet after a start come together, too, and reading connections are few.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_first_readers_of_one_wallet_read_it_once_or_twice() {
+    let books = Books::open().await;
+    let top_up = books.charged(None, "usd", 1000, 0).await;
+    let client = books.ledger.record_top_up(charge_of(top_up), None).await.unwrap().0.client;
+    let books = Books::open_in(books.close().await, "node").await;
+    let all = join_all((0..500).map(|_| {
+        let ledger = books.ledger.clone();
+        tokio::spawn(async move { ledger.reserve(client, m(10)).await })
+    }));
+    let all: Vec<_> = all.await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(all.iter().filter(|reserved| reserved.is_ok()).count(), 100);
+    let begun = books.ledger.reads.begun();
+    // Whoever comes before the first read has ended waits for the next: so many as there are threads, at most.
+    assert!((1..=3).contains(&begun), "{begun} reads");
+    drop(all);
+    books.assert_clean().await;
+}

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::account::Account;
 use super::core::{MAX_LEGS, leg_source};
+use super::write_offs::{RETURN, id_of_part};
 use crate::db::{Connection, Row, Sql, query, query_scalar};
 
 /// Entries read at once.
@@ -119,6 +120,8 @@ struct Gathered {
     disputed: HashMap<i64, i64>,
     /// Whose, how much, and what became of it.
     adjustments: HashMap<String, (i64, i64, Account)>,
+    /// What of each write-off was taken back.
+    taken_back: HashMap<String, i64>,
     /// Requests that hold something: whose, and how much.
     holds: HashMap<String, (i64, i64)>,
     /// Requests whose hold ended with somebody else.
@@ -424,6 +427,7 @@ fn accounts_fit(source: &str, debit: Account, credit: Account) -> bool {
         Some("reinstatement") => {
             matches!((debit, credit), (StripeClearing, ClientPaid | ClientDebt))
         }
+        Some(RETURN) => matches!((debit, credit), (ClientPaid | ClientDebt, Adjustment)),
         Some("adjustment") => matches!((debit, credit), (Adjustment, ClientBonus | ClientDebt)),
         Some("fee") => matches!((debit, credit), (StripeFees, StripeClearing) | (StripeClearing, StripeFees)),
         Some("dispute-fee") => {
@@ -490,6 +494,10 @@ fn note_aftermath(
                 (_, _, _) => &mut sums.returned,
             };
             *sum = sum.saturating_add(amount);
+        }
+        RETURN => {
+            let taken_back = gathered.taken_back.entry(id_of_part(id).to_owned()).or_default();
+            *taken_back = taken_back.saturating_add(amount);
         }
         "adjustment" => {
             gathered.adjustments.insert(id.to_owned(), (client, amount, credit));
@@ -576,6 +584,15 @@ async fn check_adjustments(
             Some(_) => report.find(format!("adjustment {id}: its entry is not its client, amount and kind")),
             None => report.find(format!("adjustment {id}: it is not in the books")),
         }
+        match gathered.taken_back.remove(id) {
+            Some(taken_back) if kind == "credit" || taken_back > row.try_get(2)? => {
+                report.find(format!("adjustment {id}: more of it was taken back than was written off"));
+            }
+            _ => {}
+        }
+    }
+    for id in gathered.taken_back.keys() {
+        report.find(format!("adjustment {id}: it was taken back, but there is no such adjustment"));
     }
     for id in gathered.adjustments.keys() {
         report.find(format!("adjustment {id}: it is in the books, but there is no such adjustment"));

@@ -32,8 +32,9 @@ use super::reservations::{NotReserved, Reservation, Reservations};
 use super::storage::{self, HoldRow, Writing};
 use super::{LedgerError, sqlite};
 use crate::config::DatabaseConfig;
-use crate::db::{Connection, WriteEnd, WriteJob, now_micros};
+use crate::db::{Condition, Connection, WriteEnd, WriteJob, is_in_vain, now_micros, query_scalar};
 use crate::domain::Micros;
+use crate::sparing_log::sparingly;
 
 /// Commands in one transaction at most.
 const MAX_BATCH: usize = 1024;
@@ -49,6 +50,7 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// How long callers wait for a shared database that has gone away, or for other nodes, before the outcome is called unknown.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+const SILENT: &str = "the database server does not answer";
 /// Between two tries meanwhile.
 const PAUSE: Duration = Duration::from_millis(20);
 /// A batch on a server that does not answer in this time is given up, with its connection.
@@ -154,6 +156,8 @@ pub(super) struct Writer {
     node: String,
     /// [`PATIENCE`].
     patience: Duration,
+    /// Told what commits meet.
+    condition: Condition,
     reservations: Arc<Reservations>,
     deliveries: Arc<Deliveries>,
     counts: Arc<WriterCounts>,
@@ -184,6 +188,13 @@ enum Asked {
     Charge(SucceededCharge),
 }
 
+/// What the writer and the ledger's callers both look at.
+pub(super) struct Shared {
+    pub(super) reservations: Arc<Reservations>,
+    pub(super) deliveries: Arc<Deliveries>,
+    pub(super) counts: Arc<WriterCounts>,
+}
+
 /// One committed batch: the outcomes in the order of its commands, and the states after all of them.
 #[derive(Debug, Default)]
 struct Committed {
@@ -197,15 +208,15 @@ impl Writer {
         database: DatabaseConfig,
         node: String,
         patience: Duration,
-        reservations: Arc<Reservations>,
-        deliveries: Arc<Deliveries>,
-        counts: Arc<WriterCounts>,
+        condition: Condition,
+        Shared { reservations, deliveries, counts }: Shared,
     ) -> Result<Self, sqlx::Error> {
         let mut writer = Self {
             connection,
             database,
             node,
             patience,
+            condition,
             reservations,
             deliveries,
             counts,
@@ -219,6 +230,9 @@ impl Writer {
             doubtful: Vec::new(),
         };
         writer.learn_next_entry().await?;
+        let newest: Option<i64> =
+            query_scalar("SELECT MAX(id) FROM entries").fetch_one(&mut writer.connection).await?;
+        writer.condition.has_entry(newest.unwrap_or(0));
         if !writer.is_shared() {
             writer.end_what_the_last_run_left().await?;
         }
@@ -354,6 +368,10 @@ impl Writer {
     /// Works off doubtful captures, and rewrites the undelivered row while nothing else does: only after them, because the row
     /// still notes them.
     async fn catch_up(&mut self) {
+        if self.condition.is_another() {
+            // Its ids may be of other entries in this one.
+            return;
+        }
         self.settle_doubts().await;
         if !self.doubtful.is_empty() {
             return;
@@ -363,11 +381,14 @@ impl Writer {
             match tokio::time::timeout(BATCH_TIMEOUT, self.write_undelivered()).await {
                 Ok(Ok(written)) => self.row_is_stale = !written,
                 Ok(Err(error)) => {
-                    tracing::error!(%error, "the row of undelivered captures could not be written");
+                    self.condition.note(&error);
+                    sparingly!(error, %error, "the row of undelivered captures could not be written");
                     self.mend(false).await;
                 }
                 Err(_) => {
-                    tracing::error!(
+                    self.condition.refuses(&SILENT);
+                    sparingly!(
+                        error,
                         "the database did not answer when the row of undelivered captures was written"
                     );
                     self.mend(true).await;
@@ -418,7 +439,7 @@ impl Writer {
                 }
                 Err(Fault::Away(_)) if may_try_again => may_try_again = false,
                 Err(Fault::Again(error) | Fault::Away(error)) => {
-                    tracing::error!(%error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled yet");
+                    sparingly!(error, %error, ledger.source = %capture.capture, "a capture of unknown outcome cannot be settled yet");
                     return;
                 }
             }
@@ -440,6 +461,13 @@ impl Writer {
 
     async fn serve(&mut self, jobs: Vec<Job>) {
         if jobs.is_empty() {
+            return;
+        }
+        if self.condition.is_another() {
+            // Nothing of what this process knows may be written into it.
+            for job in jobs {
+                self.answer_with(job, &LedgerError::Closed);
+            }
             return;
         }
         if !self.doubtful.is_empty() {
@@ -471,7 +499,7 @@ impl Writer {
         match self.commit_patiently(&jobs, false).await {
             Ok(committed) => self.answer_all(jobs, committed).await,
             Err(Fault::OfOneCommand(error)) => {
-                tracing::error!(%error, commands = jobs.len(), "a batch failed; its commands are replayed one by one");
+                sparingly!(error, %error, commands = jobs.len(), "a batch failed; its commands are replayed one by one");
                 self.counts.replays.fetch_add(1, Relaxed);
                 let mut away = None;
                 for job in jobs {
@@ -505,10 +533,8 @@ impl Writer {
         let begun = Instant::now();
         let done = loop {
             match self.commit_change(&change).await {
-                Err(Fault::Again(error) | Fault::Away(error))
-                    if self.is_shared() && begun.elapsed() < self.patience =>
-                {
-                    tracing::warn!(%error, "a change did not commit for certain; it is looked up and tried again");
+                Err(Fault::Again(error) | Fault::Away(error)) if self.tries_again(&error, begun) => {
+                    sparingly!(warn, %error, "a change did not commit for certain; it is looked up and tried again");
                     self.counts.retries.fetch_add(1, Relaxed);
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -526,7 +552,7 @@ impl Writer {
             Ok(Err(refusal)) => Err(LedgerError::Refused(refusal)),
             Err(fault) => {
                 let error = fault.into_error();
-                tracing::error!(%error, "a change of the ledger could not be committed");
+                sparingly!(error, %error, "a change of the ledger could not be committed");
                 Err(LedgerError::Unavailable(error.to_string()))
             }
         };
@@ -539,6 +565,15 @@ impl Writer {
         self.commit_patiently(std::slice::from_ref(job), true).await
     }
 
+    /// Whether what has failed since then is tried again: where the server went away, or other nodes are in the way, and not where
+    /// it says that there is no room.
+    fn tries_again(&self, error: &sqlx::Error, begun: Instant) -> bool {
+        self.is_shared()
+            && begun.elapsed() < self.patience
+            && !is_in_vain(error)
+            && !self.condition.is_another()
+    }
+
     /// Commits jobs. On a shared database, what other nodes or an outage of the server prevented is tried again for a while;
     /// from the second try on, everything is looked up first.
     async fn commit_patiently(&mut self, jobs: &[Job], repeated: bool) -> Result<Committed, Fault> {
@@ -546,10 +581,8 @@ impl Writer {
         let mut repeated = repeated;
         loop {
             match self.commit_jobs(jobs, repeated).await {
-                Err(Fault::Again(error) | Fault::Away(error))
-                    if self.is_shared() && begun.elapsed() < self.patience =>
-                {
-                    tracing::warn!(%error, commands = jobs.len(), "a batch did not commit for certain; it is looked up and tried again");
+                Err(Fault::Again(error) | Fault::Away(error)) if self.tries_again(&error, begun) => {
+                    sparingly!(warn, %error, commands = jobs.len(), "a batch did not commit for certain; it is looked up and tried again");
                     self.counts.retries.fetch_add(1, Relaxed);
                     repeated = true;
                     tokio::time::sleep(PAUSE).await;
@@ -593,8 +626,12 @@ impl Writer {
 
     /// The database did not take the command and could not be asked about it: nobody is told "charged" or "failed".
     fn answer_error(&mut self, job: Job, error: &sqlx::Error) {
-        tracing::error!(%error, "a ledger command could not be committed");
-        let unknown = || LedgerError::Unavailable(error.to_string());
+        sparingly!(error, %error, "a ledger command could not be committed");
+        self.answer_with(job, &LedgerError::Unavailable(error.to_string()));
+    }
+
+    fn answer_with(&mut self, job: Job, failed: &LedgerError) {
+        let unknown = || failed.clone();
         match job {
             Job::Capture { capture, store, answer, .. } => {
                 // An answer that is kept whole is charged if it is stored, and can be fetched; whoever asked finds out.
@@ -644,12 +681,14 @@ impl Writer {
         match work {
             Ok(Ok(committed)) => Ok(committed),
             Ok(Err(fault)) => {
+                self.condition.note(fault.error());
                 self.mend(fault.is_demoted()).await;
                 Err(fault)
             }
             Err(_) => {
+                self.condition.refuses(&SILENT);
                 self.mend(true).await;
-                Err(Fault::Away(sqlx::Error::Protocol("the database server does not answer".into())))
+                Err(Fault::Away(sqlx::Error::Protocol(SILENT.into())))
             }
         }
     }
@@ -661,13 +700,15 @@ impl Writer {
         match work {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(fault)) => {
+                self.condition.note(fault.error());
                 self.mend(fault.is_demoted()).await;
                 self.learn_next_entry().await.map_err(Fault::from)?;
                 Err(fault)
             }
             Err(_) => {
+                self.condition.refuses(&SILENT);
                 self.mend(true).await;
-                Err(Fault::Away(sqlx::Error::Protocol("the database server does not answer".into())))
+                Err(Fault::Away(sqlx::Error::Protocol(SILENT.into())))
             }
         }
     }
@@ -792,10 +833,18 @@ impl Writer {
 
     /// Where the next batch goes on counting.
     fn keep_ids(&mut self, batch: &Batch) {
+        self.note_newest(batch);
         if self.is_shared() {
             self.at_once.take(batch.ids_left());
         } else {
             self.next_entry = batch.next_entry().unwrap_or(self.next_entry);
+        }
+    }
+
+    /// For whoever looks whether the books are still these.
+    fn note_newest(&self, batch: &Batch) {
+        if let Some(entry) = batch.entries.last() {
+            self.condition.has_entry(entry.id);
         }
     }
 

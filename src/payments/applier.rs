@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::charges::{Aligned, Charges};
-use crate::stripe::TOP_UP_METADATA_KEY;
+use crate::stripe::{REFUND_METADATA_KEY, TOP_UP_METADATA_KEY};
 use crate::top_up::{IntentSettled, IntentUnknown, Standing, TopUps};
 
 /// What became of an event.
@@ -42,7 +42,7 @@ impl Applier {
         match kind.split('.').next().unwrap_or_default() {
             "payment_intent" => self.payment_intent(kind, object, body).await,
             "charge" | "refund" | "radar" => {
-                let aligned = match payment_intent_of(body) {
+                let aligned = match Named::by(body).intent {
                     Some(intent) => self.charges.align(intent).await,
                     None => self.charges.align_object(object).await,
                 };
@@ -61,8 +61,7 @@ impl Applier {
         if !intent.starts_with("pi_") {
             return Applied::Ignored("not about a PaymentIntent");
         }
-        let named = body["data"]["object"]["metadata"][TOP_UP_METADATA_KEY].as_str();
-        match self.top_ups.settle_intent(intent, named).await {
+        match self.top_ups.settle_intent(intent, Named::by(body).top_up).await {
             Ok(IntentSettled::NotOurs) => Applied::Ignored("not ours"),
             Ok(IntentSettled::Ended) => Applied::Done,
             // It has money: that it is not recorded yet must show.
@@ -84,10 +83,31 @@ impl Applier {
     }
 }
 
-/// The PaymentIntent that a charge, refund, dispute or fraud warning is about; expanded or not.
-pub(super) fn payment_intent_of(body: &Value) -> Option<&str> {
-    let intent = &body["data"]["object"]["payment_intent"];
-    intent.as_str().or_else(|| intent["id"].as_str()).filter(|id| id.starts_with("pi_"))
+/// What the object of an event says it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Named<'a> {
+    /// `pi_…`.
+    pub(super) intent: Option<&'a str>,
+    /// `ch_…`.
+    pub(super) charge: Option<&'a str>,
+    /// Ours, from the metadata.
+    pub(super) top_up: Option<&'a str>,
+    /// Ours, from the metadata.
+    pub(super) refund: Option<&'a str>,
+}
+
+impl<'a> Named<'a> {
+    pub(super) fn by(body: &'a Value) -> Self {
+        let object = &body["data"]["object"];
+        // Expanded or not.
+        let id = |field: &str| object[field].as_str().or_else(|| object[field]["id"].as_str());
+        Self {
+            intent: id("payment_intent").filter(|id| id.starts_with("pi_")),
+            charge: id("charge"),
+            top_up: object["metadata"][TOP_UP_METADATA_KEY].as_str(),
+            refund: object["metadata"][REFUND_METADATA_KEY].as_str(),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -99,10 +119,10 @@ mod tests {
     #[test]
     fn a_charge_names_its_intent_in_two_ways() {
         let about = |intent: Value| json!({ "data": { "object": { "payment_intent": intent } } });
-        assert_eq!(payment_intent_of(&about(json!("pi_1"))), Some("pi_1"));
-        assert_eq!(payment_intent_of(&about(json!({ "id": "pi_1" }))), Some("pi_1"));
+        assert_eq!(Named::by(&about(json!("pi_1"))).intent, Some("pi_1"));
+        assert_eq!(Named::by(&about(json!({ "id": "pi_1" }))).intent, Some("pi_1"));
         for none in [json!(null), json!("ch_1"), json!({}), json!(7)] {
-            assert_eq!(payment_intent_of(&about(none)), None);
+            assert_eq!(Named::by(&about(none)).intent, None);
         }
     }
 }

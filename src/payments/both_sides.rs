@@ -13,6 +13,7 @@ use super::comparison::{
     BooksSide, Charged, DisputeMoved, Facts, Moved, Posted, RefundRow, RefundStatus, Refunded, StripeSide,
     TopUpRow, charges_nobody_was_credited_for,
 };
+use super::window::{Listener, Progress, Window, second};
 use crate::config::DatabaseConfig;
 use crate::db::{Connection, DbError, Row, connect_read_only, query, query_scalar, require_current};
 use crate::domain::{ClientPublicId, InstallationId, RefundId, TopUpId};
@@ -24,23 +25,18 @@ use crate::top_up::{after, installation};
 /// What reading one list, or looking up one object, may take.
 const LIST_DEADLINE: Duration = Duration::from_secs(15 * 60);
 const OBJECT_DEADLINE: Duration = Duration::from_secs(30);
-
-/// Unix seconds, both included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
-    /// The first.
-    pub from: i64,
-    /// The last.
-    pub until: i64,
-}
+/// Of a long list, every so many-th balance transaction is told.
+const TOLD_EVERY: usize = 1_000;
 
 /// What was read.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Gathered {
     /// To compare.
     pub facts: Facts,
     /// Charges, refunds and disputes of other products, and of other gateways, on the same Stripe account.
     pub foreign: u64,
+    /// What was compared: the window that was asked for, less what is in a former account.
+    pub window: Window,
 }
 
 /// Why nothing can be said.
@@ -52,6 +48,15 @@ pub enum GatherError {
     /// Stripe's word.
     #[error("Stripe cannot be read: {0}")]
     Stripe(#[from] StripeFailure),
+    /// Nothing of the window is this account's.
+    #[error(
+        "the window ends before {since}, when this Stripe account was accepted (`prepaid402 accept-account`): what was charged by then \
+         is in the former account, which cannot be read with this key"
+    )]
+    FormerAccount {
+        /// When that was.
+        since: String,
+    },
 }
 
 impl From<sqlx::Error> for GatherError {
@@ -90,16 +95,25 @@ pub async fn gather(
     database: &DatabaseConfig,
     stripe: &Stripe,
     window: Window,
+    listener: Listener<'_>,
 ) -> Result<Gathered, GatherError> {
     let mut connection = connect_read_only(database).await?;
     require_current(&mut connection).await?;
     let installation = installation::known(&mut connection).await?;
     // What was charged in a former account cannot be compared with this one.
-    let since = account_since(&mut connection).await?.map_or(window.from, |since| since.max(window.from));
-    let window = Window { from: since, ..window };
+    let since = account_since(&mut connection).await?.filter(|since| *since > window.from());
+    let window = match since {
+        Some(since) => {
+            let left =
+                window.since(since).ok_or_else(|| GatherError::FormerAccount { since: second(since) })?;
+            listener(Progress::LeftOut(since));
+            left
+        }
+        None => window,
+    };
     let mut books = InWindow::read(&mut connection, window).await?;
     let mut reading = Reading { stripe, installation, side: Side::default(), foreign: 0 };
-    reading.lists(window, &mut connection).await?;
+    reading.lists(window, &mut connection, listener).await?;
     reading.what_only_the_books_have(&books, &mut connection).await?;
     let (side, foreign) = (reading.side, reading.foreign);
     let mut facts = Facts {
@@ -121,7 +135,7 @@ pub async fn gather(
             facts.stripe.given_back.insert(intent);
         }
     }
-    Ok(Gathered { facts, foreign })
+    Ok(Gathered { facts, foreign, window })
 }
 
 /// What the books have in the window.
@@ -134,8 +148,8 @@ struct InWindow {
 
 impl InWindow {
     async fn read(connection: &mut Connection, window: Window) -> Result<Self, sqlx::Error> {
-        let from = window.from.saturating_mul(1_000_000);
-        let until = window.until.saturating_add(1).saturating_mul(1_000_000);
+        let from = window.from().saturating_mul(1_000_000);
+        let until = window.until().saturating_add(1).saturating_mul(1_000_000);
         let mut read = Self::default();
         connection.begin_snapshot().await?;
         let top_ups: Vec<String> =
@@ -283,11 +297,24 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    async fn lists(&mut self, window: Window, connection: &mut Connection) -> Result<(), GatherError> {
-        let Window { from, until } = window;
-        let moved = self.stripe.balance_transactions_between(from, until, after(LIST_DEADLINE)).await?;
+    async fn lists(
+        &mut self,
+        window: Window,
+        connection: &mut Connection,
+        listener: Listener<'_>,
+    ) -> Result<(), GatherError> {
+        let (from, until) = (window.from(), window.until());
+        let movements = |read: usize| {
+            if read.is_multiple_of(TOLD_EVERY) {
+                listener(Progress::Movements(read));
+            }
+        };
+        let moved =
+            self.stripe.balance_transactions_between(from, until, after(LIST_DEADLINE), &movements).await?;
         let intents =
             self.stripe.list_payment_intents_created_between(from, until, after(LIST_DEADLINE)).await?;
+        listener(Progress::Movements(moved.len()));
+        listener(Progress::Intents(intents.len()));
         for transaction in moved {
             self.transaction(transaction, connection).await?;
         }

@@ -222,7 +222,8 @@ fn astray(id: TopUpId, seen: &ChargeAftermath) -> Aligned {
 
 /// Stripe's objects in our terms. `None`: an amount is out of range.
 fn facts(top_up: TopUpId, charge: String, seen: &ChargeAftermath, currency: Currency) -> Option<ChargeFacts> {
-    let fee = seen.charge.as_ref()?.balance_transaction.as_ref();
+    let stripe_charge = seen.charge.as_ref()?;
+    let fee = stripe_charge.balance_transaction.as_ref();
     let fee = match fee.filter(|movement| movement.currency == currency.code()) {
         None => None,
         Some(movement) => {
@@ -232,6 +233,7 @@ fn facts(top_up: TopUpId, charge: String, seen: &ChargeAftermath, currency: Curr
     Some(ChargeFacts {
         top_up,
         charge,
+        fingerprint: stripe_charge.fingerprint().map(str::to_owned),
         fee,
         refunds: seen.refunds.iter().map(|refund| refund_facts(refund, currency)).collect::<Option<_>>()?,
         disputes: seen

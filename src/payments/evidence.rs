@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::refunds::{self, Refund};
 use crate::db::{On, Row, query, query_scalar};
-use crate::domain::{Micros, TopUpId, decimal_in};
+use crate::domain::{TopUpId, decimal_in};
 use crate::ledger::account::Account;
 use crate::ledger::adjustments::{self, Adjustment};
 use crate::ledger::undelivered_entries;
@@ -339,11 +339,6 @@ async fn requests(books: &mut On<'_>, span: Span) -> Result<(Vec<PaidRequest>, b
     Ok((found, false))
 }
 
-/// A decimal of the major unit.
-fn decimal(micros: i64) -> String {
-    Micros::new(micros).map_or_else(|| format!("{micros} micros"), Micros::to_major_string)
-}
-
 /// `2026-01-31T12:00:00.123Z`.
 fn moment(micros: i64) -> String {
     DateTime::from_timestamp_micros(micros)
@@ -362,6 +357,12 @@ fn field(text: &str) -> String {
 }
 
 impl Evidence {
+    /// An amount as people write it in the payment's currency, without the currency.
+    fn decimal(&self, micros: i64) -> String {
+        let sign = if micros < 0 { "-" } else { "" };
+        format!("{sign}{}", decimal_in(micros.unsigned_abs(), &self.currency))
+    }
+
     /// Everything, as one JSON object.
     #[must_use]
     pub fn json(&self) -> Value {
@@ -370,17 +371,17 @@ impl Evidence {
                 "requestId": request.id,
                 "at": moment(request.at),
                 "route": request.route,
-                "price": decimal(request.price),
+                "price": self.decimal(request.price),
                 "upstreamStatus": request.upstream_status,
                 "outcome": request.outcome.word(),
-                "balanceAfter": decimal(request.balance_after),
+                "balanceAfter": self.decimal(request.balance_after),
             })
         });
         let refunds = self.refunds.iter().map(|refund| {
             json!({
                 "id": refund.id,
-                "amount": decimal(refund.amount.get()),
-                "bonusForfeited": decimal(refund.bonus.get()),
+                "amount": self.decimal(refund.amount.get()),
+                "bonusForfeited": self.decimal(refund.bonus.get()),
                 "state": refund.state,
                 "origin": refund.origin,
                 "stripeRefund": refund.stripe_refund,
@@ -400,7 +401,7 @@ impl Evidence {
             json!({
                 "id": made.id,
                 "kind": made.kind,
-                "amount": decimal(made.amount),
+                "amount": self.decimal(made.amount),
                 "reason": made.reason,
                 "operator": made.operator,
                 "createdAt": moment(made.created_at),
@@ -410,7 +411,7 @@ impl Evidence {
             "currency": self.currency,
             "dispute": {
                 "id": self.dispute.id,
-                "amount": decimal(self.dispute.amount),
+                "amount": self.decimal(self.dispute.amount),
                 "status": self.dispute.status,
                 "reason": self.dispute.reason,
                 "evidenceDueBy": due(self.dispute.due_by),
@@ -420,20 +421,20 @@ impl Evidence {
                 "topUp": self.payment.top_up,
                 "charge": self.payment.charge,
                 "paymentIntent": self.payment.payment_intent,
-                "amount": decimal(self.payment.amount),
-                "bonus": decimal(self.payment.bonus),
+                "amount": self.decimal(self.payment.amount),
+                "bonus": self.decimal(self.payment.bonus),
                 "createdAt": moment(self.payment.created_at),
                 "creditedAt": self.payment.credited_at.map(moment),
-                "balanceAfter": self.payment.balance_after.map(decimal),
+                "balanceAfter": self.payment.balance_after.map(|micros| self.decimal(micros)),
             },
             "client": {
                 "id": self.client.public_id,
                 "status": self.client.status,
                 "createdAt": moment(self.client.created_at),
                 "keyPrefixes": self.client.key_prefixes,
-                "paid": decimal(self.client.paid),
-                "bonus": decimal(self.client.bonus),
-                "debt": decimal(self.client.debt),
+                "paid": self.decimal(self.client.paid),
+                "bonus": self.decimal(self.client.bonus),
+                "debt": self.decimal(self.client.debt),
             },
             "requests": requests.collect::<Vec<_>>(),
             "requestsAreCut": self.is_cut,
@@ -454,11 +455,11 @@ impl Evidence {
                 moment(request.at),
                 request.id.clone(),
                 request.route.clone(),
-                decimal(request.price),
+                self.decimal(request.price),
                 self.currency.clone(),
                 status,
                 request.outcome.word().to_owned(),
-                decimal(request.balance_after),
+                self.decimal(request.balance_after),
             ];
             csv.push_str(&fields.map(|text| field(&text)).join(","));
             csv.push_str("\r\n");
@@ -469,11 +470,7 @@ impl Evidence {
     /// What a person pastes into the form, without the list of requests.
     #[must_use]
     pub fn text(&self) -> String {
-        let money = |micros: i64| {
-            let sign = if micros < 0 { "-" } else { "" };
-            let amount = decimal_in(micros.unsigned_abs(), &self.currency);
-            format!("{sign}{amount} {}", self.currency.to_ascii_uppercase())
-        };
+        let money = |micros: i64| format!("{} {}", self.decimal(micros), self.currency.to_ascii_uppercase());
         let (dispute, payment, client) = (&self.dispute, &self.payment, &self.client);
         let mut text = String::new();
         let mut line = |label: &str, value: String| {
@@ -541,7 +538,7 @@ mod tests {
 
     use super::*;
     use crate::db::testing::TestDatabase;
-    use crate::domain::{KeyId, RequestId, SecretHash};
+    use crate::domain::{KeyId, Micros, RequestId, SecretHash};
     use crate::ledger::{Capture, Ledger, SucceededCharge, usage_source};
 
     /// Only the first leg of a price that takes paid and bonus credit is noted, and the last is read first.

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use super::applier::{Applied, Applier};
+use super::applier::{Applied, Applier, Named};
 use super::event::Event;
 use crate::db::{Db, DbError, Readers, Row, Sql, now_micros, query, query_scalar, sql_with_now};
 use crate::money_work::MoneyWork;
@@ -27,7 +27,7 @@ const TOO_LONG_MICROS: i64 = 3_600 * SECOND;
 /// comes again.
 const KEEP_MICROS: i64 = 40 * 24 * 3_600 * SECOND;
 /// Removed in one step.
-const MAX_REMOVED: i64 = 10_000;
+const MAX_REMOVED: i64 = 500;
 /// So long Stripe must have said that there is no such object, before an event about it ends: it lists and delivers events for 3 days.
 const MISSING_MICROS: i64 = 72 * 3_600 * SECOND;
 /// Longest reason that is stored, in characters.
@@ -77,17 +77,23 @@ const END_MISSING: Sql = sql_with_now!(
     now,
     " - $2"
 );
-/// The top-up of an object or its PaymentIntent that the books know, unless it was charged in a former account.
+/// Whether the books know what an event names: its object, PaymentIntent or charge, and the top-up or refund of ours that Stripe's
+/// objects name in their metadata, since a row may have been lost track of before it knew the PaymentIntent. Nothing that was charged
+/// in a former account.
 const IS_OURS: &str = "\
 SELECT EXISTS (SELECT 1 FROM top_ups WHERE payment_intent IN ($1, $2) AND former_account = 0)
-    OR EXISTS (SELECT 1 FROM refunds AS r JOIN top_ups AS t ON t.id = r.top_up WHERE r.stripe_refund = $1 AND t.former_account = 0)
+    OR EXISTS (SELECT 1 FROM top_ups WHERE id = $4 AND former_account = 0)
+    OR EXISTS (SELECT 1 FROM refunds AS r JOIN top_ups AS t ON t.id = r.top_up
+               WHERE (r.stripe_refund = $1 OR r.id = $5) AND t.former_account = 0)
     OR EXISTS (SELECT 1 FROM disputes AS d JOIN top_ups AS t ON t.id = d.top_up WHERE d.id = $1 AND t.former_account = 0)
     OR EXISTS (SELECT 1 FROM fraud_warnings AS w JOIN top_ups AS t ON t.id = w.top_up WHERE w.id = $1 AND t.former_account = 0)
-    OR EXISTS (SELECT 1 FROM top_ups WHERE charge = $1 AND former_account = 0)";
+    OR EXISTS (SELECT 1 FROM top_ups WHERE charge IN ($1, $3) AND former_account = 0)";
 const PARKED: &str = "\
 SELECT COUNT(*), MIN(received_at), COUNT(CASE WHEN why = $1 THEN 1 END) FROM stripe_events WHERE state = 'parked'";
 /// Why events wait whose objects Stripe does not know.
 const MISSING: &str = "Stripe has no such object";
+const NOT_PROVEN: &str =
+    "Stripe has no such object, to a key that is not proven to be of this database's account";
 const UNKNOWN_OBJECT: &str = "Stripe does not know this object, which the books know; a person must look";
 const IS_KNOWN: &str = "SELECT EXISTS (SELECT 1 FROM stripe_events WHERE id = $1)";
 const TIDY: Sql = sql_with_now!(
@@ -156,7 +162,7 @@ impl ParkedEvents {
 impl Taken {
     /// What several events may have in common.
     fn subject(&self) -> &str {
-        super::applier::payment_intent_of(&self.body).unwrap_or(&self.object)
+        Named::by(&self.body).intent.unwrap_or(&self.object)
     }
 }
 
@@ -310,7 +316,9 @@ impl Inbox {
             Applied::Done => ("applied", None),
             Applied::Ignored(why) => ("ignored", Some(why)),
             Applied::Park(why) => return self.park(event, why).await,
-            Applied::Missing { is_proven } => return self.miss(event, is_proven).await,
+            Applied::Missing { is_proven: true } => return self.miss(event).await,
+            // Another account would say the same, so nothing follows from it: not even how long it has been so.
+            Applied::Missing { is_proven: false } => return self.park(event, NOT_PROVEN.to_owned()).await,
         };
         tracing::debug!(event.id = id, event.type = event.kind, state, why, "an event has ended");
         let ended = self.0.db.write(move |connection| {
@@ -344,10 +352,12 @@ impl Inbox {
     }
 
     /// Parks an event about an object that Stripe does not have, or ends it when it has not had it for days. What the books know
-    /// never ends: somebody must find out where it is.
-    async fn miss(&self, event: Taken, is_proven: bool) -> Result<(), DbError> {
+    /// never ends: somebody must find out where it is. Only where it is proven that the right account was asked.
+    async fn miss(&self, event: Taken) -> Result<(), DbError> {
         let (id, kind, object) = (event.id.as_str(), event.kind.as_str(), event.object.as_str());
-        let ours = query_scalar(IS_OURS).bind(object.to_owned()).bind(event.subject().to_owned());
+        let named = Named::by(&event.body);
+        let ours = query_scalar(IS_OURS).bind(object.to_owned()).bind(named.intent).bind(named.charge);
+        let ours = ours.bind(named.top_up).bind(named.refund);
         let is_ours: bool = ours.fetch_one(self.0.db.reader()).await?;
         let why = if is_ours { UNKNOWN_OBJECT } else { MISSING };
         match event.why.as_deref() == Some(why) {
@@ -364,7 +374,7 @@ impl Inbox {
                 tracing::warn!(event.id = id, event.type = kind, object, "an event is about an object that Stripe does not have")
             }
         }
-        let may_end = is_proven && !is_ours;
+        let may_end = !is_ours;
         let wait = wait_after(event.tries);
         let missed = self.0.db.write(move |connection| {
             Box::pin(async move {

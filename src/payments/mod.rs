@@ -32,6 +32,7 @@ mod inbox;
 mod poller;
 pub mod refunds;
 mod watch;
+pub mod window;
 
 pub use self::applier::{Applied, Applier};
 pub use self::event::{Event, HANDLED_TYPES};

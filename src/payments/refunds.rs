@@ -12,6 +12,7 @@ use super::charges::{Aligned, Charges, WeakCharges};
 use crate::db::{Db, DbError, On, Row, now_micros, query, query_scalar};
 use crate::domain::{Currency, Micros, RefundId, SecretHash, TopUpId};
 use crate::ledger::aftermath::{Change, NewRefund, RefundOrigin};
+use crate::ledger::request_key::{made_under, stored_key};
 use crate::ledger::{Ledger, LedgerError, Refusal};
 use crate::money_work::MoneyWork;
 use crate::stripe::{NewStripeRefund, Stripe, StripeFailure};
@@ -130,8 +131,7 @@ macro_rules! select {
 }
 
 const BY_ID: &str = select!("WHERE r.id = $1");
-/// The key itself is what earlier versions stored.
-const BY_KEY: &str = select!("WHERE r.request_key IN ($1, $2)");
+const BY_KEY: &str = select!("WHERE r.request_key = $1");
 const OF_TOP_UP: &str = select!("WHERE r.top_up = $1 ORDER BY r.created_at, r.id");
 const OPEN: &str = select!(
     "WHERE ((r.state = 'requested' AND r.updated_at < $1) OR (r.state = 'pending' AND r.updated_at < $2)) \
@@ -169,11 +169,6 @@ fn refund(row: &Row) -> Result<Refund, sqlx::Error> {
 /// When the database cannot be read.
 pub(super) async fn of_top_up(on: impl Into<On<'_>>, id: TopUpId) -> Result<Vec<Refund>, sqlx::Error> {
     query(OF_TOP_UP).bind(id.to_string()).fetch_all(on).await?.iter().map(refund).collect()
-}
-
-/// The key of a request as its row holds it, and the refund's metadata at Stripe: its hash, because a key may say anything.
-fn stored_key(key: &str) -> String {
-    SecretHash::of(key).hex()
 }
 
 impl Refunds {
@@ -302,8 +297,12 @@ impl Refunds {
     }
 
     async fn by_key(&self, key: &str) -> Result<Option<Refund>, DbError> {
-        let row = query(BY_KEY).bind(stored_key(key)).bind(key).fetch_optional(self.0.db.reader()).await?;
-        Ok(row.as_ref().map(refund).transpose()?)
+        let reader = self.0.db.reader();
+        match made_under(reader, BY_KEY, &stored_key(key), refund).await? {
+            Some(made) => Ok(Some(made)),
+            // The key itself is what earlier versions stored.
+            None => Ok(made_under(reader, BY_KEY, key, refund).await?),
+        }
     }
 
     /// The refunds of one top-up, oldest first.

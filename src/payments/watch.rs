@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::both_sides::{GatherError, Window, gather};
+use super::both_sides::{GatherError, gather};
 use super::comparison::compare;
 use super::difference::Difference;
+use super::window::Window;
 use crate::config::DatabaseConfig;
 use crate::stripe::Stripe;
 
@@ -47,8 +48,12 @@ impl Watch {
     /// # Errors
     /// When one side cannot be read; what was known stays.
     pub async fn look(&self, now: i64) -> Result<(), GatherError> {
-        let window = Window { from: now.saturating_sub(WINDOW_SECONDS), until: now };
-        let gathered = gather(&self.0.database, &self.0.stripe, window).await?;
+        let Some(window) = Window::new(now.saturating_sub(WINDOW_SECONDS), now) else { return Ok(()) };
+        let gathered = match gather(&self.0.database, &self.0.stripe, window, &|_| {}).await {
+            // It was accepted in this second: there is nothing to compare yet.
+            Err(GatherError::FormerAccount { .. }) => return Ok(()),
+            gathered => gathered?,
+        };
         let found = compare(&gathered.facts).differences;
         self.note(&found);
         Ok(())

@@ -34,15 +34,16 @@ use crate::domain::{ClientKey, Currency, Micros, RequestId, TopUpId, Units};
 use crate::ledger::answers::{self, KeyState, NewKey};
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{
-    Capture, ClientId, ClientState, Ledger, LedgerError, NotReserved, Posted, Reservation, ReserveError,
-    StoredAnswer, usage_source,
+    Capture, ClientId, ClientState, KeptHeader, Ledger, LedgerError, NotReserved, Posted, Reservation,
+    ReserveError, StoredAnswer, usage_source,
 };
 use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
 use crate::proxy::reachability::Reachability;
+use crate::sparing_log::sparingly;
 use crate::top_up::{Landed, Payer, Recorded, TopUpOutcome, TopUpRequest, TopUps};
 
-pub use self::refusal::{Answer, Refusal, WhoActs};
+pub use self::refusal::{Answer, Refusal, Repeating, WhoActs};
 pub use self::repeats::{RepeatKey, is_key};
 
 /// How often one request looks at the balance again after waiting for somebody else's charge.
@@ -89,6 +90,8 @@ pub struct Purchase {
     pub price: Micros,
     /// What the caller presented.
     pub credential: Credential,
+    /// The wallet that this has led to a moment ago, if anybody has looked; it is looked up otherwise.
+    pub wallet: Option<Wallet>,
     /// GET and HEAD: to do it without being paid costs nothing but work.
     pub is_safe: bool,
     /// Its `Idempotency-Key`, if it has one.
@@ -100,8 +103,12 @@ pub struct Purchase {
 impl Purchase {
     /// The price is above what the caller agrees to.
     fn is_too_dear(&self) -> bool {
-        self.credential.max_amount.is_some_and(|max| self.price.to_units_ceil() > max)
+        is_too_dear(self.price, &self.credential)
     }
+}
+
+fn is_too_dear(price: Micros, credential: &Credential) -> bool {
+    credential.max_amount.is_some_and(|max| price.to_units_ceil() > max)
 }
 
 /// What becomes of a purchase before the upstream is called.
@@ -133,7 +140,7 @@ pub struct Replayed {
     /// The status.
     pub status: u16,
     /// End-to-end headers.
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<KeptHeader>,
     /// All of it.
     pub body: Bytes,
     /// Who paid.
@@ -155,7 +162,7 @@ pub struct Answered {
     /// The status.
     pub status: u16,
     /// End-to-end headers.
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<KeptHeader>,
     /// `None`: too large to be kept.
     pub body: Option<Bytes>,
 }
@@ -203,6 +210,13 @@ impl Admitted {
     #[must_use]
     pub fn is_kept(&self) -> bool {
         self.claim.is_some()
+    }
+
+    /// The API is called now. Should this be dropped, its work may be done, and a key does not do it again.
+    pub fn work_begins(&mut self) {
+        if let Some(claim) = &mut self.claim {
+            claim.work_begins();
+        }
     }
 }
 
@@ -301,10 +315,13 @@ impl Paywall {
         if purchase.repeat.is_some() || self.takes_a_hold(purchase) || purchase.is_too_dear() {
             return None;
         }
-        let key = purchase.credential.client_key.as_ref()?;
-        let record = self.keys.remembered(key.hash()).filter(|record| record.scope.may_spend())?;
-        let reservation = self.ledger.reserve_at_once(record.client, purchase.price).ok()?;
-        let wallet = Wallet { record, key: Some(key.clone()) };
+        if !self.db.condition().is_fine() {
+            return None;
+        }
+        purchase.credential.client_key.as_ref()?;
+        let known = purchase.wallet.clone().or_else(|| self.recognise_at_once(&purchase.credential));
+        let wallet = known.filter(|wallet| wallet.record.scope.may_spend())?;
+        let reservation = self.ledger.reserve_at_once(wallet.record.client, purchase.price).ok()?;
         Some(Admitted {
             funds: Funds::Reserved(reservation),
             price: purchase.price,
@@ -326,8 +343,12 @@ impl Paywall {
             let wallet = self.recognise(&purchase.credential).await.ok().flatten();
             return Err(self.too_dear(wallet).await);
         }
+        let mut known = purchase.wallet.clone();
         for _ in 0..ROUNDS {
-            let wallet = self.recognise(&purchase.credential).await?;
+            let wallet = match known.take() {
+                Some(wallet) => Some(wallet),
+                None => self.recognise(&purchase.credential).await?,
+            };
             if let Some(wallet) = wallet.as_ref().filter(|wallet| !wallet.record.scope.may_spend()) {
                 return Err(Refused { wallet: Some(wallet.clone()), ..Refused::new(Refusal::Scope) });
             }
@@ -339,6 +360,10 @@ impl Paywall {
                 if is_too_dear {
                     return Err(self.too_dear(wallet).await);
                 }
+            }
+            // What is charged could not be written down, so the API is not to work for it. What was charged before is repeated.
+            if !self.db.condition().is_fine() {
+                return Err(Refused { wallet, ..Refused::new(Refusal::Busy) });
             }
             let state = match &wallet {
                 None => None,
@@ -416,7 +441,7 @@ impl Paywall {
                 }
                 // The guard releases it, if it was taken.
                 Err(error) => {
-                    tracing::error!(%error, request.id = %purchase.request, "a hold could not be taken for certain");
+                    sparingly!(error, %error, request.id = %purchase.request, "a hold could not be taken for certain");
                     return Err(refused(Refusal::Busy, None));
                 }
             }
@@ -443,7 +468,7 @@ impl Paywall {
             Ok(true) => Ok(Some(ours())),
             Ok(false) => Ok(None),
             Err(error) => {
-                tracing::error!(%error, "an idempotency key could not be claimed for certain");
+                sparingly!(error, %error, "an idempotency key could not be claimed for certain");
                 // It may be ours all the same: dropping this frees it.
                 drop(ours());
                 Err(Refusal::Busy)
@@ -464,7 +489,7 @@ impl Paywall {
         };
         let refused = |refusal| Refused { wallet: wallet.cloned(), state, ..Refused::new(refusal) };
         let away = |error: crate::db::DbError| {
-            tracing::error!(%error, "an idempotency key could not be looked up");
+            sparingly!(error, %error, "an idempotency key could not be looked up");
             refused(Refusal::Busy)
         };
         let client = wallet.map(|wallet| wallet.record.client);
@@ -527,6 +552,37 @@ impl Paywall {
         }
     }
 
+    /// The wallet of a clientId that was here lately, without the database.
+    #[must_use]
+    pub fn recognise_at_once(&self, credential: &Credential) -> Option<Wallet> {
+        let key = credential.client_key.as_ref()?;
+        let record = self.keys.remembered(key.hash())?;
+        Some(Wallet { record, key: Some(key.clone()) })
+    }
+
+    /// Whether the clientId was here as somebody's, however long ago.
+    #[must_use]
+    pub fn was_here(&self, credential: &Credential) -> bool {
+        credential.client_key.as_ref().is_some_and(|key| self.keys.was_here(key.hash()))
+    }
+
+    /// Who asks, before anything is read of a body that may never come. `is_repeat`: the request has an `Idempotency-Key`.
+    ///
+    /// # Errors
+    /// As [`Paywall::recognise`], but a price that is too high for the caller is said first where [`Paywall::open`] would.
+    pub async fn recognise_first(
+        &self,
+        credential: &Credential,
+        price: Micros,
+        is_repeat: bool,
+    ) -> Result<Option<Wallet>, Refused> {
+        let found = self.recognise(credential).await;
+        match found {
+            Err(_) if !is_repeat && is_too_dear(price, credential) => Err(self.too_dear(None).await),
+            found => found,
+        }
+    }
+
     /// The wallet that a credential names. A clientId alone names it when present.
     ///
     /// # Errors
@@ -582,7 +638,7 @@ impl Paywall {
                 NotReserved::Unknown => Err(Refused::new(Refusal::UnknownClient)),
             },
             Err(ReserveError::Db(error)) => {
-                tracing::error!(%error, "a balance could not be read");
+                sparingly!(error, %error, "a balance could not be read");
                 Err(Refused::new(Refusal::Busy))
             }
         }
@@ -754,7 +810,7 @@ impl Paywall {
             (LedgerError::Unavailable(_) | LedgerError::Closed, true) => Refusal::CaptureUnknownKept,
             (LedgerError::Unavailable(_) | LedgerError::Closed, false) => Refusal::CaptureUnknown,
         };
-        tracing::error!(%error, request.id = %request, "a request was not captured, so it is not delivered");
+        sparingly!(error, %error, request.id = %request, "a request was not captured, so it is not delivered");
         let end = self.clone().end_uncaptured(request, wallet.record.client, hold, claim, is_kept);
         match refusal {
             Refusal::CaptureFailed => end.await,
@@ -799,7 +855,7 @@ impl Paywall {
             // The charge stands if it and the answer are stored, because the answer can then be fetched.
             self.ledger.make_certain(request, client).await;
             while let Err(error) = self.ledger.is_charged(request).await.map(|found| is_charged = found) {
-                tracing::warn!(%error, request.id = %request, "it cannot be looked up yet whether a request was charged");
+                sparingly!(warn, %error, request.id = %request, "it cannot be looked up yet whether a request was charged");
                 tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             }
         } else {
@@ -853,7 +909,7 @@ fn unidentified() -> Refusal {
 }
 
 fn away(error: &sqlx::Error) -> Refused {
-    tracing::error!(%error, "the database could not be read");
+    sparingly!(error, %error, "the database could not be read");
     Refused::new(Refusal::Busy)
 }
 

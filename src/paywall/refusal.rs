@@ -2,7 +2,7 @@
 
 use crate::domain::TopUpId;
 use crate::ledger::ClientState;
-use crate::shield::Barred;
+use crate::shield::{Barred, Limit};
 use crate::top_up::{AmountProblem, FailureReason};
 
 /// Why a priced request is not served.
@@ -48,8 +48,8 @@ pub enum Refusal {
     CaptureUnknownKept,
     /// The card token leads to another client than the presented clientId.
     PaymentMethodOfOtherClient,
-    /// Too many attempts to pay, for so many seconds.
-    TooManyAttempts(u32),
+    /// Too many attempts to pay: whose, and for so many seconds.
+    TooManyAttempts(Limit, u32),
     /// New payers are not let through, for so many seconds.
     NewPayersPaused(u32),
     /// The credit suffices, but running requests have reserved it.
@@ -112,6 +112,34 @@ pub struct Answer {
     pub message: &'static str,
     /// Seconds to wait, on 429 and 503.
     pub retry_after: Option<u32>,
+}
+
+/// What a program that repeats requests by itself is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repeating {
+    /// Whether the same request can succeed within a minute, without anybody having to do something, and without another charge.
+    pub helps: bool,
+    /// Seconds to wait.
+    pub after: Option<u32>,
+}
+
+/// The longest that programs are told to wait: some sleep for as long as they are told.
+const MAX_RETRY_AFTER: u32 = 3_600;
+/// The longest that is worth waiting for inside a call.
+const SOON: u32 = 60;
+
+impl Answer {
+    /// Whether to repeat the request, and when: the one decision for every refusal.
+    #[must_use]
+    pub fn repeating(&self) -> Repeating {
+        // What the seller has to mend is not mended within a call; an API that is away may be back.
+        let is_mended = self.who_acts != WhoActs::Seller || self.status >= 500;
+        let is_soon = self.retry_after.is_none_or(|seconds| seconds <= SOON);
+        Repeating {
+            helps: self.retryable && is_mended && is_soon,
+            after: self.retry_after.map(|seconds| seconds.min(MAX_RETRY_AFTER)),
+        }
+    }
 }
 
 const fn row(
@@ -274,21 +302,16 @@ impl Refusal {
                 None,
                 "This paymentMethodId belongs to another wallet. Nothing was charged. Send that wallet's clientId, or tokenise the card anew.",
             ),
-            Self::TooManyAttempts(seconds) => row(
-                429,
-                "too_many_attempts",
-                true,
-                Agent,
-                Some(*seconds),
-                "There were too many attempts to pay. Nothing was charged, and the card was not tried. If you were given a clientId, send it; otherwise repeat the request later.",
-            ),
+            Self::TooManyAttempts(limit, seconds) => {
+                row(429, "too_many_attempts", true, Agent, Some(*seconds), words(*limit))
+            }
             Self::NewPayersPaused(seconds) => row(
                 503,
                 "new_payers_paused",
                 true,
                 Agent,
                 Some(*seconds),
-                "New payers are not accepted for some minutes. Nothing was charged, and the card was not tried. If you were given a clientId, send it; otherwise repeat the request later.",
+                "New payers are not accepted for some minutes. Nothing was charged, and the card was not tried. If you were given a clientId, send it; otherwise repeat the request later, not before the seconds in Retry-After have passed.",
             ),
             Self::ReservationsInFlight => row(
                 429,
@@ -394,6 +417,33 @@ impl Refusal {
     }
 }
 
+/// What helps whoever has made too many attempts. A clientId is asked for where none was sent, and only there.
+const fn words(limit: Limit) -> &'static str {
+    match limit {
+        Limit::Network => {
+            "Too many attempts to pay have failed from this network. Nothing was charged, and the card was not tried. If you were given a clientId, send it; otherwise repeat the request later, not before the seconds in Retry-After have passed."
+        }
+        Limit::Card { is_of_client: false } => {
+            "This card was refused too often within a day. Nothing was charged, and it was not tried again. If it has paid for a wallet, send its clientId as well; otherwise use another card, or repeat the request later, not before the seconds in Retry-After have passed."
+        }
+        Limit::Card { is_of_client: true } => {
+            "This card was refused too often within a day. Nothing was charged, and it was not tried again. Use another card, or repeat the request later, not before the seconds in Retry-After have passed."
+        }
+        Limit::Client { may_try_another: true } => {
+            "Too many cards were tried for this wallet within a day, and this one was declined for it. Nothing was charged, and the card was not tried. Use a card that has paid for this wallet, or one that was not declined for it; or repeat the request later, not before the seconds in Retry-After have passed."
+        }
+        Limit::Client { may_try_another: false } => {
+            "Too many cards were tried for this wallet within a day. Nothing was charged, and the card was not tried. Use a card that has paid for this wallet, or repeat the request later, not before the seconds in Retry-After have passed."
+        }
+        Limit::ClientAttempts => {
+            "Too many attempts to pay for this wallet have led to nothing within an hour. Nothing was charged, and the card was not tried. Use a paymentMethodId that has paid for this wallet, or repeat the request later, not before the seconds in Retry-After have passed."
+        }
+        Limit::Token => {
+            "This paymentMethodId was charged as often as it is in a day without a clientId. Nothing was charged now. Send the wallet's clientId with it, or repeat the request later, not before the seconds in Retry-After have passed."
+        }
+    }
+}
+
 /// Why nothing can be spent of what a wallet holds, in words. `None`: it can be spent.
 #[must_use]
 pub fn frozen_words(state: &ClientState) -> Option<String> {
@@ -416,7 +466,8 @@ pub fn frozen_words(state: &ClientState) -> Option<String> {
 impl From<FailureReason> for Refusal {
     fn from(reason: FailureReason) -> Self {
         match reason {
-            FailureReason::Declined => Self::CardDeclined,
+            // Nobody learns which card is known.
+            FailureReason::Declined | FailureReason::SuspectCard => Self::CardDeclined,
             FailureReason::AuthenticationRequired => Self::AuthenticationRequired,
             FailureReason::OfOtherClient => Self::PaymentMethodOfOtherClient,
             FailureReason::InvalidPaymentMethod => Self::InvalidPayment(
@@ -424,7 +475,9 @@ impl From<FailureReason> for Refusal {
                  Tokenise the card again and send the new id."
                     .to_owned(),
             ),
-            FailureReason::TooManyAttempts => Self::TooManyAttempts(3_600),
+            FailureReason::TooManyAttempts => {
+                Self::TooManyAttempts(Limit::Card { is_of_client: true }, 3_600)
+            }
             FailureReason::Refused | FailureReason::Abandoned => Self::PaymentFailed,
         }
     }
@@ -434,8 +487,8 @@ impl From<Barred> for Refusal {
     fn from(barred: Barred) -> Self {
         match barred {
             // What it was told before.
-            Barred::DeadToken => Self::CardDeclined,
-            Barred::TooMany { seconds } => Self::TooManyAttempts(seconds),
+            Barred::DeadToken | Barred::SuspectCard => Self::CardDeclined,
+            Barred::TooMany { limit, seconds } => Self::TooManyAttempts(limit, seconds),
             Barred::Paused { seconds } => Self::NewPayersPaused(seconds),
             Barred::Crowded => Self::Busy,
         }

@@ -15,6 +15,7 @@ use crate::ledger::ClientId;
 use crate::ledger::answers;
 use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
+use crate::sparing_log::sparingly;
 
 /// How often an answer that was not kept is fetched from the upstream again without a charge.
 pub(super) const MAX_REPEATS: i64 = 3;
@@ -127,6 +128,8 @@ pub(super) struct Claim {
     request: RequestId,
     /// What was perhaps done may be done again.
     is_safe: bool,
+    /// The upstream may have done its work.
+    may_be_done: bool,
     is_open: bool,
 }
 
@@ -139,7 +142,7 @@ impl Claim {
         request: RequestId,
         is_safe: bool,
     ) -> Self {
-        Self { db, tasks, scope, headers, request, is_safe, is_open: true }
+        Self { db, tasks, scope, headers, request, is_safe, may_be_done: false, is_open: true }
     }
 
     /// The answer was stored with the charge, or nobody knows whether it was: the row stays.
@@ -147,24 +150,38 @@ impl Claim {
         self.is_open = false;
     }
 
+    /// The upstream is called: from now on, it may have done its work.
+    pub(super) fn work_begins(&mut self) {
+        self.may_be_done = true;
+    }
+
     /// Frees the key now.
     pub(super) async fn let_go(mut self) {
-        end(&self.db, self.scope, self.request, false).await;
-        self.is_open = false;
+        self.may_be_done = false;
+        self.end().await;
     }
 
     /// The upstream may have worked, and nothing is charged: what changes something must not be done again under this key.
     pub(super) async fn interrupted(mut self) {
-        end(&self.db, self.scope, self.request, !self.is_safe).await;
+        self.may_be_done = true;
+        self.end().await;
+    }
+
+    async fn end(&mut self) {
+        end(&self.db, self.scope, self.request, self.stays()).await;
         self.is_open = false;
+    }
+
+    fn stays(&self) -> bool {
+        self.may_be_done && !self.is_safe
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         if self.is_open {
-            let (db, scope, request) = (self.db.clone(), self.scope, self.request);
-            self.tasks.spawn(async move { end(&db, scope, request, false).await });
+            let (db, scope, request, stays) = (self.db.clone(), self.scope, self.request, self.stays());
+            self.tasks.spawn(async move { end(&db, scope, request, stays).await });
         }
     }
 }
@@ -179,7 +196,7 @@ async fn end(db: &Db, scope: SecretHash, request: RequestId, stays: bool) {
         match ended {
             Ok(()) | Err(DbError::Closed) => return,
             Err(error) => {
-                tracing::warn!(%error, request.id = %request, "an idempotency key cannot be freed yet");
+                sparingly!(warn, %error, request.id = %request, "an idempotency key cannot be freed yet");
                 tokio::time::sleep(FREE_EVERY).await;
             }
         }

@@ -1,13 +1,16 @@
 //! The stripe402 protocol, version 1: wire shapes and their header encoding.
 //!
 //! Amounts are stripe402 units (1/10,000 of the currency's major unit). Fields that the public protocol does not have are
-//! additive: its unmodified clients ignore them.
+//! additive: its unmodified clients ignore them. Clients of other protocols read the same `payment-required` header: for them it
+//! is an x402 envelope whose ways to pay they skip.
 
 mod credential;
 mod envelope;
+mod header_form;
 
 pub use credential::{Credential, MAX_PAYMENT_BYTES, PayloadError, decode_payment, single_payment_header};
 pub use envelope::{decode_payment_required, decode_payment_response, encode};
+pub use header_form::{MAX_OFFER_BYTES, shorter_url};
 
 use std::fmt;
 
@@ -15,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 /// The only protocol version there is.
 pub const VERSION: u32 = 1;
+/// The version of x402 whose envelope an offer is, too: without it, x402 clients fail on the header instead of skipping the offer.
+pub const X402_VERSION: u32 = 2;
 /// Server to client, on 402: base64 of a [`PaymentRequired`].
 pub const PAYMENT_REQUIRED: &str = "payment-required";
 /// Client to server: base64 of a [`PaymentPayload`].
@@ -31,6 +36,9 @@ pub const SAVED_CARD: &str = "kept for top-ups you ask for; never charged otherw
 pub struct PaymentRequired {
     /// Always [`VERSION`].
     pub stripe402_version: u32,
+    /// Always [`X402_VERSION`]; 0 in offers of other servers. Additive.
+    #[serde(default)]
+    pub x402_version: u32,
     /// What is sold.
     pub resource: Resource,
     /// Ways to pay; clients look at the first.
@@ -42,7 +50,7 @@ pub struct PaymentRequired {
     #[serde(default)]
     pub top_up_options: Vec<TopUpOption>,
     /// A sentence an agent can act on. Additive.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
     /// Stable code of this answer. Additive.
     #[serde(default)]
@@ -59,25 +67,34 @@ pub struct PaymentRequired {
     /// Units that the wallet holds, only when a valid clientId was presented. Additive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<i64>,
-    /// Units of it that can be spent, only when the wallet is frozen: by decision or by a debt. Additive.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spendable: Option<i64>,
-    /// Whether the wallet is frozen; absent when it is not. Additive.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub frozen: Option<bool>,
-    /// Units that the wallet owes, rounded up; absent when it owes nothing. Additive.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub debt: Option<i64>,
+    /// Whether all of it can be spent. Additive.
+    #[serde(flatten)]
+    pub standing: Standing,
     /// What happens to the card after it was charged, in a sentence: see [`SAVED_CARD`]. Additive.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub saved_card: String,
+}
+
+/// Why a wallet cannot spend all that it holds; nothing of it is there when it can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Standing {
+    /// Units that can be spent, only when the wallet is frozen: by decision or by a debt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spendable: Option<i64>,
+    /// Whether the wallet is frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen: Option<bool>,
+    /// Units that the wallet owes, rounded up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub debt: Option<i64>,
 }
 
 /// What is sold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Resource {
-    /// The request path.
+    /// Where it is: an absolute URL, without the query.
     pub url: String,
     /// For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,6 +110,9 @@ pub struct Resource {
 pub struct Requirement {
     /// Always `stripe`.
     pub scheme: String,
+    /// `stripe:` and the currency: what x402 clients look at first, and skip. Additive.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub network: String,
     /// Lower-case ISO 4217 code.
     pub currency: String,
     /// Price of this request in units, rounded up.
@@ -120,7 +140,8 @@ pub struct TopUpOption {
     pub amount: i64,
     /// Credited, in units; a bonus makes it larger than `amount`.
     pub credits: i64,
-    /// For people.
+    /// For people; not in a header that is short of room.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub label: String,
 }
 
@@ -178,15 +199,9 @@ pub struct PaymentResponse {
     /// The answer was paid for by an earlier request with the same `Idempotency-Key`. Additive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotent_replay: Option<bool>,
-    /// What can be spent, in units, only when the wallet is frozen: by decision or by a debt. Additive.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub spendable: Option<i64>,
-    /// Whether the wallet is frozen; absent when it is not. Additive.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub frozen: Option<bool>,
-    /// What the wallet owes, in units, rounded up; absent when it owes nothing. Additive.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub debt: Option<i64>,
+    /// Whether all of the balance can be spent. Additive.
+    #[serde(flatten)]
+    pub standing: Standing,
 }
 
 /// Both ids are credentials, so only their presence is shown.
@@ -216,9 +231,7 @@ impl fmt::Debug for PaymentResponse {
             .field("entry_id", &self.entry_id)
             .field("top_up_amount", &self.top_up_amount)
             .field("idempotent_replay", &self.idempotent_replay)
-            .field("spendable", &self.spendable)
-            .field("frozen", &self.frozen)
-            .field("debt", &self.debt)
+            .field("standing", &self.standing)
             .finish_non_exhaustive()
     }
 }

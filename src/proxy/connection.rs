@@ -4,6 +4,8 @@
 //! connection, and the HTTP client would throw away what it has not read yet of an answer that is here in full: callers could
 //! break any answer by sending a byte, and one who uploads would lose its end. So what cannot be written is thrown away instead, and
 //! the reading side alone says how the answer ends. RFC 9112, section 9.5.
+//!
+//! What passes is noted with its time ([`Traffic`]), for requests that fail.
 
 use std::future::Future;
 use std::io;
@@ -11,14 +13,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use hyper::Uri;
-use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_rustls::{HttpsConnector, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
-type Plain = MaybeHttpsStream<TokioIo<TcpStream>>;
+use super::traffic::Traffic;
+
+type Plain = TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>;
 type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Connects as `HttpsConnector` does.
@@ -26,9 +30,9 @@ type ConnectError = Box<dyn std::error::Error + Send + Sync>;
 pub(super) struct Connector(pub(super) HttpsConnector<HttpConnector>);
 
 impl Service<Uri> for Connector {
-    type Response = AnswerFirst<Plain>;
+    type Response = TokioIo<AnswerFirst<Plain>>;
     type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<AnswerFirst<Plain>, ConnectError>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<AnswerFirst<Plain>>, ConnectError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
         self.0.poll_ready(context)
@@ -36,7 +40,12 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connecting = self.0.call(uri);
-        Box::pin(async move { Ok(AnswerFirst { inner: connecting.await?, takes_no_more: false }) })
+        Box::pin(async move {
+            let stream = connecting.await?;
+            let is_tls = matches!(stream, MaybeHttpsStream::Https(_));
+            let (inner, traffic) = (TokioIo::new(stream), Traffic::new());
+            Ok(TokioIo::new(AnswerFirst { inner, is_tls, takes_no_more: false, traffic }))
+        })
     }
 }
 
@@ -44,7 +53,10 @@ impl Service<Uri> for Connector {
 #[derive(Debug)]
 pub(super) struct AnswerFirst<T> {
     inner: T,
+    /// Then a write that fails may have sent a part of what it was given.
+    is_tls: bool,
     takes_no_more: bool,
+    traffic: Traffic,
 }
 
 impl<T> AnswerFirst<T> {
@@ -68,9 +80,32 @@ impl<T> AnswerFirst<T> {
     }
 }
 
-impl<T: Write + Unpin> Write for AnswerFirst<T> {
+impl<T> AnswerFirst<T> {
+    /// What the connection itself takes is noted; what is thrown away is not.
+    fn write(
+        &mut self,
+        all: usize,
+        write: impl FnOnce(&mut T) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let (traffic, is_tls) = (self.traffic.clone(), self.is_tls);
+        self.unless_closed(all, |inner| {
+            let written = write(inner);
+            let may_have_gone = match &written {
+                Poll::Ready(Ok(taken)) => *taken > 0,
+                Poll::Ready(Err(_)) => is_tls,
+                Poll::Pending => false,
+            };
+            if may_have_gone {
+                traffic.taken();
+            }
+            written
+        })
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for AnswerFirst<T> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().unless_closed(bytes.len(), |inner| Pin::new(inner).poll_write(context, bytes))
+        self.get_mut().write(bytes.len(), |inner| Pin::new(inner).poll_write(context, bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -91,22 +126,28 @@ impl<T: Write + Unpin> Write for AnswerFirst<T> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let all = slices.iter().map(|slice| slice.len()).sum();
-        self.get_mut().unless_closed(all, |inner| Pin::new(inner).poll_write_vectored(context, slices))
+        self.get_mut().write(all, |inner| Pin::new(inner).poll_write_vectored(context, slices))
     }
 }
 
-impl<T: Read + Unpin> Read for AnswerFirst<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for AnswerFirst<T> {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().inner).poll_read(context, buffer)
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.inner).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            this.traffic.came();
+        }
+        read
     }
 }
 
 impl<T: Connection> Connection for AnswerFirst<T> {
     fn connected(&self) -> Connected {
-        self.inner.connected()
+        self.inner.connected().extra(self.traffic.clone())
     }
 }

@@ -5,11 +5,11 @@
 //! Hop-by-hop headers: RFC 9110, section 7.6.1.
 
 use hyper::HeaderMap;
-use hyper::header::{CACHE_CONTROL, CONNECTION, CONTENT_LOCATION, HeaderName, HeaderValue, LOCATION, VARY};
+use hyper::header::{CACHE_CONTROL, CONNECTION, HeaderName, HeaderValue, VARY};
 
 use crate::config::Secret;
 
-mod location;
+mod addresses;
 mod names;
 
 /// What the upstream may believe, because we say it.
@@ -23,6 +23,8 @@ pub struct TrustedRequestHeaders {
     pub currency: Option<String>,
     /// `X-Request-Id`.
     pub request_id: String,
+    /// `X-Prepaid402-Caller-Request-Id`: the caller's own `X-Request-Id`.
+    pub caller_request_id: Option<String>,
     /// `X-Forwarded-For`: the caller's address. Not sent when empty.
     pub forwarded_for: String,
     /// `X-Forwarded-Proto`. Not sent when empty.
@@ -36,7 +38,7 @@ pub struct TrustedRequestHeaders {
 pub struct ResponseContext<'a> {
     /// Whether the answer belongs to the caller who pays for it, and to no cache.
     pub paid: bool,
-    /// Where the upstream is; occurs in redirects, and is nobody's business.
+    /// Where the upstream is; occurs in answers, and is nobody's business.
     pub upstream_base: &'a str,
     /// The origin callers see.
     pub public_url: &'a str,
@@ -123,7 +125,7 @@ pub fn request_headers_for_upstream<'a>(
         incoming.iter().filter(|(name, _)| nominating.contains(&name.as_str())).map(|(_, value)| *value);
     let mut withheld = nominated(connection);
     withheld.extend(injected.iter().map(|(name, _)| normalised(name)));
-    let mut headers = HeaderMap::with_capacity(incoming.len() + injected.len() + 7);
+    let mut headers = HeaderMap::with_capacity(incoming.len() + injected.len() + 8);
     for (name, value) in incoming {
         let passes = names::is_the_callers(name.as_str())
             && !is_hop_by_hop(name.as_str())
@@ -150,6 +152,7 @@ fn set_trusted(headers: &mut HeaderMap, trusted: &TrustedRequestHeaders) {
         ("x-prepaid402-price", trusted.price.as_deref()),
         ("x-prepaid402-currency", trusted.currency.as_deref()),
         ("x-request-id", Some(trusted.request_id.as_str())),
+        ("x-prepaid402-caller-request-id", trusted.caller_request_id.as_deref()),
         ("x-forwarded-for", Some(trusted.forwarded_for.as_str())),
         ("x-forwarded-proto", Some(trusted.forwarded_proto.as_str())),
         ("x-forwarded-host", Some(trusted.forwarded_host.as_str())),
@@ -182,10 +185,7 @@ pub fn response_headers_for_caller(
         if is_stripped {
             continue;
         }
-        let rewritten = match *name {
-            LOCATION | CONTENT_LOCATION => location::for_caller(value, context),
-            _ => None,
-        };
+        let rewritten = addresses::for_caller(name, value, context);
         headers.push((name.clone(), rewritten.unwrap_or_else(|| value.clone())));
     }
     if context.paid {

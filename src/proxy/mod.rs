@@ -8,5 +8,6 @@ pub(crate) mod pace;
 pub mod path;
 pub mod reachability;
 pub mod route_table;
+mod traffic;
 pub mod upload;
 pub mod upstream;

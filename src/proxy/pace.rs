@@ -16,6 +16,48 @@ const IN_FLIGHT: u64 = 16 * 1024 * 1024;
 const TRICKLE: u64 = 256;
 const A_WHILE: Duration = Duration::from_secs(5);
 
+/// A body of which so many bytes a second come is in time, however long it takes.
+const STEADY: u64 = 1024;
+
+/// How far behind a caller may be with a body that somebody waits for: so long without a byte, and every byte that comes buys time
+/// again. Only the time counts in which the caller is waited for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    most: Duration,
+    left: Duration,
+    /// What a byte buys; nothing where the whole time is given.
+    a_byte: Duration,
+}
+
+impl Patience {
+    /// For a body of any length.
+    pub(crate) fn steady(most: Duration) -> Self {
+        let a_byte = Duration::from_nanos(1_000_000_000_u64.div_euclid(STEADY));
+        Self { most, left: most, a_byte }
+    }
+
+    /// For a body that is all here within this time.
+    pub(crate) fn within(most: Duration) -> Self {
+        Self { most, left: most, a_byte: Duration::ZERO }
+    }
+
+    /// How long the next byte may take.
+    pub(crate) fn left(&self) -> Duration {
+        self.left
+    }
+
+    /// The caller was waited for.
+    pub(crate) fn waited(&mut self, time: Duration) {
+        self.left = self.left.saturating_sub(time);
+    }
+
+    /// Something came.
+    pub(crate) fn received(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_add(self.a_byte.saturating_mul(bytes)).min(self.most);
+    }
+}
+
 /// How a caller reads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reading {
@@ -165,6 +207,38 @@ mod tests {
         assert!(slow(31, 30).is_slow());
         assert!(!slow(40, 30).is_slow(), "the upstream was waited for, too");
         assert!(!slow(20, 19).is_slow(), "not for long");
+    }
+
+    /// How long a caller of so many bytes, each so much time after the one before, is waited for. `None`: for ever.
+    fn lasts(mut patience: Patience, bytes: usize, every: Duration) -> Option<Duration> {
+        let mut time = Duration::ZERO;
+        while time < Duration::from_secs(3_600) {
+            if every > patience.left() {
+                return Some(time + patience.left());
+            }
+            time += every;
+            patience.waited(every);
+            patience.received(bytes);
+        }
+        None
+    }
+
+    #[test]
+    fn a_steady_body_is_waited_for_and_a_trickle_is_not() {
+        let (minute, second) = (Duration::from_secs(60), Duration::from_secs(1));
+        let steady = || Patience::steady(minute);
+        assert_eq!(lasts(steady(), 0, second * 61), Some(minute), "nothing at all");
+        assert_eq!(lasts(steady(), 50_000, second), None, "50 kB/s");
+        assert_eq!(lasts(steady(), 1_025, second), None);
+        assert_eq!(lasts(steady(), 61_500, second * 60), None, "with pauses");
+        assert_eq!(
+            lasts(steady(), 1_000_000, second * 61),
+            Some(minute),
+            "what came before buys no longer pause"
+        );
+        assert!(lasts(steady(), 1, second) < Some(second * 61), "a trickle");
+        assert!(lasts(steady(), 512, second) < Some(second * 121), "half of it: twice as long");
+        assert_eq!(lasts(Patience::within(minute), 50_000, second), Some(minute));
     }
 
     #[test]

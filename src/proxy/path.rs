@@ -5,6 +5,11 @@
 //! repaired. An encoded `?` or `#` is kept, because searches need it; an upstream that decodes it early sees a shorter path,
 //! which the route table guards.
 
+mod fold;
+
+pub use fold::folded;
+pub(super) use fold::{fold, split_afterwards};
+
 /// Most bytes of a request path.
 pub const MAX_PATH_BYTES: usize = 4096;
 
@@ -47,8 +52,8 @@ pub enum PathError {
     /// `//`.
     #[error("The request path has an empty segment.")]
     EmptySegment,
-    /// `.` or `..`, encoded or not, or any other segment of only dots, blanks and `+`.
-    #[error("The request path has a segment of only dots, blanks or '+'.")]
+    /// `.` or `..`, encoded or not, or any other segment of only dots, blanks, `+` and characters that are not seen.
+    #[error("The request path has a segment of only dots, blanks, '+' or characters that are not seen.")]
     DotSegment,
 }
 
@@ -99,45 +104,8 @@ pub fn canonicalise(raw_path: &str) -> Result<CanonicalPath, PathError> {
         return Err(PathError::DoubleEscape);
     }
     check_segments(&decoded)?;
+    fold::check(&decoded)?;
     Ok(CanonicalPath(written))
-}
-
-/// The path as the most lenient upstream would understand it: fully decoded, without case, with `+` as a blank, without dots
-/// and blanks at the end of segments, and without a trailing slash.
-///
-/// Case is folded by lower-, upper- and lower-casing every character, so that `ſ` is `s`, the Kelvin sign is `k` and `ẞ` is
-/// what `ß` is. Unicode normalisation (full-width letters) is not applied.
-#[must_use]
-pub fn folded(path: &CanonicalPath) -> String {
-    fold(path.as_str())
-}
-
-/// [`folded`] for a text that is known to be canonical: a path, or one segment.
-pub(super) fn fold(canonical: &str) -> String {
-    let decoded = decoded_bytes(canonical);
-    let text = String::from_utf8_lossy(&decoded);
-    let mut folded = String::with_capacity(text.len());
-    for (place, segment) in text.split('/').enumerate() {
-        if place > 0 {
-            folded.push('/');
-        }
-        for c in segment.trim_end_matches(is_dot_or_blank).chars() {
-            fold_char(if c == '+' { ' ' } else { c }, &mut folded);
-        }
-    }
-    if folded.ends_with('/') {
-        folded.pop();
-    }
-    folded
-}
-
-/// Upper case alone would leave `ẞ` as it is and make `SS` of `ß`, so lower case comes first.
-fn fold_char(c: char, into: &mut String) {
-    if c.is_ascii() {
-        into.push(c.to_ascii_lowercase());
-    } else {
-        into.extend(c.to_lowercase().flat_map(char::to_uppercase).flat_map(char::to_lowercase));
-    }
 }
 
 /// What some file systems and frameworks cut off the end of a name; a form decoder reads `+` as a blank.
@@ -146,7 +114,7 @@ pub(super) fn is_dot_or_blank(c: char) -> bool {
 }
 
 /// Checks the segments of a decoded path. Only the last may be empty: that is a trailing slash. Others have a character that
-/// [`fold`] does not cut off, so that `/..%20/x` does not become `/../x` further on.
+/// [`fold()`] does not cut off, so that `/..%20/x` does not become `/../x` further on.
 fn check_segments(decoded: &str) -> Result<(), PathError> {
     let mut segments = decoded.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {

@@ -11,20 +11,23 @@
 //! folded path (see [`folded`](crate::proxy::path::folded)). The answer is then [`Found::NotConfigured`]: fail closed.
 //! Some upstreams also take `/api/weather.json` for `/api/weather`: a dearer route that matches without the extension objects
 //! when its pattern is more specific than the chosen one. And some decode `%3F` or `%23` before they look for the query: for
-//! the path up to there every dearer route objects, unless the chosen one matches it too and is more specific.
+//! the path up to there every dearer route objects, unless the chosen one matches it too and is more specific. So it is for a
+//! path that has other segments once its full-width `／` is a `/`. Rewriting rules that make a parameter of the path end it at a
+//! `&`: there a dearer route objects whose pattern is more specific.
 //! Two exceptions, both written down by the seller: a literal route that equals the request path and lists its method is
 //! always used, and routes with the very same pattern differ by method only, so their prices do not concern each other.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use super::path::{CanonicalPath, canonicalise, fold};
+use super::path::{CanonicalPath, canonicalise, fold, split_afterwards};
 use crate::config::{RouteCharge, RouteConfig};
 
 mod pattern;
+mod spelling;
 
-use pattern::{Pattern, before_query, segments};
+use pattern::{Pattern, before_parameter, before_query, segments};
 
 /// What a route may list.
 pub const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
@@ -54,7 +57,7 @@ pub enum Found<'a> {
 
 /// A route that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("route {}: {message}", index + 1)]
+#[error("routes[{index}]: {message}")]
 pub struct RouteProblem {
     /// Its place in the configuration, from zero.
     pub index: usize,
@@ -111,7 +114,7 @@ impl RouteTable {
     /// Every [`RouteProblem`] at once.
     pub fn new(routes: &[RouteConfig]) -> Result<Self, Vec<RouteProblem>> {
         let mut problems = Vec::new();
-        let mut patterns = Vec::with_capacity(routes.len());
+        let mut written = Vec::with_capacity(routes.len());
         for (index, route) in routes.iter().enumerate() {
             let mut problem = |message: String| problems.push(RouteProblem { index, message });
             if route.methods.is_empty() {
@@ -120,15 +123,18 @@ impl RouteTable {
             for method in route.methods.iter().filter(|method| !METHODS.contains(&method.as_str())) {
                 problem(format!("{method:?} is not one of {}", METHODS.join(", ")));
             }
-            match Pattern::parse(&route.pattern) {
-                Ok(pattern) => patterns.push(pattern),
-                Err(message) => problem(message),
+            match Written::new(index, &route.methods, &route.pattern) {
+                Ok(route) => written.push(route),
+                Err(message) => problem(format!("the path {message}")),
             }
         }
         if problems.is_empty() {
-            problems = equal_routes(routes, &patterns);
+            problems = equal_routes(&written);
         }
-        if problems.is_empty() { Ok(Self::compile(routes, patterns)) } else { Err(problems) }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        Ok(Self::compile(routes, written.into_iter().map(|route| route.pattern).collect()))
     }
 
     fn compile(routes: &[RouteConfig], patterns: Vec<Pattern>) -> Self {
@@ -184,7 +190,11 @@ impl RouteTable {
         }
         let folded = fold(path.as_str());
         let alike = match selected {
-            Some(route) => self.objection(route, &folded),
+            Some(route) => self.objection(route, &folded).or_else(|| {
+                let other = split_afterwards(path)?;
+                let readings = [Some(other.as_str()), before_query(&other), before_parameter(&other)];
+                readings.into_iter().flatten().find_map(|reading| self.objection_to(route, reading))
+            }),
             None => {
                 let parts = segments(&folded);
                 self.by_specificity.iter().find(|index| self.patterns[**index].matches_folded(&parts))
@@ -207,13 +217,23 @@ impl RouteTable {
             pattern.matches_folded(&parts)
                 || (pattern.specificity(own) == Ordering::Less && pattern.matches_with_extension(&parts))
         });
-        by_spelling.or_else(|| self.objection_before_query(selected, before_query(folded)?))
+        by_spelling
+            .or_else(|| {
+                let parts = segments(before_parameter(folded)?);
+                let is_meant = |rival: &&usize| {
+                    let pattern = &self.patterns[**rival];
+                    pattern.specificity(own) == Ordering::Less && pattern.matches_folded(&parts)
+                };
+                self.rivals[selected.index].iter().find(is_meant)
+            })
+            .or_else(|| self.objection_to(selected, before_query(folded)?))
     }
 
-    /// Being less specific is no excuse here: `/jokes/{id}` does not match what `/jokes/%3Fx` is cut to, `/{list}` does.
-    fn objection_before_query(&self, selected: &CompiledRoute, cut: &str) -> Option<&usize> {
+    /// The same where an upstream sees another path: being less specific is no excuse here. `/jokes/{id}` does not match what
+    /// `/jokes/%3Fx` is cut to, `/{list}` does.
+    fn objection_to(&self, selected: &CompiledRoute, other: &str) -> Option<&usize> {
         let own = &self.patterns[selected.index];
-        let parts = segments(cut);
+        let parts = segments(other);
         let matches_too = own.matches_folded(&parts);
         self.by_specificity.iter().find(|index| {
             let pattern = &self.patterns[**index];
@@ -231,7 +251,7 @@ impl RouteTable {
         method: &str,
     ) -> Option<&'a CompiledRoute> {
         candidates
-            .find(|index| serves(&self.routes[**index].config, method))
+            .find(|index| serves(&self.routes[**index].config.methods, method))
             .map(|index| &self.routes[*index])
     }
 
@@ -287,20 +307,46 @@ impl RouteTable {
     }
 }
 
+/// A route as far as it can be read: its place in the configuration, its methods, its path.
+#[derive(Debug)]
+pub(crate) struct Written<'a> {
+    index: usize,
+    methods: &'a BTreeSet<String>,
+    path: &'a str,
+    pattern: Pattern,
+}
+
+impl<'a> Written<'a> {
+    /// Reads the path.
+    ///
+    /// # Errors
+    /// What is wrong with it, as it goes on after the path's name, without the final full stop.
+    pub(crate) fn new(index: usize, methods: &'a BTreeSet<String>, path: &'a str) -> Result<Self, String> {
+        Ok(Self { index, methods, path, pattern: Pattern::parse(path)? })
+    }
+}
+
+/// Whether a route may have this path.
+///
+/// # Errors
+/// What is wrong with it, as it goes on after the path's name, without the final full stop.
+pub(crate) fn check_path(path: &str) -> Result<(), String> {
+    Pattern::parse(path).map(drop)
+}
+
 /// Two routes that no rule could choose between.
-fn equal_routes(routes: &[RouteConfig], patterns: &[Pattern]) -> Vec<RouteProblem> {
+pub(crate) fn equal_routes(routes: &[Written<'_>]) -> Vec<RouteProblem> {
     let mut problems = Vec::new();
-    for (index, route) in routes.iter().enumerate() {
-        for (earlier, other) in routes.iter().enumerate().take(index) {
-            let shared = METHODS.iter().find(|method| serves(route, method) && serves(other, method));
-            if let Some(method) = shared.filter(|_| patterns[index] == patterns[earlier]) {
+    for (place, route) in routes.iter().enumerate() {
+        for other in routes.iter().take(place) {
+            let shared =
+                METHODS.iter().find(|method| serves(route.methods, method) && serves(other.methods, method));
+            if let Some(method) = shared.filter(|_| route.pattern == other.pattern) {
                 let message = format!(
-                    "{method} {} is also matched by route {}, {}",
-                    route.pattern,
-                    earlier + 1,
-                    other.pattern
+                    "{method} {} is also matched by routes[{}], {}",
+                    route.path, other.index, other.path
                 );
-                problems.push(RouteProblem { index, message });
+                problems.push(RouteProblem { index: route.index, message });
             }
         }
     }
@@ -308,8 +354,8 @@ fn equal_routes(routes: &[RouteConfig], patterns: &[Pattern]) -> Vec<RouteProble
 }
 
 /// Whether the route answers this method: `GET` answers `HEAD` at the same price.
-fn serves(route: &RouteConfig, method: &str) -> bool {
-    route.methods.contains(method) || (method == "HEAD" && route.methods.contains("GET"))
+fn serves(methods: &BTreeSet<String>, method: &str) -> bool {
+    methods.contains(method) || (method == "HEAD" && methods.contains("GET"))
 }
 
 fn is_dearer(charge: RouteCharge, than: RouteCharge) -> bool {

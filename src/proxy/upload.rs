@@ -12,9 +12,10 @@ use actix_web::web::Payload;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use hyper::body::{Body, Frame, SizeHint};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::pace::Sending;
+use super::pace::{Patience, Sending};
+use crate::crowd::Place;
 
 /// Pieces between the caller and the upstream; more make the caller wait.
 const PIECES: usize = 4;
@@ -28,6 +29,8 @@ pub enum UploadFault {
     TooSlow,
     /// Cut off, or malformed.
     Broken,
+    /// No room for it in memory at this moment.
+    NoRoom,
 }
 
 /// What happens to the body, readable by whoever waits for the upstream or passes its answer on.
@@ -79,6 +82,11 @@ impl UploadProgress {
         self.has_arrived.store(true, Ordering::Release);
     }
 
+    /// Why it does not come whole.
+    pub(crate) fn fault(&self) -> Option<UploadFault> {
+        self.fault.get().copied()
+    }
+
     /// It will not come whole.
     pub(crate) fn failed(&self, fault: UploadFault) {
         let _ = self.fault.set(fault);
@@ -98,7 +106,7 @@ impl UploadReport {
     /// The fault, if there was one.
     #[must_use]
     pub fn fault(&self) -> Option<UploadFault> {
-        self.running.as_ref()?.progress.fault.get().copied()
+        self.running.as_ref()?.progress.fault()
     }
 
     /// See [`UploadProgress::is_callers_fault`].
@@ -135,6 +143,8 @@ pub struct UploadBody {
     whole: Option<Bytes>,
     pieces: Option<mpsc::Receiver<Piece>>,
     length: Option<u64>,
+    /// Told when the upstream asks for the first piece.
+    wanted: Option<oneshot::Sender<()>>,
 }
 
 /// The caller's body did not arrive whole.
@@ -146,37 +156,55 @@ impl UploadBody {
     /// No body.
     #[must_use]
     pub fn empty() -> Self {
-        Self { whole: None, pieces: None, length: Some(0) }
+        Self { whole: None, pieces: None, length: Some(0), wanted: None }
     }
 
     /// A body that is here already.
     #[must_use]
     pub fn whole(bytes: Bytes) -> Self {
         let length = Some(bytes.len() as u64);
-        Self { whole: Some(bytes).filter(|bytes| !bytes.is_empty()), pieces: None, length }
+        let whole = Some(bytes).filter(|bytes| !bytes.is_empty());
+        Self { whole, pieces: None, length, wanted: None }
+    }
+
+    /// The same once more. `None`: it is still to come.
+    pub(super) fn copy(&self) -> Option<Self> {
+        let (whole, length) = (self.whole.clone(), self.length);
+        self.pieces.is_none().then_some(Self { whole, pieces: None, length, wanted: None })
     }
 }
 
-/// Reads the caller's body whole, within bounds.
+/// Reads the caller's body whole, within bounds. `room`: where the bytes that are here are counted.
 ///
 /// # Errors
 /// [`UploadFault`].
-pub async fn read_whole(
+pub(crate) async fn read_whole(
     mut payload: Payload,
     max_bytes: u64,
-    max_time: Duration,
+    mut patience: Patience,
+    room: &mut Place,
 ) -> Result<Bytes, UploadFault> {
-    let reading = async {
-        let mut bytes = BytesMut::new();
-        while let Some(piece) = payload.next().await {
-            bytes.extend_from_slice(&piece.map_err(|_| UploadFault::Broken)?);
-            if bytes.len() as u64 > max_bytes {
-                return Err(UploadFault::TooLarge);
-            }
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = next(&mut payload, &mut patience).await? {
+        if (bytes.len() as u64).saturating_add(piece.len() as u64) > max_bytes {
+            return Err(UploadFault::TooLarge);
         }
-        Ok(bytes.freeze())
-    };
-    tokio::time::timeout(max_time, reading).await.unwrap_or(Err(UploadFault::TooSlow))
+        if !room.more(u32::try_from(piece.len()).unwrap_or(u32::MAX)) {
+            return Err(UploadFault::NoRoom);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.freeze())
+}
+
+/// The next piece, as long as the caller may take for it. `None`: that was all.
+async fn next(payload: &mut Payload, patience: &mut Patience) -> Result<Option<Bytes>, UploadFault> {
+    let begun = tokio::time::Instant::now();
+    let next = tokio::time::timeout(patience.left(), payload.next()).await;
+    patience.waited(begun.elapsed());
+    let piece = next.map_err(|_| UploadFault::TooSlow)?.transpose().map_err(|_| UploadFault::Broken)?;
+    patience.received(piece.as_ref().map_or(0, Bytes::len));
+    Ok(piece)
 }
 
 impl Body for UploadBody {
@@ -189,6 +217,9 @@ impl Body for UploadBody {
     ) -> Poll<Option<Result<Frame<Bytes>, UploadCut>>> {
         if let Some(bytes) = self.whole.take() {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        if let Some(wanted) = self.wanted.take() {
+            let _ = wanted.send(());
         }
         let Some(pieces) = &mut self.pieces else {
             return Poll::Ready(None);
@@ -222,46 +253,47 @@ impl Body for UploadBody {
 }
 
 /// Starts passing the caller's body on. The task ends with the body, with a fault, or when the upstream has hung up.
+/// `patience`: how far behind the caller may be, and how long the upstream may take for one piece before it answers.
+/// `when_wanted`: a caller who asks before sending is not listened to before the upstream wants the body.
 #[must_use]
 pub fn stream(
     mut payload: Payload,
     length: Option<u64>,
     max_bytes: u64,
-    max_time: Duration,
+    patience: Duration,
+    when_wanted: bool,
 ) -> (UploadBody, UploadReport) {
     let (sender, receiver) = mpsc::channel(PIECES);
+    let (wanted, is_wanted) = oneshot::channel();
     let (sending, watched) = watch::channel(());
     let progress = Arc::<UploadProgress>::default();
     let report =
         UploadReport { running: Some(Running { progress: Arc::clone(&progress), sending: watched }) };
     actix_web::rt::spawn(async move {
-        let deadline = tokio::time::Instant::now() + max_time;
-        // Of the time that the caller has: the upstream's own is not counted.
-        let mut left = max_time;
+        if when_wanted && is_wanted.await.is_err() {
+            return;
+        }
+        // Only the caller's time: the upstream's own is not counted.
+        let mut callers = Patience::steady(patience);
         let mut seen = 0u64;
         let fault = loop {
             progress.waiting();
-            let begun = tokio::time::Instant::now();
-            let next = tokio::time::timeout(left, payload.next()).await;
-            left = left.saturating_sub(begun.elapsed());
-            match next {
-                Err(_) => break Some(UploadFault::TooSlow),
-                Ok(Some(Err(_))) => break Some(UploadFault::Broken),
-                Ok(Some(Ok(data))) => {
+            match next(&mut payload, &mut callers).await {
+                Err(fault) => break Some(fault),
+                Ok(Some(data)) => {
                     progress.received(data.len());
                     seen = seen.saturating_add(data.len() as u64);
                     if seen > max_bytes {
                         break Some(UploadFault::TooLarge);
                     }
-                    let Some(is_taken) = pass_on(&sender, data, deadline, &progress).await else {
+                    let Some(is_taken) = pass_on(&sender, data, patience, &progress).await else {
                         break None;
                     };
                     if !is_taken {
                         // The upstream wants no more: the rest is read away, within the same bounds, so that the
                         // caller is not stuck writing while its answer waits.
                         progress.waiting();
-                        let deadline = tokio::time::Instant::now() + left;
-                        drain(&mut payload, deadline, max_bytes.saturating_sub(seen)).await;
+                        drain(&mut payload, callers, max_bytes.saturating_sub(seen)).await;
                         break None;
                     }
                 }
@@ -277,7 +309,7 @@ pub fn stream(
         }
         drop((sending, sender));
     });
-    (UploadBody { whole: None, pieces: Some(receiver), length }, report)
+    (UploadBody { whole: None, pieces: Some(receiver), length, wanted: Some(wanted) }, report)
 }
 
 /// Whether the upstream took it. `None`: it neither reads nor answers in time, and must not hold the upload for ever. One that
@@ -285,19 +317,19 @@ pub fn stream(
 async fn pass_on(
     sender: &mpsc::Sender<Piece>,
     data: Bytes,
-    deadline: tokio::time::Instant,
+    patience: Duration,
     progress: &UploadProgress,
 ) -> Option<bool> {
     let mut sending = std::pin::pin!(sender.send(Piece::Data(data)));
-    match tokio::time::timeout_at(deadline, &mut sending).await {
+    match tokio::time::timeout(patience, &mut sending).await {
         Ok(sent) => Some(sent.is_ok()),
         Err(_) if progress.is_answered.load(Ordering::Acquire) => Some(sending.await.is_ok()),
         Err(_) => None,
     }
 }
 
-async fn drain(payload: &mut Payload, deadline: tokio::time::Instant, mut left: u64) {
-    while let Ok(Some(Ok(data))) = tokio::time::timeout_at(deadline, payload.next()).await {
+async fn drain(payload: &mut Payload, mut patience: Patience, mut left: u64) {
+    while let Ok(Some(data)) = next(payload, &mut patience).await {
         match left.checked_sub(data.len() as u64) {
             Some(rest) => left = rest,
             None => return,

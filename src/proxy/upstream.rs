@@ -5,23 +5,30 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response, Uri};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client, Error};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::connection::Connector;
 use super::reachability::Reachability;
+use super::traffic::{Moment, Progress, progress};
 use super::upload::{UploadBody, UploadReport};
 use crate::config::{Secret, UpstreamConfig};
+use crate::peer_alive;
 
 /// Idle connections are dropped after this: many servers close theirs after five seconds, and a request that meets the
 /// closing would be answered 502.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
+/// Most headers of an answer. Far more than any server sends on purpose; each costs memory before anything is known of it.
+const MAX_HEADERS: usize = 256;
+
 /// The upstream. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Upstream {
     client: Client<Connector, UploadBody>,
+    /// Connects anew for each request: for second tries, because what the pool still has may have ended, too.
+    anew: Client<Connector, UploadBody>,
     base: String,
     authority: HeaderValue,
     preserve_host: bool,
@@ -45,6 +52,9 @@ pub enum UpstreamError {
     /// The connection broke before the answer's head was complete.
     #[error("the API behind the gateway broke off before it answered")]
     Broken,
+    /// What it answered is not HTTP, or its head is larger than is read.
+    #[error("what the API behind the gateway answered cannot be read")]
+    Unreadable,
 }
 
 /// The configured URL cannot be used.
@@ -64,19 +74,24 @@ impl Upstream {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(config.connect_timeout));
+        http.set_keepalive(Some(peer_alive::SILENT));
+        http.set_keepalive_interval(Some(peer_alive::EVERY));
+        http.set_keepalive_retries(Some(peer_alive::TIMES));
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_webpki_roots()
+            .with_tls_config(config.trust.client_config())
             .https_or_http()
             .enable_http1()
             .wrap_connector(http);
         let connector = Connector(connector);
         let reachability = Reachability::new(connector.clone(), uri.clone(), config.connect_timeout);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .build(connector);
+        let mut builder = Client::builder(TokioExecutor::new());
+        // A gateway may unfold what an old server has folded (RFC 9112, section 5.2).
+        builder.http1_allow_obsolete_multiline_headers_in_responses(true).http1_max_headers(MAX_HEADERS);
+        let anew = builder.clone().pool_max_idle_per_host(0).build(connector.clone());
+        let client = builder.pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE).build(connector);
         Ok(Self {
             client,
+            anew,
             base: config.url.trim_end_matches('/').to_owned(),
             authority: HeaderValue::from_str(authority).map_err(|_| UpstreamSetupError)?,
             preserve_host: config.preserve_host,
@@ -138,7 +153,7 @@ impl Upstream {
             tokio::time::sleep(timeout).await;
         };
         let answered = tokio::select! {
-            answered = self.client.request(request) => Ok(answered),
+            answered = self.ask(request) => Ok(answered),
             () = too_late => Err(UpstreamError::TimedOut),
         };
         // A connection that broke may have been an old one, and says nothing of new ones.
@@ -164,17 +179,61 @@ impl Upstream {
                 call.upload.answered();
                 Ok(response)
             }
-            Ok(Err(error)) if error.is_connect() => {
+            Ok(Err((error, _))) if error.is_connect() => {
                 self.reachability.failed(begun, &Chain(&error));
                 Err(UpstreamError::Unreachable)
             }
-            Ok(Err(error)) => {
+            Ok(Err((error, progress))) => {
                 tracing::warn!(error = %Chain(&error), "the upstream broke off");
-                Err(UpstreamError::Broken)
+                Err(match progress {
+                    // As good as no connection: the upstream has certainly done nothing.
+                    Progress::NotSent => UpstreamError::Unreachable,
+                    _ if is_unreadable(&error) => UpstreamError::Unreadable,
+                    _ => UpstreamError::Broken,
+                })
             }
             Err(late) => Err(late),
         }
     }
+
+    /// Sends it, and once more on a new connection if the one that the pool had was not there any more: what was certainly not sent,
+    /// and what changes nothing. The failure says how far the request came.
+    async fn ask(&self, request: Request<UploadBody>) -> Result<Response<Incoming>, (Error, Progress)> {
+        let copy = copy_of(&request);
+        let begun = Moment::now();
+        let error = match self.client.request(request).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        let came = progress(&error, begun);
+        let is_safe = |copy: &Request<UploadBody>| matches!(*copy.method(), Method::GET | Method::HEAD);
+        let again = copy.filter(|copy| match came {
+            Progress::NotSent => !error.is_connect(),
+            Progress::EndedUnanswered => is_safe(copy),
+            Progress::Sent => false,
+        });
+        let Some(again) = again else { return Err((error, came)) };
+        tracing::debug!(error = %Chain(&error), "a connection to the upstream had ended; the request is sent once more");
+        let begun = Moment::now();
+        self.anew.request(again).await.map_err(|error| {
+            let came = progress(&error, begun);
+            (error, came)
+        })
+    }
+}
+
+/// The request once more, if all of its body is at hand.
+fn copy_of(request: &Request<UploadBody>) -> Option<Request<UploadBody>> {
+    let mut copy = Request::new(request.body().copy()?);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+fn is_unreadable(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<hyper::Error>());
+    cause.is_some_and(hyper::Error::is_parse)
 }
 
 /// Any transfer coding but `chunked` would be taken off by nobody, and its bytes sold as the answer. RFC 9112, section 6.1.
@@ -217,3 +276,6 @@ pub struct UpstreamCall {
     /// Instead of the configured time to the answer's head.
     pub timeout: Option<Duration>,
 }
+
+#[cfg(test)]
+mod tests;

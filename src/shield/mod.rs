@@ -2,21 +2,29 @@
 //!
 //! A payer is *new* until a charge has succeeded: a client exists exactly when money has moved. What is counted stands in the
 //! database: attempts and their outcomes in `top_ups`, where new payers come from in `charge_attempts`, for a day. A decline
-//! is a bank's "no" or its wish to see the cardholder.
+//! is a bank's "no". That a bank asks for its cardholder (3-D Secure) is an attempt, and no decline.
 //!
 //! | who | limit | counted | otherwise |
 //! |---|---|---|---|
 //! | a token | 1 decline | of this token, for this payer or a new one | `card_declined`, without asking Stripe |
-//! | a network's new payers | 5 attempts an hour, 3 cards a day | those that failed; those that run, too, but they only say "ask again shortly" | `too_many_attempts`; `busy` |
+//! | a suspect card | founds no wallet | see below | `card_declined`, and it counts as declined |
+//! | a network's new payers | 5 attempts an hour, 3 declined cards a day | attempts that failed; those that run, too, but they only say "ask again shortly" | `too_many_attempts`; `busy` |
 //! | all new payers | 20 declines in 10 minutes, or more declines than half of 20 attempts or more | attempts that began in these 10 minutes | paused for 10 minutes: `new_payers_paused` |
 //! | all new payers | 10 at once | attempts whose outcome is open | `busy` |
-//! | a client | 3 declines a day | its own | `too_many_attempts` |
-//! | a client | 3 cards a day | its own that a bank has seen, also those that paid; known once Stripe has told the fingerprint | `too_many_attempts` |
-//! | a card | 4 declines a day | whoever presented it, by its fingerprint | `too_many_attempts` |
+//! | a client | 5 attempts an hour | those that a bank answered by asking for its cardholder, and those that ended when Stripe was asked what the token is | `too_many_attempts` |
+//! | a client | 3 declines and 3 cards a day, and one fresh card | its own that a bank has seen, also those that paid; known once Stripe has told the fingerprint | `too_many_attempts` |
+//! | a card | 4 declines a day | whoever presented it, by its fingerprint; also when its holder was asked for | `too_many_attempts` |
 //!
 //! What succeeds is never held against a network, so that payers behind one address do not shut each other out; nor is what
 //! Stripe or we were to blame for. A client's limits count nothing but its own attempts, and a card that has paid for it before is
-//! let through unless that very token was declined. So nobody who has paid is refused for what others do.
+//! let through unless that very token was declined. So nobody who has paid is refused for what others do. A *fresh* card was never
+//! declined for the client; one a day is tried beyond the limits, whatever becomes of it, so that three declines do not keep a good
+//! card away and a stolen wallet tries one card more.
+//!
+//! A card is *suspect* as long as a wallet is frozen for a charge of it: for an early fraud warning, or for a dispute, an inquiry
+//! included, because the wallet is frozen for that, too, and a closed one lifts its own freeze. Whoever lifts the freeze clears the
+//! card. It is refused before anything is made at Stripe, with a decline's answer and a decline's numbers, so that nobody
+//! learns which card is known. A wallet that is there goes by its own freezes.
 //!
 //! No answer depends on whether the card would have worked.
 //!
@@ -43,22 +51,47 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
-use self::network::network;
+pub(crate) use self::network::{Network, is_internal};
 use self::proxy_watch::ProxyWatch;
-use self::rules::DAY;
 pub(crate) use self::rules::seconds_until_older;
+use self::rules::{DAY, HOUR};
 use crate::config::{Config, ShieldConfig};
 use crate::db::{Connection, Db, DbError, now_micros};
 use crate::domain::{SecretHash, TopUpId};
 use crate::ledger::ClientId;
 
-/// Why an attempt to pay is not made. It says nothing about the card.
+/// Whose attempts are too many: it decides what helps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// New payers of one network.
+    Network,
+    /// One card, whoever presents it.
+    Card {
+        /// Whether it is presented for a wallet.
+        is_of_client: bool,
+    },
+    /// A client's cards and declines of a day.
+    Client {
+        /// Whether one that was never declined for it would be tried.
+        may_try_another: bool,
+    },
+    /// A client's attempts of an hour that led to nothing.
+    ClientAttempts,
+    /// Charges that a token has caused without a clientId.
+    Token,
+}
+
+/// Why an attempt to pay is not made. It says nothing about whether the card is good.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Barred {
     /// This very token was declined before.
     DeadToken,
+    /// A charge of this card is disputed, or was warned of, and nobody has cleared it.
+    SuspectCard,
     /// Too many attempts, for so many seconds.
     TooMany {
+        /// Whose.
+        limit: Limit,
         /// Until there is room.
         seconds: u32,
     },
@@ -89,7 +122,7 @@ impl Attempt {
         token: Option<SecretHash>,
         caller: Option<IpAddr>,
     ) -> Self {
-        Self { id: id.to_string(), client, token, network: network(caller) }
+        Self { id: id.to_string(), client, token, network: Network::of(caller).to_string() }
     }
 }
 
@@ -101,8 +134,7 @@ pub(crate) struct Shield(Arc<Inner>);
 struct Inner {
     db: Db,
     limits: ShieldConfig,
-    /// Only where no proxy is trusted.
-    proxy_watch: Option<ProxyWatch>,
+    proxy_watch: ProxyWatch,
     /// The end of the pause that was logged last, in Unix microseconds; 0: none, or its end was logged as well.
     paused_until: AtomicI64,
     barred: AtomicU64,
@@ -113,7 +145,7 @@ impl Shield {
         Self(Arc::new(Inner {
             db,
             limits: config.shield,
-            proxy_watch: config.trusted_proxies.is_empty().then(ProxyWatch::default),
+            proxy_watch: ProxyWatch::default(),
             paused_until: AtomicI64::new(0),
             barred: AtomicU64::new(0),
         }))
@@ -135,17 +167,17 @@ impl Shield {
 
     /// Notes where a payer comes from, and warns when everybody seems to come from one place.
     pub(crate) fn notice(&self, caller: Option<IpAddr>, client: Option<ClientId>, token: Option<SecretHash>) {
-        let (Some(watch), Some(caller)) = (&self.0.proxy_watch, caller) else { return };
+        let Some(caller) = caller else { return };
         let beginning = |token: SecretHash| token.as_bytes().first_chunk().copied().map(u64::from_be_bytes);
         let payer = match client {
             Some(client) => u64::try_from(client).ok(),
             None => token.and_then(beginning),
         };
-        if payer.is_some_and(|payer| watch.is_suspicious(caller, payer, Instant::now())) {
+        if payer.is_some_and(|payer| self.0.proxy_watch.is_suspicious(caller, payer, Instant::now())) {
             tracing::error!(
                 address = %caller,
                 "nearly all payers come from one internal address, so they share one network's limits, and one thief shuts out every \
-                 new payer: write the addresses of your reverse proxy into trusted_proxies"
+                 new payer: have your reverse proxy send X-Forwarded-For, and write its addresses into trusted_proxies"
             );
         }
     }
@@ -168,7 +200,7 @@ impl Shield {
             {
                 return Ok(Ok(()));
             }
-            let earlier = store::of_client(db, client, now.saturating_sub(DAY), &attempt.id).await?;
+            let earlier = store::of_client(db, client, now.saturating_sub(HOUR), &attempt.id).await?;
             return Ok(rules::client(limits, now, &earlier));
         }
         let until = store::paused_until(db).await?;
@@ -237,8 +269,8 @@ impl Shield {
         Ok(())
     }
 
-    /// Removes what no limit counts any more.
-    pub(crate) async fn forget(&self) -> Result<(), DbError> {
+    /// Removes some of what no limit counts any more, and answers how many.
+    pub(crate) async fn forget(&self) -> Result<u64, DbError> {
         let window = window(&self.0.limits).max(DAY);
         let before = now_micros().saturating_sub(window);
         self.0.db.write(move |connection| Box::pin(store::forget(connection, before))).await
@@ -282,7 +314,7 @@ pub(crate) async fn admit(
             {
                 return Ok(Ok(()));
             }
-            let earlier = store::of_client(connection, client, now.saturating_sub(DAY), &attempt.id).await?;
+            let earlier = store::of_client(connection, client, now.saturating_sub(HOUR), &attempt.id).await?;
             Ok(rules::client(limits, now, &earlier))
         }
         None => admit_new(connection, limits, attempt, now).await,
@@ -336,10 +368,26 @@ pub(crate) async fn admit_card(
             return Ok(Ok(()));
         }
         let earlier = store::of_client(&mut *connection, client, since, &id.to_string()).await?;
-        if let Err(barred) = rules::card_of_client(limits, now, fingerprint, &earlier) {
+        let was_declined = store::card_was_declined(&mut *connection, fingerprint, client).await?;
+        if let Err(barred) = rules::card_of_client(limits, now, fingerprint, was_declined, &earlier) {
             return Ok(Err(barred));
         }
     }
-    let declines = store::declines_of_card(connection, fingerprint, since).await?;
-    Ok(rules::card(limits, now, &declines))
+    let suspect = match client {
+        Some(_) => None,
+        None => store::suspect(&mut *connection, fingerprint).await?,
+    };
+    let refusals = store::refusals_of_card(connection, fingerprint, since, suspect.is_some()).await?;
+    let admitted = rules::card(limits, now, client.is_some(), &refusals);
+    match suspect {
+        Some(wallet) if admitted.is_ok() => {
+            tracing::warn!(
+                top_up.id = %id, client = wallet,
+                "a new payer presents a card with a fraud warning, or with a dispute that is not won: it is refused like a decline. \
+                 Unfreezing the client that it has paid for clears it"
+            );
+            Ok(Err(Barred::SuspectCard))
+        }
+        _ => Ok(admitted),
+    }
 }

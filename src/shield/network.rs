@@ -1,24 +1,40 @@
 //! The network that a caller counts with: whoever rents one address has its neighbours, too.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The caller's network as text: /24 of IPv4, /64 of IPv6. Callers without an address share one.
-pub(crate) fn network(caller: Option<IpAddr>) -> String {
-    match caller.map(|caller| caller.to_canonical()) {
-        None => "unknown".to_owned(),
-        Some(IpAddr::V4(address)) => {
-            let [a, b, c, _] = address.octets();
-            format!("{}/24", Ipv4Addr::new(a, b, c, 0))
-        }
-        Some(IpAddr::V6(address)) => {
-            let [a, b, c, d, ..] = address.segments();
-            format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+/// A caller's network: /24 of IPv4, /64 of IPv6. Callers without an address share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Network(Option<IpAddr>);
+
+impl Network {
+    /// Of a caller.
+    pub(crate) fn of(caller: Option<IpAddr>) -> Self {
+        Self(caller.map(|caller| match caller.to_canonical() {
+            IpAddr::V4(address) => {
+                let [a, b, c, _] = address.octets();
+                IpAddr::V4(Ipv4Addr::new(a, b, c, 0))
+            }
+            IpAddr::V6(address) => {
+                let [a, b, c, d, ..] = address.segments();
+                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            }
+        }))
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("unknown"),
+            Some(IpAddr::V4(first)) => write!(f, "{first}/24"),
+            Some(IpAddr::V6(first)) => write!(f, "{first}/64"),
         }
     }
 }
 
 /// Whether an address means nothing on the internet, so that a proxy's is likely.
-pub(super) fn is_internal(address: IpAddr) -> bool {
+pub(crate) fn is_internal(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => {
             let [a, b, ..] = address.octets();
@@ -48,9 +64,9 @@ mod tests {
             ("2001:db8:1:2::", "2001:db8:1:2::/64"),
             ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
         ] {
-            assert_eq!(network(Some(address.parse().unwrap())), expected, "{address}");
+            assert_eq!(Network::of(Some(address.parse().unwrap())).to_string(), expected, "{address}");
         }
-        assert_eq!(network(None), "unknown");
+        assert_eq!(Network::of(None).to_string(), "unknown");
     }
 
     #[test]

@@ -17,36 +17,57 @@ const HAS_PAID: &str = "\
 SELECT EXISTS (SELECT 1 FROM top_ups WHERE pm_hash = $1 AND client = $2 AND state = 'succeeded')";
 const CARD_HAS_PAID: &str = "\
 SELECT EXISTS (SELECT 1 FROM top_ups WHERE fingerprint = $1 AND client = $2 AND state = 'succeeded')";
+const CARD_WAS_DECLINED: &str = "\
+SELECT EXISTS (SELECT 1 FROM top_ups WHERE fingerprint = $1 AND client = $2 AND failure = 'card_declined')";
+/// The wallet of a charge of this card that Stripe has warned of, or that is disputed, as long as that freezes the wallet: winning
+/// the dispute lifts its freeze, and so does an operator.
+const SUSPECT: &str = "\
+SELECT c.public_id FROM top_ups AS t JOIN clients AS c ON c.id = t.client
+JOIN freezes AS f ON f.client = t.client AND f.lifted_at IS NULL
+WHERE t.fingerprint = $1 AND t.state = 'succeeded'
+AND (EXISTS (SELECT 1 FROM fraud_warnings AS w WHERE w.top_up = t.id AND f.cause = 'fraud_warning:' || w.id)
+     OR EXISTS (SELECT 1 FROM disputes AS d WHERE d.top_up = t.id AND f.cause = 'dispute:' || d.id)) LIMIT 1";
 /// What failed because of Stripe or us, before a bank was asked, counts for nothing.
 const UNPAID: Sql = Sql::each(
     "SELECT a.at, COALESCE(t.fingerprint, lower(hex(t.pm_hash)), t.id), t.state <> 'failed' AND t.failure IS NULL, \
-     COALESCE(t.pm_hash = $3, FALSE) \
+     COALESCE(t.pm_hash = $3, FALSE), COALESCE(t.failure IN ('card_declined', 'card_suspect'), FALSE) \
      FROM charge_attempts AS a JOIN top_ups AS t ON t.id = a.id \
      WHERE a.network = $1 AND a.at > $2 AND t.state <> 'succeeded' \
      AND NOT (t.state = 'failed' AND t.failure = 'payment_failed' AND t.payment_intent IS NULL) \
      ORDER BY a.at DESC LIMIT $4",
     "SELECT a.at, COALESCE(t.fingerprint, encode(t.pm_hash, 'hex'), t.id), t.state <> 'failed' AND t.failure IS NULL, \
-     COALESCE(t.pm_hash = $3, FALSE) \
+     COALESCE(t.pm_hash = $3, FALSE), COALESCE(t.failure IN ('card_declined', 'card_suspect'), FALSE) \
      FROM charge_attempts AS a JOIN top_ups AS t ON t.id = a.id \
      WHERE a.network = $1 AND a.at > $2 AND t.state <> 'succeeded' \
      AND NOT (t.state = 'failed' AND t.failure = 'payment_failed' AND t.payment_intent IS NULL) \
      ORDER BY a.at DESC LIMIT $4",
 );
+/// A bank that asks for the cardholder has not said no.
 const OF_CLIENT: Sql = Sql::each(
-    "SELECT created_at, COALESCE(fingerprint, lower(hex(pm_hash)), id), payment_intent IS NOT NULL, \
-     COALESCE(failure IN ('card_declined', 'authentication_required'), FALSE), \
-     payment_intent IS NULL AND COALESCE(failure IN ('invalid_payment', 'too_many_attempts'), FALSE) \
-     FROM top_ups WHERE client = $1 AND created_at > $2 AND id <> $3 ORDER BY id DESC LIMIT $4",
-    "SELECT created_at, COALESCE(fingerprint, encode(pm_hash, 'hex'), id), payment_intent IS NOT NULL, \
-     COALESCE(failure IN ('card_declined', 'authentication_required'), FALSE), \
-     payment_intent IS NULL AND COALESCE(failure IN ('invalid_payment', 'too_many_attempts'), FALSE) \
-     FROM top_ups WHERE client = $1 AND created_at > $2 AND id <> $3 ORDER BY id DESC LIMIT $4",
+    "SELECT t.created_at, COALESCE(t.fingerprint, lower(hex(t.pm_hash)), t.id), \
+     t.payment_intent IS NOT NULL AND COALESCE(t.failure <> 'authentication_required', TRUE), \
+     COALESCE(t.failure = 'card_declined', FALSE), \
+     COALESCE(t.failure = 'authentication_required' \
+              OR (t.payment_intent IS NULL AND t.failure IN ('invalid_payment', 'too_many_attempts')), FALSE), \
+     EXISTS (SELECT 1 FROM top_ups AS e WHERE e.client = t.client AND e.id < t.id AND e.state = 'succeeded' \
+             AND (e.fingerprint = t.fingerprint OR e.pm_hash = t.pm_hash)) \
+     FROM top_ups AS t WHERE t.client = $1 AND t.created_at > $2 AND t.id <> $3 ORDER BY t.id DESC LIMIT $4",
+    "SELECT t.created_at, COALESCE(t.fingerprint, encode(t.pm_hash, 'hex'), t.id), \
+     t.payment_intent IS NOT NULL AND COALESCE(t.failure <> 'authentication_required', TRUE), \
+     COALESCE(t.failure = 'card_declined', FALSE), \
+     COALESCE(t.failure = 'authentication_required' \
+              OR (t.payment_intent IS NULL AND t.failure IN ('invalid_payment', 'too_many_attempts')), FALSE), \
+     EXISTS (SELECT 1 FROM top_ups AS e WHERE e.client = t.client AND e.id < t.id AND e.state = 'succeeded' \
+             AND (e.fingerprint = t.fingerprint OR e.pm_hash = t.pm_hash)) \
+     FROM top_ups AS t WHERE t.client = $1 AND t.created_at > $2 AND t.id <> $3 ORDER BY t.id DESC LIMIT $4",
 );
-const DECLINES_OF_CARD: &str = "\
+/// What was refused because the card is suspect is one while it is.
+const REFUSALS_OF_CARD: &str = "\
 SELECT created_at FROM top_ups WHERE fingerprint = $1 AND created_at > $2
-AND failure IN ('card_declined', 'authentication_required') ORDER BY created_at DESC LIMIT $3";
+AND (failure IN ('card_declined', 'authentication_required') OR ($4 AND failure = 'card_suspect'))
+ORDER BY created_at DESC LIMIT $3";
 const NEW_PAYERS: &str = "\
-SELECT COUNT(CASE WHEN t.failure IN ('card_declined', 'authentication_required') THEN 1 END),
+SELECT COUNT(CASE WHEN t.failure IN ('card_declined', 'card_suspect') THEN 1 END),
        COUNT(CASE WHEN t.state IN ('succeeded', 'failed') OR t.failure IS NOT NULL THEN 1 END),
        COUNT(CASE WHEN t.state NOT IN ('succeeded', 'failed') AND t.failure IS NULL THEN 1 END)
 FROM charge_attempts AS a JOIN top_ups AS t ON t.id = a.id WHERE a.at > $1";
@@ -55,7 +76,9 @@ const PAUSED_UNTIL: &str = "SELECT paused_until FROM new_payers WHERE id = 1";
 const LOCK: Sql = Sql::each(PAUSED_UNTIL, "SELECT paused_until FROM new_payers WHERE id = 1 FOR UPDATE");
 const PAUSE: &str = "UPDATE new_payers SET paused_until = $1 WHERE id = 1";
 const NOTE: &str = "INSERT INTO charge_attempts (id, at, network) VALUES ($1, $2, $3)";
-const FORGET: &str = "DELETE FROM charge_attempts WHERE at < $1";
+/// One step.
+const FORGET: &str = "\
+DELETE FROM charge_attempts WHERE id IN (SELECT id FROM charge_attempts WHERE at < $1 ORDER BY at LIMIT 500)";
 
 fn bytes(hash: Option<SecretHash>) -> Option<Vec<u8>> {
     hash.map(|hash| hash.as_bytes().to_vec())
@@ -100,6 +123,7 @@ pub(super) async fn unpaid(
             card: row.try_get(1)?,
             is_running: row.try_get(2)?,
             is_same_token: row.try_get(3)?,
+            is_declined: row.try_get(4)?,
         })
     };
     let found = query(UNPAID).bind(network.to_owned()).bind(since).bind(bytes(token)).bind(MOST);
@@ -119,20 +143,37 @@ pub(super) async fn of_client(
             card: row.try_get(1)?,
             is_tried: row.try_get(2)?,
             is_declined: row.try_get(3)?,
-            is_looked_up_in_vain: row.try_get(4)?,
+            is_in_vain: row.try_get(4)?,
+            had_paid: row.try_get(5)?,
         })
     };
     let found = query(OF_CLIENT).bind(client).bind(since).bind(but.to_owned()).bind(MOST);
     found.fetch_all(on).await?.iter().map(read).collect()
 }
 
-/// When a card was declined since a time, whoever presented it.
-pub(super) async fn declines_of_card(
+/// Whether a card was ever declined for a client.
+pub(super) async fn card_was_declined(
+    on: impl Into<On<'_>>,
+    fingerprint: &str,
+    client: ClientId,
+) -> Result<bool, sqlx::Error> {
+    query_scalar(CARD_WAS_DECLINED).bind(fingerprint.to_owned()).bind(client).fetch_one(on).await
+}
+
+/// The wallet, as people know it, that makes a card suspect.
+pub(super) async fn suspect(on: impl Into<On<'_>>, fingerprint: &str) -> Result<Option<String>, sqlx::Error> {
+    query_scalar(SUSPECT).bind(fingerprint.to_owned()).fetch_optional(on).await
+}
+
+/// When a card was declined since a time, or asked for its holder, whoever presented it.
+pub(super) async fn refusals_of_card(
     on: impl Into<On<'_>>,
     fingerprint: &str,
     since: i64,
+    is_suspect: bool,
 ) -> Result<Vec<i64>, sqlx::Error> {
-    query_scalar(DECLINES_OF_CARD).bind(fingerprint.to_owned()).bind(since).bind(MOST).fetch_all(on).await
+    let found = query_scalar(REFUSALS_OF_CARD).bind(fingerprint.to_owned()).bind(since).bind(MOST);
+    found.bind(is_suspect).fetch_all(on).await
 }
 
 /// What new payers did since a time, wherever they came from.
@@ -167,7 +208,7 @@ pub(super) async fn note(
     query(NOTE).bind(id.to_owned()).bind(at).bind(network.to_owned()).execute(connection).await.map(drop)
 }
 
-/// Removes what is older.
-pub(super) async fn forget(connection: &mut Connection, before: i64) -> Result<(), sqlx::Error> {
-    query(FORGET).bind(before).execute(connection).await.map(drop)
+/// Removes some of what is older, and answers how many.
+pub(super) async fn forget(connection: &mut Connection, before: i64) -> Result<u64, sqlx::Error> {
+    query(FORGET).bind(before).execute(connection).await
 }

@@ -67,6 +67,30 @@ pub struct StripeCharge {
     pub status: String,
     /// Once it is known.
     pub balance_transaction: Option<StripeMovement>,
+    /// What was charged.
+    pub payment_method_details: Option<MethodDetails>,
+}
+
+impl StripeCharge {
+    /// The card's fingerprint.
+    #[must_use]
+    pub fn fingerprint(&self) -> Option<&str> {
+        self.payment_method_details.as_ref()?.card.as_ref()?.fingerprint.as_deref()
+    }
+}
+
+/// Part of [`StripeCharge`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct MethodDetails {
+    /// If it was a card.
+    pub card: Option<CardDetails>,
+}
+
+/// Part of [`MethodDetails`].
+#[derive(Debug, Clone, Deserialize)]
+pub struct CardDetails {
+    /// The same for everybody who knows the card number.
+    pub fingerprint: Option<String>,
 }
 
 /// A balance transaction, <https://docs.stripe.com/api/balance_transactions/object>. Its amounts are in the settlement

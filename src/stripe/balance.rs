@@ -90,7 +90,8 @@ struct Page {
 }
 
 impl Stripe {
-    /// All balance transactions of the account from one second to another, both included, newest first.
+    /// All balance transactions of the account from one second to another, both included, newest first. `read` hears how many are
+    /// read, after each page.
     ///
     /// # Errors
     /// A list that cannot be read to its end is an error and never a shorter list: "not in the list" must mean "not at Stripe".
@@ -99,6 +100,7 @@ impl Stripe {
         from_unix: i64,
         to_unix: i64,
         deadline: Instant,
+        read: &(dyn Fn(usize) + Send + Sync),
     ) -> Result<Vec<BalanceTransaction>, StripeFailure> {
         let (from, to) = (from_unix.to_string(), to_unix.to_string());
         let mut found: Vec<BalanceTransaction> = Vec::new();
@@ -113,9 +115,10 @@ impl Stripe {
                 query.push(("starting_after", last.id.as_str()));
             }
             let request: Plain<Page> = Plain::get("/balance_transactions", &query);
-            let (page, meta) = self.call(Endpoint::ListBalance, None, &request, deadline).await?;
+            let (page, meta) = self.page(Endpoint::ListBalance, &request, deadline).await?;
             let is_empty = page.data.is_empty();
             found.extend(page.data);
+            read(found.len());
             match (page.has_more, is_empty) {
                 (false, _) => return Ok(found),
                 (true, true) => return Err(unreadable(&meta)),
@@ -169,5 +172,12 @@ impl StripeFailure {
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Refused(refusal)
             if refusal.status == Some(404) && refusal.code.as_deref() == Some("resource_missing"))
+    }
+
+    /// Stripe has one in the other mode of this account: "a similar object exists in test mode, but a live mode key was used".
+    #[must_use]
+    pub fn is_of_other_mode(&self) -> bool {
+        self.is_missing()
+            && matches!(self, Self::Refused(refusal) if refusal.message.contains("a similar object exists in"))
     }
 }

@@ -269,7 +269,7 @@ impl Stripe {
         let mut request = first.clone();
         let mut found = Vec::new();
         for _ in 0..MAX_PAGES {
-            let (page, meta) = self.call(Endpoint::ListPaymentIntents, None, &request, deadline).await?;
+            let (page, meta) = self.page(Endpoint::ListPaymentIntents, &request, deadline).await?;
             for intent in page.data {
                 found.push(payment_intent_facts(intent, &meta).ok_or_else(|| unreadable(&meta))?);
             }
@@ -280,6 +280,22 @@ impl Stripe {
             request = first.clone().starting_after(last.id.as_str());
         }
         Err(StripeFailure::Unknown { reason: UnknownReason::TooMany, request_id: None })
+    }
+
+    /// Asks for a page of a list. However long the whole list may take: a Stripe that does not give one page within `policy.page` does not
+    /// give it.
+    pub(super) async fn page<R>(
+        &self,
+        endpoint: Endpoint,
+        request: &R,
+        deadline: Instant,
+    ) -> Result<Answered<R::Output>, StripeFailure>
+    where
+        R: StripeRequest,
+        R::Output: miniserde::Deserialize,
+    {
+        let by = Instant::now().checked_add(self.0.policy.page).map_or(deadline, |by| by.min(deadline));
+        self.call(endpoint, None, request, by).await
     }
 
     /// Sends one typed request, again and again under the same key while its outcome is unknown.

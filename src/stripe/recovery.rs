@@ -106,7 +106,7 @@ impl Stripe {
         let mut request = first.clone();
         let mut found = RecoverablePayments::default();
         for _ in 0..MAX_PAGES {
-            let (page, meta) = self.call(Endpoint::ListPaymentIntents, None, &request, deadline).await?;
+            let (page, meta) = self.page(Endpoint::ListPaymentIntents, &request, deadline).await?;
             let last = page.data.last().map(|intent| intent.id.as_str().to_owned());
             for intent in page.data {
                 let is_for_a_top_up = intent.metadata.contains_key(TOP_UP_METADATA_KEY);

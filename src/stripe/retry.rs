@@ -19,13 +19,23 @@ pub(super) struct RetryPolicy {
     pub(super) first: Duration,
     /// No wait is longer, before `Retry-After`.
     pub(super) longest: Duration,
+    /// What one page of a list may take.
+    pub(super) page: Duration,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { first: Duration::from_millis(250), longest: Duration::from_secs(4) }
+        Self {
+            first: Duration::from_millis(250),
+            longest: Duration::from_secs(4),
+            page: Duration::from_secs(40),
+        }
     }
 }
+
+/// Stripe has answered, and what it says cannot be read. Under its key it says the same again; so once more, in case something on
+/// the way has damaged it, and no more.
+const MAX_UNREADABLE: u32 = 2;
 
 /// One attempt, and what its answer said beside the result.
 pub(super) struct Attempted<T> {
@@ -67,7 +77,7 @@ where
     A: FnMut() -> F,
     F: Future<Output = Attempted<T>>,
 {
-    let mut failures: u32 = 0;
+    let (mut failures, mut unreadable): (u32, u32) = (0, 0);
     // The last failure after which Stripe may have acted.
     let mut may_have_acted: Option<StripeFailure> = None;
     loop {
@@ -83,6 +93,12 @@ where
         failures = failures.saturating_add(1);
         log(endpoint, failures, &failure, attempted.transport_error.as_deref());
         match &failure {
+            StripeFailure::Unknown { reason: UnknownReason::Unreadable(200..300), .. } => {
+                unreadable = unreadable.saturating_add(1);
+                if unreadable >= MAX_UNREADABLE {
+                    return Err(failure);
+                }
+            }
             StripeFailure::Unknown { .. } => {}
             // Decided before Stripe looks up the key, so it does not say what an earlier attempt did.
             StripeFailure::Refused(refusal)

@@ -33,12 +33,17 @@ fn config(base: &str) -> StripeConfig {
 }
 
 fn policy() -> RetryPolicy {
-    RetryPolicy { first: Duration::from_millis(1), longest: Duration::from_millis(2) }
+    RetryPolicy {
+        first: Duration::from_millis(1),
+        longest: Duration::from_millis(2),
+        page: Duration::from_secs(1),
+    }
 }
 
 /// No wait of this policy ends before a deadline of the tests.
 fn never_again() -> RetryPolicy {
-    RetryPolicy { first: Duration::from_secs(3600), longest: Duration::from_secs(3600) }
+    let hour = Duration::from_secs(3600);
+    RetryPolicy { first: hour, longest: hour, page: hour }
 }
 
 fn stripe(double: &Double) -> Stripe {

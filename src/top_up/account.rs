@@ -23,7 +23,7 @@ use crate::domain::{StripeMode, TopUpId};
 use crate::stripe::{PaymentIntentFacts, Stripe, StripeFailure};
 
 /// What one look at Stripe may take: at start, when nothing can be said without it, and while somebody waits.
-const FIRST_DEADLINE: Duration = Duration::from_secs(15);
+pub(super) const FIRST_DEADLINE: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Between two looks at a Stripe that could not be asked, and at one that has denied us.
 const ASK_EVERY: Duration = Duration::from_secs(5);
@@ -32,43 +32,16 @@ const ASK_THE_OTHER_EVERY: Duration = Duration::from_secs(60);
 const MODE: &str = "SELECT stripe_mode FROM installation";
 const NEWEST: &str = "\
 SELECT payment_intent FROM top_ups WHERE payment_intent IS NOT NULL AND former_account = 0 ORDER BY id DESC LIMIT 1";
-const NEWEST_FEW: &str = "\
+pub(super) const NEWEST_FEW: &str = "\
 SELECT payment_intent FROM top_ups WHERE payment_intent IS NOT NULL AND former_account = 0 ORDER BY id DESC LIMIT 10";
 /// Whether anything in the books is of the stored mode.
 const HAS_MONEY: &str = "\
 SELECT EXISTS (SELECT 1 FROM clients) OR EXISTS (SELECT 1 FROM top_ups WHERE payment_intent IS NOT NULL)";
-const SET_MODE: &str = "UPDATE installation SET stripe_mode = $1";
+pub(super) const SET_MODE: &str = "UPDATE installation SET stripe_mode = $1";
 /// Holds the row until the transaction ends, so that of two who would be the first the second one waits.
-const LOCK: &str = "UPDATE installation SET stripe_mode = stripe_mode WHERE one = 1";
+pub(super) const LOCK: &str = "UPDATE installation SET stripe_mode = stripe_mode WHERE one = 1";
 const SINCE: &str = "SELECT account_since FROM installation";
-const OPEN_TOP_UPS: &str =
-    "SELECT COUNT(*) FROM top_ups WHERE state IN ('confirming', 'pending') AND former_account = 0";
-const OPEN_REFUNDS: &str = "\
-SELECT COUNT(*) FROM refunds AS r JOIN top_ups AS t ON t.id = r.top_up
-WHERE r.state IN ('requested', 'pending') AND t.former_account = 0";
-const CHARGES: &str = "SELECT COUNT(*) FROM top_ups WHERE state = 'succeeded' AND former_account = 0";
-const CUSTOMERS: &str = "SELECT COUNT(*) FROM clients WHERE stripe_customer IS NOT NULL";
-/// Nothing of these was confirmed, so nothing was charged.
-const END_CREATED: Sql = sql_with_now!(
-    "UPDATE top_ups SET state = 'failed', failure = COALESCE(failure, 'payment_failed'), request_key = NULL, updated_at = ",
-    now,
-    " WHERE state = 'created'"
-);
-/// Their `Idempotency-Key`s stay: under the same key, nobody's card is charged again.
-const END_OPEN: Sql = sql_with_now!(
-    "UPDATE top_ups SET state = 'failed', failure = COALESCE(failure, 'former_stripe_account'), updated_at = ",
-    now,
-    " WHERE state IN ('confirming', 'pending')"
-);
-const FORGET_CUSTOMERS: &str = "UPDATE clients SET stripe_customer = NULL WHERE stripe_customer IS NOT NULL";
-const END_EVENTS: Sql = sql_with_now!(
-    "UPDATE stripe_events SET state = 'ignored', why = 'of a former Stripe account', ended_at = ",
-    now,
-    " WHERE state IN ('received', 'parked')"
-);
-const GIVE_UP: &str = "UPDATE top_ups SET former_account = 1 WHERE former_account = 0";
-const SET_SINCE: Sql = sql_with_now!("UPDATE installation SET account_since = ", now, "");
-const OTHER_NODES_LIVE: Sql =
+pub(super) const OTHER_NODES_LIVE: Sql =
     sql_with_now!("SELECT EXISTS (SELECT 1 FROM nodes WHERE id <> $1 AND lease_until > ", now, ")");
 
 /// Keys and books that do not belong together. Every message says what to do.
@@ -90,17 +63,21 @@ pub enum WrongStripe {
         "Stripe does not know {payment_intent}, the newest PaymentIntent of this database: the secret key is of another Stripe \
          account, or of another mode (live, test, simulated), than the one in which its wallets were paid for. Put the right key \
          in, or use another data directory or database with this one. If the business has moved to another Stripe account for \
-         good, stop the server and run `prepaid402 accept-account`"
+         good, stop the server and run `prepaid402 accept-account{option}`"
     )]
     Account {
         /// `pi_…`.
         payment_intent: String,
+        /// What the command needs beside, if anything.
+        option: &'static str,
     },
     /// Nothing is known, and Stripe does not say.
     #[error(
         "the database was written by an earlier version and does not say whether its wallets hold real money or play money. Stripe \
          must say it once, by the newest PaymentIntent, and could not be asked ({0}): start again when it can be, with the key \
-         that this database was used with"
+         that this database was used with. If that account cannot be used any more, put the key of the new one in, stop all nodes and run \
+         `prepaid402 accept-account{option}`",
+        option = NAME_THE_MODE
     )]
     Unproven(String),
     /// Another node runs with keys of another mode.
@@ -117,6 +94,17 @@ pub enum WrongStripe {
     /// The database's word.
     #[error(transparent)]
     Db(#[from] DbError),
+}
+
+/// Where nothing proves the mode any more, a person says it.
+const NAME_THE_MODE: &str =
+    " --wallets-are MODE`, where MODE is what they were paid in: `live`, `test` or `simulated";
+
+impl WrongStripe {
+    /// Stripe does not know our newest charge; the database says this of its mode.
+    fn account(payment_intent: String, books: Option<StripeMode>) -> Self {
+        Self::Account { payment_intent, option: if books.is_some() { "" } else { NAME_THE_MODE } }
+    }
 }
 
 impl From<sqlx::Error> for WrongStripe {
@@ -174,10 +162,8 @@ impl Account {
                         }
                         Standing::Proven
                     }
-                    Ok(_) => return Err(WrongStripe::Account { payment_intent: newest }),
-                    Err(failure) if failure.is_missing() => {
-                        return Err(WrongStripe::Account { payment_intent: newest });
-                    }
+                    Ok(_) => return Err(WrongStripe::account(newest, books)),
+                    Err(failure) if failure.is_missing() => return Err(WrongStripe::account(newest, books)),
                     Err(failure) if books.is_none() => return Err(WrongStripe::Unproven(why(&failure))),
                     Err(failure) => {
                         tracing::error!(
@@ -233,14 +219,14 @@ impl Account {
     }
 
     async fn compare(&self) -> Result<Standing, DbError> {
-        match check_mode(self.0.db.reader(), self.0.mode).await {
-            Ok(_) => {}
+        let books = match check_mode(self.0.db.reader(), self.0.mode).await {
+            Ok(books) => books,
             Err(WrongStripe::Db(error)) => return Err(error),
             Err(error) => {
                 tracing::error!(%error, "nothing is charged, refunded or read at Stripe");
                 return Ok(Standing::Other);
             }
-        }
+        };
         let newest: Option<String> = query_scalar(NEWEST).fetch_optional(self.0.db.reader()).await?;
         let Some(newest) = newest else {
             return Ok(Standing::Unused);
@@ -249,7 +235,7 @@ impl Account {
             Ok(facts) if is_of(&facts, self.0.mode) => Standing::Proven,
             Err(failure) if !failure.is_missing() => Standing::Unproven,
             Ok(_) | Err(_) => {
-                let error = WrongStripe::Account { payment_intent: newest };
+                let error = WrongStripe::account(newest, books);
                 tracing::error!(%error, "nothing is charged, refunded or read at Stripe");
                 Standing::Other
             }
@@ -342,7 +328,7 @@ pub async fn check(
     stripe: &Stripe,
     keys: StripeMode,
 ) -> Result<(), WrongStripe> {
-    check_mode(&mut *connection, keys).await?;
+    let books = check_mode(&mut *connection, keys).await?;
     // One that got lost must not keep a person from seeing that.
     let newest: Vec<String> = query_scalar(NEWEST_FEW).fetch_all(connection).await?;
     for payment_intent in &newest {
@@ -352,133 +338,13 @@ pub async fn check(
             Ok(_) | Err(_) => return Ok(()),
         }
     }
-    newest.into_iter().next().map_or(Ok(()), |payment_intent| Err(WrongStripe::Account { payment_intent }))
+    newest.into_iter().next().map_or(Ok(()), |newest| Err(WrongStripe::account(newest, books)))
 }
 
 /// The first whole Unix second in which the database charged in its account alone; `None`: it has never had another one.
 pub(crate) async fn account_since(connection: &mut Connection) -> Result<Option<i64>, sqlx::Error> {
     let since: Option<Option<i64>> = query_scalar(SINCE).fetch_optional(connection).await?;
     Ok(since.flatten().map(|micros| micros.div_euclid(1_000_000).saturating_add(1)))
-}
-
-/// Why no other account is accepted. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-pub enum NotAccepted {
-    /// The keys, or the database.
-    #[error(transparent)]
-    WrongStripe(#[from] WrongStripe),
-    /// An earlier version has written it.
-    #[error(
-        "the database does not say yet whether its wallets hold real money or play money: start the server once with a key of the \
-         former account, which proves it"
-    )]
-    UnknownMode,
-    /// Nothing to give up.
-    #[error(
-        "nothing has been charged in this database's account yet, so every account is right: just start the server"
-    )]
-    Unused,
-    /// The same account.
-    #[error(
-        "the secret key is of the account that the database belongs to already: there is nothing to accept"
-    )]
-    SameAccount,
-    /// Stripe does not say.
-    #[error("Stripe could not be asked whose key this is ({0})")]
-    NoAnswer(String),
-    /// Nodes still run.
-    #[error("a node still runs on this database: stop all of them, and try again 15 seconds later")]
-    NodesLive,
-    /// Their truth is in the former account.
-    #[error(
-        "{top_ups} top-ups and {refunds} refunds have no end yet, and only the former account knows what became of them: start the \
-         server once more with its key and let them end. If that account cannot be used any more, add --give-up-open: those \
-         top-ups then count as failed, although their cards may have been charged there, and those refunds stay open for ever"
-    )]
-    Open {
-        /// Attempts to charge that may have been confirmed.
-        top_ups: i64,
-        /// Refunds on their way.
-        refunds: i64,
-    },
-    /// The database's word.
-    #[error(transparent)]
-    Db(#[from] DbError),
-}
-
-impl From<sqlx::Error> for NotAccepted {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Db(error.into())
-    }
-}
-
-/// What is given up with a former account.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GivenUp {
-    /// Charges that cannot be refunded from here any more.
-    pub charges: i64,
-    /// Wallets whose card must be tokenised anew.
-    pub customers: i64,
-}
-
-/// Makes the account of this key the database's: wallets keep their credit, and what belongs to the former account is forgotten or
-/// never asked after again. No server may run. Without `confirmed` it only looks.
-///
-/// # Errors
-/// [`NotAccepted`]; nothing was changed.
-pub async fn accept(
-    connection: &mut Connection,
-    stripe: &Stripe,
-    keys: StripeMode,
-    gives_up_open: bool,
-    confirmed: bool,
-) -> Result<GivenUp, NotAccepted> {
-    // Play money stays play money, whatever anybody accepts.
-    if check_mode(&mut *connection, keys).await?.is_none() {
-        return Err(NotAccepted::UnknownMode);
-    }
-    // One stray charge in another account must not give up all the others.
-    let newest: Vec<String> = query_scalar(NEWEST_FEW).fetch_all(&mut *connection).await?;
-    if newest.is_empty() {
-        return Err(NotAccepted::Unused);
-    }
-    for payment_intent in &newest {
-        match stripe.retrieve_payment_intent(payment_intent, after(FIRST_DEADLINE)).await {
-            Ok(_) => return Err(NotAccepted::SameAccount),
-            Err(failure) if failure.is_missing() => {}
-            Err(failure) => return Err(NotAccepted::NoAnswer(why(&failure))),
-        }
-    }
-    connection.begin().await?;
-    let accepted = accept_now(connection, gives_up_open).await;
-    match &accepted {
-        Ok(_) if confirmed => connection.commit().await?,
-        _ => connection.rollback().await?,
-    }
-    accepted
-}
-
-async fn accept_now(connection: &mut Connection, gives_up_open: bool) -> Result<GivenUp, NotAccepted> {
-    query(LOCK).execute(&mut *connection).await?;
-    // On SQLite the caller has the file for itself, and a lease may be that of a process that was killed just now.
-    let is_shared = matches!(connection, Connection::Postgres(_));
-    if is_shared && query_scalar(OTHER_NODES_LIVE).bind("").fetch_one(&mut *connection).await? {
-        return Err(NotAccepted::NodesLive);
-    }
-    let top_ups: i64 = query_scalar(OPEN_TOP_UPS).fetch_one(&mut *connection).await?;
-    let refunds: i64 = query_scalar(OPEN_REFUNDS).fetch_one(&mut *connection).await?;
-    if top_ups.max(refunds) > 0 && !gives_up_open {
-        return Err(NotAccepted::Open { top_ups, refunds });
-    }
-    let given_up = GivenUp {
-        charges: query_scalar(CHARGES).fetch_one(&mut *connection).await?,
-        customers: query_scalar(CUSTOMERS).fetch_one(&mut *connection).await?,
-    };
-    for change in [END_CREATED, END_OPEN, FORGET_CUSTOMERS.into(), END_EVENTS, GIVE_UP.into()] {
-        query(change).execute(&mut *connection).await?;
-    }
-    query(SET_SINCE).execute(connection).await?;
-    Ok(given_up)
 }
 
 /// Stores the mode of a database that nothing is charged in yet.
@@ -526,7 +392,7 @@ fn is_of(facts: &PaymentIntentFacts, mode: StripeMode) -> bool {
 }
 
 /// Without anything secret.
-fn why(failure: &StripeFailure) -> String {
+pub(super) fn why(failure: &StripeFailure) -> String {
     match failure {
         StripeFailure::Refused(refusal) => format!("refused: {refusal}"),
         other => other.to_string(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::store::{self, AdoptedTopUp};
 use super::{TopUps, after, installation};
 use crate::db::{DbError, now_micros};
-use crate::domain::{ClientPublicId, TopUpId};
+use crate::domain::{ClientPublicId, TopUpId, minor_text};
 use crate::stripe::{PaymentIntentStatus, RecoverablePayment, StripeFailure, UnknownReason};
 
 /// Looked at again with every pass: clocks differ, and a charge may succeed some time after it was made. In seconds.
@@ -166,8 +166,8 @@ impl TopUps {
         }
         self.0.account.has_listed_ours();
         tracing::warn!(
-            top_up.id = %id, payment_intent = payment.facts.id, stripe.amount = payment.facts.amount_minor,
-            currency = payment.facts.currency,
+            top_up.id = %id, payment_intent = payment.facts.id,
+            stripe.amount = minor_text(payment.facts.amount_minor, &payment.facts.currency),
             "a charge that this database knew nothing of is credited again: the database is older than the charge"
         );
         Ok(Found::Adopted)
@@ -243,8 +243,7 @@ impl TopUps {
 fn left_out(payment: &RecoverablePayment, why: &'static str) -> Found {
     tracing::error!(
         payment_intent = payment.facts.id,
-        stripe.amount = payment.facts.amount_minor,
-        currency = payment.facts.currency,
+        stripe.amount = minor_text(payment.facts.amount_minor, &payment.facts.currency),
         why,
         "a charge that this database knows nothing of is not credited; a person must look"
     );

@@ -9,6 +9,7 @@ use crate::db::{DbError, query_scalar};
 use crate::domain::{PaymentMethodId, SecretHash, TopUpId};
 use crate::ledger::ClientId;
 use crate::shield::{Attempt, Barred};
+use crate::sparing_log::sparingly;
 use crate::stripe::{NewCustomer, NewPaymentIntent, Recovery, RefusalKind, StripeFailure};
 
 impl TopUps {
@@ -37,7 +38,7 @@ impl TopUps {
 
     async fn fly(&self, id: TopUpId, request: TopUpRequest, flight: Flight) -> TopUpOutcome {
         let outcome = self.attempt(id, request).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "the database failed before a card was charged");
+            sparingly!(error, %error, "the database failed before a card was charged");
             TopUpOutcome::Unavailable
         });
         flight.land(match &outcome {
@@ -47,6 +48,7 @@ impl TopUps {
             TopUpOutcome::Pending(id) => Landed::Pending(*id),
             TopUpOutcome::Unavailable => Landed::Unavailable,
             TopUpOutcome::Barred(Barred::DeadToken) => Landed::Failed(FailureReason::Declined),
+            TopUpOutcome::Barred(Barred::SuspectCard) => Landed::Failed(FailureReason::SuspectCard),
             TopUpOutcome::InProgress | TopUpOutcome::Barred(_) | TopUpOutcome::UpstreamUnreachable => {
                 Landed::Nothing
             }
@@ -56,6 +58,10 @@ impl TopUps {
 
     /// Errors only before anything was confirmed at Stripe.
     async fn attempt(&self, id: TopUpId, request: TopUpRequest) -> Result<TopUpOutcome, DbError> {
+        // What a card pays could not be written down.
+        if !self.0.db.condition().is_fine() {
+            return Ok(TopUpOutcome::Unavailable);
+        }
         let shared_name = request.payment_method.is_shared_test_name();
         let pm_hash = (!shared_name).then(|| request.payment_method.hash());
         let client = request.payer.key().map(|key| key.client);
@@ -197,7 +203,11 @@ impl TopUps {
             match store::set_fingerprint(&self.0.db, row.id, fingerprint, client, limits).await {
                 Ok(Ok(())) => {}
                 Ok(Err(barred)) => {
-                    let _ = self.fail(row, FailureReason::TooManyAttempts).await;
+                    let reason = match barred {
+                        Barred::SuspectCard => FailureReason::SuspectCard,
+                        _ => FailureReason::TooManyAttempts,
+                    };
+                    let _ = self.fail(row, reason).await;
                     return Err(self.barred(barred));
                 }
                 Err(error) if store::is_unique_violation(&error) => {
@@ -359,7 +369,7 @@ impl TopUps {
     }
 
     fn unavailable(&self, error: &DbError) -> TopUpOutcome {
-        tracing::error!(%error, "the database failed before a card was charged");
+        sparingly!(error, %error, "the database failed before a card was charged");
         TopUpOutcome::Unavailable
     }
 }

@@ -19,6 +19,7 @@
     )
 )]
 
+pub mod accept;
 pub mod account;
 mod adopt;
 pub mod amounts;
@@ -186,6 +187,8 @@ pub enum FailureReason {
     OfOtherClient,
     /// Too many attempts with this card, or with cards of this client; found when Stripe had told which card it is.
     TooManyAttempts,
+    /// A charge of this card is disputed, or was warned of, and it would have founded a wallet. Told like a decline.
+    SuspectCard,
     /// Stripe refused for a reason that is the seller's to mend.
     Refused,
     /// It was given up before anything was charged.
@@ -202,6 +205,7 @@ impl FailureReason {
             Self::InvalidPaymentMethod => "invalid_payment",
             Self::OfOtherClient => "payment_method_of_other_client",
             Self::TooManyAttempts => "too_many_attempts",
+            Self::SuspectCard => "card_suspect",
             Self::Refused | Self::Abandoned => "payment_failed",
         }
     }

@@ -1,5 +1,6 @@
 //! The reconciler's step: every attempt whose outcome is open is asked after at Stripe until it is terminal.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -11,7 +12,7 @@ use crate::db::{DbError, now_micros};
 use crate::domain::TopUpId;
 use crate::stripe::{PaymentIntentStatus, StripeFailure};
 
-/// Attempts looked at in one step.
+/// Attempts read at once.
 const MAX_A_STEP: i64 = 100;
 /// What one attempt may take of a step.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -26,16 +27,27 @@ impl TopUps {
     /// # Errors
     /// When the database cannot be read.
     pub async fn reconcile(&self) -> Result<usize, DbError> {
-        let mut ended = 0usize;
-        for row in store::open(&self.0.db, MAX_A_STEP, self.0.ledger.node()).await? {
-            let top_ups = self.clone();
-            let work =
-                self.0.tasks.spawn(async move { top_ups.reconcile_one(&row, after(DEADLINE), false).await });
-            if matches!(work.await, Ok(Landed::Credited | Landed::Failed(_))) {
-                ended = ended.saturating_add(1);
+        let (mut seen, mut ended) = (HashSet::new(), 0usize);
+        loop {
+            let mut rows = store::open(&self.0.db, MAX_A_STEP, self.0.ledger.node()).await?;
+            let is_full = i64::try_from(rows.len()) == Ok(MAX_A_STEP);
+            // What was looked at comes last from then on.
+            rows.retain(|row| seen.insert(row.id));
+            let is_last = !is_full || rows.is_empty();
+            for row in rows {
+                let top_ups = self.clone();
+                let work = self
+                    .0
+                    .tasks
+                    .spawn(async move { top_ups.reconcile_one(&row, after(DEADLINE), false).await });
+                if matches!(work.await, Ok(Landed::Credited | Landed::Failed(_))) {
+                    ended = ended.saturating_add(1);
+                }
+            }
+            if is_last {
+                return Ok(ended);
             }
         }
-        Ok(ended)
     }
 
     /// Settles one open attempt now, for a caller who waits. Goes on when the caller has gone. [`Landed::Nothing`]: it was

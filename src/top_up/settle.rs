@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::store::{self, TopUpRow};
 use super::{FailureReason, Recorded, TopUpOutcome, TopUps};
 use crate::db::now_micros;
-use crate::domain::Micros;
+use crate::domain::{Micros, minor_text};
 use crate::ledger::keys::KeyLookup;
 use crate::ledger::{LedgerError, SucceededCharge};
 use crate::stripe::{DeclineKind, PaymentIntentFacts, PaymentIntentStatus, RefusalKind, StripeFailure};
@@ -176,7 +176,7 @@ impl TopUps {
             }
         };
         tracing::info!(
-            top_up.id = %row.id, amount.micros = row.amount.get(), currency = %row.currency, repeated = posted.repeated,
+            top_up.id = %row.id, amount = row.currency.text(row.amount), repeated = posted.repeated,
             "a top-up is recorded"
         );
         match self.0.keys.look_up(row.key_hash).await {
@@ -213,8 +213,9 @@ impl TopUps {
         let same = is_the_charge_of(row, facts, self.0.is_live);
         if !same {
             tracing::error!(
-                top_up.id = %row.id, payment_intent = facts.id, stripe.amount = facts.amount_minor,
-                stripe.received = facts.amount_received_minor, stripe.currency = facts.currency,
+                top_up.id = %row.id, payment_intent = facts.id,
+                stripe.amount = minor_text(facts.amount_minor, &facts.currency),
+                stripe.received = minor_text(facts.amount_received_minor, &facts.currency),
                 stripe.livemode = facts.livemode,
                 "a PaymentIntent is not what this top-up asked for; nothing is credited, a person must look"
             );

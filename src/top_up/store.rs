@@ -4,7 +4,7 @@ use crate::config::ShieldConfig;
 use crate::db::{Connection, Db, DbError, Row, Sql, now_micros, query, query_scalar, sql_with_now};
 use crate::domain::{ClientPublicId, Currency, KeyId, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::ledger::ClientId;
-use crate::shield::{self, Attempt, Barred};
+use crate::shield::{self, Attempt, Barred, Limit};
 
 /// One attempt, as stored.
 #[derive(Debug, Clone)]
@@ -208,7 +208,8 @@ WHERE id = $1 AND state IN ('created', 'confirming', 'pending')";
 const NOTE_DECLINE: &str = "\
 UPDATE top_ups SET failure = $2, updated_at = $3 WHERE id = $1 AND state IN ('created', 'confirming', 'pending')";
 const RECENT_CHARGES: &str = "\
-SELECT COUNT(*), MIN(created_at) FROM top_ups WHERE pm_hash = $1 AND created_at > $2 AND state <> 'failed' AND id <> $3";
+SELECT created_at FROM top_ups WHERE pm_hash = $1 AND created_at > $2 AND state <> 'failed' AND id <> $3
+ORDER BY created_at DESC LIMIT $4";
 const OLDEST_OPEN: &str =
     "SELECT COUNT(*), MIN(created_at) FROM top_ups WHERE state IN ('created', 'confirming', 'pending')";
 
@@ -241,7 +242,7 @@ pub(super) fn is_unique_violation(error: &DbError) -> bool {
 }
 
 /// Charges that one card token may cause in a day without presenting a clientId.
-const MAX_CHARGES_A_DAY: i64 = 3;
+const MAX_CHARGES_A_DAY: usize = 3;
 const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 /// What became of a row to be made.
@@ -321,16 +322,19 @@ async fn too_many_charges(
     id: &str,
     now: i64,
 ) -> Result<Option<Barred>, sqlx::Error> {
-    let recent = query(RECENT_CHARGES)
+    let recent: Vec<i64> = query_scalar(RECENT_CHARGES)
         .bind(pm_hash.as_bytes().to_vec())
         .bind(now.saturating_sub(DAY_MICROS))
         .bind(id.to_owned())
-        .fetch_one(connection)
+        .bind(i64::try_from(MAX_CHARGES_A_DAY).unwrap_or(i64::MAX))
+        .fetch_all(connection)
         .await?;
-    let oldest: Option<i64> = recent.try_get(1)?;
-    Ok(oldest
-        .filter(|_| recent.try_get::<i64, _>(0).is_ok_and(|count| count >= MAX_CHARGES_A_DAY))
-        .map(|oldest| Barred::TooMany { seconds: shield::seconds_until_older(oldest, DAY_MICROS, now) }))
+    // There is room when the oldest of the newest has grown old.
+    let oldest = recent.last().filter(|_| recent.len() >= MAX_CHARGES_A_DAY);
+    Ok(oldest.map(|oldest| Barred::TooMany {
+        limit: Limit::Token,
+        seconds: shield::seconds_until_older(*oldest, DAY_MICROS, now),
+    }))
 }
 
 /// Makes a lost row again, in the state in which its charge is known and its outcome is not recorded. A unique violation means

@@ -1,11 +1,11 @@
 //! Background loops around one-step functions. A failing step is logged and tried again; it never stops the others.
 
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::db::{Db, now_micros};
+use crate::db::{DatabaseWatch, Db, DbError, now_micros};
 use crate::ledger::nodes::RENEW_EVERY;
 use crate::ledger::{Ledger, answers};
 use crate::payments::charges::{Aligned, Charges};
@@ -58,8 +58,17 @@ pub async fn look_after_refunds(
         if stopped_before_ours(&account, &mut stop).await {
             return;
         }
-        if let Err(error) = refunds.step().await {
-            tracing::error!(%error, "open refunds could not be read");
+        // What was looked at is not due again for a while.
+        loop {
+            match refunds.step().await {
+                Ok(0) => break,
+                Ok(_) if *stop.borrow() => return,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%error, "open refunds could not be read");
+                    break;
+                }
+            }
         }
         if stopped_within(every, &mut stop).await {
             return;
@@ -69,12 +78,10 @@ pub async fn look_after_refunds(
 
 /// Time between two looks for events that are due, when none arrives.
 pub const EVENTS_EVERY: Duration = Duration::from_secs(5);
-/// Old events are removed with every so many looks: at least once an hour.
-const LOOKS_TO_TIDY: u32 = 720;
 
 /// Applies Stripe's events: as soon as one arrives, and when a parked one is due again. Until `stop` becomes true.
 pub async fn apply_events(inbox: Inbox, applier: Applier, account: Account, mut stop: watch::Receiver<bool>) {
-    for look in (0..LOOKS_TO_TIDY).cycle() {
+    loop {
         if stopped_before_ours(&account, &mut stop).await {
             return;
         }
@@ -91,11 +98,6 @@ pub async fn apply_events(inbox: Inbox, applier: Applier, account: Account, mut 
             if *stop.borrow() {
                 return;
             }
-        }
-        if look == 0
-            && let Err(error) = inbox.tidy().await
-        {
-            tracing::error!(%error, "old events could not be removed");
         }
         tokio::select! {
             () = inbox.arrived() => {}
@@ -177,9 +179,17 @@ pub async fn adopt(top_ups: TopUps, charges: Charges, mut stop: watch::Receiver<
             }
             Err(error) => tracing::warn!(%error, "Stripe's charges could not be compared with the database"),
         }
-        match charges.align_forgotten(forgotten_after).await {
-            Ok(next) => forgotten_after = next,
-            Err(error) => tracing::error!(%error, "top-ups without a charge could not be read"),
+        loop {
+            match charges.align_forgotten(forgotten_after).await {
+                Ok(next) => forgotten_after = next,
+                Err(error) => {
+                    tracing::error!(%error, "top-ups without a charge could not be read");
+                    break;
+                }
+            }
+            if forgotten_after.is_none() || *stop.borrow() {
+                break;
+            }
         }
         let pause = match is_done && unaligned.is_empty() && forgotten_after.is_none() {
             true => {
@@ -215,14 +225,10 @@ pub async fn renew(ledger: Ledger) {
     }
 }
 
-/// Expired `Idempotency-Key`s are removed with every so many sweeps.
-const SWEEPS_TO_TIDY: u32 = 10;
-
-/// Finishes what dead nodes left, looks whether new payers are to be paused, and removes expired `Idempotency-Key`s and attempts
-/// to pay. Apart from [`renew`], because it may take long.
-pub async fn sweep(ledger: Ledger, db: Db, top_ups: TopUps) {
+/// Finishes what dead nodes left, and looks whether new payers are to be paused. Apart from [`renew`], because it may take long.
+pub async fn sweep(ledger: Ledger, top_ups: TopUps) {
     let shield = top_ups.shield();
-    for sweep in (0..SWEEPS_TO_TIDY).cycle() {
+    loop {
         match ledger.sweep().await {
             Ok(0) => {}
             Ok(ended) => tracing::info!(nodes.ended = ended, "what dead nodes left is finished"),
@@ -231,16 +237,47 @@ pub async fn sweep(ledger: Ledger, db: Db, top_ups: TopUps) {
         if let Err(error) = shield.watch().await {
             tracing::error!(%error, "whether new payers are to be paused could not be looked at");
         }
-        if sweep == 0
-            && let Err(error) = answers::delete_expired(&db).await
-        {
-            tracing::error!(%error, "expired idempotency keys could not be removed");
-        }
-        if sweep == 0
-            && let Err(error) = shield.forget().await
-        {
-            tracing::error!(%error, "old attempts to pay could not be removed");
-        }
         tokio::time::sleep(RENEW_EVERY).await;
     }
+}
+
+/// Between two looks for what has expired.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
+/// Old events are looked for with every so many of them: once an hour.
+const LOOKS_TO_TIDY_EVENTS: u32 = 120;
+
+/// Removes what has expired: `Idempotency-Key`s, attempts to pay, events. Apart from [`sweep`], because after a busy day it takes
+/// long.
+pub async fn tidy(db: Db, top_ups: TopUps, inbox: Inbox) {
+    for look in (0..LOOKS_TO_TIDY_EVENTS).cycle() {
+        remove_all("idempotency keys", || answers::delete_expired(&db)).await;
+        remove_all("attempts to pay", || top_ups.shield().forget()).await;
+        if look == 0 {
+            remove_all("events", || inbox.tidy()).await;
+        }
+        tokio::time::sleep(TIDY_EVERY).await;
+    }
+}
+
+/// Removes what has expired in steps, until nothing is left. After each step, whoever waits to write has as long as it took.
+async fn remove_all<F>(what: &str, step: impl Fn() -> F)
+where
+    F: Future<Output = Result<u64, DbError>>,
+{
+    loop {
+        let begun = Instant::now();
+        match step().await {
+            Ok(0) => return,
+            Ok(_) => tokio::time::sleep(begun.elapsed()).await,
+            Err(error) => {
+                tracing::error!(%error, "expired {what} could not be removed");
+                return;
+            }
+        }
+    }
+}
+
+/// Looks whether the database takes writes and is still the same one. Runs until it is aborted.
+pub(crate) async fn watch_database(watch: DatabaseWatch) {
+    watch.run().await;
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::operator::{NAME, Office, Wallet};
 use crate::support::http::Answer;
 use crate::support::program::until;
-use crate::support::{GOOD, Pay, World, number, rows};
+use crate::support::{GOOD, GOOD_CARDS, Pay, World, number, rows};
 
 async fn adjust(office: &Office<'_>, id: &str, key: Option<&str>, body: &Value) -> Answer {
     let headers: Vec<(&str, &str)> = key.map(|key| ("idempotency-key", key)).into_iter().collect();
@@ -104,6 +104,120 @@ async fn what_is_no_adjustment_is_refused() {
     assert_eq!(number(&world.database, "SELECT COUNT(*) FROM adjustments").await, 0);
     assert_eq!(office.gateway.balance(&wallet.key).await, 210_000);
     office.done().await;
+}
+
+/// What the seller has let a payer off was never the payer's money, whatever comes back later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_off_never_comes_back_as_credit_that_can_be_refunded() {
+    const ADJUSTMENT: &str = "SELECT CAST(COALESCE(SUM(CASE WHEN debit = 10 THEN amount ELSE -amount END), 0) AS BIGINT) FROM entries \
+                              WHERE debit = 10 OR credit = 10";
+    for (nth, comes_back) in ["dispute", "refund that fails late"].into_iter().enumerate() {
+        let world = World::with_webhooks("").await;
+        let office = Office::new(&world).await;
+        world.deliver_to(&office.gateway).await;
+        let wallet = office.wallet_of(GOOD_CARDS[nth]).await;
+        let id = wallet.public_id.as_str();
+        for _ in 0..3 {
+            assert_eq!(office.gateway.pay("/api/report", &Pay::client(&wallet.key)).await.status, 200);
+        }
+        let debt = async || number(&world.database, "SELECT debt FROM clients").await;
+        let taken = match comes_back {
+            "dispute" => world.sim(&format!("/payment_intents/{}/dispute", wallet.intent), json!({})).await,
+            _ => world.sim("/refunds", json!({ "payment_intent": wallet.intent })).await,
+        };
+        let taken = taken["id"].as_str().unwrap();
+        until("what is spent is owed", async || debt().await >= 2_000_000).await;
+        let owed = debt().await;
+        let body = json!({ "writeOffDebt": "all", "reason": "a gesture" });
+        assert_eq!(adjust(&office, id, Some("w"), &body).await.status, 200);
+        match comes_back {
+            "dispute" => {
+                world.sim(&format!("/disputes/{taken}/reinstate"), json!({})).await;
+                world.sim(&format!("/disputes/{taken}/close"), json!({ "status": "won" })).await;
+            }
+            _ => {
+                world.sim(&format!("/refunds/{taken}/finish"), json!({ "outcome": "failed" })).await;
+            }
+        }
+        until("it is back", async || {
+            let all = "SELECT COUNT(*) FROM entries WHERE source LIKE 'reinstatement:%' OR source LIKE 'refund-return:%'";
+            number(&world.database, all).await > 0
+        })
+        .await;
+        world.applied().await;
+        let paid = number(&world.database, "SELECT paid FROM clients").await;
+        assert_eq!(paid, 20_000_000 - owed, "{comes_back}: only what had not been spent is back");
+        assert_eq!(
+            number(&world.database, ADJUSTMENT).await,
+            0,
+            "{comes_back}: what was given is not needed any more"
+        );
+        // The payer sees both: what came back, and what was not the payer's.
+        let newest = entries(&office, &wallet).await.remove(0);
+        assert_eq!(
+            (&newest["kind"], &newest["part"], &newest["changeExact"]),
+            (&json!("adjustment"), &json!("paid"), &json!("-3.00"))
+        );
+        let too_much = office.refund("more", &json!({ "topUp": wallet.top_up, "amount": "19.99" })).await;
+        assert_eq!(too_much.status, 409, "{comes_back}: {}", too_much.text());
+        world.assert_clearing_is_stripes().await;
+        office.gateway.stop().await;
+    }
+}
+
+/// A debt that was let off for good stays let off: what another dispute gives back is the payer's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_off_for_a_lost_dispute_is_not_taken_from_a_later_one_that_is_won() {
+    let world = World::with_webhooks("").await;
+    let office = Office::new(&world).await;
+    world.deliver_to(&office.gateway).await;
+    let wallet = office.wallet_of(GOOD).await;
+    assert_eq!(office.gateway.pay("/api/report", &Pay::client(&wallet.key)).await.status, 200);
+    let dispute = async |intent: &str| {
+        let opened = world.sim(&format!("/payment_intents/{intent}/dispute"), json!({})).await;
+        opened["id"].as_str().unwrap().to_owned()
+    };
+    let wallet_is = async |paid: i64, debt: i64| {
+        until(&format!("{paid} paid, {debt} owed"), async || {
+            let rows = rows(&world.database, "SELECT paid, debt FROM clients").await;
+            rows[0].try_get::<i64, _>(0).unwrap() == paid && rows[0].try_get::<i64, _>(1).unwrap() == debt
+        })
+        .await;
+    };
+    let lost = dispute(&wallet.intent).await;
+    until("it is owed", async || number(&world.database, "SELECT debt FROM clients").await > 0).await;
+    let owed = number(&world.database, "SELECT debt FROM clients").await;
+    world.sim(&format!("/disputes/{lost}/close"), json!({ "status": "lost" })).await;
+    world.applied().await;
+    let body = json!({ "writeOffDebt": "all", "reason": "let off" });
+    assert_eq!(adjust(&office, &wallet.public_id, Some("w"), &body).await.status, 200);
+    assert_eq!(office.run(&["unfreeze", &wallet.public_id]).await.code, 0);
+    assert!(owed > 0);
+    // A second charge, of which as much is spent, is disputed, and that is won.
+    let (url, authorization) =
+        (format!("{}/billing/top-ups", office.gateway.url), format!("Bearer {}", wallet.key));
+    let body =
+        json!({ "paymentMethodId": world.tokenise(GOOD_CARDS[1]).await, "topUpAmount": 50_000 }).to_string();
+    let headers = [("idempotency-key", "second"), ("authorization", authorization.as_str())];
+    let topped_up =
+        world.client.send("POST", &url, &headers, Some(("application/json", body.as_bytes()))).await;
+    assert_eq!(topped_up.status, 201, "{}", topped_up.text());
+    assert_eq!(office.gateway.pay("/api/report", &Pay::client(&wallet.key)).await.status, 200);
+    let paid = number(&world.database, "SELECT paid FROM clients").await;
+    let newest =
+        rows(&world.database, "SELECT payment_intent, amount FROM top_ups ORDER BY id DESC LIMIT 1").await;
+    let (intent, amount): (String, i64) = (newest[0].try_get(0).unwrap(), newest[0].try_get(1).unwrap());
+    let second = dispute(&intent).await;
+    wallet_is(0, amount - paid).await;
+    world.sim(&format!("/disputes/{second}/reinstate"), json!({})).await;
+    world.sim(&format!("/disputes/{second}/close"), json!({ "status": "won" })).await;
+    wallet_is(paid, 0).await;
+    world.applied().await;
+    let given = "SELECT CAST(SUM(amount) AS BIGINT) FROM entries WHERE debit = 10";
+    assert_eq!(number(&world.database, given).await, owed);
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM entries WHERE credit = 10").await, 0);
+    world.assert_clearing_is_stripes().await;
+    office.gateway.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -3,7 +3,7 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 25] = [
+const MONEY: [&str; 26] = [
     "adjustments::",
     "aftermath::",
     "alone::",
@@ -24,6 +24,7 @@ const MONEY: [&str; 25] = [
     "reference_defects::",
     "secrets::",
     "shield::",
+    "storage::",
     "stripe_account::",
     "unknown_outcomes::",
     "upstream_faults::",

@@ -17,15 +17,31 @@ const REVERSALS: &str = "SELECT COUNT(*) FROM entries WHERE source LIKE 'reversa
 const PAUSE: Duration = Duration::from_millis(2_500);
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
 
-/// A gateway in front of an upstream that the test holds by the hand, and a wallet.
+/// A world whose upstream the test holds by the hand.
+struct Scene {
+    world: World,
+    upstream: ByHand,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let mut world = World::new().await;
+        let upstream = ByHand::start().await;
+        world.upstream.url.clone_from(&upstream.url);
+        Self { world, upstream }
+    }
+}
+
+/// A gateway in front of that upstream, and a wallet.
 struct Stage<'a> {
     gateway: Gateway<'a>,
+    upstream: &'a ByHand,
     client: String,
     payment: String,
 }
 
 impl<'a> Stage<'a> {
-    async fn of(world: &'a World) -> Self {
+    async fn of(Scene { world, upstream }: &'a Scene) -> Self {
         let gateway = world.gateway().await;
         let card = world.tokenise(GOOD).await;
         let url = format!("{}/billing/top-ups", gateway.url);
@@ -35,7 +51,7 @@ impl<'a> Stage<'a> {
         assert_eq!(answer.status, 201, "{}", answer.text());
         let client = answer.receipt().client_id;
         let payment = Pay::client(&client).header();
-        Self { gateway, client, payment }
+        Self { gateway, upstream, client, payment }
     }
 
     /// A connection that has sent the head of a paid request; `rest` are more header lines, the empty one, and body.
@@ -46,6 +62,22 @@ impl<'a> Stage<'a> {
         caller
     }
 
+    /// A paid request, and the upstream's side of it, which has read its head.
+    async fn served(&self, method: &str, rest: &str) -> (Raw, Raw) {
+        let caller = self.ask(method, rest).await;
+        let mut serving = self.upstream.accept().await;
+        serving.head().await;
+        (caller, serving)
+    }
+
+    /// The same once the upstream has begun an answer in chunks, of which the caller has got the first.
+    async fn begun(&self, method: &str, rest: &str, first: &str) -> (Raw, Raw) {
+        let (mut caller, mut serving) = self.served(method, rest).await;
+        serving.send(format!("{CHUNKED}{}", chunk(first))).await;
+        caller.until(first).await;
+        (caller, serving)
+    }
+
     async fn given_back(&self) {
         eventually("the broken answer is given back", async || {
             self.gateway.balance(&self.client).await == CREDIT
@@ -53,23 +85,22 @@ impl<'a> Stage<'a> {
         .await;
     }
 
-    /// Stops the gateway, which ends everything that could still be given back, and starts it again.
-    async fn stays_charged(self, world: &World, times: i64) {
-        let client = self.client;
+    /// Stops the gateway, which ends everything that could still be given back. So much was.
+    async fn stop(self, given_back: i64) {
+        let world = self.gateway.world;
         self.gateway.stop().await;
         world.assert_books_agree().await;
-        assert_eq!(number(&world.database, REVERSALS).await, 0);
+        assert_eq!(number(&world.database, REVERSALS).await, given_back);
+    }
+
+    /// The same, and starts it again: nothing was given back.
+    async fn stays_charged(self, times: i64) {
+        let (client, world) = (self.client.clone(), self.gateway.world);
+        self.stop(0).await;
         let gateway = world.gateway().await;
         assert_eq!(gateway.balance(&client).await, CREDIT - times * PRICE);
         gateway.stop().await;
     }
-}
-
-async fn by_hand() -> (World, ByHand) {
-    let mut world = World::new().await;
-    let upstream = ByHand::start().await;
-    world.upstream.url.clone_from(&upstream.url);
-    (world, upstream)
 }
 
 fn chunk(text: &str) -> String {
@@ -83,8 +114,8 @@ async fn closes(serving: &mut Raw) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_who_breaks_his_own_upload_pays_for_what_came() {
-    let (world, upstream) = by_hand().await;
-    let stage = Stage::of(&world).await;
+    let scene = Scene::new().await;
+    let stage = Stage::of(&scene).await;
     let mut asked = 0;
     for (method, rest, more) in [
         // 49 of 50 pieces, and then the ten bytes that the caller owes never come.
@@ -94,9 +125,7 @@ async fn a_caller_who_breaks_his_own_upload_pays_for_what_came() {
         ("POST", "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", "this is no chunk\r\n"),
     ] {
         for is_reset in [false, true] {
-            let mut caller = stage.ask(method, rest).await;
-            let mut serving = upstream.accept().await;
-            serving.head().await;
+            let (mut caller, mut serving) = stage.served(method, rest).await;
             serving.send(CHUNKED).await;
             for piece in 0..49 {
                 serving.send(chunk(&format!("piece {piece};"))).await;
@@ -111,52 +140,43 @@ async fn a_caller_who_breaks_his_own_upload_pays_for_what_came() {
             asked += 1;
         }
     }
-    stage.stays_charged(&world, asked).await;
+    stage.stays_charged(asked).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_who_sends_more_than_is_allowed_pays_for_what_came() {
-    let (mut world, upstream) = by_hand().await;
-    world.routes.push_str("max_body_bytes = 10\n");
-    let stage = Stage::of(&world).await;
-    let mut caller = stage.ask("POST", "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n").await;
-    let mut serving = upstream.accept().await;
-    serving.head().await;
-    serving.send(format!("{CHUNKED}{}", chunk("all but the end"))).await;
-    caller.until("all but the end").await;
+    let mut scene = Scene::new().await;
+    scene.world.routes.push_str("max_body_bytes = 10\n");
+    let stage = Stage::of(&scene).await;
+    let (mut caller, mut serving) =
+        stage.begun("POST", "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", "all but the end").await;
     caller.send(chunk("more than ten bytes")).await;
     closes(&mut serving).await;
     drop(caller);
-    stage.stays_charged(&world, 1).await;
+    stage.stays_charged(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_gives_up_waiting_for_the_callers_body_has_not_broken_its_answer() {
-    let (world, upstream) = by_hand().await;
-    let stage = Stage::of(&world).await;
+    let scene = Scene::new().await;
+    let stage = Stage::of(&scene).await;
     for rest in ["content-length: 10\r\n\r\n", "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n"] {
-        let mut caller = stage.ask("POST", rest).await;
-        let mut serving = upstream.accept().await;
-        serving.head().await;
-        serving.send(format!("{CHUNKED}{}", chunk("nearly all"))).await;
-        caller.until("nearly all").await;
+        let (mut caller, serving) = stage.begun("POST", rest, "nearly all").await;
         tokio::time::sleep(PAUSE).await;
         drop(serving);
         caller.rest().await;
     }
-    stage.stays_charged(&world, 2).await;
+    stage.stays_charged(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_here_is_delivered_although_the_upstream_takes_no_more_of_the_request() {
     // What the systems and the gateway hold while the caller reads nothing.
     const LARGE: usize = 300_000;
-    let (world, upstream) = by_hand().await;
-    let stage = Stage::of(&world).await;
+    let scene = Scene::new().await;
+    let stage = Stage::of(&scene).await;
     for method in ["GET", "POST"] {
-        let mut caller = stage.ask(method, "content-length: 300000\r\n\r\nx").await;
-        let mut serving = upstream.accept().await;
-        serving.head().await;
+        let (mut caller, mut serving) = stage.served(method, "content-length: 300000\r\n\r\nx").await;
         serving.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n")).await;
         serving.send("y".repeat(LARGE)).await;
         // It has gone out. Then the upstream closes with a body unread, as many servers do; the system resets the connection.
@@ -171,27 +191,20 @@ async fn an_answer_that_is_here_is_delivered_although_the_upstream_takes_no_more
             assert!(caller.more().await, "{method}: only {} bytes came", caller.buffer.len());
         }
     }
-    stage.stays_charged(&world, 2).await;
+    stage.stays_charged(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_trickles_in_is_not_the_upstreams_fault() {
-    let (world, upstream) = by_hand().await;
-    let stage = Stage::of(&world).await;
+    let scene = Scene::new().await;
+    let stage = Stage::of(&scene).await;
     // Nobody waits for the body of a GET: one that is announced and does not come is there to break something.
-    let mut caller = stage.ask("GET", "content-length: 300000\r\n\r\nx").await;
-    let mut serving = upstream.accept().await;
-    serving.head().await;
-    serving.send(format!("{CHUNKED}{}", chunk("nearly all"))).await;
-    caller.until("nearly all").await;
+    let (mut caller, serving) = stage.begun("GET", "content-length: 300000\r\n\r\nx", "nearly all").await;
     drop(serving);
     caller.rest().await;
     // An upstream with a limit for the whole body, and a byte now and then so that there is never a pause.
-    let mut caller = stage.ask("POST", "content-length: 300000\r\n\r\nx").await;
-    let mut serving = upstream.accept().await;
-    serving.head().await;
-    serving.send(format!("{CHUNKED}{}", chunk("nearly all"))).await;
-    caller.until("nearly all").await;
+    let (mut caller, mut serving) =
+        stage.begun("POST", "content-length: 300000\r\n\r\nx", "nearly all").await;
     for n in 0..11 {
         tokio::time::sleep(Duration::from_millis(600)).await;
         caller.send("x").await;
@@ -199,20 +212,17 @@ async fn a_body_that_trickles_in_is_not_the_upstreams_fault() {
     }
     drop(serving);
     caller.rest().await;
-    stage.stays_charged(&world, 2).await;
+    stage.stays_charged(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_the_upstream_takes_slowly_is_not_cut_once_it_answers() {
-    let (mut world, upstream) = by_hand().await;
-    world.extra.push_str("[limits]\nbody_timeout = \"1s\"\n");
-    let stage = Stage::of(&world).await;
+    let mut scene = Scene::new().await;
+    scene.world.extra.push_str("[limits]\nbody_timeout = \"1s\"\n");
+    let stage = Stage::of(&scene).await;
     const LARGE: usize = 8 * 1024 * 1024;
-    let mut caller = stage.ask("POST", &format!("content-length: {LARGE}\r\n\r\n")).await;
-    let mut serving = upstream.accept().await;
-    serving.head().await;
-    serving.send(format!("{CHUNKED}{}", chunk("begun"))).await;
-    caller.until("begun").await;
+    let (mut caller, mut serving) =
+        stage.begun("POST", &format!("content-length: {LARGE}\r\n\r\n"), "begun").await;
     let sender = tokio::spawn(async move {
         write_all(&mut caller, LARGE, Duration::from_secs(60)).await;
         caller
@@ -226,18 +236,16 @@ async fn an_upload_that_the_upstream_takes_slowly_is_not_cut_once_it_answers() {
     let mut caller = sender.await.unwrap();
     caller.until("done\r\n0\r\n\r\n").await;
     drop(caller);
-    stage.stays_charged(&world, 1).await;
+    stage.stays_charged(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_long_ago_does_not_excuse_an_upstream_that_has_gone_on() {
     // More than all buffers together hold has come since.
     const LARGE: usize = 64 * 1024 * 1024;
-    let (world, upstream) = by_hand().await;
-    let stage = Stage::of(&world).await;
-    let mut caller = stage.ask("GET", "\r\n").await;
-    let mut serving = upstream.accept().await;
-    serving.head().await;
+    let scene = Scene::new().await;
+    let stage = Stage::of(&scene).await;
+    let (mut caller, mut serving) = stage.served("GET", "\r\n").await;
     serving.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n")).await;
     let writer =
         tokio::spawn(async move { write_all(&mut serving, LARGE / 2, Duration::from_secs(60)).await });
@@ -247,18 +255,15 @@ async fn a_pause_long_ago_does_not_excuse_an_upstream_that_has_gone_on() {
     while let Ok(1..) = patiently("the next bytes", caller.socket.read(&mut piece)).await {}
     assert_eq!(writer.await.unwrap(), LARGE / 2);
     stage.given_back().await;
-    stage.gateway.stop().await;
-    world.assert_books_agree().await;
+    stage.stop(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_breaks_while_a_caller_keeps_sending_gives_the_charge_back() {
-    let (world, upstream) = by_hand().await;
-    let stage = Stage::of(&world).await;
+    let scene = Scene::new().await;
+    let stage = Stage::of(&scene).await;
     // Both directions run at once, as with speech that is written down while it is spoken.
-    let mut caller = stage.ask("POST", "transfer-encoding: chunked\r\n\r\n").await;
-    let mut serving = upstream.accept().await;
-    serving.head().await;
+    let (mut caller, mut serving) = stage.served("POST", "transfer-encoding: chunked\r\n\r\n").await;
     serving.send(CHUNKED).await;
     for word in ["one", "two", "three"] {
         caller.send(chunk(word)).await;
@@ -270,9 +275,7 @@ async fn an_upstream_that_breaks_while_a_caller_keeps_sending_gives_the_charge_b
     caller.rest().await;
     stage.given_back().await;
     // The body had come, however slowly, before the upstream broke.
-    let mut caller = stage.ask("POST", "content-length: 4\r\n\r\nha").await;
-    let mut serving = upstream.accept().await;
-    serving.head().await;
+    let (mut caller, mut serving) = stage.served("POST", "content-length: 4\r\n\r\nha").await;
     tokio::time::sleep(PAUSE).await;
     caller.send("lf").await;
     serving.until("half").await;
@@ -281,9 +284,7 @@ async fn an_upstream_that_breaks_while_a_caller_keeps_sending_gives_the_charge_b
     drop(serving);
     caller.rest().await;
     stage.given_back().await;
-    stage.gateway.stop().await;
-    world.assert_books_agree().await;
-    assert_eq!(number(&world.database, REVERSALS).await, 2);
+    stage.stop(2).await;
 }
 
 /// Writes `total` bytes, at most `patience` for a piece. What was written.
@@ -303,11 +304,9 @@ async fn write_all(serving: &mut Raw, total: usize, patience: Duration) -> usize
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_gives_up_on_a_slow_reader_has_not_broken_its_answer() {
     const LARGE: usize = 40 * 1024 * 1024;
-    let (world, upstream) = by_hand().await;
-    let stage = Stage::of(&world).await;
-    let mut caller = stage.ask("GET", "\r\n").await;
-    let mut serving = upstream.accept().await;
-    serving.head().await;
+    let scene = Scene::new().await;
+    let stage = Stage::of(&scene).await;
+    let (mut caller, mut serving) = stage.served("GET", "\r\n").await;
     serving.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n")).await;
     let writer = tokio::spawn(async move { write_all(&mut serving, LARGE, PAUSE).await });
     assert_eq!(status_of(&caller.head().await), 200);
@@ -320,17 +319,15 @@ async fn an_upstream_that_gives_up_on_a_slow_reader_has_not_broken_its_answer() 
     let got = caller.rest().await.len();
     assert!(got < LARGE, "{got}: no part is taken for the whole");
     drop(caller);
-    stage.stays_charged(&world, 1).await;
+    stage.stays_charged(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_who_reads_steadily_gets_back_what_the_upstream_broke() {
     const LARGE: usize = 8 * 1024 * 1024;
-    let (world, upstream) = by_hand().await;
-    let stage = Stage::of(&world).await;
-    let mut caller = stage.ask("GET", "\r\n").await;
-    let mut serving = upstream.accept().await;
-    serving.head().await;
+    let scene = Scene::new().await;
+    let stage = Stage::of(&scene).await;
+    let (mut caller, mut serving) = stage.served("GET", "\r\n").await;
     serving.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n")).await;
     let writer =
         tokio::spawn(async move { write_all(&mut serving, LARGE / 2, Duration::from_secs(60)).await });
@@ -342,14 +339,13 @@ async fn a_caller_who_reads_steadily_gets_back_what_the_upstream_broke() {
     }
     assert_eq!(writer.await.unwrap(), LARGE / 2);
     stage.given_back().await;
-    stage.gateway.stop().await;
-    world.assert_books_agree().await;
+    stage.stop(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_has_delivered_and_falls_silent_stays_charged() {
-    let (world, upstream) = by_hand().await;
-    let stage = Stage::of(&world).await;
+    let scene = Scene::new().await;
+    let stage = Stage::of(&scene).await;
     let mut charged = 0;
     for (media_type, first, is_charged) in [
         ("text/event-stream", "data: 1\n\n", true),
@@ -358,9 +354,7 @@ async fn a_stream_that_has_delivered_and_falls_silent_stays_charged() {
         ("text/event-stream", "", false),
         ("application/json", "{\"half\":", false),
     ] {
-        let mut caller = stage.ask("GET", "\r\n").await;
-        let mut serving = upstream.accept().await;
-        serving.head().await;
+        let (mut caller, mut serving) = stage.served("GET", "\r\n").await;
         let head = CHUNKED.replacen("\r\n", &format!("\r\ncontent-type: {media_type}\r\n"), 1);
         let first = if first.is_empty() { String::new() } else { chunk(first) };
         serving.send(format!("{head}{first}")).await;
@@ -371,24 +365,18 @@ async fn a_stream_that_has_delivered_and_falls_silent_stays_charged() {
         let left = CREDIT - charged * PRICE;
         eventually("it is settled", async || stage.gateway.balance(&stage.client).await == left).await;
     }
-    stage.gateway.stop().await;
-    world.assert_books_agree().await;
-    assert_eq!(number(&world.database, REVERSALS).await, 2);
+    stage.stop(2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_who_closes_is_noticed_while_the_answer_is_silent() {
-    let (world, upstream) = by_hand().await;
-    let stage = Stage::of(&world).await;
-    let mut caller = stage.ask("GET", "\r\n").await;
-    let mut serving = upstream.accept().await;
-    serving.head().await;
-    serving.send(format!("{CHUNKED}{}", chunk("first"))).await;
-    caller.until("first").await;
+    let scene = Scene::new().await;
+    let stage = Stage::of(&scene).await;
+    let (mut caller, mut serving) = stage.begun("GET", "\r\n", "first").await;
     // FIN alone: the other half of the connection stays open.
     caller.socket.shutdown().await.unwrap();
     closes(&mut serving).await;
-    stage.stays_charged(&world, 1).await;
+    stage.stays_charged(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -58,6 +58,21 @@ async fn what_could_lose_money_does_not_start() {
             "trusted_proxies: must not hold the whole internet with live keys",
         ),
         (
+            &format!("{HTTPS}trusted_proxies = [\"0.0.0.0/1\", \"10.0.0.0/8\", \"128.0.0.0/1\"]\n"),
+            &live,
+            "trusted_proxies: must not hold the whole internet with live keys",
+        ),
+        (
+            &format!("{HTTPS}trusted_proxies = [\"2000::/4\", \"3000::/4\"]\n"),
+            &live,
+            "trusted_proxies: must not hold the whole internet with live keys",
+        ),
+        (
+            &format!("{HTTPS}trusted_proxies = [\"::ffff:0.0.0.0/97\", \"::ffff:128.0.0.0/97\"]\n"),
+            &live,
+            "trusted_proxies: must not hold the whole internet with live keys",
+        ),
+        (
             &format!("{HTTPS}database_url = \"postgres://u@127.0.0.1/d\"\n"),
             &live,
             "PREPAID402_KEY_SECRET: is required with live keys and PostgreSQL",

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::support::http::Client;
-use crate::support::program::{Ran, clean, finish, free_address, program, run, serve};
+use crate::support::program::{Ran, Running, clean, finish, free_address, program, run, serve, until};
 use crate::support::{GOOD, Pay, SECRET_KEY, World, change, number};
 
 const COMMANDS: [&str; 15] = [
@@ -370,4 +370,75 @@ async fn every_setting_can_be_printed() {
     for setting in ["reconcile_every", "poll_every", "new_payers_at_once", "admin_listen"] {
         assert!(printed.out.contains(setting), "{setting}");
     }
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_does_not_end_the_server() {
+    let world = World::new().await;
+    let (listen, admin) = (free_address(), free_address());
+    let server = serve(&world, listen, admin).await;
+    // One by one: signals of a kind that have not been heard yet are one.
+    for count in [1, 2] {
+        server.signal("HUP").await;
+        until("it is told of", async || server.err().matches("SIGHUP").count() == count).await;
+    }
+    assert!(server.err().contains("restart to change the configuration"), "{}", server.err());
+    assert_eq!(world.client.get(&format!("http://{listen}/api/weather")).await.status, 402);
+    assert_eq!(server.terminate().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_has_a_line_in_the_log_at_debug_with_its_id() {
+    let world = World::new().await;
+    let (listen, admin) = (free_address(), free_address());
+    let file = world.folder.path().join("serve.toml");
+    std::fs::write(&file, world.toml(listen, admin)).unwrap();
+    let mut command = program(world.folder.path(), &["serve", "--config", "serve.toml"]);
+    command.envs(world.environment()).env("PREPAID402_LOG__FILTER", "prepaid402=debug");
+    let server = Running::watched(command);
+    server.says("selling on").await;
+    for (door, path, status, shown) in [
+        (listen, "/api/weather?key=hidden", 402, "/api/weather"),
+        (listen, "/api/health", 200, "/api/health"),
+        (listen, "/nowhere/4242424242424242", 404, "/nowhere/{id}"),
+        (listen, "/billing/balance", 401, "/billing/balance"),
+        (listen, "/webhooks/stripe", 404, "/webhooks/stripe"),
+        (admin, "/readyz", 200, "/readyz"),
+        (admin, "/admin/nothing", 303, "/admin/nothing"),
+    ] {
+        let answer = world.client.get(&format!("http://{door}{path}")).await;
+        assert_eq!(answer.status, status, "{path}: {}", answer.text());
+        let id = answer.header("x-request-id").unwrap_or_else(|| panic!("{path} has no id")).to_owned();
+        until(&format!("{path} is in the log"), async || {
+            server.err().lines().any(|line| {
+                let has = |part: &str| line.contains(part);
+                has("DEBUG") && has(&id) && has(&format!("{shown:?}")) && has(&status.to_string())
+            })
+        })
+        .await;
+    }
+    assert!(!server.err().contains("hidden") && !server.err().contains("4242"), "{}", server.err());
+    assert_eq!(server.terminate().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stripe_sim_reads_dot_env_as_serve_does() {
+    let home = home();
+    std::fs::write(home.path().join(".env"), "STRIPE_WEBHOOK_SECRETS=whsec_0123456789abcdefghijklmn\n")
+        .unwrap();
+    let args = [
+        "stripe-sim",
+        "--listen",
+        "127.0.0.1:0",
+        "--json",
+        "--webhook-url",
+        "http://127.0.0.1:9/webhooks/stripe",
+    ];
+    let sim = Running::start(program(home.path(), &args), "\"url\"").await.unwrap();
+    assert_eq!(sim.terminate().await, 0);
+    std::fs::write(home.path().join(".env"), "STRIPE_WEBHOOK_SECRETS").unwrap();
+    let refused = run(home.path(), &args).await;
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.err.contains(".env: entry 1 is not NAME=value"), "{}", refused.err);
 }

@@ -3,6 +3,10 @@
 mod answers;
 mod blame;
 mod example;
+mod faulty;
+mod limits;
+mod nesting;
+mod panics;
 mod payments;
 mod settings;
 
@@ -13,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use actix_web::body::{BodyStream, SizedStream};
 use actix_web::dev::ServerHandle;
 use actix_web::http::StatusCode;
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, error, web};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -68,16 +73,20 @@ fn settings(world: &World, extra: &str) -> Loaded {
 }
 
 fn try_settings(world: &World, extra: &str) -> Result<Loaded, config::ConfigProblems> {
+    config::embedded_from(Some(&toml(world, extra)), world.folder.path(), &world.environment())
+}
+
+/// The application's file.
+fn toml(world: &World, extra: &str) -> String {
     let admin: SocketAddr = process::lasting_port(&mut dice::Dice::random());
-    let toml = format!(
-        "admin_listen = \"{admin}\"\ndata_dir = {:?}\n[stripe]\npublishable_key = \"{PUBLISHABLE_KEY}\"\napi_base = \"{}\"\n\
+    format!(
+        "admin_listen = \"{admin}\"\nadmin_hosts = [\"admin\"]\ndata_dir = {:?}\n[stripe]\npublishable_key = \"{PUBLISHABLE_KEY}\"\napi_base = \"{}\"\n\
          timeout = \"2s\"\n{}\n{}\n{extra}",
         world.folder.path().join("data"),
         world.sim.base_url,
         world.packs,
         world.shield,
-    );
-    config::embedded_from(Some(&toml), world.folder.path(), &world.environment())
+    )
 }
 
 async fn told(paid: Paid, body: String, handlers: web::Data<Handlers>) -> HttpResponse {
@@ -149,7 +158,7 @@ async fn body(path: web::Path<(String, usize)>, handlers: web::Data<Handlers>) -
         }
         "not-modified" => HttpResponse::NotModified().body(vec![b'x'; size]),
         "no-content" => HttpResponse::NoContent().body(BodyStream::new(pieces(&[size], false))),
-        _ => builder.finish(),
+        faulty => builder.body(faulty::Faulty::new(faulty, size)),
     }
 }
 
@@ -256,6 +265,42 @@ impl<'a> Shop<'a> {
                     tags.map_or(String::new(), |tags| tags.to_str().unwrap().to_owned())
                 }))
                 .service(web::resource("/events").wrap(five()).route(web::route().to(events)))
+                .service(web::resource("/named").wrap(five()).route(web::route().to(async || {
+                    HttpResponse::Ok().insert_header(("x-name", &b"caf\xe9 \xff"[..])).body("ok")
+                })))
+                .service(web::resource("/extracts").wrap(five()).route(web::route().to(faulty::never_called)))
+                .service(
+                    web::resource("/inside")
+                        .wrap(from_fn(faulty::mischief))
+                        .wrap(five())
+                        .route(web::route().to(told)),
+                )
+                .service(
+                    web::resource("/outside")
+                        .wrap(five())
+                        .wrap(from_fn(faulty::mischief))
+                        .route(web::route().to(told)),
+                )
+                .service(
+                    web::resource("/slow/inside")
+                        .wrap(from_fn(faulty::mischief))
+                        .wrap(five())
+                        .route(web::route().to(waits)),
+                )
+                .service(
+                    web::resource("/slow/outside")
+                        .wrap(five())
+                        .wrap(from_fn(faulty::mischief))
+                        .route(web::route().to(waits)),
+                )
+                .service(
+                    web::scope("/nested")
+                        .wrap(one.clone())
+                        .service(web::resource("/dear/{thing}").wrap(five()).route(web::route().to(told)))
+                        .service(web::resource("/plain").route(web::route().to(told))),
+                )
+                .service(web::resource("/twice").wrap(one.clone()).wrap(five()).route(web::route().to(told)))
+                .service(web::resource("/same").wrap(five()).wrap(five()).route(web::route().to(told)))
                 .service(web::resource("/unwrapped").route(web::get().to(told)))
                 .route("/free", web::get().to(async || "free"))
                 .configure(billing.clone())
@@ -297,7 +342,7 @@ impl<'a> Shop<'a> {
     }
 
     /// A wallet with one pack, unspent, bought at the shop's own `/billing`.
-    async fn wallet(&self) -> String {
+    pub async fn wallet(&self) -> String {
         let card = self.world.tokenise(GOOD).await;
         let body = format!("{{\"paymentMethodId\":\"{card}\"}}");
         let url = format!("{}/billing/top-ups", self.url);

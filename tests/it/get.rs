@@ -8,7 +8,9 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use crate::support::program::{Ran, Running, finish, free_address, program, run, serve, until};
+use crate::support::program::{
+    PROGRAM, Ran, Running, clean, finish, free_address, program, run, serve, until,
+};
 use crate::support::{DECLINED, GOOD, Gateway, Pay, World};
 
 /// The arguments of a purchase with a test card at the world's simulated Stripe.
@@ -337,4 +339,84 @@ async fn a_card_from_standard_input_and_a_body_buy_through_post() {
     assert_eq!(gateway.pay("/api/weather", &elsewhere).await.status, 402);
     gateway.stop().await;
     world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_writes_to_what_is_no_file_and_ends_a_line_on_a_terminal() {
+    let world = World::with("", "[[routes]]\npath = \"/free/*\"\nfree = true").await;
+    let gateway = world.gateway().await;
+    let url = format!("{}/free/thing", gateway.url);
+    let ran = run(world.folder.path(), &["get", &url, "-o", "/dev/null"]).await;
+    assert_eq!((ran.code, ran.out.as_str(), ran.err.as_str()), (0, "", ""), "{ran:?}");
+    let ran = run(world.folder.path(), &["get", &url, "-o", "/dev/stdout"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(
+        ran.out.contains("/free/thing") && !ran.out.ends_with('\n'),
+        "a program gets the body as it is: {ran:?}"
+    );
+    // A file keeps nothing of what was in it before.
+    let kept = world.folder.path().join("kept");
+    std::fs::write(&kept, "x".repeat(100_000)).unwrap();
+    let ran = run(world.folder.path(), &["get", &url, "-o", "kept"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(!std::fs::read_to_string(&kept).unwrap().contains("xx"));
+    for (path, code) in [("/free/thing", 0), ("/free/cut/100", 1)] {
+        let mut command = clean(world.folder.path(), "script");
+        command.args(["-qec", &format!("{PROGRAM} get {}{path}", gateway.url), "/dev/null"]);
+        let shown = finish(command, None).await;
+        assert_eq!(shown.code, code, "{path}: {shown:?}");
+        let first = shown.out.split("\r\n").next().unwrap();
+        assert!(
+            shown.out.ends_with("\r\n") && !first.contains("broke off"),
+            "a prompt or a sentence has a line of its own: {shown:?}"
+        );
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_code_tells_that_stripe_was_not_reached_from_a_refused_card() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let url = format!("{}/api/weather", gateway.url);
+    let closed = format!("http://{}", free_address());
+    let card = ["--card-number", GOOD, "--card-exp", "12/34", "--card-cvc", "123"];
+    let mut args = vec!["get", &url, "--stripe-base", &closed];
+    args.extend(card);
+    let ran = run(world.folder.path(), &args).await;
+    assert_eq!((ran.code, ran.out.as_str()), (6, ""), "{ran:?}");
+    assert!(
+        ran.err.contains("Stripe could not be asked") && ran.err.contains("nothing was charged"),
+        "{}",
+        ran.err
+    );
+    // An answer that is not Stripe's says as little about the card.
+    world.faults(serde_json::json!({ "on": "payment_methods.create", "action": "fail_before" })).await;
+    let ran = buy(&world, &url, GOOD, &[]).await;
+    assert_eq!(ran.code, 6, "{ran:?}");
+    world.clear_faults().await;
+    assert_eq!(buy(&world, &url, DECLINED, &[]).await.code, 4);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_has_one_lock_file_however_many_sellers_are_paid() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let port = gateway.url.rsplit(':').next().unwrap();
+    let locks = || {
+        let folder = std::fs::read_dir(world.folder.path().join(".config/prepaid402")).unwrap();
+        let names = folder.map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.filter(|name| name != "wallet.json").collect();
+        names.sort();
+        names
+    };
+    assert_eq!(buy(&world, &format!("http://127.0.0.1:{port}/api/weather"), GOOD, &[]).await.code, 0);
+    // What an earlier version left, or a run that was killed.
+    let left = world.folder.path().join(".config/prepaid402/wallet.json.0123456789abcdef.lock");
+    std::fs::write(left, "").unwrap();
+    assert_eq!(buy(&world, &format!("http://localhost:{port}/api/weather"), GOOD, &[]).await.code, 0);
+    assert_eq!(locks(), ["wallet.json.lock"]);
+    gateway.stop().await;
 }

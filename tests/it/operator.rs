@@ -11,7 +11,7 @@ use crate::support::program::{Ran, finish, program};
 use crate::support::{GOOD, Gateway, Pay, World, column, number, rows};
 
 pub const NAME: &str = "frida";
-const PASSWORD: &str = "violet kettle orbit";
+pub const PASSWORD: &str = "violet kettle orbit";
 
 /// An operator in front of a running gateway.
 pub struct Office<'a> {
@@ -28,7 +28,7 @@ pub struct Wallet {
     pub public_id: String,
 }
 
-fn basic(name: &str, password: &str) -> String {
+pub fn basic(name: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{name}:{password}")))
 }
 

@@ -18,7 +18,7 @@ async fn an_unpaid_request_gets_an_offer_and_costs_nobody_anything() {
     let offer = answer.offer();
     assert_eq!(serde_json::to_value(&offer).unwrap(), answer.json(), "header and body are the same offer");
     assert_eq!((offer.stripe402_version, offer.error.as_deref()), (1, None));
-    assert_eq!(offer.resource.url, "/api/weather");
+    assert_eq!(offer.resource.url, "https://api.example.com/api/weather");
     assert_eq!(offer.resource.description.as_deref(), Some("Weather"));
     let requirement = &offer.accepts[0];
     assert_eq!((requirement.amount, requirement.min_top_up), (500, 50_000));

@@ -1,8 +1,10 @@
 //! The proxy over real sockets: streams pass unbuffered, no spelling of a path is free, no header lies, nothing is smuggled.
 
 mod answers;
+mod doors;
 mod framing;
 mod headers;
+mod hops;
 mod paths;
 mod streams;
 

@@ -65,7 +65,7 @@ async fn align(world: &World, intents: &[&String]) {
         db: db.clone(),
         ledger: ledger.clone(),
         keys: Arc::new(Keys::new(db.reader().clone())),
-        key_secret: KeySecret::load(None, &loaded.data_dir).unwrap(),
+        key_secret: KeySecret::find(None, &loaded.data_dir).unwrap().unwrap(),
         stripe: stripe.clone(),
         installation,
         account: account.clone(),
@@ -474,4 +474,41 @@ async fn the_server_notices_a_difference_by_itself() {
     until("the books agree again", async || book_differences(&gateway).await == 0).await;
     gateway.stop().await;
     world.assert_clearing_is_stripes().await;
+}
+
+/// What is compared, and how far it is, stands beside the result: the result alone is on standard output.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_window_and_the_progress_are_told_beside_the_result() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    gateway.new_client("/api/weather").await;
+    gateway.stop().await;
+    let ran = reconcile_since(&world, "2020-01-01T00:00:00Z", &["--json"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let report: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(report["from"], "2020-01-01T00:00:00Z", "{report}");
+    assert!(report["until"].as_str().unwrap() > "2026", "{report}");
+    let lines: Vec<&str> = ran.err.lines().collect();
+    assert!(lines[0].starts_with("comparing from 2020-01-01T00:00:00Z to 2"), "{ran:?}");
+    assert!(lines.iter().any(|line| line.contains("1 balance transactions")), "{ran:?}");
+    assert!(lines.iter().any(|line| line.contains("1 PaymentIntents")), "{ran:?}");
+}
+
+/// It does not become readable by being asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stripe_that_cannot_be_read_is_given_up_soon() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    gateway.new_client("/api/weather").await;
+    gateway.stop().await;
+    world
+        .faults(json!([{ "on": "balance_transactions.list", "action": "unparsable", "times": 1_000 }]))
+        .await;
+    let before = world.client.get(&format!("{}/_sim/requests", world.sim.base_url)).await.json();
+    let ran = reconcile(&world, &[]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (2, ""), "{ran:?}");
+    assert!(ran.err.contains("comparing from") && ran.err.contains("unreadable answer"), "{ran:?}");
+    let after = world.client.get(&format!("{}/_sim/requests", world.sim.base_url)).await.json();
+    let count = |requests: &Value| requests["counts"]["balance_transactions.list"].as_i64().unwrap_or(0);
+    assert_eq!(count(&after) - count(&before), 2);
 }

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::http::Client;
 use crate::support::program::{SandboxProgram, clean, finish, program, run, sandbox_args, until};
@@ -245,11 +246,12 @@ async fn it_sells_the_users_own_api_whole() {
         let answer = sandbox.get(path).await;
         assert_eq!((answer.status, answer.offer().accepts[0].amount), (402, 100), "{path}");
     }
-    assert_eq!(upstream.hits(), 0);
+    let asked = upstream.hits();
+    assert_eq!(asked, 1, "only whether it has the path that is suggested");
     let card = sandbox.tokenise(&sandbox.get("/x").await.offer().accepts[0].publishable_key).await;
     let answer = sandbox.pay("/deep/er?x=1", &Pay::card(&card)).await;
     assert_eq!((answer.status, answer.receipt().credits_remaining), (200, 50_000 - 100));
-    assert_eq!(upstream.seen()[0].target, "/deep/er?x=1");
+    assert_eq!(upstream.seen()[asked].target, "/deep/er?x=1");
     assert_eq!(sandbox.program.terminate().await, 0);
 }
 
@@ -271,7 +273,8 @@ async fn it_takes_routes_and_packs_from_a_file_but_neither_keys_nor_addresses() 
     assert_eq!((answer.status, requirement.amount, requirement.min_top_up), (402, 200, 70_000));
     assert_eq!(requirement.publishable_key, "pk_test_prepaid402_sandbox");
     assert_eq!(sandbox.get("/api/weather").await.status, 404, "the demo is gone");
-    assert_eq!((sandbox.get("/free").await.status, upstream.hits()), (200, 1));
+    let asked = upstream.hits();
+    assert_eq!((sandbox.get("/free").await.status, upstream.hits()), (200, asked + 1));
     // Dearer than `get` pays by default, so the printed command says so.
     let mut sh = clean(home.path(), "sh");
     sh.args(["-c", &line(&sandbox.program.out, " get http")]);
@@ -284,4 +287,48 @@ async fn it_takes_routes_and_packs_from_a_file_but_neither_keys_nor_addresses() 
     let ran = run(home.path(), &["sandbox", "--listen", "127.0.0.1:0", "--config", "bad.toml"]).await;
     assert_eq!(ran.code, 2, "{ran:?}");
     assert!(ran.err.contains("prise"), "{}", ran.err);
+}
+
+/// An API that has no `/`, as most have not.
+async fn api_with(paths: &'static [(&'static str, &'static str)]) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") && socket.read_buf(&mut request).await.is_ok_and(|n| n > 0)
+            {
+            }
+            let path = String::from_utf8(request).unwrap();
+            let path = path.split(' ').nth(1).unwrap();
+            let answer =
+                paths.iter().find(|(known, _)| *known == path).map_or("404 Not Found", |(_, answer)| answer);
+            let _ = socket
+                .write_all(
+                    format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").as_bytes(),
+                )
+                .await;
+        }
+    });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_suggests_a_path_that_the_api_has() {
+    for (paths, suggested) in [
+        (&[("/", "200 OK")][..], "/"),
+        (&[("/openapi.json", "200 OK")], "/openapi.json"),
+        (&[("/", "307 Temporary Redirect\r\nlocation: /docs"), ("/docs", "200 OK")], "/docs"),
+        (&[("/", "302 Found\r\nlocation: https://elsewhere.example/")], "/PATH"),
+        (&[], "/PATH"),
+    ] {
+        let home = home();
+        let api = api_with(paths).await;
+        let sandbox = SandboxProgram::start(home.path(), &["--upstream", &api]).await;
+        let ask = line(&sandbox.program.out, "curl -i ");
+        assert!(ask.ends_with(&format!("{}{suggested}", sandbox.addresses[0])), "{paths:?}: {ask}");
+        let says = sandbox.program.out.contains("/PATH stands for a path of your API");
+        assert_eq!(says, suggested == "/PATH", "{}", sandbox.program.out);
+        assert_eq!(sandbox.program.terminate().await, 0);
+    }
 }

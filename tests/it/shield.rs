@@ -1,6 +1,9 @@
 //! Thieves try stolen cards: few of them reach Stripe, and nobody who has paid notices. All with the limits that are the
 //! default, unless a test says otherwise.
 
+mod fair;
+mod known_fraud;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,8 +16,7 @@ use sqlx::postgres::PgConnection;
 use crate::support::http::{Answer, Client};
 use crate::support::program::until;
 use crate::support::{
-    GOOD, GOOD_CARDS, Gateway, PUBLISHABLE_KEY, Pay, ROUTES, THREE_D_SECURE, World, change, is_full, number,
-    postgres,
+    GOOD, GOOD_CARDS, Gateway, PUBLISHABLE_KEY, Pay, ROUTES, World, change, is_full, number, postgres,
 };
 
 /// Cards that are declined, each for another reason.
@@ -304,7 +306,7 @@ async fn pass(world: &World, seconds: i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_tries_three_cards_at_most_however_many_wallets_a_thief_has() {
+async fn a_client_tries_three_cards_and_a_fresh_one_however_many_wallets_a_thief_has() {
     const WALLETS: usize = 40;
     let world = world("").await;
     let gateway = world.gateway().await;
@@ -325,15 +327,18 @@ async fn a_client_tries_three_cards_at_most_however_many_wallets_a_thief_has() {
     println!("{tried} charge attempts of {}: {:?}", loot.total(), loot.answers);
     let wallets_too = u64::try_from(WALLETS).unwrap();
     assert!(tried >= 9, "{tried}");
-    assert!(tried <= 2 * wallets_too, "{tried}: each has paid with one card already, so two more are three");
+    assert!(
+        tried <= 3 * wallets_too,
+        "{tried}: each has paid with one card already, so three more are the fresh one, too"
+    );
     // Besides, five of each are found to be a card too many, and some to be the card that another thief is trying.
     let elsewhere = u64::try_from(loot.answers.get("409 topup_in_progress").copied().unwrap_or(0)).unwrap();
     let looked_up = calls(&world, "payment_methods.retrieve").await - asked - 8 - elsewhere;
-    assert!(looked_up <= 7 * wallets_too, "{looked_up}");
+    assert!(looked_up <= 8 * wallets_too, "{looked_up}");
     let most: &str = "\
         SELECT COALESCE(MAX(n), 0) FROM (SELECT COUNT(DISTINCT fingerprint) AS n FROM top_ups
         WHERE payment_intent IS NOT NULL GROUP BY client) AS each";
-    assert!(number(&world.database, most).await <= 3);
+    assert!(number(&world.database, most).await <= 4);
     let kinds = ["402 card_declined", "409 topup_in_progress", "429 too_many_attempts"];
     assert!(loot.codes().iter().all(|code| kinds.contains(code)), "{:?}", loot.answers);
     gateway.stop().await;
@@ -387,7 +392,7 @@ async fn those_who_pay_from_one_address_do_not_shut_each_other_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_network_may_try_again_a_day_later_and_the_answer_says_when() {
+async fn a_network_may_try_again_a_day_later_and_no_program_is_told_to_sleep_until_then() {
     let world = world("").await;
     let gateway = world.gateway().await;
     let thief = Thief::at(&gateway);
@@ -402,14 +407,16 @@ async fn a_network_may_try_again_a_day_later_and_the_answer_says_when() {
         good.text().replace(good.header("x-request-id").unwrap(), ""),
         refused.text().replace(refused.header("x-request-id").unwrap(), "")
     );
-    let wait: i64 = refused.header("retry-after").unwrap().parse().unwrap();
-    assert!((86_300..=86_401).contains(&wait), "{wait}");
+    assert_eq!(
+        (refused.header("retry-after"), refused.header("x-should-retry")),
+        (Some("3600"), Some("false"))
+    );
     // It survives a restart.
     gateway.stop().await;
     let gateway = world.gateway().await;
     let thief = Thief::at(&gateway);
     assert_eq!(thief.try_card(3, None, None).await.code(), "too_many_attempts");
-    pass(&world, wait).await;
+    pass(&world, 86_401).await;
     let answer = gateway.pay("/api/weather", &Pay::card(&world.tokenise(GOOD).await)).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     gateway.stop().await;
@@ -462,10 +469,10 @@ async fn three_declines_stop_a_client_for_a_day_but_not_the_card_that_has_paid()
     for _ in 0..3 {
         assert_eq!(thief.try_card(0, None, Some(&client)).await.code(), "card_declined");
     }
-    let asked = calls(&world, "payment_methods.retrieve").await;
+    let tried = charge_attempts(&world).await;
     let fourth = thief.try_card(0, None, Some(&client)).await;
     assert_eq!((fourth.status, fourth.code().as_str()), (429, "too_many_attempts"));
-    assert_eq!(calls(&world, "payment_methods.retrieve").await, asked, "before Stripe is asked anything");
+    assert_eq!(charge_attempts(&world).await, tried, "Stripe tells which card it is, and no bank is asked");
     let receipt = fourth.receipt();
     assert_eq!(receipt.client_id, client);
     let answer = gateway.pay("/api/report", &Pay::client(&client).with_card(&card)).await;
@@ -474,21 +481,6 @@ async fn three_declines_stop_a_client_for_a_day_but_not_the_card_that_has_paid()
     assert_eq!(thief.try_card(1, None, Some(&client)).await.status, 200, "there is credit");
     gateway.stop().await;
     world.assert_books_agree().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_bank_that_wants_the_cardholder_counts_as_a_decline() {
-    let world = world("").await;
-    let gateway = world.gateway().await;
-    for _ in 0..4 {
-        let card = world.tokenise(THREE_D_SECURE).await;
-        let answer = gateway.pay("/api/weather", &Pay::card(&card)).await;
-        assert_eq!(answer.code(), "authentication_required", "{}", answer.text());
-    }
-    let card = world.tokenise(THREE_D_SECURE).await;
-    assert_eq!(gateway.pay("/api/weather", &Pay::card(&card)).await.code(), "too_many_attempts");
-    assert_eq!(charge_attempts(&world).await, 4);
-    gateway.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -255,7 +255,7 @@ impl Buyer {
         let failed = |why: String| Problem::Failed(format!("no wallet could be bought: {why}"));
         let card = Card::from_command_line(number, "12/34", "123").map_err(|e| failed(e.to_string()))?;
         let key = &self.asked.offer.publishable_key;
-        let token = self.stripe.tokenise(&self.http, key, card).await.map_err(|e| failed(e.to_string()))?;
+        let token = self.stripe.tokenise(key, card).await.map_err(|e| failed(e.to_string()))?;
         let Paid { receipt, status } = self.pay(&token).await.map_err(failed)?;
         let credit = u64::try_from(receipt.credits_remaining).unwrap_or(0);
         let price = u64::try_from(self.asked.offer.price.get()).unwrap_or(0).max(1);
@@ -388,7 +388,7 @@ mod tests {
         let base = Base::find(&url, false).await.expect("found");
         // Whoever tries to buy there fails, and tells it.
         drop(listener);
-        let stripe = StripeBase::new(Some(&url)).expect("an address of this machine");
+        let stripe = StripeBase::new(Some(&url), Duration::from_secs(5)).expect("an address of this machine");
         let buyer = Buyer::new(client(), stripe, &base, "/x", asked(&[]), 1).expect("a buyer");
         let purse = Arc::new(Purse::new(vec![wallet("a", 1)], Vec::new()));
         let resting = purse.rest().await;

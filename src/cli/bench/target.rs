@@ -13,9 +13,10 @@ use crate::agent::http::{Answer, Http, Outgoing, Target};
 use crate::agent::offer::Offer;
 use crate::agent::pay::problem;
 use crate::protocol::stripe402::{PAYMENT, PAYMENT_REQUIRED, PaymentRequired, decode_payment_required};
+use crate::trust::Trust;
 
 /// How long single requests are waited for; a charge can take long.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a server is, checked and reached once.
 #[derive(Debug, Clone)]
@@ -97,7 +98,7 @@ pub(super) fn check_path(flag: &str, path: &str) -> Result<(), Problem> {
 
 /// A client for single requests.
 pub(super) fn client() -> Http {
-    Http::new(PATIENCE)
+    Http::new(PATIENCE, &Trust::default())
 }
 
 /// Reads an answer's body to its end, so that its connection can be used again.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::agent::budget::Refusal;
 use crate::agent::http::{Answer, Origin, SendError};
 use crate::agent::offer::shown;
+use crate::agent::tokenise::TokeniseError;
 use crate::agent::{AgentError, Paid};
 use crate::domain::{ClientKey, Micros, Units, decimal_in};
 use crate::protocol::stripe402::PAYMENT_RESPONSE;
@@ -25,6 +26,8 @@ const EXIT_REFUSED: u8 = 3;
 const EXIT_DECLINED: u8 = 4;
 /// The card may have been charged.
 const EXIT_UNKNOWN: u8 = 5;
+/// Somebody could not be reached, which says nothing about the card; nothing was charged.
+const EXIT_UNREACHED: u8 = 6;
 
 /// Writes the answer, then says what it cost.
 pub(super) async fn deliver(
@@ -64,20 +67,28 @@ async fn write_answer(answer: &mut Answer, output: Option<File>, include: bool) 
     if include {
         write_head(answer).map_err(failed)?;
     }
-    let to_terminal = output.is_none() && io::stdout().is_terminal();
+    let to_terminal = output.as_ref().map_or_else(|| io::stdout().is_terminal(), File::is_terminal);
     let mut last = b'\n';
     let mut out: Box<dyn Write> = match output {
         Some(file) => {
-            file.set_len(0).map_err(failed)?;
+            // Devices and pipes have no length.
+            if file.metadata().map_err(failed)?.is_file() {
+                file.set_len(0).map_err(failed)?;
+            }
             Box::new(file)
         }
         None => Box::new(io::stdout()),
     };
+    let mut ended = Ok(());
     while let Some(piece) = answer.next().await {
-        let piece = piece.map_err(|error: SendError| match error {
-            SendError::TimedOut => "the answer stalled before its end".to_owned(),
-            _ => "the answer broke off before its end".to_owned(),
-        })?;
+        let piece = match piece {
+            Ok(piece) => piece,
+            Err(error) => {
+                let how = if error == SendError::TimedOut { "stalled" } else { "broke off" };
+                ended = Err(format!("the answer {how} before its end"));
+                break;
+            }
+        };
         out.write_all(&piece).and_then(|()| out.flush()).map_err(failed)?;
         last = piece.last().copied().unwrap_or(last);
     }
@@ -85,7 +96,7 @@ async fn write_answer(answer: &mut Answer, output: Option<File>, include: bool) 
     if to_terminal && last != b'\n' {
         out.write_all(b"\n").and_then(|()| out.flush()).map_err(failed)?;
     }
-    Ok(())
+    ended
 }
 
 /// Status line and headers, as curl prints them. The receipt is shown decoded, with its key cut to a prefix.
@@ -128,19 +139,22 @@ fn summary(paid: &Paid, answer: &Answer, origin: &Origin) -> Value {
     if let Some(currency) = paid.currency {
         summary["currency"] = currency.code().into();
     }
+    let decimal = |units: Units| match paid.currency {
+        Some(currency) => currency.decimal(units.to_micros()),
+        None => units.to_micros().to_major_string(),
+    };
     if let Some(amount) = paid.topped_up {
-        summary["toppedUp"] = amount.to_micros().to_major_string().into();
+        summary["toppedUp"] = decimal(amount).into();
     }
     if let Some(receipt) = &answer.receipt {
-        let major =
-            |units: Option<i64>| units.and_then(Units::new).map(|units| units.to_micros().to_major_string());
+        let major = |units: Option<i64>| units.and_then(Units::new).map(decimal);
         let asked = paid.offer.as_ref().filter(|_| receipt.success).map(|offer| offer.price.get());
         summary["paid"] = major(receipt.credits_charged.or(asked)).into();
         summary["balance"] = major(Some(receipt.credits_remaining)).into();
         summary["creditsRemaining"] = receipt.credits_remaining.into();
-        summary["frozen"] = receipt.frozen.into();
-        summary["spendable"] = major(receipt.spendable.filter(|units| *units > 0)).into();
-        summary["debt"] = major(receipt.debt).into();
+        summary["frozen"] = receipt.standing.frozen.into();
+        summary["spendable"] = major(receipt.standing.spendable.filter(|units| *units > 0)).into();
+        summary["debt"] = major(receipt.standing.debt).into();
         summary["client"] = short(&receipt.client_id).into();
         let text = |text: &Option<String>| text.as_deref().map(shown);
         summary["chargeId"] = text(&receipt.charge_id).into();
@@ -162,11 +176,17 @@ pub(super) fn failure(outcome: &str, message: &str) -> Value {
 /// Says why there is no answer.
 pub(super) fn refuse(json: bool, origin: &Origin, error: &AgentError) -> ExitCode {
     let (code, outcome) = match error {
+        AgentError::Declined { code, .. } if code == "upstream_unreachable" => {
+            (EXIT_UNREACHED, "unreachable")
+        }
         AgentError::Refused(Refusal::Server { .. }) | AgentError::Declined { .. } => {
             (EXIT_DECLINED, "declined")
         }
         AgentError::Refused(_) => (EXIT_REFUSED, "refused"),
         AgentError::Unknown { .. } => (EXIT_UNKNOWN, "unknown"),
+        AgentError::Tokenise(
+            TokeniseError::Unreachable(_) | TokeniseError::Unavailable(_) | TokeniseError::Unreadable(_),
+        ) => (EXIT_UNREACHED, "not_tokenised"),
         AgentError::Tokenise(_) => (EXIT_DECLINED, "not_tokenised"),
         AgentError::Card(_) => (EXIT_USAGE, "usage"),
         AgentError::Wallet(_) => (EXIT_FAILED, "wallet"),

@@ -31,6 +31,8 @@ fn unknown_variables_are_refused_with_the_closest_name() {
     for (name, words) in [
         ("PREPAID402_LISTN", "did you mean PREPAID402_LISTEN?"),
         ("PREPAID402_STRIPE__API_BAS", "did you mean PREPAID402_STRIPE__API_BASE?"),
+        ("PREPAID402_STRIPE__SECRETS_FILE", "did you mean PREPAID402_STRIPE__SECRET_KEY_FILE?"),
+        ("PREPAID402_UPSTREAM__TIMEOUT", "or PREPAID402_UPSTREAM__RESPONSE_TIMEOUT or"),
         ("PREPAID402_STRIPE_API_BASE", "did you mean PREPAID402_STRIPE__API_BASE?"),
         ("PREPAID402_STRIPE__SECRET_KEY", "did you mean STRIPE_SECRET_KEY?"),
         ("PREPAID402_KEY_SECRETS", "did you mean PREPAID402_KEY_SECRET?"),
@@ -49,6 +51,14 @@ fn unknown_keys_are_refused_with_the_closest_key() {
     for (file, path, words) in [
         ("curency = 'usd'", "curency", "did you mean currency?"),
         ("api_base = 'x'", "api_base", "did you mean stripe.api_base?"),
+        // The key's own section first.
+        ("[stripe]\nsecrets_file = 'x'", "stripe.secrets_file", "did you mean stripe.secret_key_file?"),
+        (
+            "[upstream]\ntimeout = '1s'",
+            "upstream.timeout",
+            "upstream.connect_timeout or upstream.response_timeout or upstream.idle_timeout?",
+        ),
+        ("[limits]\npoll_every = '1s'", "limits.poll_every", "did you mean webhooks.poll_every?"),
         ("[stripe]\napi_bas = 'x'", "stripe.api_bas", "did you mean stripe.api_base?"),
         ("[strip]\ntimeout = '1s'", "strip", "did you mean stripe?"),
         ("zzzzzzzzzzzz = 1", "zzzzzzzzzzzz", "default.toml"),
@@ -64,6 +74,17 @@ fn broken_toml_is_told_by_line_and_never_echoed() {
     let text = problems.to_string();
     assert!(text.contains("line 2 is not valid TOML"), "{text}");
     assert!(!text.contains("hidden"), "{text}");
+    // Alone: of what the file says nothing is known, so nothing is missing either.
+    let none = BTreeMap::new();
+    let broken = Some("listen = ");
+    for problems in [
+        load_from(broken, Path::new("."), &none).unwrap_err(),
+        super::super::embedded_from(broken, Path::new("."), &none).unwrap_err(),
+        sandbox_from(&options(), broken, &none).unwrap_err(),
+    ] {
+        assert_eq!(problems.0.len(), 1, "{problems}");
+        assert_eq!(problems.0[0].path, "the configuration file");
+    }
 }
 
 #[test]
@@ -145,7 +166,10 @@ fn secrets_are_read_from_private_files_beside_the_configuration() {
     }
     let header = "[[upstream.headers]]\nname = 'x-token'\nvalue_file = 'good'";
     let config = load_from(Some(header), dir.path(), &self::env(REQUIRED)).unwrap().config;
-    assert_eq!(config.upstream.headers, [("x-token".to_owned(), Secret::new("sk_test_fromfile".to_owned()))]);
+    assert_eq!(
+        config.upstream.as_ref().unwrap().headers,
+        [("x-token".to_owned(), Secret::new("sk_test_fromfile".to_owned()))]
+    );
     refused("stripe.secret_key_file = 'good'", "stripe.secret_key_file", "keep one");
 }
 
@@ -205,7 +229,7 @@ fn the_sandbox_sells_the_demo() {
     assert_eq!(config.database.shown(), "sandbox-data/prepaid402.db");
     assert_eq!(config.stripe.api_base, "http://127.0.0.1:5404");
     assert_eq!(config.stripe.secret_key.expose(), "sk_test_hidden");
-    assert_eq!(config.upstream.url, "http://127.0.0.1:5405");
+    assert_eq!(config.upstream.as_ref().unwrap().url, "http://127.0.0.1:5405");
     assert_eq!(config.log.filter, "debug");
     let expected = [("/api/health", None), ("/api/joke", Some("0.01")), ("/api/weather", Some("0.05"))];
     assert_eq!(prices(&config), expected.map(|(path, price)| (path.to_owned(), price.map(str::to_owned))));
@@ -220,7 +244,7 @@ fn the_sandbox_sells_the_demo() {
 fn the_sandbox_sells_a_users_whole_api() {
     let own = SandboxOptions { upstream: Some("http://127.0.0.1:8080".to_owned()), ..options() };
     let config = sandbox_from(&own, None, &BTreeMap::new()).unwrap().config;
-    assert_eq!(config.upstream.url, "http://127.0.0.1:8080");
+    assert_eq!(config.upstream.as_ref().unwrap().url, "http://127.0.0.1:8080");
     assert_eq!(prices(&config), [("/*".to_owned(), Some("0.01".to_owned()))]);
     let methods: Vec<&str> = config.routes[0].methods.iter().map(String::as_str).collect();
     assert_eq!(methods, ["DELETE", "GET", "PATCH", "POST", "PUT"]);
@@ -247,13 +271,13 @@ fn the_sandbox_uses_a_file_for_what_is_sold_only() {
     let config = sandbox_from(&options(), Some(file), &BTreeMap::new()).unwrap().config;
     assert_eq!(prices(&config), [("/mine".to_owned(), Some("0.07".to_owned()))]);
     assert_eq!(config.top_up.minimum.to_major_string(), "9.00");
-    assert_eq!(config.upstream.url, "http://127.0.0.1:8080");
+    assert_eq!(config.upstream.as_ref().unwrap().url, "http://127.0.0.1:8080");
     assert_eq!(config.public_url, "http://127.0.0.1:5402");
     assert_eq!(config.database.shown(), "sandbox-data/prepaid402.db");
     assert_eq!(config.stripe.publishable_key, "pk_test_sandbox");
     let flag = SandboxOptions { upstream: Some("http://127.0.0.1:9090".to_owned()), ..options() };
     assert_eq!(
-        sandbox_from(&flag, Some(file), &BTreeMap::new()).unwrap().config.upstream.url,
+        sandbox_from(&flag, Some(file), &BTreeMap::new()).unwrap().config.upstream.as_ref().unwrap().url,
         "http://127.0.0.1:9090"
     );
 }

@@ -24,6 +24,10 @@ fn top_level_rules() {
         ("database_url = 'sqlite:'", "database_url", "sqlite:PATH"),
         ("database_url = 'data.db'", "database_url", "sqlite:PATH"),
         ("database_url = 'sqlite:a.db?mode=ro'", "database_url", "plain path"),
+        ("admin_hosts = 'admin.internal'", "admin_hosts", "a list of texts"),
+        ("admin_hosts = ['admin.internal', 'admin:4403']", "admin_hosts[1]", "no port"),
+        ("admin_hosts = ['*.internal']", "admin_hosts[0]", "no *"),
+        ("admin_hosts = ['https://admin.internal']", "admin_hosts[0]", "is not a name"),
         ("currency = 'USD'", "currency", "write \"usd\""),
         ("currency = 'btc'", "currency", "not a currency"),
         ("trusted_proxies = ['10.0.0.0/33']", "trusted_proxies[0]", "not a network"),
@@ -47,6 +51,7 @@ fn limits_have_bounds() {
         ("body_timeout = '11m'", "body_timeout", "between \"10ms\" and \"10m\""),
         ("body_timeout = 30", "body_timeout", "write body_timeout = \"30s\""),
         ("body_timeout = 'a while'", "body_timeout", "not a time"),
+        ("max_connections = 9", "max_connections", "between 10 and"),
         ("max_concurrent_requests = 0", "max_concurrent_requests", "between 1 and"),
         ("max_concurrent_per_client = 0", "max_concurrent_per_client", "between 1 and"),
         ("max_concurrent_per_client = 2000", "max_concurrent_per_client", "max_concurrent_requests, 1024"),
@@ -109,7 +114,7 @@ fn upstream_rules() {
         ("http://[fec0::1]", "http://[fec0::1]"),
     ] {
         let config = load_with("", &[("PREPAID402_UPSTREAM__URL", url)]).unwrap().config;
-        assert_eq!(config.upstream.url, kept);
+        assert_eq!(config.upstream.as_ref().unwrap().url, kept);
     }
     for key in ["connect_timeout", "response_timeout", "idle_timeout"] {
         refused(&format!("upstream.{key} = '0s'"), &format!("upstream.{key}"), "between");
@@ -146,6 +151,34 @@ fn route_rules() {
         ("path = '/a'\nfree = true\ncharged_statuses = ['1xx']".to_owned(), "charged_statuses", "200 to 599"),
         ("path = '/a'\nfree = true\ncharged_statuses = '2xx'".to_owned(), "charged_statuses", "is a list"),
         ("path = '/a'\nfree = true\nresponse_timeout = '2h'".to_owned(), "response_timeout", "between"),
+        ("path = '/a'\nfree = true\nidle_timeout = '2h'".to_owned(), "idle_timeout", "between"),
+        (
+            "path = '/a'\nfree = true\nidle_timeout = 60".to_owned(),
+            "idle_timeout",
+            "write idle_timeout = \"60s\"",
+        ),
+        ("path = '/a'\nfree = true\nidle_timeout = 'never'".to_owned(), "idle_timeout", "not a time"),
+        ("path = '/a'\nfree = true\nbody_timeout = '0s'".to_owned(), "body_timeout", "between"),
+        ("path = '/a'\nfree = true\nmethods = ['PURGE']".to_owned(), "methods", "is not one of GET, HEAD"),
+        ("path = '/items/:id'\nprice = '1'".to_owned(), "path", "write \"/items/{id}\""),
+        ("path = '/a/**'\nprice = '1'".to_owned(), "path", "write \"/a/*\""),
+        ("path = '/a/b*'\nprice = '1'".to_owned(), "path", "not its whole last segment"),
+        ("path = '/a//b'\nprice = '1'".to_owned(), "path", "can never match"),
+        (
+            "path = '/first'\nprice = '1'".to_owned(),
+            "path",
+            "GET /first is also matched by routes[0], /first",
+        ),
+        (
+            "path = '/a'\nfree = true\ntimeout = '1s'".to_owned(),
+            "timeout",
+            "response_timeout or idle_timeout or body_timeout",
+        ),
+        (
+            "path = '/a'\nfree = true\nconnect_timeout = '1s'".to_owned(),
+            "connect_timeout",
+            "upstream.connect_timeout",
+        ),
         ("path = '/a'\nfree = true\nmax_body_bytes = -5".to_owned(), "max_body_bytes", "between"),
         ("path = '/a'\nfree = true\npricee = '1'".to_owned(), "pricee", "did you mean price?"),
     ] {
@@ -166,6 +199,8 @@ fn a_route_is_read_whole() {
         mime_type = "application/json; charset=utf-8"
         charged_statuses = ["2xx", "304", 404]
         response_timeout = "1500ms"
+        idle_timeout = "0"
+        body_timeout = "30m"
         max_body_bytes = 0
         [[routes]]
         path = "/health"
@@ -181,7 +216,21 @@ fn a_route_is_read_whole() {
     assert_eq!(sold.mime_type.as_deref(), Some("application/json; charset=utf-8"));
     assert_eq!(sold.charged_statuses, StatusSet::new((200..300).chain([304, 404])));
     assert_eq!(sold.response_timeout, Some(Duration::from_millis(1_500)));
+    assert_eq!(
+        (sold.idle_timeout, sold.body_timeout),
+        (Some(IdleLimit::Endless), Some(Duration::from_secs(1_800)))
+    );
     assert_eq!(sold.max_body_bytes, Some(0));
+    assert_eq!((free.idle_timeout, free.body_timeout), (None, None));
+    for (idle, expected) in [
+        ("0", IdleLimit::Endless),
+        ("\"0s\"", IdleLimit::Endless),
+        ("\" 0ms \"", IdleLimit::Endless),
+        ("\"90s\"", IdleLimit::UpTo(Duration::from_secs(90))),
+    ] {
+        let config = loaded(&format!("[[routes]]\npath = '/a'\nfree = true\nidle_timeout = {idle}")).config;
+        assert_eq!(config.routes[0].idle_timeout, Some(expected), "{idle}");
+    }
     assert_eq!(free.charge, RouteCharge::Free);
     assert_eq!(free.methods.iter().map(String::as_str).collect::<Vec<_>>(), ["GET"]);
     assert_eq!(free.charged_statuses, StatusSet::default_charged());

@@ -13,13 +13,15 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::basic::Operator;
+use super::pages::UNKNOWN_HOST;
 use crate::db::{Db, DbError};
-use crate::domain::{Micros, RequestId, TopUpId};
+use crate::domain::{Micros, RequestId, TopUpId, decimal_in};
 use crate::http::{problem, repeat_key};
 use crate::ledger::adjustments::{self, Adjustment, NewAdjustment};
 use crate::ledger::aftermath::Change;
 use crate::ledger::core::Gift;
 use crate::ledger::read::{self, ClientRow};
+use crate::ledger::request_key::stored_key;
 use crate::ledger::{Ledger, LedgerError, Refusal};
 use crate::money_work::MoneyWork;
 use crate::payments::evidence;
@@ -100,6 +102,8 @@ pub(super) fn configure(cfg: &mut ServiceConfig) {
 pub(super) enum Refused {
     Unauthorized,
     Browser,
+    /// By a name that the listener does not answer to.
+    UnknownHost,
     /// Seconds to wait.
     TooManyAttempts(i64),
     /// Nothing was done.
@@ -153,6 +157,7 @@ impl Refused {
                 "Send name and password of an admin user as HTTP Basic authentication.",
             ),
             Self::Browser => refused(403, "browser_refused", "This door is for programs, not for browsers."),
+            Self::UnknownHost => refused(421, "unknown_host", UNKNOWN_HOST),
             Self::TooManyAttempts(seconds) => row(
                 429,
                 "too_many_attempts",
@@ -323,9 +328,9 @@ fn refund_json(refund: &Refund) -> Value {
     json!({
         "id": refund.id,
         "topUp": refund.top_up,
-        "amount": refund.amount.to_major_string(),
+        "amount": refund.currency.decimal(refund.amount),
         "currency": refund.currency.code(),
-        "bonusForfeited": refund.bonus.to_major_string(),
+        "bonusForfeited": refund.currency.decimal(refund.bonus),
         "origin": refund.origin,
         "state": refund.state,
         "stripeRefund": refund.stripe_refund,
@@ -417,8 +422,7 @@ async fn refund_now(
                 operator,
                 refund.id = made.id,
                 top_up.id = made.top_up,
-                refund.amount = made.amount.to_major_string(),
-                refund.currency = made.currency.code(),
+                refund.amount = made.currency.text(made.amount),
                 refund.state = made.state,
                 refund.stripe = made.stripe_refund,
                 "an operator asked for a refund"
@@ -515,7 +519,7 @@ async fn change_client(
         "client": client.public_id,
         "status": if state.frozen { "frozen" } else { "active" },
         "currency": state.currency.code(),
-        "debt": state.debt.to_major_string(),
+        "debt": state.currency.decimal(state.debt),
     }))
 }
 
@@ -523,7 +527,7 @@ fn adjustment_json(made: &Adjustment) -> Value {
     json!({
         "id": made.id,
         "kind": made.kind,
-        "amount": Micros::new(made.amount).unwrap_or(Micros::ZERO).to_major_string(),
+        "amount": decimal_in(made.amount.unsigned_abs(), &made.currency),
         "currency": made.currency,
         "reason": made.reason,
         "operator": made.operator,
@@ -605,7 +609,7 @@ async fn adjust_now(
     let client: ClientRow =
         read::client_by_public_id(desk.db.reader(), public_id).await?.ok_or(Refused::NotFound)?;
     let in_flight = InFlight::begin(&desk.in_flight, &key).ok_or(Refused::InFlight)?;
-    let request_key = adjustments::stored_key(&key);
+    let request_key = stored_key(&key);
     let new = NewAdjustment {
         id: uuid::Uuid::now_v7().to_string(),
         client: client.id,
@@ -624,8 +628,8 @@ async fn adjust_now(
             Ok((_, state)) => tracing::info!(
                 operator,
                 client.id = public_id,
-                client.bonus = state.bonus.to_major_string(),
-                client.debt = state.debt.to_major_string(),
+                client.bonus = state.currency.text(state.bonus),
+                client.debt = state.currency.text(state.debt),
                 "an operator adjusted a wallet"
             ),
             Err(error) => {
@@ -641,8 +645,8 @@ async fn adjust_now(
     let mut body = adjustment_json(&made);
     if let Value::Object(members) = &mut body {
         members.insert("client".into(), json!(client.public_id));
-        members.insert("balance".into(), json!(state.credit().to_major_string()));
-        members.insert("debt".into(), json!(state.debt.to_major_string()));
+        members.insert("balance".into(), json!(state.currency.decimal(state.credit())));
+        members.insert("debt".into(), json!(state.currency.decimal(state.debt)));
         members.insert("frozen".into(), json!(state.is_frozen()));
     }
     Ok(body)

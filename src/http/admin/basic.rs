@@ -43,7 +43,17 @@ async fn check(request: &ServiceRequest) -> Result<Operator, HttpResponse> {
     let Some((name, given)) = presented(request.headers()) else {
         return Err(unauthorized());
     };
-    let address = request.peer_addr().map(|peer| peer.ip());
+    let address = state.callers.address(request.request());
+    if password::is_generated(&given) {
+        return match login::is_right(state, &name, &given).await {
+            Ok(true) => Ok(Operator(name)),
+            Ok(false) => {
+                tracing::debug!(?address, "wrong name or generated password for the admin API");
+                Err(unauthorized())
+            }
+            Err(error) => Err(unread(&error)),
+        };
+    }
     // A turn first: then a program that asks much at once is not taken for one that guesses, since no more of its attempts
     // are open than there are turns.
     let Some(turn) = login::turn(state).await else {
@@ -64,11 +74,13 @@ async fn check(request: &ServiceRequest) -> Result<Operator, HttpResponse> {
             tracing::warn!(?address, "wrong name or password for the admin API");
             Err(unauthorized())
         }
-        Err(error) => {
-            tracing::error!(%error, "the admin users could not be read");
-            Err(refuse(Refused::Busy))
-        }
+        Err(error) => Err(unread(&error)),
     }
+}
+
+fn unread(error: &sqlx::Error) -> HttpResponse {
+    tracing::error!(%error, "the admin users could not be read");
+    refuse(Refused::Busy)
 }
 
 /// Every current browser sends one of these with what could change something.

@@ -89,7 +89,7 @@ pub(super) async fn log_in(
     if fields.name.len() > users::MAX_NAME || fields.password.len() > password::MAX_BYTES {
         return form(&state, StatusCode::FORBIDDEN, Some(WRONG.to_owned()), "");
     }
-    let address = request.peer_addr().map(|peer| peer.ip());
+    let address = state.callers.address(&request);
     // Before anything expensive, and counted before the outcome is known.
     if let Err(seconds) = state.throttle.attempt(&fields.name, address, state.clock.now()) {
         tracing::warn!(?address, "too many login attempts");
@@ -141,6 +141,21 @@ pub(super) async fn turn(state: &AdminState) -> Option<OwnedSemaphorePermit> {
     tokio::time::timeout(HASH_WAIT, state.hashes.clone().acquire_owned()).await.ok()?.ok()
 }
 
+/// The user of a name, and the hash of the password.
+async fn known(state: &AdminState, name: &str) -> Result<Option<(i64, String)>, sqlx::Error> {
+    let row = query("SELECT id, password_hash FROM admin_users WHERE name = $1")
+        .bind(name.to_owned())
+        .fetch_optional(state.db.reader())
+        .await?;
+    row.map(|row| Ok((row.try_get("id")?, row.try_get("password_hash")?))).transpose()
+}
+
+/// Whether a password that was made here is the name's: nobody guesses one, so nobody is slowed down, and nothing slow is computed.
+pub(super) async fn is_right(state: &AdminState, name: &str, generated: &str) -> Result<bool, sqlx::Error> {
+    let known = known(state, name).await?;
+    Ok(known.is_some_and(|(_, phc)| password::verify(generated, &phc)))
+}
+
 /// Checks name and password with one hash computation either way.
 pub(super) async fn check(
     state: &AdminState,
@@ -148,14 +163,7 @@ pub(super) async fn check(
     name: String,
     given: String,
 ) -> Result<Checked, sqlx::Error> {
-    let row = query("SELECT id, password_hash FROM admin_users WHERE name = $1")
-        .bind(name)
-        .fetch_optional(state.db.reader())
-        .await?;
-    let known: Option<(i64, String)> = match row {
-        Some(row) => Some((row.try_get("id")?, row.try_get("password_hash")?)),
-        None => None,
-    };
+    let known = known(state, &name).await?;
     let phc = known.as_ref().map_or(password::DUMMY_HASH, |(_, phc)| phc).to_owned();
     // The turn is held by the work, not by the caller, who may be gone before it ends.
     let verified = tokio::task::spawn_blocking(move || (password::verify(&given, &phc), turn)).await;

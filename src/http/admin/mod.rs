@@ -9,6 +9,7 @@ pub mod api;
 mod basic;
 mod guard;
 mod headers;
+mod hosts;
 mod login;
 mod pages;
 mod password;
@@ -22,13 +23,19 @@ mod view;
 use std::fmt;
 use std::sync::Arc;
 
-use actix_web::middleware::from_fn;
+use actix_web::Error;
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::middleware::{Next, from_fn};
 use actix_web::web::{self, ServiceConfig};
 use tokio::sync::Semaphore;
 
 pub use password::PasswordError;
 
+use crate::config::Config;
 use crate::db::Db;
+use crate::http::callers::Callers;
+use hosts::Hosts;
 use throttle::LoginThrottle;
 
 /// Password hashes computed at the same time: 19 MiB each.
@@ -76,13 +83,17 @@ pub struct AdminState {
     pub secure_cookies: bool,
     /// The gateway's origin, shown to people.
     pub public_url: String,
+    /// By which names the listener answers.
+    hosts: Hosts,
+    /// Where whoever logs in comes from.
+    callers: Callers,
     clock: Clock,
     throttle: LoginThrottle,
     hashes: Arc<Semaphore>,
 }
 
 impl AdminState {
-    /// With the system's clock and no login attempts.
+    /// With the system's clock and no login attempts, for addresses and `localhost` alone, and behind no proxy.
     #[must_use]
     pub fn new(db: Db, sandbox: bool, secure_cookies: bool, public_url: String) -> Self {
         Self {
@@ -90,10 +101,20 @@ impl AdminState {
             sandbox,
             secure_cookies,
             public_url,
+            hosts: Hosts::default(),
+            callers: Callers::new(&[]),
             clock: Clock::default(),
             throttle: LoginThrottle::new(),
             hashes: Arc::new(Semaphore::new(HASHES)),
         }
+    }
+
+    /// Behind the proxies of the settings, and for the names in them.
+    #[must_use]
+    pub(crate) fn reached_by(mut self, config: &Config, callers: Callers) -> Self {
+        self.hosts = Hosts::of(config);
+        self.callers = callers;
+        self
     }
 
     /// With another clock.
@@ -107,6 +128,17 @@ impl AdminState {
     fn cookie_name(&self) -> &'static str {
         if self.secure_cookies { "__Host-prepaid402-admin" } else { "prepaid402-admin" }
     }
+}
+
+/// Middleware around everything on the listener: whoever asks for it by a name that is not its own is not answered.
+///
+/// # Errors
+/// Those of what it is around.
+pub async fn require_known_host(
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    hosts::require_known(request, next).await
 }
 
 /// Registers `/`, `/admin/…` and the answer to everything else. The app must have `web::Data<AdminState>`; routes of

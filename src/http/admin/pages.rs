@@ -28,6 +28,10 @@ const MAX_SEARCH: usize = 64;
 /// As much of a client key as may be in an address: the part that is shown to people anyway.
 const SHOWN_KEY: usize = 10;
 
+/// What is said under a name that is not this listener's.
+pub(super) const UNKNOWN_HOST: &str = "The admin listener does not answer to this host name, because a web site could have its own name \
+                                       point here. Use its IP address or localhost, or write the name into admin_hosts.";
+
 const STYLE: &str = include_str!("../../../templates/admin/style.css");
 
 /// `GET /admin/style.css`.
@@ -77,6 +81,11 @@ pub(super) fn refused(state: &AdminState, session: Option<&Session>) -> HttpResp
     let text = "This request did not come from a page of this site, or the page was too old. Nothing was changed. \
                 Please go back, load the page again and repeat what you did.";
     message(state, session, StatusCode::FORBIDDEN, "Request refused", text)
+}
+
+/// A name that is not this listener's.
+pub(super) fn unknown_host(state: &AdminState) -> HttpResponse {
+    message(state, None, StatusCode::MISDIRECTED_REQUEST, "Unknown host", UNKNOWN_HOST)
 }
 
 /// Something of ours failed. The page says nothing about it; the log does.
@@ -168,6 +177,8 @@ pub(super) async fn overview(state: web::Data<AdminState>, session: web::ReqData
     let load = async {
         let mut figures = figures(&read::overview(pool, now).await?, now);
         figures.extend(parked(ParkedEvents::read(pool).await?, now));
+        let is_not_heard = |finding| Figure::new("Proxy in front", vec!["not heard".to_owned()], finding);
+        figures.extend(state.callers.finding().map(is_not_heard));
         let top_ups = read::recent_top_ups(pool, FEW).await?;
         let entries = read::recent_entries(pool, FEW).await?;
         Ok::<_, sqlx::Error>((figures, top_ups, entries))

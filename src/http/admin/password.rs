@@ -2,6 +2,10 @@
 
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params, Version};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::domain::ids::random_bytes;
 
 /// Shorter ones are refused.
 pub(super) const MIN_CHARS: usize = 12;
@@ -12,6 +16,11 @@ pub(super) const MAX_BYTES: usize = 1024;
 /// is ignored.
 pub(super) const DUMMY_HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$cHJlcGFpZDQwMi1kdW1teQ$\
                                      b3BlbiBzZXNhbWUgaXMgbm90IHRoZSBwYXNzd29yZCE";
+
+/// What passwords begin with that were made here, of 256 random bits. Nobody guesses one: they need neither a slow hash nor a delay.
+const GENERATED: &str = "prepaid402_";
+/// 32 bytes in base64url.
+const GENERATED_LEN: usize = 43;
 
 /// The best known passwords that are long enough to pass otherwise, in lower case.
 const COMMON: &[&str] = &[
@@ -78,6 +87,9 @@ pub enum PasswordError {
     /// More than 1024 bytes.
     #[error("the password is longer than 1024 bytes")]
     TooLong,
+    /// It has the form of those that are made here.
+    #[error("a password that begins with prepaid402_ is made by --generate-password alone")]
+    Reserved,
     /// Everybody who guesses tries it first.
     #[error("the password is one of the first that anybody would guess")]
     Common,
@@ -90,6 +102,9 @@ pub enum PasswordError {
 pub(super) fn check_strength(name: &str, password: &str) -> Result<(), PasswordError> {
     if password.len() > MAX_BYTES {
         return Err(PasswordError::TooLong);
+    }
+    if password.starts_with(GENERATED) {
+        return Err(PasswordError::Reserved);
     }
     if password.chars().count() < MIN_CHARS {
         return Err(PasswordError::TooShort);
@@ -104,6 +119,34 @@ pub(super) fn check_strength(name: &str, password: &str) -> Result<(), PasswordE
     Ok(())
 }
 
+/// A new password that nobody can guess, and its PHC string.
+pub(super) fn generate() -> Result<(String, String), argon2::password_hash::Error> {
+    let password = format!("{GENERATED}{}", URL_SAFE_NO_PAD.encode(random_bytes::<32>()));
+    let argon2 = quick_argon2().map_err(|_| argon2::password_hash::Error::ParamsInvalid)?;
+    let phc = argon2.hash_password(password.as_bytes())?.to_string();
+    Ok((password, phc))
+}
+
+/// Whether a password has the form of those made here. A guess of this form is none at any other password.
+pub(super) fn is_generated(password: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    password
+        .strip_prefix(GENERATED)
+        .is_some_and(|random| random.len() == GENERATED_LEN && random.bytes().all(is_plain))
+}
+
+/// As little as Argon2id can do: there is nothing to slow down.
+fn quick_argon2() -> Result<Argon2<'static>, argon2::Error> {
+    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(QUICK_KIB, 1, 1, None)?))
+}
+
+/// The least that it takes.
+const QUICK_KIB: u32 = 8;
+
+fn is_of_generated(phc: &str) -> bool {
+    phc.split('$').nth(3) == Some("m=8,t=1,p=1")
+}
+
 /// Argon2id with 19 MiB, 2 passes, 1 lane: OWASP's minimum.
 fn argon2() -> Result<Argon2<'static>, argon2::Error> {
     Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(19_456, 2, 1, None)?))
@@ -115,9 +158,20 @@ pub(super) fn hash(password: &str) -> Result<String, argon2::password_hash::Erro
     Ok(argon2.hash_password(password.as_bytes())?.to_string())
 }
 
-/// Whether the password belongs to the PHC string. As slow as [`hash`].
+/// Whether the password belongs to the PHC string. As slow as [`hash`], whatever the string is of, unless the password was made here.
 pub(super) fn verify(password: &str, phc: &str) -> bool {
-    argon2().is_ok_and(|argon2| argon2.verify_password(password.as_bytes(), phc).is_ok())
+    let is_of = |argon2: Result<Argon2<'_>, argon2::Error>, phc: &str| {
+        argon2.is_ok_and(|argon2| argon2.verify_password(password.as_bytes(), phc).is_ok())
+    };
+    match (is_generated(password), is_of_generated(phc)) {
+        (true, true) => is_of(quick_argon2(), phc),
+        (true, false) => false,
+        (false, true) => {
+            is_of(argon2(), DUMMY_HASH);
+            false
+        }
+        (false, false) => is_of(argon2(), phc),
+    }
 }
 
 #[cfg(test)]
@@ -139,6 +193,20 @@ mod tests {
             ("ünïcödé und länger", Ok(())),
         ] {
             assert_eq!(check_strength("finance.department", password), expected, "{password}");
+        }
+    }
+
+    #[test]
+    fn a_generated_password_is_right_at_once_and_no_other_is() {
+        let (password, phc) = generate().expect("made");
+        let (other, other_phc) = generate().expect("made");
+        assert!(is_generated(&password) && is_of_generated(&phc), "{phc}");
+        assert!(verify(&password, &phc) && verify(&other, &other_phc));
+        assert!(!verify(&other, &phc) && !verify("violet kettle orbit", &phc));
+        assert!(!verify(&password, &hash(&password).expect("hashes")), "kept as what it is not");
+        assert_eq!(check_strength("ci", &password), Err(PasswordError::Reserved));
+        for text in ["prepaid402_", "prepaid402_short", &format!("{password}x"), &password[1..]] {
+            assert!(!is_generated(text), "{text}");
         }
     }
 

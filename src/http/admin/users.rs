@@ -66,6 +66,21 @@ pub async fn create_user(
     check_name(name)?;
     password::check_strength(name, password)?;
     let phc = hash(password).await?;
+    insert(connection, name, phc).await
+}
+
+/// Adds a user with a password that nobody can guess, for programs, and answers the password: nobody can ask for it later.
+///
+/// # Errors
+/// [`AdminUserError`].
+pub async fn create_program(connection: &mut Connection, name: &str) -> Result<String, AdminUserError> {
+    check_name(name)?;
+    let (password, phc) = password::generate().map_err(|_| AdminUserError::Hash)?;
+    insert(connection, name, phc).await?;
+    Ok(password)
+}
+
+async fn insert(connection: &mut Connection, name: &str, phc: String) -> Result<(), AdminUserError> {
     query("INSERT INTO admin_users (name, password_hash, created_at) VALUES ($1, $2, $3)")
         .bind(name)
         .bind(phc)
@@ -90,6 +105,20 @@ pub async fn set_password(
 ) -> Result<(), AdminUserError> {
     password::check_strength(name, password)?;
     let phc = hash(password).await?;
+    replace(connection, name, phc).await
+}
+
+/// Changes a password to one that nobody can guess, which is answered, and ends the user's sessions.
+///
+/// # Errors
+/// [`AdminUserError`].
+pub async fn generate_password(connection: &mut Connection, name: &str) -> Result<String, AdminUserError> {
+    let (password, phc) = password::generate().map_err(|_| AdminUserError::Hash)?;
+    replace(connection, name, phc).await?;
+    Ok(password)
+}
+
+async fn replace(connection: &mut Connection, name: &str, phc: String) -> Result<(), AdminUserError> {
     let name = name.to_owned();
     let changed = connection
         .in_transaction(move |connection| {

@@ -124,6 +124,7 @@ fn describe(entry: &EntryRow) -> String {
         "expire" | "expiry" => "Expired credit",
         "adjustment" if entry.credit == Account::ClientDebt => "Adjustment, debt written off",
         "adjustment" => "Adjustment, credit given",
+        "write-off-return" => "Adjustment, written-off debt taken back",
         _ => "Entry",
     };
     match &entry.route {

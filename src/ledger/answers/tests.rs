@@ -26,8 +26,9 @@ fn answer(scope: &str, request: RequestId, body: Option<&'static str>) -> Stored
         request,
         status: 201,
         headers: vec![
-            ("content-type".to_owned(), "text/plain".to_owned()),
-            ("x-a".to_owned(), "é\"\\".to_owned()),
+            ("content-type".to_owned(), b"text/plain".to_vec()),
+            ("x-a".to_owned(), "é\"\\".as_bytes().to_vec()),
+            ("x-any".to_owned(), (0x80..=0xFF).chain([b'\t', b' ', b'~']).collect()),
         ],
         body: body.map(|body| Bytes::from_static(body.as_bytes())),
         request_headers: Some(hash("headers")),
@@ -93,6 +94,14 @@ async fn of_many_claims_at_once_one_succeeds() {
         let succeeded = join_all(claims).await.into_iter().filter(|done| *done.as_ref().unwrap()).count();
         assert_eq!(succeeded, 1);
     }
+}
+
+#[test]
+fn headers_of_the_versions_before_are_read() {
+    let kept = from_text("[[\"content-type\",\"text/plain\"],[\"x-a\",\"\\\"b\\\\\"]]");
+    let header = |name: &str, value: &[u8]| (name.to_owned(), value.to_vec());
+    assert_eq!(kept, Some(vec![header("content-type", b"text/plain"), header("x-a", b"\"b\\")]));
+    assert_eq!(from_text("[[\"x-a\",\"\u{20ac}\"]]"), None, "no byte");
 }
 
 #[tokio::test]

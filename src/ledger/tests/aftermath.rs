@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::db::query;
+use crate::ledger::adjustments::NewAdjustment;
 use crate::ledger::aftermath::{
     Change, ChargeFacts, DisputeFacts, DisputeMovement, Movement, RefundFacts, RefundStatus, WarningFacts,
 };
+use crate::ledger::core::Gift;
 
 /// What happens to one charge at Stripe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +38,14 @@ struct Story {
     step: usize,
     /// While events arrive, a held request is settled, a served one given back, and the client pays in again.
     busy: bool,
+    /// After each event an operator writes off what is owed.
+    let_off: bool,
 }
 
 use Event::{Lost, Opened, Part, PartFailed, Reinstated, Rest, Succeeded, Warned, Withdrawn, Won};
 
 /// 45 of the 100 are spent right after the charge.
-const STORIES: [Story; 5] = [
+const STORIES: [Story; 7] = [
     Story {
         name: "a dispute that is won",
         events: [Succeeded, Part, Rest, Opened, Withdrawn, Reinstated, Won],
@@ -49,6 +53,7 @@ const STORIES: [Story; 5] = [
         ends: "paid 0 bonus 0 debt 45 active",
         step: 1,
         busy: false,
+        let_off: false,
     },
     Story {
         name: "a dispute that is lost, with refunds before and after it, and a fraud warning",
@@ -57,6 +62,7 @@ const STORIES: [Story; 5] = [
         ends: "paid 0 bonus 0 debt 95 frozen",
         step: 16,
         busy: false,
+        let_off: false,
     },
     Story {
         name: "a refund that fails after it has succeeded",
@@ -65,6 +71,7 @@ const STORIES: [Story; 5] = [
         ends: "paid 0 bonus 8 debt 55 frozen",
         step: 16,
         busy: false,
+        let_off: false,
     },
     Story {
         name: "a dispute that is won before the money is back, and a refund that fails",
@@ -73,6 +80,7 @@ const STORIES: [Story; 5] = [
         ends: "paid 55 bonus 20 debt 0 active",
         step: 16,
         busy: false,
+        let_off: false,
     },
     Story {
         name: "a client who goes on meanwhile",
@@ -81,6 +89,25 @@ const STORIES: [Story; 5] = [
         ends: "paid 0 bonus 0 debt 25 active",
         step: 32,
         busy: true,
+        let_off: false,
+    },
+    Story {
+        name: "a dispute that is won, of a client who is let off whatever is owed",
+        events: [Succeeded, Part, Rest, Opened, Withdrawn, Reinstated, Won],
+        // Nothing is owed, and what was spent and refunded all the same is all that the seller has given.
+        ends: "paid 0 bonus 0 debt 0 active",
+        step: 8,
+        busy: false,
+        let_off: true,
+    },
+    Story {
+        name: "a refund that fails, of a client who is let off whatever is owed",
+        events: [Succeeded, Opened, Withdrawn, Part, Won, Reinstated, PartFailed],
+        // 100 - 45, as if nothing had been let off: everything has come back.
+        ends: "paid 55 bonus 20 debt 0 active",
+        step: 8,
+        busy: false,
+        let_off: true,
     },
 ];
 
@@ -130,6 +157,7 @@ pub(super) fn nothing_yet(top_up: TopUpId) -> ChargeFacts {
     ChargeFacts {
         top_up,
         charge: format!("ch_{top_up}"),
+        fingerprint: None,
         fee: Some(Movement { id: format!("txn_charge_{top_up}"), amount: m(3) }),
         refunds: Vec::new(),
         disputes: Vec::new(),
@@ -223,6 +251,9 @@ async fn tell(books: &Books, story: &Story, number: usize, order: [usize; 7]) ->
                 waiting.push(facts);
             }
         }
+        if let (true, Some(client)) = (story.let_off, client) {
+            books.let_off(client).await;
+        }
         if let (5.., Some(client), Some(reservation)) = (place, client, running.take_if(|_| place >= 5)) {
             let settled = Capture { held: true, ..capture(client, held, 10) };
             books.ledger.capture(settled, reservation).await.unwrap();
@@ -298,6 +329,10 @@ async fn events_in_any_order_and_twice_leave_one_final_state() {
         assert_eq!(ends.len(), 1, "{}: {ends:#?}", story.name);
         let (end, client) = ends.pop_first().unwrap();
         assert_eq!(end[0], story.ends, "{}: {end:#?}", story.name);
+        // What the seller has given is what the client would owe.
+        let given = end.iter().find_map(|line| line.strip_prefix("account 10: "));
+        let expected = if story.let_off && !story.ends.starts_with("paid 55") { Some("45") } else { None };
+        assert_eq!(given, expected, "{}: {end:#?}", story.name);
         // What was taken is nowhere but with the card, at Stripe, and in the debt.
         assert!(!end.iter().any(|line| line.starts_with("account 7:")), "{}: {end:#?}", story.name);
         let state = books.ledger.state(client).await.unwrap().unwrap();
@@ -318,6 +353,25 @@ impl Books {
         let top_up = self.charged(None, "usd", 100, 20).await;
         let client = self.ledger.record_top_up(charge_of(top_up), None).await.unwrap().0.client;
         (client, top_up)
+    }
+
+    /// Writes off what a client owes, if it owes something.
+    async fn let_off(&self, client: ClientId) {
+        let id = uuid::Uuid::now_v7().to_string();
+        let new = NewAdjustment {
+            request_key: id.clone(),
+            id,
+            client,
+            gift: Gift::Forgiveness,
+            amount: None,
+            reason: "a gesture".to_owned(),
+            operator: "ada".to_owned(),
+            max_a_day: Micros::ZERO,
+        };
+        match self.ledger.change(Change::Adjust(new)).await {
+            Ok((_, state)) => assert!(state.debt.is_zero()),
+            Err(error) => assert_eq!(error, LedgerError::Refused(Refusal::ExceedsDebt)),
+        }
     }
 
     async fn freeze(&self, client: ClientId) -> Result<(ClientId, ClientState), LedgerError> {
@@ -449,6 +503,24 @@ async fn an_inquiry_that_was_closed_and_becomes_a_dispute_freezes_again() {
     assert!(!books.align(facts("under_review", taken())).await.frozen);
     assert_eq!(books.balances(client).await, (60, 20, 0));
     books.assert_clean().await;
+}
+
+/// An operator who lets a client go because a bank only asks has not been asked about the dispute.
+#[tokio::test]
+async fn an_inquiry_that_an_operator_has_cleared_and_that_becomes_a_dispute_freezes_again() {
+    for ends in ["needs_response", "lost", "won"] {
+        let books = Books::open().await;
+        let (client, top_up) = books.buyer().await;
+        let facts = |status: &str| ChargeFacts {
+            disputes: vec![dispute_of("one", top_up, 40, status)],
+            ..nothing_yet(top_up)
+        };
+        assert!(books.align(facts("warning_needs_response")).await.frozen);
+        books.unfreeze(client).await.unwrap();
+        assert!(!books.align(facts("warning_under_review")).await.frozen);
+        assert_eq!(books.align(facts(ends)).await.frozen, ends != "won", "{ends}");
+        books.assert_clean().await;
+    }
 }
 
 #[tokio::test]

@@ -538,6 +538,7 @@ async fn refunded() -> TestDatabase {
     let mut facts = ChargeFacts {
         top_up,
         charge: "ch_1".to_owned(),
+        fingerprint: None,
         fee: Some(Movement { id: "txn_fee".to_owned(), amount: m(2) }),
         refunds: vec![
             refund("re_20", 20, RefundStatus::Pending),

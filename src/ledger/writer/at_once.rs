@@ -149,6 +149,7 @@ impl Writer {
         self.counts.at_once.fetch_add(1, Relaxed);
         self.at_once.last_detours = 0;
         self.row_is_stale = false;
+        self.note_newest(&batch);
         self.remember(&batch.clients);
         Ok(Some(Committed { outcomes, states: batch.clients }))
     }

@@ -240,14 +240,21 @@ async fn what_stripe_does_not_have_ends_after_three_days_in_a_row() {
     let stage = Stage::new().await;
     stage.inbox.store(vec![handled("evt_1")]).await.unwrap();
     let missing = Applied::Missing { is_proven: true };
+    let unproven = stage.inbox.step_with(|_| async { Applied::Missing { is_proven: false } }).await.unwrap();
+    assert_eq!(unproven, 1);
+    let begun = "SELECT COUNT(*) FROM stripe_events WHERE missing_since IS NOT NULL";
+    assert_eq!(stage.number(begun).await, 0, "nobody who could know has said so yet");
     for (aged, applied, expected) in [
         (0, missing.clone(), "parked"),
         (71, missing.clone(), "parked"),
         // Stripe could not be asked: what it would have said, nobody knows.
         (2, Applied::Park("not now".to_owned()), "parked"),
         (200, missing.clone(), "parked"),
+        // Another account would have said the same: it neither goes on nor begins.
         (73, Applied::Missing { is_proven: false }, "parked"),
-        (0, missing, "ignored"),
+        (0, missing.clone(), "parked"),
+        (71, missing.clone(), "parked"),
+        (2, missing, "ignored"),
     ] {
         let micros = aged * 3_600 * SECOND;
         stage.run(&format!("UPDATE stripe_events SET missing_since = missing_since - {micros}")).await;
@@ -257,4 +264,82 @@ async fn what_stripe_does_not_have_ends_after_three_days_in_a_row() {
         assert_eq!(taken, 1, "{aged} {applied:?}");
         assert_eq!(stage.states().await[0].1, expected, "{aged} {applied:?}");
     }
+}
+
+/// A row of ours whose PaymentIntent was never stored is known by what Stripe's objects say about themselves.
+#[tokio::test]
+async fn what_names_a_row_of_ours_never_ends() {
+    let stage = Stage::new().await;
+    let hash = stage.database.bytes(&[7; 32]);
+    let row = |id: &str, intent: &str, charge: &str| {
+        format!(
+            "INSERT INTO top_ups (id, key, key_hash, key_secret, currency, amount, bonus, state, payment_intent, charge, created_at, \
+             updated_at) VALUES ('{id}', '{id}', {hash}, 1, 'usd', 5, 0, 'failed', {intent}, {charge}, 1, 1)"
+        )
+    };
+    stage.run(&row("t-created", "NULL", "NULL")).await;
+    stage.run(&row("t-charged", "'pi_known'", "'ch_known'")).await;
+    let about = |id: &str, kind: &str, object: Value| {
+        let json = json!({ "id": id, "type": kind, "created": 7, "data": { "object": object } });
+        Event::read(json, 0).unwrap()
+    };
+    let ours = [
+        about(
+            "evt_by_top_up",
+            "payment_intent.succeeded",
+            json!({ "id": "pi_new", "metadata": { "prepaid402_top_up": "t-created" } }),
+        ),
+        about(
+            "evt_charge_by_top_up",
+            "charge.updated",
+            json!({ "id": "ch_new", "payment_intent": "pi_new", "metadata": { "prepaid402_top_up": "t-created" } }),
+        ),
+        about("evt_by_charge", "charge.dispute.created", json!({ "id": "dp_new", "charge": "ch_known" })),
+        about(
+            "evt_by_expanded_charge",
+            "refund.updated",
+            json!({ "id": "re_new", "charge": { "id": "ch_known" } }),
+        ),
+        about("evt_by_intent", "refund.failed", json!({ "id": "re_other", "payment_intent": "pi_known" })),
+    ];
+    let foreign = [
+        about(
+            "evt_foreign",
+            "payment_intent.succeeded",
+            json!({ "id": "pi_foreign", "metadata": { "prepaid402_top_up": "t-elsewhere" } }),
+        ),
+        about(
+            "evt_nameless",
+            "charge.dispute.created",
+            json!({ "id": "dp_foreign", "charge": null, "metadata": null }),
+        ),
+    ];
+    stage.inbox.store(ours.into_iter().chain(foreign).collect()).await.unwrap();
+    let look = async || {
+        stage.later().await;
+        stage.inbox.step_with(|_| async { Applied::Missing { is_proven: true } }).await.unwrap()
+    };
+    assert_eq!(look().await, 7);
+    assert_eq!(stage.inbox.parked().await.unwrap().unknown_objects, 5);
+    stage
+        .run(&format!("UPDATE stripe_events SET missing_since = missing_since - {}", 73 * 3_600 * SECOND))
+        .await;
+    assert_eq!(look().await, 7);
+    let ended: Vec<String> = stage
+        .states()
+        .await
+        .into_iter()
+        .filter(|(_, state, _)| state == "ignored")
+        .map(|(id, ..)| id)
+        .collect();
+    assert_eq!(ended, ["evt_foreign", "evt_nameless"]);
+    let parked = stage.inbox.parked().await.unwrap();
+    assert_eq!((parked.count, parked.unknown_objects), (5, 5));
+    // What was charged in a former account is not this one's to know.
+    stage.run("UPDATE top_ups SET former_account = 1").await;
+    stage
+        .run(&format!("UPDATE stripe_events SET missing_since = missing_since - {}", 73 * 3_600 * SECOND))
+        .await;
+    assert_eq!(look().await, 5);
+    assert_eq!(stage.inbox.parked().await.unwrap().count, 0);
 }

@@ -44,14 +44,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::protocol::stripe402::{Requirement, Resource};
+    use crate::protocol::stripe402::{Requirement, Resource, Standing};
 
     fn offer(amount: i64, url: String) -> PaymentRequired {
         PaymentRequired {
             stripe402_version: 1,
+            x402_version: 2,
             resource: Resource { url, description: None, mime_type: None },
             accepts: vec![Requirement {
                 scheme: "stripe".into(),
+                network: "stripe:usd".into(),
                 currency: "usd".into(),
                 amount,
                 min_top_up: 50_000,
@@ -68,9 +70,7 @@ mod tests {
             who_acts: "agent".into(),
             request_id: String::new(),
             balance: None,
-            spendable: None,
-            frozen: None,
-            debt: None,
+            standing: Standing::default(),
             saved_card: String::new(),
         }
     }

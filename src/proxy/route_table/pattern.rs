@@ -1,8 +1,8 @@
-//! One pattern: what it matches, exactly and in the folded reading, and how specific it is.
+//! One pattern: how it is written, what it matches, exactly and in the folded reading, and how specific it is.
 
 use std::cmp::Ordering;
 
-use super::{canonicalise, fold};
+use super::{canonicalise, fold, spelling};
 use crate::proxy::path::is_dot_or_blank;
 
 /// A segment of a pattern, ordered from most to least specific.
@@ -43,14 +43,27 @@ pub(super) fn before_query(folded: &str) -> Option<&str> {
     folded.get(..end).map(|before| before.trim_end_matches(|c| c == '/' || is_dot_or_blank(c)))
 }
 
+/// The folded path up to a `&`, as a rewriting rule such as `index.php?path=$1` passes it on.
+pub(super) fn before_parameter(folded: &str) -> Option<&str> {
+    let end = folded.find('&')?;
+    folded.get(..end).map(|before| before.trim_end_matches(|c| c == '/' || is_dot_or_blank(c)))
+}
+
 impl Pattern {
     /// Reads a pattern.
     ///
     /// # Errors
-    /// A sentence about the pattern, without the final full stop.
+    /// What is wrong with the path, as it goes on after the path's name, without the final full stop.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
+        Self::parse_as_written(text).map_err(|what| match spelling::of_others(text) {
+            Some(meant) if Self::parse_as_written(&meant).is_ok() => format!("{what}: write \"{meant}\""),
+            _ => what,
+        })
+    }
+
+    fn parse_as_written(text: &str) -> Result<Self, String> {
         let Some(rest) = text.strip_prefix('/') else {
-            return Err(format!("the path {text:?} does not start with '/'"));
+            return Err("must start with /".to_owned());
         };
         let written: Vec<&str> = rest.split('/').collect();
         let mut parts = Vec::with_capacity(written.len());
@@ -59,11 +72,15 @@ impl Pattern {
             let part = match *segment {
                 "*" if at + 1 == written.len() => Part::Rest,
                 _ if segment.contains('*') => {
-                    return Err(format!("the path {text:?} has a '*' that is not its whole last segment"));
+                    return Err(format!("{text:?} has a '*' that is not its whole last segment"));
                 }
                 _ if segment.contains(['{', '}']) => parameter(segment).ok_or_else(|| {
-                    format!("the path {text:?} has braces that are not a whole segment such as {{name}}")
+                    format!("{text:?} has braces that are not a whole segment such as {{name}}")
                 })?,
+                // No API has such a path; many frameworks write parameters so.
+                _ if spelling::is_parameter_of_others(segment) => {
+                    return Err(format!("{text:?} has {segment:?}, which is no parameter here"));
+                }
                 literal => Part::Literal { text: literal.to_owned(), folded: fold(literal) },
             };
             plain.push('/');
@@ -72,9 +89,9 @@ impl Pattern {
         }
         match canonicalise(&plain) {
             Ok(path) if path.as_str() == plain => Ok(Self { parts }),
-            Ok(_) => Err(format!("the path {text:?} has unnecessary or lower-case percent escapes")),
+            Ok(_) => Err(format!("{text:?} has unnecessary or lower-case percent escapes")),
             Err(reason) => {
-                Err(format!("the path {text:?} can never match: {reason}").trim_end_matches('.').to_owned())
+                Err(format!("{text:?} can never match: {reason}").trim_end_matches('.').to_owned())
             }
         }
     }

@@ -17,6 +17,8 @@ fn route(methods: &str, pattern: &str, micros: i64) -> RouteConfig {
         mime_type: None,
         charged_statuses: StatusSet::default_charged(),
         response_timeout: None,
+        idle_timeout: None,
+        body_timeout: None,
         max_body_bytes: None,
     }
 }
@@ -277,7 +279,7 @@ fn routes_that_cannot_be_used_are_reported_at_once() {
     let problems = RouteTable::new(&bad).expect_err("unusable");
     let indexes: Vec<usize> = problems.iter().map(|problem| problem.index).collect();
     assert_eq!(indexes, [0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
-    assert_eq!(problems[0].to_string(), "route 1: it lists no method");
+    assert_eq!(problems[0].to_string(), "routes[0]: it lists no method");
 }
 
 #[test]
@@ -351,6 +353,62 @@ fn overlaps_are_named_with_an_example() {
     );
     let by_method = table(&[("GET", "/a/{x}", 0), ("POST", "/a/{y}", 5)]);
     assert_eq!(by_method.overlaps(), []);
+}
+
+#[test]
+fn what_some_server_makes_of_a_priced_path_is_not_free() {
+    let table = table(&[
+        ("GET", "/open/{name}", 0),
+        ("GET", "/open/secret", 50),
+        ("GET", "/open/b%C3%BCcher", 50),
+        ("GET", "/{page}", 0),
+    ]);
+    for name in [
+        "%20secret",
+        "+secret",
+        "%C2%A0secret",
+        "s%C2%ADecret",
+        "secret%E2%80%8B",
+        "%EF%BB%BFsecret",
+        "%EF%BD%93ecret",
+        "s%C3%A9cret",
+        "secret%EF%BC%8E",
+        "secret%EF%BC%9Bv=1",
+        "secret%EF%BC%9Fv=1",
+        "secret%EF%BC%8F",
+        "secret::$DATA",
+        "secret&v=1",
+        "secret%26v=1",
+        "secret%EF%BC%86v=1",
+    ] {
+        if let Ok(path) = canonicalise(&format!("/open/{name}")) {
+            let found = table.find("GET", &path);
+            assert!(
+                matches!(found, Found::NotConfigured { looks_like: Some("GET /open/secret") }),
+                "{name}: {found:?}"
+            );
+        }
+    }
+    for other in ["B%C3%9CCHER", "bu%CC%88cher", "bucher"] {
+        assert_eq!(found(&table, "GET", &format!("/open/{other}")), "- GET /open/b%C3%BCcher", "{other}");
+    }
+    for elsewhere in ["/open%EF%BC%8Fsecret", "/open%EF%BC%BCsecret", "/open%EF%BC%852fsecret"] {
+        assert_eq!(found(&table, "GET", elsewhere), "- GET /open/secret", "{elsewhere}");
+    }
+    for (path, route) in [
+        ("/open/secret", "GET /open/secret"),
+        ("/open/b%C3%BCcher", "GET /open/b%C3%BCcher"),
+        ("/open/secrets", "GET /open/{name}"),
+        ("/open/the%20secret", "GET /open/{name}"),
+        ("/open/the+secret", "GET /open/{name}"),
+        ("/open/sec_ret", "GET /open/{name}"),
+        ("/open/rock&roll", "GET /open/{name}"),
+        ("/open/%E5%92%8C%EF%BC%8F%E6%B4%8B", "GET /open/{name}"),
+        ("/open/%D1%95ecret", "GET /open/{name}"),
+        ("/caf%C3%A9", "GET /{page}"),
+    ] {
+        assert_eq!(found(&table, "GET", path), route, "{path}");
+    }
 }
 
 /// The most lenient upstream there is, written without our code: decodes, ignores case and trailing slashes.
@@ -434,6 +492,30 @@ proptest! {
         prop_assume!(ends.is_empty() || (ends.starts_with('.') && !ends.contains(['/', ' '])));
         if let Found::Route(found) = table.find(method, &canonical) {
             prop_assert!(price(found.config.charge) == 50, "{} {} reached {}", method, canonical.as_str(), found.name);
+        }
+    }
+
+    /// Blanks and what is not seen, anywhere in a segment; full-width letters and separators.
+    #[test]
+    fn no_disguise_of_a_priced_path_is_cheaper(
+        path in "(/[a-c]{2,3}){1,3}",
+        before in prop::sample::select(vec!["", "+", "%20", "%C2%AD", "%EF%BB%BF+", "%C2%A0"]),
+        within in prop::sample::select(vec!["", "%C2%AD", "%E2%80%8D", "%CC%81", "%EF%B8%8F"]),
+        after in prop::sample::select(vec!["", "+", "%20", "%E2%80%8B", "::$DATA", "%EF%BC%8E", "&x=1", "%26x"]),
+        wide_separators in any::<bool>(),
+        detour in prop::sample::select(vec!["/*", "/{a}/*", "/{a}", "/{a}/{b}", "/{a}/{b}/{c}"]),
+        detour_price in prop::sample::select(vec![0_i64, 5]),
+        method in prop::sample::select(vec!["GET", "HEAD", "POST"]),
+    ) {
+        let table = table(&[("POST", &path, 50), ("GET,POST", detour, detour_price)]);
+        let disguised = path.split('/').skip(1).map(|segment| {
+            let (first, rest) = segment.split_at(1);
+            format!("{before}{first}{within}{rest}")
+        });
+        let separator = if wide_separators { "%EF%BC%8F" } else { "/" };
+        let raw = format!("/{}{after}", disguised.collect::<Vec<_>>().join(separator));
+        if let Found::Route(found) = table.find(method, &canonicalise(&raw).expect("can be read in one way")) {
+            prop_assert!(price(found.config.charge) == 50, "{} {} reached {}", method, raw, found.name);
         }
     }
 

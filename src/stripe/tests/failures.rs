@@ -25,6 +25,26 @@ async fn decline_after(fields: Value) -> Decline {
     }
 }
 
+/// As Stripe words it; what is missing in one mode may be there in the other one of the same account.
+#[tokio::test]
+async fn what_is_missing_may_be_of_the_other_mode() {
+    let missing = |message: &str| {
+        let fields = json!({"type": "invalid_request_error", "code": "resource_missing", "message": message, "param": "intent"});
+        Reply::status(404, error(&fields))
+    };
+    for (message, is_there) in [
+        ("No such payment_intent: 'pi_1'", false),
+        (
+            "No such payment_intent: 'pi_1'; a similar object exists in test mode, but a live mode key was used to make this request.",
+            true,
+        ),
+    ] {
+        let double = Double::always(missing(message)).await;
+        let failure = stripe(&double).retrieve_payment_intent("pi_1", later()).await.expect_err("missing");
+        assert_eq!((failure.is_missing(), failure.is_of_other_mode()), (true, is_there), "{message}");
+    }
+}
+
 #[tokio::test]
 async fn a_decline_is_definitive_and_shows_the_intent() {
     let decline = decline_after(json!({

@@ -95,6 +95,45 @@ async fn stripe_may_forbid_another_attempt() {
     }
 }
 
+/// It will not become readable: once more, in case something on the way has damaged it, and no more.
+#[tokio::test]
+async fn an_answer_that_cannot_be_read_is_asked_for_once_more() {
+    for unreadable in ["{\"id\":", "<html>", "", "{}"] {
+        let double = Double::always(Reply::ok(unreadable)).await;
+        let looked = stripe(&double).retrieve_payment_intent("pi_1", later()).await;
+        assert_eq!(looked.map(drop), Err(unknown(UnknownReason::Unreadable(200))), "{unreadable}");
+        assert_eq!(double.seen().len(), 2, "{unreadable}");
+        let charged = stripe(&double).create_payment_intent(new_intent(), later()).await;
+        assert_eq!(charged.map(drop), Err(unknown(UnknownReason::Unreadable(200))), "{unreadable}");
+        assert_eq!(double.seen().len(), 4, "{unreadable}");
+    }
+    // Whatever else happens in between: what is unreadable is counted by itself.
+    let replies = [Reply::ok("{"), busy(), busy(), Reply::ok("{"), fine()];
+    let double = Double::start(replies).await;
+    stripe(&double).retrieve_payment_intent("pi_1", later()).await.map(drop).expect_err("twice unreadable");
+    assert_eq!(double.seen().len(), 4);
+    // A page of a proxy is no answer of Stripe's, and goes away.
+    let proxy = || Reply::status(502, "<html>");
+    let double = Double::start([proxy(), proxy(), proxy(), fine()]).await;
+    stripe(&double).retrieve_payment_intent("pi_1", later()).await.map(drop).expect("found");
+}
+
+/// However long a whole list may take: a page that does not come for a while (40 seconds; here less) does not come.
+#[tokio::test]
+async fn a_list_of_a_stripe_that_does_not_answer_is_given_up_after_one_page() {
+    let double = Double::always(Reply::Silence).await;
+    let stripe = stripe(&double);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let (moved, intents) = tokio::join!(
+        stripe.balance_transactions_between(1, 2, deadline, &|_| {}),
+        stripe.list_payment_intents_created_between(1, 2, deadline),
+    );
+    assert_eq!(moved.map(drop).map_err(|failure| failure.class()), Err("unknown"));
+    assert_eq!(intents.map(drop).map_err(|failure| failure.class()), Err("unknown"));
+    assert!(Instant::now() < deadline - Duration::from_secs(5));
+    assert_eq!(RetryPolicy::default().page, Duration::from_secs(40));
+}
+
 #[tokio::test]
 async fn the_last_failure_is_returned_at_the_deadline() {
     let double = Double::always(busy().with("stripe-should-retry", "true")).await;

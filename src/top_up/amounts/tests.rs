@@ -142,7 +142,7 @@ proptest! {
     fn what_is_offered_is_accepted_and_what_is_accepted_is_offered((shop, state, price, tries) in case()) {
         let amounts = &shop.amounts;
         let offers = Offers { publishable_key: "pk_test_a".to_owned(), amounts: amounts.clone() };
-        let sale = Sale { path: "/", description: None, mime_type: None, price };
+        let sale = Sale { origin: "", path: "/", description: None, mime_type: None, price };
         let offer = offers.write(sale, &Refusal::InsufficientCredits, state.as_ref(), "r");
         let sent_back = |units: i64| {
             let amount = crate::domain::Units::new(units).unwrap().to_micros();

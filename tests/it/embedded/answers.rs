@@ -452,3 +452,36 @@ async fn a_handler_learns_that_it_is_asked_again_for_nothing() {
     assert_eq!(shop.balance(&client).await, PACK - PRICE);
     shop.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_repeated_with_every_byte_of_its_headers() {
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let client = shop.wallet().await;
+    let first = shop.send("POST", "/named", &Pay::client(&client), Some("k")).await;
+    let again = decided(&shop, "POST", "/named", &Pay::client(&client), "k").await;
+    assert_eq!(again.header("idempotent-replayed"), Some("true"), "{}", again.text());
+    for answer in [first, again] {
+        assert_eq!(answer.headers["x-name"].as_bytes(), b"caf\xe9 \xff");
+    }
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_is_too_long_and_an_upgrade_that_is_offered() {
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let client = shop.wallet().await;
+    let long = "x".repeat(65_000);
+    for path in ["/five", "/billing/balance"] {
+        let mut raw = Raw::connect(&shop.url).await;
+        raw.send(request("GET", &format!("{path}?{long}"), &client, "")).await;
+        assert_eq!(status_of(&raw.head().await), 414, "{path}");
+    }
+    assert_eq!((shop.handlers.calls(), shop.balance(&client).await), (0, PACK));
+    let mut raw = Raw::connect(&shop.url).await;
+    raw.send(request("GET", "/five", &client, "connection: upgrade\r\nupgrade: h2c\r\n")).await;
+    let head = raw.head().await;
+    assert_eq!((status_of(&head), header_of(&head, "connection")), (200, Some("close")), "{head}");
+    shop.close().await;
+}

@@ -14,7 +14,7 @@ async fn an_unpaid_request_gets_an_offer_and_reaches_no_handler() {
         let requirement = &offer.accepts[0];
         assert_eq!((requirement.amount, requirement.price.as_deref()), (PRICE, Some("0.05")));
         assert_eq!(requirement.publishable_key, PUBLISHABLE_KEY);
-        assert_eq!(offer.resource.url, "/five");
+        assert_eq!(offer.resource.url, format!("{}/five", shop.url));
         assert_eq!(offer.resource.description.as_deref(), Some("Five cents"));
         assert_eq!(offer.resource.mime_type.as_deref(), Some("application/json"));
         assert!(answer.header("x-request-id").is_some());

@@ -1,6 +1,8 @@
 //! Prices, settings, the admin address, and the end.
 
 use super::*;
+use crate::support::program::{finish, program};
+use crate::support::{empty_disk, fill_disk};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_price_that_cannot_be_charged_is_refused() {
@@ -104,6 +106,46 @@ async fn the_admin_address_has_health_and_metrics_and_the_shop_has_billing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_nothing_can_be_written_no_handler_works_and_no_card_is_charged() {
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let client = shop.wallet().await;
+    assert_eq!(shop.get("/five", &Pay::client(&client)).await.status, 200);
+    let away = world.folder.path().join("away.db");
+    if world.database.is_shared() {
+        fill_disk(&world.database).await;
+        // The first one finds it out.
+        assert_eq!(shop.get("/five", &Pay::client(&client)).await.code(), "capture_unknown");
+    } else {
+        std::fs::rename(world.file(), &away).unwrap();
+    }
+    let status = || async { world.client.get(&format!("{}/readyz", shop.admin_url)).await.status };
+    eventually("it is not ready", || async { status().await == 503 }).await;
+    let (calls, card) = (shop.handlers.calls(), world.tokenise(GOOD).await);
+    for (method, pay, key) in [
+        ("GET", Pay::client(&client), None),
+        ("POST", Pay::client(&client), None),
+        ("POST", Pay::client(&client), Some("k")),
+        ("GET", Pay::card(&card), None),
+        ("GET", Pay::client(&client).with_card(&card).top_up(500_000), None),
+    ] {
+        let answer = shop.send(method, "/five", &pay, key).await;
+        assert_eq!((answer.status, answer.code().as_str()), (503, "busy"), "{method}: {}", answer.text());
+    }
+    assert_eq!(shop.handlers.calls(), calls, "no handler works");
+    assert_eq!(world.succeeded_charges().await.len(), 1);
+    if world.database.is_shared() {
+        empty_disk(&world.database).await;
+    } else {
+        std::fs::rename(&away, world.file()).unwrap();
+    }
+    eventually("it is ready again", || async { status().await == 200 }).await;
+    assert_eq!(shop.get("/five", &Pay::client(&client)).await.receipt().credits_remaining, PACK - 2 * PRICE);
+    shop.close().await;
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn after_the_stop_requests_are_refused_and_nothing_is_charged() {
     let world = World::new().await;
     let shop = Shop::open(&world).await;
@@ -130,4 +172,59 @@ async fn after_the_stop_requests_are_refused_and_nothing_is_charged() {
     let shop = Shop::open(&world).await;
     assert_eq!(shop.balance(&client).await, PACK - PRICE);
     shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_applications_file_is_good_for_every_command_but_serve() {
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let client = shop.wallet().await;
+    assert_eq!(shop.get("/five", &Pay::client(&client)).await.status, 200);
+    let file = world.folder.path().join("application.toml");
+    std::fs::write(&file, toml(&world, "[idempotency]\nkeep = \"1h\"")).unwrap();
+    let file = file.to_str().unwrap();
+    let run = async |args: &[&str], variables: &[(&str, &str)]| {
+        let mut command = program(world.folder.path(), args);
+        command.args(["--config", file]).envs(world.environment()).envs(variables.iter().copied());
+        finish(command, None).await
+    };
+    let checked = run(&["check-config"], &[]).await;
+    assert_eq!(checked.code, 0, "{checked:?}");
+    for part in [
+        "upstream       none",
+        "serve needs upstream.url",
+        "each wrapped with its price",
+        "database belongs to",
+    ] {
+        assert!(checked.out.contains(part), "{part} in {}", checked.out);
+    }
+    assert!(!checked.out.contains(" 404"), "there is nothing to warn of: {}", checked.out);
+    for args in [&["reconcile", "--since", "1h", "--until", "now"][..], &["verify"]] {
+        let ran = run(args, &[]).await;
+        assert_eq!(ran.code, 0, "{args:?}: {ran:?}");
+    }
+    if !world.database.is_shared() {
+        let backed_up = run(&["backup", "--to", "copy.db"], &[]).await;
+        assert_eq!(backed_up.code, 0, "{backed_up:?}");
+    }
+    let served = run(&["serve"], &[]).await;
+    assert!(served.code == 2 && served.err.contains("upstream.url"), "{served:?}");
+    // What is half a gateway's is a gateway's that lacks something.
+    let named = [("PREPAID402_UPSTREAM__URL", "http://127.0.0.1:8080")];
+    let gateway = run(&["check-config"], &named).await;
+    assert!(gateway.code == 0 && gateway.out.contains("upstream       http://127.0.0.1:8080"), "{gateway:?}");
+    for half in ["[[routes]]\npath = \"/a\"\nprice = \"0.05\"", "[upstream]\nidle_timeout = \"1s\""] {
+        std::fs::write(file, toml(&world, half)).unwrap();
+        let checked = run(&["check-config"], &[]).await;
+        assert!(checked.code == 2 && checked.err.contains("upstream.url"), "{checked:?}");
+    }
+    shop.close().await;
+}
+
+/// An application has its own allocator: that of the program is a feature which it switches off.
+#[test]
+fn the_programs_allocator_is_a_default_feature() {
+    let package: toml::Table = include_str!("../../../Cargo.toml").parse().unwrap();
+    assert_eq!(package["features"]["default"], toml::Value::from(vec!["mimalloc"]));
+    assert_eq!(package["dependencies"]["mimalloc"]["optional"].as_bool(), Some(true));
 }

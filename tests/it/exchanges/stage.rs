@@ -20,7 +20,8 @@ pub const PASSWORD: &str = "violet kettle orbit";
 
 /// The world of a file.
 pub async fn world_of(theme: &Theme) -> World {
-    let (mut top, mut tables) = (String::new(), String::new());
+    // The name that exchanges at the admin door say.
+    let (mut top, mut tables) = ("admin_hosts = [\"admin\"]\n".to_owned(), String::new());
     for (_, lines) in theme.setting.blocks("configuration") {
         for line in lines {
             let part = if tables.is_empty() && !line.starts_with('[') { &mut top } else { &mut tables };

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use super::payer;
 use crate::support::raw::{Raw, header_of, status_of};
+use crate::support::upstream::{Script, ThenUpstream};
 use crate::support::{Pay, ROUTES, World};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -261,6 +262,80 @@ async fn the_upstream_does_not_speak_for_the_gateway() {
             assert_eq!(answer.header(name), None, "{free}: {name}");
         }
         assert_eq!(answer.header("x-accel-buffering"), Some("no"), "{free}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_callers_trace_passes_and_its_own_id_is_kept_beside_ours() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let (_, payment) = payer(&world, &gateway).await;
+    let long = "x".repeat(129);
+    for (path, id, kept) in [
+        ("/api/joke", "order-7/3", Some("order-7/3")),
+        ("/api/health", "order-7/3", Some("order-7/3")),
+        ("/api/joke", "two words", None),
+        ("/api/joke", "\"quoted\"", None),
+        ("/api/joke", long.as_str(), None),
+        ("/api/joke", "one\r\nx-request-id: two", None),
+    ] {
+        let mut raw = Raw::connect(&gateway.url).await;
+        raw.send(format!(
+            "GET {path} HTTP/1.1\r\nhost: a\r\npayment: {payment}\r\ntraceparent: 00-1-2-01\r\ntracestate: a=b\r\nbaggage: c=d\r\n\
+             x-prepaid402-caller-request-id: evil\r\nx-request-id: {id}\r\n\r\n"
+        ))
+        .await;
+        let head = raw.head().await;
+        assert_eq!(status_of(&head), 200, "{head}");
+        let seen = world.upstream.seen().pop().unwrap().headers;
+        assert_eq!(
+            (seen["traceparent"].as_str(), seen["tracestate"].as_str(), seen["baggage"].as_str()),
+            ("00-1-2-01", "a=b", "c=d")
+        );
+        assert_eq!(seen.get("x-prepaid402-caller-request-id").map(String::as_str), kept, "{id}");
+        assert_eq!(Some(seen["x-request-id"].as_str()), header_of(&head, "x-request-id"), "ours");
+        assert!(!head.contains("order-7"), "{head}");
+    }
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_upstream_is_stands_in_no_header() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    let (_, payment) = payer(&world, &gateway).await;
+    let inner = world.upstream.url.strip_prefix("http://").unwrap();
+    let lines = [
+        format!("location: //{inner}/a"),
+        format!("content-location: HTTP://user@{inner}/a"),
+        format!(
+            "link: <http://{inner}/a?p=2>; rel=\"next\", <//{inner}/b>; rel=prev, <https://cdn.example/c>; rel=preload"
+        ),
+        format!("refresh: 5; url=https://{inner}/a"),
+        format!("operation-location: http://{inner}/jobs/1"),
+        format!("azure-asyncoperation: http://{inner}/jobs/1"),
+        format!("www-authenticate: Bearer realm=\"http://{inner}/token\""),
+    ];
+    let bytes = format!("HTTP/1.1 200 OK\r\n{}\r\ncontent-length: 2\r\n\r\nok", lines.join("\r\n"));
+    world.upstream.script([Script { bytes: bytes.into_bytes(), then: ThenUpstream::Closes }]);
+    let mut raw = Raw::connect(&gateway.url).await;
+    raw.send(format!("GET /up/scripted HTTP/1.1\r\nhost: a\r\npayment: {payment}\r\n\r\n")).await;
+    let head = raw.head().await;
+    assert!(!head.contains(inner), "{head}");
+    for (name, value) in [
+        ("location", "https://api.example.com/a"),
+        ("content-location", "https://api.example.com/a"),
+        (
+            "link",
+            "<https://api.example.com/a?p=2>; rel=\"next\", <https://api.example.com/b>; rel=prev, <https://cdn.example/c>; rel=preload",
+        ),
+        ("refresh", "5; url=https://api.example.com/a"),
+        ("operation-location", "https://api.example.com/jobs/1"),
+        ("azure-asyncoperation", "https://api.example.com/jobs/1"),
+        ("www-authenticate", "bearer realm=\"https://api.example.com/token\""),
+    ] {
+        assert_eq!(header_of(&head, name), Some(value), "{name}");
     }
     gateway.stop().await;
 }

@@ -184,18 +184,34 @@ async fn override_headers_are_not_passed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn upgrades_are_refused_and_cost_nothing() {
-    let world = World::new().await;
+async fn what_some_server_makes_of_a_priced_path_does_not_pass_a_free_one() {
+    let open = "\n[[routes]]\npath = \"/open/{name}\"\nfree = true\n[[routes]]\npath = \"/open/secret\"\nprice = \"1.00\"\n";
+    let world = World::with("", &format!("{ROUTES}{open}")).await;
     let gateway = world.gateway().await;
-    let (client, payment) = payer(&world, &gateway).await;
-    for upgrade in ["websocket", "h2c", "WebSocket", ""] {
-        let head = format!(
-            "GET /api/joke HTTP/1.1\r\nhost: a\r\npayment: {payment}\r\nconnection: upgrade\r\nupgrade: {upgrade}\r\n\r\n"
-        );
-        assert_eq!(one(&gateway.url, head.as_bytes()).await, 400, "{upgrade:?}");
+    for name in [
+        "%20secret",
+        "+secret",
+        "%C2%A0secret",
+        "s%C2%ADecret",
+        "%EF%BB%BFsecret",
+        "secret%E2%80%8B",
+        "secret%EF%B8%8F",
+        "%EF%BD%93ecret",
+        "s%C3%A9cret",
+        "secret%EF%BC%8E",
+        "secret::$DATA",
+        "secret%26x=1",
+    ] {
+        let head = format!("GET /open/{name} HTTP/1.1\r\nhost: a\r\n\r\n");
+        assert_eq!(one(&gateway.url, head.as_bytes()).await, 404, "{name}");
     }
+    let invisible = "GET /open/.%C2%AD. HTTP/1.1\r\nhost: a\r\n\r\n";
+    assert_eq!(one(&gateway.url, invisible.as_bytes()).await, 400);
     assert_eq!(world.upstream.hits(), 0);
-    assert_eq!(gateway.balance(&client).await, 50_000);
+    for (name, status) in [("secret", 402), ("secrets", 200), ("the%20secret", 200), ("%E5%92%8C", 200)] {
+        let head = format!("GET /open/{name} HTTP/1.1\r\nhost: a\r\n\r\n");
+        assert_eq!(one(&gateway.url, head.as_bytes()).await, status, "{name}");
+    }
     gateway.stop().await;
 }
 

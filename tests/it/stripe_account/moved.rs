@@ -168,6 +168,114 @@ async fn accepting_an_account_never_changes_the_mode() {
     world.gateway().await.stop().await;
 }
 
+/// The account was left, and closed, before a version that knows of modes came: nothing proves the mode any more, so a person says it.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_proves_the_mode_a_person_names_it_and_play_money_stays_play_money() {
+    let mut world = World::new().await;
+    let client = charged_database(&world).await;
+    forget_mode(&world).await;
+    other_account(&mut world).await;
+    // What is met on the way says how to go on.
+    refused(&world, &simulated(&world), "accept-account --wallets-are").await;
+    let nobody = Keys { api_base: "http://127.0.0.1:9".into(), ..simulated(&world) };
+    refused(&world, &nobody, "accept-account --wallets-are").await;
+    let unnamed = accept(&world, &["--confirm"]).await;
+    assert_eq!(unnamed.code, 1, "{unnamed:?}");
+    assert!(unnamed.err.contains("--wallets-are live, test or simulated"), "{unnamed:?}");
+    for (named, code, words) in [
+        ("live", 1, "nobody may spend the one as the other"),
+        ("test", 1, "nobody may spend the one as the other"),
+        ("gold", 2, "live, test, simulated"),
+    ] {
+        let ran = accept(&world, &["--confirm", "--wallets-are", named]).await;
+        assert_eq!(ran.code, code, "{named}: {ran:?}");
+        assert!(ran.err.contains(words), "{named}: {ran:?}");
+    }
+    const UNKNOWN: &str = "SELECT COUNT(*) FROM installation WHERE stripe_mode IS NULL";
+    let looked = accept(&world, &["--wallets-are", "simulated"]).await;
+    assert_eq!(looked.code, 1, "{looked:?}");
+    assert_eq!(number(&world.database, UNKNOWN).await, 1, "without --confirm nothing is changed");
+    let accepted = accept(&world, &["--confirm", "--wallets-are", "simulated"]).await;
+    assert_eq!(accepted.code, 0, "{accepted:?}");
+    refused(&world, &live(), "nobody may spend the one as the other").await;
+    let gateway = world.gateway().await;
+    assert_eq!(gateway.pay("/api/weather", &Pay::client(&client)).await.status, 200);
+    gateway.stop().await;
+    assert_clean(&world).await;
+}
+
+/// Whoever says what is not so is not believed where anything here says otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mode_is_not_named_against_what_is_known() {
+    let mut world = World::new().await;
+    charged_database(&world).await;
+    other_account(&mut world).await;
+    // It is stored.
+    let stored = accept(&world, &["--confirm", "--wallets-are", "simulated"]).await;
+    assert_eq!(stored.code, 1, "{stored:?}");
+    assert!(
+        stored.err.contains("--wallets-are is only for a database that does not say its mode"),
+        "{stored:?}"
+    );
+    // The former account's events have told.
+    forget_mode(&world).await;
+    let live_event = json!({ "id": "evt_1", "livemode": true }).to_string();
+    change(
+        &world.database,
+        "INSERT INTO stripe_events (id, type, object, created, body, state, tries, received_at, next_try_at, ended_at) \
+         VALUES ('evt_1', 'charge.succeeded', 'ch_1', 1, $1, 'applied', 1, 1, 1, 1)",
+        &[&live_event],
+    )
+    .await;
+    let told = accept(&world, &["--confirm", "--wallets-are", "simulated"]).await;
+    assert_eq!(told.code, 1, "{told:?}");
+    assert!(told.err.contains("evt_1") && told.err.contains("other mode"), "{told:?}");
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM top_ups WHERE former_account = 1").await, 0);
+    let play_event = live_event.replace("true", "false");
+    change(&world.database, "UPDATE stripe_events SET body = $1", &[&play_event]).await;
+    assert_eq!(accept(&world, &["--confirm", "--wallets-are", "simulated"]).await.code, 0);
+}
+
+/// What is given up is counted, and it is said what happens to it; then a comparison says from when on it compares.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accepting_says_what_becomes_of_disputes_and_when_the_account_is_bound() {
+    let mut world = webhooks::world(&[webhooks::SECRET], "").await;
+    let office = Office::new(&world).await;
+    world.deliver_to(&office.gateway).await;
+    for (card, end) in [(GOOD_CARDS[0], None), (GOOD_CARDS[1], Some("lost"))] {
+        let wallet = office.wallet_of(card).await;
+        let opened = world.sim(&format!("/payment_intents/{}/dispute", wallet.intent), json!({})).await;
+        if let Some(end) = end {
+            let id = opened["id"].as_str().unwrap();
+            world.sim(&format!("/disputes/{id}/close"), json!({ "status": end })).await;
+        }
+    }
+    world.applied().await;
+    let Office { gateway, .. } = office;
+    gateway.stop().await;
+    other_account(&mut world).await;
+    let looked = accept(&world, &[]).await;
+    assert!(looked.err.contains("1 disputes have no end yet"), "{looked:?}");
+    let accepted = accept(&world, &["--confirm"]).await;
+    assert_eq!(accepted.code, 0, "{accepted:?}");
+    for words in ["1 disputes have no end yet", "stays taken", "first charge"] {
+        assert!(accepted.out.contains(words), "{words}: {accepted:?}");
+    }
+    let compare = async |until: &str| {
+        let mut command = program(world.folder.path(), &["reconcile", "--since", "3h", "--until", until]);
+        command.envs(world.environment());
+        finish(command, None).await
+    };
+    // Before the account was accepted there is nothing that could be compared.
+    let turned = compare("2h").await;
+    assert_eq!((turned.code, turned.out.as_str()), (2, ""), "{turned:?}");
+    assert!(turned.err.contains("was accepted"), "{turned:?}");
+    until("a second has passed", async || compare("now").await.code == 0).await;
+    let cut = compare("now").await;
+    assert_eq!(cut.code, 0, "{cut:?}");
+    assert!(cut.err.contains("in a former Stripe account is left out"), "{cut:?}");
+}
+
 /// A charge whose outcome only the former account knows is neither forgotten by accident nor called uncharged.
 #[tokio::test(flavor = "multi_thread")]
 async fn open_charges_of_the_former_account_are_given_up_only_when_told_to() {

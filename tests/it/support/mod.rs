@@ -365,6 +365,22 @@ pub async fn change(database: &DatabaseConfig, sql: &'static str, values: &[&str
     changed
 }
 
+/// From now on PostgreSQL says that its disk has no room for another entry.
+pub async fn fill_disk(database: &DatabaseConfig) {
+    for sql in [
+        "CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$",
+        "CREATE TRIGGER disk_is_full BEFORE INSERT ON entries FOR EACH STATEMENT EXECUTE FUNCTION no_space()",
+    ] {
+        change(database, sql, &[]).await;
+    }
+}
+
+/// Ends [`fill_disk`].
+pub async fn empty_disk(database: &DatabaseConfig) {
+    change(database, "DROP TRIGGER disk_is_full ON entries", &[]).await;
+}
+
 /// `false`, said plainly, when the tests run on PostgreSQL and this one is about SQLite, or about the one process that owns
 /// a file.
 pub fn is_on_sqlite(why: &str) -> bool {

@@ -171,6 +171,13 @@ impl Drop for Cluster {
     }
 }
 
+/// One of the server's own programs, such as `pg_dump`.
+pub fn tool(name: &str) -> Command {
+    let mut command = Command::new(binaries().unwrap().join(name));
+    command.env_clear().env("LC_ALL", "C").stdin(Stdio::null());
+    command
+}
+
 /// Says on the terminal, past the test runner's capture, that something was not tested.
 pub fn skipped(why: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");

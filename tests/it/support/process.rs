@@ -11,6 +11,7 @@ use tokio::process::{Child, Command};
 use super::World;
 use super::dice::Dice;
 use super::http::Client;
+use super::program::PROGRAM;
 
 /// Where a gateway listens, the same after every restart.
 #[derive(Debug, Clone)]
@@ -60,8 +61,19 @@ impl Seat {
 
     /// Starts the binary, without waiting for anything.
     pub fn spawn(&self) -> Process {
+        self.spawn_by(Command::new(PROGRAM))
+    }
+
+    /// The same, as a process that a limit on the size of its files does not kill: it only meets an error.
+    pub fn spawn_limited(&self) -> Process {
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", PROGRAM]);
+        self.spawn_by(shell)
+    }
+
+    fn spawn_by(&self, mut program: Command) -> Process {
         let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_prepaid402"))
+        let child = program
             .args(["serve", "--config"])
             .arg(&self.config)
             .current_dir(self.config.parent().unwrap())
@@ -109,6 +121,10 @@ impl Process {
     /// What it wrote to standard error, over all its lives.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id().unwrap()
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -144,11 +144,16 @@ impl Running {
         self.child.kill().await.unwrap();
     }
 
+    /// Sends a signal by its name, such as `HUP`.
+    pub async fn signal(&self, name: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().await.unwrap();
+        assert!(sent.success());
+    }
+
     /// SIGTERM, and the exit code.
     pub async fn terminate(mut self) -> i32 {
-        let pid = self.child.id().unwrap().to_string();
-        let sent = Command::new("kill").args(["-TERM", &pid]).status().await.unwrap();
-        assert!(sent.success());
+        self.signal("TERM").await;
         let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap();
         status.code().unwrap_or(-1)
     }

@@ -1,6 +1,6 @@
 //! An API that does what its path says, and remembers what it saw.
 //!
-//! `/up/status/N` answers N; `/up/refuse` closes before answering; `/up/hang` never answers; `/up/cut/N` promises 1,000
+//! `/up/status/N` answers N; `/up/refuse` closes before it has answered; `/up/hang` never answers; `/up/cut/N` promises 1,000
 //! bytes and closes after N; `/up/cut-chunked/N` the same without a length; `/up/stall` sends a part and stops;
 //! `/up/bytes/N` sends N bytes;
 //! `/up/stream/N` sends N pieces, each when `release` is called; `/up/wait` waits for one `release` and then answers like
@@ -107,7 +107,11 @@ impl TestUpstream {
             self.pieces.acquire().await.unwrap().forget();
         }
         match verb {
-            "refuse" => false,
+            // With the beginning of an answer: a connection that ends without any may be asked anew.
+            "refuse" => {
+                let _ = socket.write_all(b"HTTP/1.1 ").await;
+                false
+            }
             "scripted" => {
                 let Some(script) = self.next_script() else { return false };
                 let is_sent = socket.write_all(&script.bytes).await.is_ok();

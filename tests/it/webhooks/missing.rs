@@ -7,6 +7,8 @@ use crate::support::{Pay, change, log};
 const MINUTE: i64 = 60 * 1_000_000;
 const DAYS: i64 = 72 * 60 * MINUTE;
 const NO_SUCH: &str = "Stripe has no such object";
+const NOT_PROVEN: &str =
+    "Stripe has no such object, to a key that is not proven to be of this database's account";
 const OF_OURS: &str = "Stripe does not know this object, which the books know; a person must look";
 
 fn refunded(id: &str, intent: &str) -> Value {
@@ -67,10 +69,12 @@ async fn nothing_ends_before_the_account_is_proven() {
     let world = world(&[SECRET], "").await;
     let gateway = world.gateway().await;
     deliver(&gateway, &refunded("evt_gone", "pi_gone")).await;
-    assert_eq!(tried(&gateway, "evt_gone").await, parked(NO_SUCH));
-    assert_eq!(later(&gateway, "evt_gone", "pi_gone", 2 * DAYS).await, parked(NO_SUCH));
+    assert_eq!(tried(&gateway, "evt_gone").await, parked(NOT_PROVEN));
+    assert_eq!(later(&gateway, "evt_gone", "pi_gone", 2 * DAYS).await, parked(NOT_PROVEN));
     gateway.new_client("/api/weather").await;
-    assert_eq!(later(&gateway, "evt_gone", "pi_gone", 0).await.0, "ignored");
+    // The three days begin with the first answer that means something.
+    assert_eq!(later(&gateway, "evt_gone", "pi_gone", 2 * DAYS).await, parked(NO_SUCH));
+    assert_eq!(later(&gateway, "evt_gone", "pi_gone", DAYS).await.0, "ignored");
     gateway.stop().await;
 }
 
@@ -89,6 +93,14 @@ async fn what_the_books_know_never_ends_and_is_an_alarm() {
     deliver(&gateway, &refunded("evt_ours", "pi_lostofours")).await;
     assert_eq!(tried(&gateway, "evt_ours").await, parked(OF_OURS));
     assert_eq!(metric(&gateway, unknown).await, 1);
+    // One that only its metadata tell: the row has never known its PaymentIntent.
+    let first = rows(&world.database, "SELECT id FROM top_ups ORDER BY id LIMIT 1").await;
+    let metadata = json!({ "prepaid402_top_up": column::<String>(&first[0], 0) });
+    let object = json!({ "id": "pi_neverstored", "object": "payment_intent", "metadata": metadata });
+    deliver(&gateway, &event("evt_by_name", "payment_intent.succeeded", &object)).await;
+    assert_eq!(tried(&gateway, "evt_by_name").await, parked(OF_OURS));
+    assert_eq!(metric(&gateway, unknown).await, 2);
+    change(&world.database, "DELETE FROM stripe_events WHERE id = 'evt_by_name'", &[]).await;
     for _ in 0..3 {
         assert_eq!(later(&gateway, "evt_ours", "pi_lostofours", 2 * DAYS).await, parked(OF_OURS));
     }

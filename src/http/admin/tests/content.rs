@@ -259,3 +259,16 @@ async fn empty_pages_explain_themselves() {
         assert!(!answer.body.contains("style=") && !answer.body.contains("<script"), "{path}");
     }
 }
+
+#[actix_web::test]
+async fn a_proxy_in_front_that_is_not_heard_is_told_to_whoever_logs_in() {
+    let office = Office::new().await;
+    let state = office.state(false, false);
+    let request = TestRequest::get().peer_addr(([10, 0, 0, 7], 4000).into());
+    let request = request.insert_header(("x-forwarded-for", "203.0.113.9")).to_http_request();
+    let door = door(state.clone()).await;
+    let cookie = enter(&door).await;
+    assert!(!door(get("/admin", &cookie)).await.body.contains("trusted_proxies"));
+    state.callers.watch(&request);
+    assert!(door(get("/admin", &cookie)).await.body.contains("10.0.0.7 sends X-Forwarded-For"));
+}
