@@ -6,8 +6,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use actix_http::KeepAlive;
-use actix_web::dev::{Server, ServerHandle, Service as _};
+use actix_web::dev::{Extensions, Server, ServerHandle, Service as _};
 use actix_web::middleware::from_fn;
+use actix_web::rt::net::TcpStream;
 use actix_web::{App as ActixApp, web};
 use tokio::task::JoinHandle;
 
@@ -17,6 +18,7 @@ use crate::db::DbError;
 use crate::domain::Micros;
 use crate::engine::{Engine, Parts};
 use crate::http;
+use crate::http::callers::Callers;
 use crate::http::gateway::Gateway;
 use crate::http::request_log;
 use crate::http::server::Settings;
@@ -126,7 +128,7 @@ async fn open_doors(
     let (billing, webhooks) = (parts.billing(), parts.webhooks.clone());
     let address = public.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
     let max_connections = open_files::connections(&config.limits);
-    let door = Door::new(max_connections, &parts.trusted_proxies);
+    let door = CountedDoor::new(max_connections, parts);
     let settings = Settings {
         workers: None,
         // Of each worker, for connections of trusted proxies; the others are counted all together.
@@ -159,9 +161,28 @@ async fn open_doors(
     })
 }
 
+/// Lets connections in. Behind a trusted proxy everybody may be, so its connections are not counted.
+struct CountedDoor {
+    door: Door,
+    callers: Callers,
+}
+
+impl CountedDoor {
+    fn new(connections: usize, parts: &Parts) -> Self {
+        Self { door: Door::new(connections), callers: parts.callers.clone() }
+    }
+
+    fn let_in(&self, socket: &TcpStream, data: &mut Extensions) {
+        let peer = socket.peer_addr().ok().map(|peer| peer.ip().to_canonical());
+        if !peer.is_some_and(|peer| self.callers.trust(peer)) {
+            self.door.let_in(peer, socket, data);
+        }
+    }
+}
+
 /// Keeps what waits for the network in this process short, so that a caller who reads slowly is told from one who has stopped.
 /// By default, the system takes megabytes before it says that a caller does not keep up.
-fn hand_over_no_more_than_needed(socket: &actix_web::rt::net::TcpStream) {
+fn hand_over_no_more_than_needed(socket: &TcpStream) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     if let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(MAX_UNSENT) {
         tracing::debug!(%error, "the system does not know TCP_NOTSENT_LOWAT");
@@ -178,7 +199,7 @@ pub(crate) fn admin_server(
 ) -> Result<(SocketAddr, Server), StartError> {
     let address = listener.local_addr().map_err(|error| StartError::Listen(config.admin_listen, error))?;
     let (operations, admin, desk) = (parts.operations(), parts.admin(config), parts.desk());
-    let door = Door::new(MAX_ADMIN_CONNECTIONS, &parts.trusted_proxies);
+    let door = CountedDoor::new(MAX_ADMIN_CONNECTIONS, parts);
     let settings = Settings {
         workers: Some(1),
         max_connections: Some(MAX_ADMIN_CONNECTIONS),

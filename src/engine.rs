@@ -11,7 +11,7 @@ use actix_web::web;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, DatabaseConfig, IpNetwork};
+use crate::config::{Config, DatabaseConfig};
 use crate::crowd::Crowd;
 use crate::db::{Connection, DatabaseWatch, Db, DbError, FileError, On, OwnFile, own, query_scalar};
 use crate::domain::{Currency, InstallationId, Micros, NodeId, StripeMode};
@@ -111,8 +111,6 @@ pub(crate) struct Parts {
     /// How far behind a caller may be with a body.
     pub(crate) body_timeout: Duration,
     pub(crate) closing: Arc<AtomicBool>,
-    /// Peers that may be anybody.
-    pub(crate) trusted_proxies: Arc<[IpNetwork]>,
     pub(crate) origin: Origin,
     pub(crate) callers: Callers,
     /// The most credit that operators may give in a day.
@@ -215,7 +213,6 @@ impl Engine {
             );
         }
         let crowd = Crowd::new(&config.limits, &config.idempotency);
-        let trusted_proxies: Arc<[IpNetwork]> = config.trusted_proxies.clone().into();
         let callers = Callers::new(&config.trusted_proxies);
         let webhooks = Webhooks {
             config: config.webhooks.clone(),
@@ -252,8 +249,7 @@ impl Engine {
             inbox,
             webhooks: web::Data::new(webhooks),
             closing: Arc::new(AtomicBool::new(false)),
-            trusted_proxies,
-            origin: Origin::new(config, config.trusted_proxies.as_slice().into()),
+            origin: Origin::new(config, callers.clone()),
             callers,
             max_adjustments_a_day: config.max_adjustments_a_day,
             db,

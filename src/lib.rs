@@ -49,6 +49,6 @@ pub mod cli;
 mod crowd;
 pub mod embed;
 mod engine;
-mod exposure;
+mod files;
 mod open_files;
 mod sparing_log;

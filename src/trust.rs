@@ -12,6 +12,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::files;
+
 /// Names a file with more roots, as OpenSSL and curl read it too.
 pub const CA_FILE_VARIABLE: &str = "SSL_CERT_FILE";
 
@@ -29,14 +31,9 @@ impl Trust {
     /// A sentence that names the file and what is wrong with it.
     pub fn from_file(path: &Path) -> Result<Self, String> {
         let shown = path.display();
-        let cannot = |error: std::io::Error| format!("cannot read {shown}: {error}");
-        // Asked before opening: opening a named pipe would wait for somebody to write to it.
-        if !std::fs::metadata(path).map_err(cannot)?.is_file() {
-            return Err(format!("{shown} is not a file"));
-        }
         let mut bytes = Vec::new();
-        let file = std::fs::File::open(path).map_err(cannot)?;
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(cannot)?;
+        let read = files::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes);
+        read.map_err(|error| format!("cannot read {shown}: {error}"))?;
         if bytes.len() as u64 > MAX_FILE {
             return Err(format!("{shown} is larger than {MAX_FILE} bytes"));
         }

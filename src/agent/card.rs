@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::domain::PaymentMethodId;
-use crate::exposure::{ALL_BUT_OWNER, Exposure, exposure};
+use crate::files::{ALL_BUT_OWNER, Exposure, exposure};
 
 /// The largest card file, in bytes.
 const MAX_FILE: u64 = 4 * 1024;

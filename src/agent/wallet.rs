@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::ids::random_bytes;
 use crate::domain::{ClientKey, Currency, PaymentMethodId, SecretHash, Units};
+use crate::files;
 
 use super::http::Origin;
 
@@ -279,10 +280,7 @@ impl Wallet {
     }
 
     fn directory(&self) -> &Path {
-        match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        }
+        files::folder(&self.path)
     }
 
     fn create_directory(&self) -> Result<(), WalletError> {
@@ -298,9 +296,7 @@ impl Wallet {
     }
 
     fn beside(&self, suffix: &str) -> PathBuf {
-        let mut name = self.path.file_name().unwrap_or_default().to_owned();
-        name.push(suffix);
-        self.path.with_file_name(name)
+        files::beside(&self.path, suffix)
     }
 
     fn io(&self, source: io::Error) -> WalletError {
@@ -313,17 +309,9 @@ impl Wallet {
 }
 
 /// Whether the file is the one that has this name now.
-#[cfg(unix)]
 fn is_still_at(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
     let (Ok(opened), Ok(named)) = (file.metadata(), std::fs::metadata(path)) else { return false };
-    (opened.dev(), opened.ino()) == (named.dev(), named.ino())
-}
-
-/// Elsewhere a file that is open keeps its name.
-#[cfg(not(unix))]
-fn is_still_at(_file: &File, _path: &Path) -> bool {
-    true
+    files::identity(&opened) == files::identity(&named)
 }
 
 /// Options that create a file for the owner alone.

@@ -13,6 +13,7 @@ use clap::{Args, Subcommand};
 use super::database::{DatabaseLocation, LocationError};
 use crate::config::DatabaseConfig;
 use crate::db::{self, Connection, DbError, FileError};
+use crate::files::folder;
 use crate::http::admin::PasswordError;
 use crate::http::admin::users::{self, AdminUserError};
 
@@ -197,7 +198,7 @@ async fn open(database: &DatabaseConfig) -> Result<Connection, CommandError> {
         // Before the server's first start, or after an update: only while no server runs on the file.
         (Err(DbError::SchemaTooOld { .. }), DatabaseConfig::Sqlite(path)) => {
             connection.close().await.map_err(DbError::from).map_err(failed)?;
-            let own = db::own(path, db::folder(path)).map_err(CommandError::File)?;
+            let own = db::own(path, folder(path)).map_err(CommandError::File)?;
             let mut connection = db::connect(database).await.map_err(failed)?;
             db::migrate(&mut connection, database).await.map_err(failed)?;
             connection.close().await.map_err(DbError::from).map_err(failed)?;
@@ -211,7 +212,7 @@ async fn open(database: &DatabaseConfig) -> Result<Connection, CommandError> {
 }
 
 fn refuse_lost(path: &Path) -> Result<(), CommandError> {
-    db::refuse_lost(path, db::folder(path)).map_err(CommandError::File)
+    db::refuse_lost(path, folder(path)).map_err(CommandError::File)
 }
 
 /// The first user may be added before the server's first start. What is made here, only its owner may read.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::database::DatabaseLocation;
 use crate::config::DatabaseConfig;
 use crate::db::{self, Migrated, SCHEMA_VERSION};
+use crate::files::folder;
 
 /// Bring the tables of a database up to date.
 #[derive(Debug, clap::Args)]
@@ -50,7 +51,7 @@ pub async fn run(args: MigrateArgs) -> ExitCode {
 async fn migrate(database: &DatabaseConfig) -> Result<Migrated, Box<dyn std::error::Error>> {
     // A server that runs on the file must not have its tables changed under it.
     let _lock = match database {
-        DatabaseConfig::Sqlite(path) => Some(db::own(path, db::folder(path))?),
+        DatabaseConfig::Sqlite(path) => Some(db::own(path, folder(path))?),
         DatabaseConfig::Postgres(_) => None,
     };
     let mut connection = db::connect_for_migration(database).await?;

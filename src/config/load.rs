@@ -8,6 +8,7 @@ use super::problem::{ConfigProblems, Problem, Report};
 use super::secrets::SecretSources;
 use super::section::Section;
 use super::{Config, DatabaseConfig, Secret, database, layers, validate};
+use crate::files::folder;
 
 /// The file that is used when none is named and it exists.
 const DEFAULT_FILE: &str = "prepaid402.toml";
@@ -195,7 +196,7 @@ pub(super) fn finish(
 
 /// The folder that a file's own file names are relative to.
 pub(super) fn folder_of(path: Option<&Path>) -> &Path {
-    path.and_then(Path::parent).filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.map_or(Path::new("."), folder)
 }
 
 /// Reads a configuration file, up to 1 MiB.

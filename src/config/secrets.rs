@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Secret;
 use super::problem::Report;
-use crate::exposure::{Exposure, OTHERS, exposure};
+use crate::files::{self, Exposure, OTHERS, exposure};
 
 /// A secret file is a line, not a disk image.
 const MAX_SECRET_BYTES: u64 = 16 * 1024;
@@ -32,11 +32,7 @@ impl SecretSources<'_> {
     pub(super) fn file(&self, name: &str, report: &mut Report) -> Result<Secret, String> {
         let path: PathBuf = self.dir.join(name);
         let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
-        // Asked before opening: opening a named pipe would wait for somebody to write to it.
-        if !std::fs::metadata(&path).map_err(cannot)?.is_file() {
-            return Err(format!("{} is not a file", path.display()));
-        }
-        let file = std::fs::File::open(&path).map_err(cannot)?;
+        let file = files::open(&path)?;
         let metadata = file.metadata().map_err(cannot)?;
         let warning = match exposure(&path, &metadata, OTHERS) {
             Exposure::None => None,

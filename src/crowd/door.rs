@@ -1,6 +1,6 @@
 //! Connections: none of a network's are let in beyond its part, and whoever has gone without a word is found.
 
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,7 +10,6 @@ use actix_web::rt::net::TcpStream;
 use socket2::SockRef;
 
 use super::{Holder, PAYERS, Place, Places};
-use crate::config::IpNetwork;
 use crate::peer_alive;
 
 /// One that takes nothing for so long although something is sent has gone, too.
@@ -30,7 +29,6 @@ pub(crate) fn notice_who_has_gone(listener: &TcpListener) {
 #[derive(Debug)]
 pub(crate) struct Door {
     places: Arc<Places>,
-    trusted_proxies: Arc<[IpNetwork]>,
     has_told: AtomicBool,
 }
 
@@ -40,21 +38,12 @@ struct LetIn {
 }
 
 impl Door {
-    pub(crate) fn new(connections: usize, trusted_proxies: &Arc<[IpNetwork]>) -> Self {
-        Self {
-            places: Places::new(connections, PAYERS),
-            trusted_proxies: Arc::clone(trusted_proxies),
-            has_told: AtomicBool::new(false),
-        }
+    pub(crate) fn new(connections: usize) -> Self {
+        Self { places: Places::new(connections, PAYERS), has_told: AtomicBool::new(false) }
     }
 
-    /// Closes a connection when those of its network are too many. `data` lives as long as the connection. Behind a trusted proxy
-    /// everybody may be, so its connections are not counted.
-    pub(crate) fn let_in(&self, socket: &TcpStream, data: &mut Extensions) {
-        let peer = socket.peer_addr().ok().map(|peer| peer.ip().to_canonical());
-        if peer.is_some_and(|peer| self.trusted_proxies.iter().any(|proxies| proxies.contains(peer))) {
-            return;
-        }
+    /// Closes a connection when those of its network are too many. `data` lives as long as the connection.
+    pub(crate) fn let_in(&self, peer: Option<IpAddr>, socket: &TcpStream, data: &mut Extensions) {
         match self.places.take(Holder::network(peer)) {
             Some(place) => drop(data.insert(LetIn { _place: place })),
             None => {

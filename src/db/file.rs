@@ -3,6 +3,8 @@
 use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 
+use crate::files::{beside, folder, identity};
+
 /// Why a file cannot be this process's database. Every message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -36,18 +38,6 @@ pub enum FileError {
 
 fn listed(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-/// The folder that a file is in.
-pub(crate) fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// The file beside the database with such a name: `prepaid402.db` and `-wal` make `prepaid402.db-wal`.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 /// Whether there is something in a file.
@@ -169,18 +159,6 @@ fn refuse_links(path: &Path, file: &Metadata) -> Result<(), FileError> {
 #[cfg(not(unix))]
 fn refuse_links(_path: &Path, _file: &Metadata) -> Result<(), FileError> {
     Ok(())
-}
-
-/// What tells one file from another.
-#[cfg(unix)]
-fn identity(file: &Metadata) -> (u64, u64) {
-    use std::os::unix::fs::MetadataExt as _;
-    (file.dev(), file.ino())
-}
-
-#[cfg(not(unix))]
-fn identity(_file: &Metadata) -> (u64, u64) {
-    (0, 0)
 }
 
 /// What has become of the files of a database that is open.

@@ -27,7 +27,6 @@ use tokio::task::JoinHandle;
 
 pub use self::condition::Condition;
 pub(crate) use self::condition::{Trouble, is_in_vain};
-pub(crate) use self::file::folder;
 pub use self::file::{FileError, OwnFile, own, refuse_lost};
 pub use self::query::{
     Bind, Connection, On, Query, QueryScalar, Read, Readers, Row, Sql, query, query_scalar,

@@ -59,11 +59,16 @@ impl Callers {
         Some(client_address(request.peer_addr()?.ip(), forwarded, &self.0.trusted))
     }
 
+    /// Whether a peer is a proxy that is believed.
+    pub(crate) fn trust(&self, peer: IpAddr) -> bool {
+        self.0.trusted.iter().any(|network| network.contains(peer))
+    }
+
     /// Looks whether a request comes through a proxy that is not heard; for each request, whatever becomes of it. Peers on the
     /// internet are not suspected: anybody there can write such a header.
     pub(crate) fn watch(&self, request: &HttpRequest) {
         let Some(peer) = request.peer_addr().map(|peer| peer.ip().to_canonical()) else { return };
-        let is_trusted = self.0.trusted.iter().any(|network| network.contains(peer));
+        let is_trusted = self.trust(peer);
         if !is_trusted && !is_internal(peer) {
             return;
         }

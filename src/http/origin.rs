@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use actix_web::HttpRequest;
 
-use crate::config::{Config, IpNetwork, origin_of};
+use super::callers::Callers;
+use crate::config::{Config, origin_of};
 
 /// What `public_url` says. Where nobody has set it, what the caller has asked, if that is a host; what other headers say is
 /// believed only from a trusted proxy.
@@ -13,16 +14,12 @@ use crate::config::{Config, IpNetwork, origin_of};
 pub(crate) struct Origin {
     public_url: Arc<str>,
     is_set: bool,
-    trusted_proxies: Arc<[IpNetwork]>,
+    callers: Callers,
 }
 
 impl Origin {
-    pub(crate) fn new(config: &Config, trusted_proxies: Arc<[IpNetwork]>) -> Self {
-        Self {
-            public_url: config.public_url.as_str().into(),
-            is_set: config.public_url_is_set,
-            trusted_proxies,
-        }
+    pub(crate) fn new(config: &Config, callers: Callers) -> Self {
+        Self { public_url: config.public_url.as_str().into(), is_set: config.public_url_is_set, callers }
     }
 
     /// Scheme and host, without a slash at the end.
@@ -45,9 +42,7 @@ impl Origin {
 
     /// Whether a trusted proxy says so.
     fn came_by_https(&self, request: &HttpRequest) -> bool {
-        let peer = request.peer_addr().map(|peer| peer.ip().to_canonical());
-        let is_trusted =
-            peer.is_some_and(|peer| self.trusted_proxies.iter().any(|network| network.contains(peer)));
+        let is_trusted = request.peer_addr().is_some_and(|peer| self.callers.trust(peer.ip()));
         is_trusted && request.headers().get("x-forwarded-proto").is_some_and(|scheme| scheme == "https")
     }
 }

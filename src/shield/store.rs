@@ -5,6 +5,16 @@ use crate::db::{Connection, On, Row, Sql, query, query_scalar};
 use crate::domain::SecretHash;
 use crate::ledger::ClientId;
 
+/// A query with what stands for the card of an attempt `t`: its fingerprint or, before that is known, its token, or else itself.
+macro_rules! sql_of_card {
+    ($before:literal, $after:literal $(,)?) => {
+        Sql::each(
+            concat!($before, "COALESCE(t.fingerprint, lower(hex(t.pm_hash)), t.id)", $after),
+            concat!($before, "COALESCE(t.fingerprint, encode(t.pm_hash, 'hex'), t.id)", $after),
+        )
+    };
+}
+
 /// Earlier attempts that are looked at: more than any sensible limit.
 const MOST: i64 = 1_000;
 
@@ -28,14 +38,9 @@ WHERE t.fingerprint = $1 AND t.state = 'succeeded'
 AND (EXISTS (SELECT 1 FROM fraud_warnings AS w WHERE w.top_up = t.id AND f.cause = 'fraud_warning:' || w.id)
      OR EXISTS (SELECT 1 FROM disputes AS d WHERE d.top_up = t.id AND f.cause = 'dispute:' || d.id)) LIMIT 1";
 /// What failed because of Stripe or us, before a bank was asked, counts for nothing.
-const UNPAID: Sql = Sql::each(
-    "SELECT a.at, COALESCE(t.fingerprint, lower(hex(t.pm_hash)), t.id), t.state <> 'failed' AND t.failure IS NULL, \
-     COALESCE(t.pm_hash = $3, FALSE), COALESCE(t.failure IN ('card_declined', 'card_suspect'), FALSE) \
-     FROM charge_attempts AS a JOIN top_ups AS t ON t.id = a.id \
-     WHERE a.network = $1 AND a.at > $2 AND t.state <> 'succeeded' \
-     AND NOT (t.state = 'failed' AND t.failure = 'payment_failed' AND t.payment_intent IS NULL) \
-     ORDER BY a.at DESC LIMIT $4",
-    "SELECT a.at, COALESCE(t.fingerprint, encode(t.pm_hash, 'hex'), t.id), t.state <> 'failed' AND t.failure IS NULL, \
+const UNPAID: Sql = sql_of_card!(
+    "SELECT a.at, ",
+    ", t.state <> 'failed' AND t.failure IS NULL, \
      COALESCE(t.pm_hash = $3, FALSE), COALESCE(t.failure IN ('card_declined', 'card_suspect'), FALSE) \
      FROM charge_attempts AS a JOIN top_ups AS t ON t.id = a.id \
      WHERE a.network = $1 AND a.at > $2 AND t.state <> 'succeeded' \
@@ -43,17 +48,9 @@ const UNPAID: Sql = Sql::each(
      ORDER BY a.at DESC LIMIT $4",
 );
 /// A bank that asks for the cardholder has not said no.
-const OF_CLIENT: Sql = Sql::each(
-    "SELECT t.created_at, COALESCE(t.fingerprint, lower(hex(t.pm_hash)), t.id), \
-     t.payment_intent IS NOT NULL AND COALESCE(t.failure <> 'authentication_required', TRUE), \
-     COALESCE(t.failure = 'card_declined', FALSE), \
-     COALESCE(t.failure = 'authentication_required' \
-              OR (t.payment_intent IS NULL AND t.failure IN ('invalid_payment', 'too_many_attempts')), FALSE), \
-     EXISTS (SELECT 1 FROM top_ups AS e WHERE e.client = t.client AND e.id < t.id AND e.state = 'succeeded' \
-             AND (e.fingerprint = t.fingerprint OR e.pm_hash = t.pm_hash)) \
-     FROM top_ups AS t WHERE t.client = $1 AND t.created_at > $2 AND t.id <> $3 ORDER BY t.id DESC LIMIT $4",
-    "SELECT t.created_at, COALESCE(t.fingerprint, encode(t.pm_hash, 'hex'), t.id), \
-     t.payment_intent IS NOT NULL AND COALESCE(t.failure <> 'authentication_required', TRUE), \
+const OF_CLIENT: Sql = sql_of_card!(
+    "SELECT t.created_at, ",
+    ", t.payment_intent IS NOT NULL AND COALESCE(t.failure <> 'authentication_required', TRUE), \
      COALESCE(t.failure = 'card_declined', FALSE), \
      COALESCE(t.failure = 'authentication_required' \
               OR (t.payment_intent IS NULL AND t.failure IN ('invalid_payment', 'too_many_attempts')), FALSE), \

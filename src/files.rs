@@ -1,7 +1,44 @@
-//! Who can use a file that holds a secret, and whether that is ours to change.
+//! Facts about files: where they are, which one it is, and who can use one that holds a secret.
 
-use std::fs::Metadata;
-use std::path::Path;
+use std::fs::{File, Metadata};
+use std::path::{Path, PathBuf};
+
+/// The folder that a file is in.
+pub(crate) fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The file beside another one with such an end of its name: `prepaid402.db` and `-wal` make `prepaid402.db-wal`.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+/// Opens an ordinary file to read it.
+///
+/// # Errors
+/// A sentence that names it.
+pub(crate) fn open(path: &Path) -> Result<File, String> {
+    let cannot = |error: std::io::Error| format!("cannot read {}: {error}", path.display());
+    // Asked before opening: opening a named pipe would wait for somebody to write to it.
+    if !std::fs::metadata(path).map_err(cannot)?.is_file() {
+        return Err(format!("{} is not a file", path.display()));
+    }
+    File::open(path).map_err(cannot)
+}
+
+/// What tells one file from another, whatever they are called.
+#[cfg(unix)]
+pub(crate) fn identity(file: &Metadata) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt as _;
+    (file.dev(), file.ino())
+}
+
+#[cfg(not(unix))]
+pub(crate) fn identity(_file: &Metadata) -> (u64, u64) {
+    (0, 0)
+}
 
 /// The bits of a file's mode that concern everybody but the owner and its group.
 pub(crate) const OTHERS: u32 = 0o007;
