@@ -67,8 +67,10 @@ async fn a_payer_sees_every_movement_of_its_own_and_nothing_of_the_sellers() {
     kinds.dedup();
     assert_eq!(kinds, ["bonus", "dispute", "refund", "refund_returned", "topup", "usage"]);
     let text = statement.to_string();
+    // A whole word: the hexadecimal digits of an id spell it now and then.
+    let mut words = text.split(|letter: char| !letter.is_ascii_alphanumeric());
+    assert!(!words.any(|word| word == "fee" || word == "fees"), "{text}");
     for word in [
-        "fee",
         "stripe",
         "txn_",
         "client_paid",
