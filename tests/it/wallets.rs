@@ -70,17 +70,9 @@ async fn a_payer_sees_every_movement_of_its_own_and_nothing_of_the_sellers() {
     // A whole word: the hexadecimal digits of an id spell it now and then.
     let mut words = text.split(|letter: char| !letter.is_ascii_alphanumeric());
     assert!(!words.any(|word| word == "fee" || word == "fees"), "{text}");
-    for word in [
-        "stripe",
-        "txn_",
-        "client_paid",
-        "promotion",
-        "revenue",
-        "clearing",
-        "debit",
-        "credit\"",
-        "source",
-    ] {
+    for word in
+        ["stripe", "txn_", "client_paid", "promotion", "revenue", "clearing", "debit", "credit\"", "source"]
+    {
         assert!(!text.contains(word), "{word} in {text}");
     }
     // The lines make the balance.

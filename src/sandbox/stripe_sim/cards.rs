@@ -1,5 +1,6 @@
 //! Stripe's test cards, by number and by `pm_card_…` name, and what happens when they are charged.
-//! <https://docs.stripe.com/testing>. Two numbers are the simulator's own: see [`Behaviour::Processing`].
+//! <https://docs.stripe.com/testing>. Three numbers are the simulator's own: see
+//! [`Behaviour::Processing`], [`Behaviour::CvcUnavailable`] and [`Behaviour::CvcUnchecked`].
 
 use serde::{Deserialize, Serialize};
 
@@ -48,6 +49,14 @@ pub(super) enum Behaviour {
     DisputesTwice,
     /// Pays, and the issuer reports fraud at once.
     FraudWarning,
+    /// Pays, although the issuer says that the CVC is wrong.
+    CvcFails,
+    /// Pays; its issuer does not check CVCs. Stripe has no such card; the simulator's are 4000 0000 0000 4038 and
+    /// `pm_card_cvcUnavailable`.
+    CvcUnavailable,
+    /// Pays; its issuer has not checked the CVC. Stripe has no such card; the simulator's are 4000 0000 0000 4046 and
+    /// `pm_card_cvcUnchecked`.
+    CvcUnchecked,
 }
 
 /// The words of a refusal.
@@ -78,7 +87,10 @@ impl Behaviour {
             | Self::DisputesNotReceived
             | Self::DisputesInquiry
             | Self::DisputesTwice
-            | Self::FraudWarning => return None,
+            | Self::FraudWarning
+            | Self::CvcFails
+            | Self::CvcUnavailable
+            | Self::CvcUnchecked => return None,
             Self::GenericDecline | Self::DeclineAfterAttach => {
                 ("card_declined", Some("generic_decline"), Some("try_again_later"), DECLINED)
             }
@@ -126,6 +138,14 @@ pub(super) struct TestCard {
     pub(super) country: &'static str,
     /// What a charge does.
     pub(super) behaviour: Behaviour,
+}
+
+impl TestCard {
+    /// Whether that is the form of its CVC.
+    pub(super) fn takes_cvc(&self, cvc: &str) -> bool {
+        let lengths = if self.brand == "amex" { 3..=4 } else { 3..=3 };
+        lengths.contains(&cvc.len()) && cvc.bytes().all(|byte| byte.is_ascii_digit())
+    }
 }
 
 const fn card(
@@ -207,6 +227,9 @@ pub(super) const CARDS: &[TestCard] = &[
         Behaviour::AuthenticateOnSession,
     ),
     special("4000000000004020", &["processing"], Behaviour::Processing),
+    special("4000000000000101", &["cvcCheckFail"], Behaviour::CvcFails),
+    special("4000000000004038", &["cvcUnavailable"], Behaviour::CvcUnavailable),
+    special("4000000000004046", &["cvcUnchecked"], Behaviour::CvcUnchecked),
 ];
 
 /// The test card with that number.
