@@ -473,6 +473,20 @@ mod tests {
             settles: Some(Settles { at: 1, succeeds: true }),
             failure_balance_transaction: None,
         }));
+        let setup = json!([
+            { "kind": "setup_intent", "value": {
+                "id": "seti_1", "created": 0, "client_secret": "x", "status": "succeeded", "usage": "off_session",
+                "metadata": {},
+            } },
+            { "kind": "setup_attempt", "value": {
+                "id": "setatt_1", "created": 0, "setup_intent": "seti_1", "payment_method": "pm_1",
+                "usage": "off_session", "status": "succeeded", "cvc_check": "fail",
+            } },
+        ]);
+        serde_json::from_value::<Vec<Record>>(setup)
+            .unwrap()
+            .into_iter()
+            .for_each(|record| books.put(record));
         let lines = serde_json::to_string(&books.snapshot()).unwrap();
         let mut again = Books::new(Settings::new(false)).unwrap();
         serde_json::from_str::<Vec<Record>>(&lines)
@@ -481,6 +495,7 @@ mod tests {
             .for_each(|record| again.apply(record));
         assert_eq!(serde_json::to_string(&again.snapshot()).unwrap(), lines);
         assert_eq!(again.endpoints[0].pending, [ids[1].clone()]);
+        assert_eq!(again.setups.oldest_first().count() + again.attempts.oldest_first().count(), 2);
         assert_eq!((again.events.next(), again.due().as_deref()), (5, Some("re_1")));
         assert_eq!(again.events.get(&ids[0]).unwrap().object, r#"{"a":1}"#);
     }

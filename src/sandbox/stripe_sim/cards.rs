@@ -30,6 +30,8 @@ pub(super) enum Behaviour {
     DeclineAfterAttach,
     /// Asks the cardholder every time.
     Authenticate,
+    /// Asks the cardholder every time, and no more off-session once the card is set up.
+    AuthenticateUntilSetUp,
     /// Asks the cardholder unless the charge is off-session.
     AuthenticateOnSession,
     /// The charge's outcome comes later, through `POST /_sim/payment_intents/{id}/finish`. Stripe has no such card; the
@@ -79,6 +81,7 @@ impl Behaviour {
         let (code, decline_code, advice_code, message) = match self {
             Self::Succeeds
             | Self::Authenticate
+            | Self::AuthenticateUntilSetUp
             | Self::AuthenticateOnSession
             | Self::Processing
             | Self::RefundPends
@@ -118,8 +121,13 @@ impl Behaviour {
     }
 
     /// Whether the cardholder has to authenticate.
-    pub(super) fn authenticates(self, off_session: bool) -> bool {
-        self == Self::Authenticate || (self == Self::AuthenticateOnSession && !off_session)
+    pub(super) fn authenticates(self, off_session: bool, set_up: bool) -> bool {
+        match self {
+            Self::Authenticate => true,
+            Self::AuthenticateUntilSetUp => !off_session || !set_up,
+            Self::AuthenticateOnSession => !off_session,
+            _ => false,
+        }
     }
 }
 
@@ -218,7 +226,7 @@ pub(super) const CARDS: &[TestCard] = &[
     special("4100000000000019", &["radarBlock", "chargeDeclinedFraudulent"], Behaviour::Fraudulent),
     special("4000000000000341", &["chargeCustomerFail"], Behaviour::DeclineAfterAttach),
     special("4000002760003184", &["authenticationRequired"], Behaviour::Authenticate),
-    special("4000002500003155", &["authenticationRequiredOnSetup"], Behaviour::Authenticate),
+    special("4000002500003155", &["authenticationRequiredOnSetup"], Behaviour::AuthenticateUntilSetUp),
     special("4000000000003220", &["threeDSecure2Required"], Behaviour::Authenticate),
     special("4000000000003063", &["threeDSecureRequired"], Behaviour::Authenticate),
     special(
@@ -305,8 +313,11 @@ mod tests {
         ] {
             let behaviour = by_number(number).unwrap().behaviour;
             assert_eq!(behaviour.decline(), None, "{number}");
-            assert_eq!(behaviour.authenticates(false), on_session, "{number}");
-            assert_eq!(behaviour.authenticates(true), off_session, "{number}");
+            assert_eq!(behaviour.authenticates(false, false), on_session, "{number}");
+            assert_eq!(behaviour.authenticates(true, false), off_session, "{number}");
+            assert_eq!(behaviour.authenticates(false, true), on_session, "{number} set up");
+            let still = off_session && number != "4000002500003155";
+            assert_eq!(behaviour.authenticates(true, true), still, "{number} set up");
         }
     }
 }

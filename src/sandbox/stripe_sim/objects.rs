@@ -42,6 +42,9 @@ pub(super) struct Card {
     /// What the bank said of it last.
     #[serde(default)]
     pub(super) cvc_check: Option<CvcCheck>,
+    /// The cardholder has agreed to payments without them.
+    #[serde(default)]
+    pub(super) set_up: bool,
     /// In memory only, and until the bank has taken the card.
     #[serde(skip)]
     pub(super) cvc: TypedCvc,

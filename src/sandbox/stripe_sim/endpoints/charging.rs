@@ -103,7 +103,7 @@ pub(super) fn charge(
     let behaviour = method.card.behaviour;
     intent.payment_method = Some(method.id.clone());
     intent.off_session = attempt.off_session;
-    if behaviour.authenticates(attempt.off_session) {
+    if behaviour.authenticates(attempt.off_session, method.card.set_up) {
         if attempt.off_session {
             return fail(books, intent, method, AUTHENTICATION, true);
         }
@@ -262,6 +262,7 @@ fn settle_method(
     check: Option<CvcCheck>,
 ) {
     issuer::accepted(&mut method.card, check);
+    method.card.set_up |= intent.setup_future_usage.is_some();
     if method.customer.is_none() {
         match (&intent.setup_future_usage, &intent.customer) {
             (Some(_), Some(customer)) => method.customer = Some(customer.clone()),

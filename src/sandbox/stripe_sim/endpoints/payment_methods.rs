@@ -145,6 +145,7 @@ fn from_test_card(books: &Books, known: &TestCard) -> Card {
         cvc_given: true,
         cvc_used: false,
         cvc_check: None,
+        set_up: false,
         cvc: TypedCvc::default(),
         fingerprint: books.fingerprint(known.number),
         behaviour: known.behaviour,

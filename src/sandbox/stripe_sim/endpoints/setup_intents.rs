@@ -203,7 +203,7 @@ fn attempt(books: &mut Books, mut setup: SetupIntent, method: PaymentMethod) -> 
     setup.latest_attempt = Some(attempt.id.clone());
     let behaviour = method.card.behaviour;
     // Unlike a charge, a setup asks the cardholder also when the payments will be off-session.
-    let authenticates = behaviour.authenticates(false);
+    let authenticates = behaviour.authenticates(false, false);
     if !authenticates && behaviour != Behaviour::Processing {
         return ask(books, setup, attempt, method);
     }
@@ -245,6 +245,7 @@ fn succeed(
     setup.status = IntentStatus::Succeeded;
     setup.last_failure = None;
     issuer::accepted(&mut method.card, attempt.cvc_check);
+    method.card.set_up = true;
     method.customer = method.customer.or_else(|| setup.customer.clone());
     books.put(Record::PaymentMethod(Box::new(method)));
     books.put(Record::SetupAttempt(Box::new(attempt)));

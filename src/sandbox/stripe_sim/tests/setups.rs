@@ -224,6 +224,13 @@ async fn what_is_set_up_belongs_to_the_customer_or_stays_free() {
     assert_eq!(pay(&free, "").await.json()["status"], "succeeded");
     assert!(stripe.set_up(&free, "").await.body.contains("It may not be used again"));
 
+    let asking = stripe.card("4000002500003155").await;
+    let setup = id(&stripe.set_up(&asking, &format!("&customer={alice}")).await.json());
+    let off_session = format!("&customer={alice}&off_session=true");
+    assert_eq!(pay(&asking, &off_session).await.error().2, "authentication_required");
+    stripe.control(&format!("/_sim/setup_intents/{setup}/finish"), &json!({ "outcome": "succeeded" })).await;
+    assert_eq!(pay(&asking, &off_session).await.json()["status"], "succeeded");
+
     let declined = stripe.card("4000000000000002").await;
     assert_eq!(stripe.set_up(&declined, &format!("&customer={alice}")).await.status, 402);
     assert_eq!(read(format!("/v1/payment_methods/{declined}")).await["customer"], Value::Null);
@@ -421,8 +428,8 @@ async fn setups_are_listed_told_and_kept() {
     assert_eq!(ids(&first, "limit=2").await, all[..2]);
     assert_eq!(ids(&first, &format!("starting_after={waiting}")).await, all[2..]);
     assert_eq!(ids(&first, &format!("ending_before={declined}")).await, all[..2]);
-    assert_eq!(ids(&first, &format!("customer={customer}")).await, [done.clone()]);
-    assert_eq!(ids(&first, &format!("payment_method={kept}")).await, [done.clone()]);
+    assert_eq!(ids(&first, &format!("customer={customer}")).await, all[3..]);
+    assert_eq!(ids(&first, &format!("payment_method={kept}")).await, all[3..]);
     assert!(ids(&first, "created[gt]=4000000000").await.is_empty());
     let show = async |stripe: &Stripe, setup: &str| {
         stripe.get(&format!("{SETUPS}/{setup}?expand[]=latest_attempt&expand[]=payment_method")).await.body
