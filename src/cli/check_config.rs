@@ -1,7 +1,6 @@
 //! `prepaid402 check-config`: what the configuration means, before it is used.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use bytes::Bytes;
 use hyper::{HeaderMap, Method};
 
 use super::database::require_file;
+use super::operator_door::from_here;
 use crate::agent::http::{Http, Outgoing, Target};
 use crate::config::{
     self, Config, ConfigProblems, DatabaseConfig, IdleLimit, LoadSource, Loaded, Problem, RouteCharge,
@@ -93,12 +93,7 @@ fn unheard_proxy(config: &Config) -> Option<String> {
 
 /// What the server that runs with these settings, if one does, has found of a proxy in front.
 async fn running_server_says(config: &Config) -> Option<String> {
-    let mut address = config.admin_listen;
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
+    let address = from_here(config.admin_listen);
     let outgoing = Outgoing {
         target: Target::parse(&format!("http://{address}/readyz"), true).ok()?,
         method: Method::GET,

@@ -30,8 +30,8 @@ use std::time::Duration;
 pub use self::database::DatabaseConfig;
 pub use self::layers::DEFAULT_TOML;
 pub use self::load::{
-    LoadSource, Loaded, embedded_from, load, load_database, load_embedded, load_for_any_door, load_from,
-    variables,
+    LoadSource, Loaded, embedded_from, load, load_admin_address, load_database, load_embedded,
+    load_for_any_door, load_from, variables,
 };
 pub use self::parse::NotANetwork;
 pub(crate) use self::parse::{duration_text, host_of, origin_of};

@@ -140,6 +140,11 @@ fn admin_listen(root: &Section<'_>, listen: Option<SocketAddr>, report: &mut Rep
     Some(address)
 }
 
+/// Where the admin pages are, whatever else is wrong.
+pub(super) fn admin_address(root: &Section<'_>, report: &mut Report) -> Option<(SocketAddr, Option<String>)> {
+    Some((socket_address(root, "admin_listen", report)?, admin_public_url(root, report)?))
+}
+
 /// The outer `Option` is "usable", the inner "given".
 fn admin_public_url(root: &Section<'_>, report: &mut Report) -> Option<Option<String>> {
     if !root.has("admin_public_url") {
