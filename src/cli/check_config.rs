@@ -35,18 +35,39 @@ const MAX_ANSWER: usize = 64 * 1024;
 ///
 /// Shows each route with its price, the top-up options and everything that deserves a look. Secrets are never shown.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  prepaid402 check-config --config prepaid402.toml\n\n\
+#[command(
+    after_help = "Examples:\n  prepaid402 check-config --config prepaid402.toml\n  prepaid402 check-config --for serve\n\n\
     Without --config, the file named by PREPAID402_CONFIG is read, or ./prepaid402.toml if it exists.\n\
-    Exit code 0: the configuration can be used. 2: it cannot, or it does not fit the database; every problem is listed.")]
+    Exit code 0: the configuration can be used. 2: it cannot, or it does not fit the database; every problem is listed."
+)]
 pub struct CheckConfigArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// What the configuration must do for; without it, one that names neither routes nor an upstream is an application's
+    #[arg(long = "for", value_name = "WHAT")]
+    pub door: Option<Door>,
+}
+
+/// What sells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Door {
+    /// The gateway, which needs an upstream and routes
+    Serve,
+    /// An application with the paywall inside, which has neither
+    Embedded,
 }
 
 /// Runs the command.
 pub async fn run(args: CheckConfigArgs) -> ExitCode {
-    match load_or_report(args.config) {
+    let loaded = match args.door {
+        None => load_or_report(args.config),
+        Some(Door::Serve) => load_to_serve(args.config),
+        Some(Door::Embedded) => {
+            checked_or_report(config::load_embedded(&LoadSource { config_file: args.config }))
+        }
+    };
+    match loaded {
         Ok(loaded) => {
             print!("{}", describe(&loaded.config));
             for line in overlap_lines(&loaded.config).into_iter().chain(method_lines(&loaded.config)) {
@@ -271,7 +292,7 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
         }
         None => writeln!(
             text,
-            "upstream       none: for an application with the paywall inside (serve needs upstream.url)"
+            "upstream       none: for an application with the paywall inside (serve needs upstream.url; --for serve checks that)"
         )?,
     }
     write_webhooks(text, config)?;
