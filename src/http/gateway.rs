@@ -800,7 +800,7 @@ fn fault_or(report: &UploadReport, error: UpstreamError) -> Problem {
 pub(crate) fn not_charged_problem(problem: Problem, note: &PaymentResponse, id: RequestId) -> HttpResponse {
     let mut extra = payment_answer::charged_card(note);
     extra.insert("requestCharged".into(), json!(false));
-    extra.insert("creditsRemaining".into(), json!(note.credits_remaining));
+    extra.extend(payment_answer::credits_remaining(note));
     let mut response = problem::response(problem.answer(), note.error.as_deref(), id, extra);
     if !note.client_id.is_empty() {
         response.headers_mut().insert(PAYMENT_RESPONSE_NAME, header_value(encode(note)));

@@ -175,7 +175,9 @@ pub struct PaymentResponse {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charge_id: Option<String>,
     /// Balance after this request, in units, rounded down. While the wallet is frozen, `spendable` says what of it can be spent.
-    pub credits_remaining: i64,
+    /// Absent where the wallet was not looked at: no number is better than a wrong one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credits_remaining: Option<i64>,
     /// The wallet's bearer key; empty when there is none.
     pub client_id: String,
     /// A sentence.

@@ -194,7 +194,7 @@ async fn credit_in_advance_for_a_new_payer_and_for_a_client() {
         (&json!("succeeded"), &json!(50_000), &json!(50_000))
     );
     assert_eq!(body["idempotentReplay"], false);
-    assert_eq!((receipt.success, receipt.credits_remaining), (true, 50_000));
+    assert_eq!((receipt.success, receipt.credits_remaining.unwrap()), (true, 50_000));
     let client = receipt.client_id;
     // Again for the same client: the larger pack, with its bonus.
     let order = json!({ "paymentMethodId": card, "topUpAmount": 200_000 });

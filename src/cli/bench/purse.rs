@@ -257,7 +257,7 @@ impl Buyer {
         let key = &self.asked.offer.publishable_key;
         let token = self.stripe.tokenise(key, card).await.map_err(|e| failed(e.to_string()))?;
         let Paid { receipt, status } = self.pay(&token).await.map_err(failed)?;
-        let credit = u64::try_from(receipt.credits_remaining).unwrap_or(0);
+        let credit = receipt.credits_remaining.and_then(|units| u64::try_from(units).ok()).unwrap_or(0);
         let price = u64::try_from(self.asked.offer.price.get()).unwrap_or(0).max(1);
         // The price in units is rounded up, so this errs for fewer.
         let bought = credit / price;
