@@ -38,7 +38,7 @@ use crate::http::repeat_headers;
 use crate::http::repeat_key::{self, Unfit};
 use crate::http::request_log;
 use crate::http::who_asks::{self, Ask};
-use crate::http::{finish, preflight, target};
+use crate::http::{finish, in_vain, preflight, target};
 use crate::ledger::{ClientId, mailbox};
 use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
@@ -312,7 +312,10 @@ impl Price {
     }
 
     fn refuse(&self, origin: &str, path: &str, refused: &Refused, id: RequestId) -> HttpResponse {
-        payment_answer::refused(&self.inner.parts.offers, self.sale(origin, path), refused, id)
+        let mut answer =
+            payment_answer::refused(&self.inner.parts.offers, self.sale(origin, path), refused, id);
+        in_vain::tell(self.inner.parts.db.condition(), answer.headers_mut());
+        answer
     }
 
     /// Everything up to the handler. `Err`: the finished answer.

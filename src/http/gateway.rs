@@ -24,6 +24,7 @@ use super::callers::Callers;
 use super::delivery::{Delivery, Upload};
 use super::framing;
 use super::gateway_body::GatewayBody;
+use super::in_vain;
 use super::kept_answer::{self, Read};
 use super::metrics::{Metrics, Outcome};
 use super::origin::Origin;
@@ -38,6 +39,7 @@ use super::target;
 use super::who_asks::{self, Ask};
 use crate::config::{IdempotencyConfig, IdleLimit, LimitsConfig, RouteCharge};
 use crate::crowd::{Crowd, Holder, Place, Standing};
+use crate::db::Condition;
 use crate::domain::{Micros, RequestId, SecretHash};
 use crate::money_work::MoneyWork;
 use crate::paywall::offer::{Challenge, Offers, Sale};
@@ -87,6 +89,7 @@ pub struct Gateway {
     pub(crate) crowd: Arc<Crowd>,
     pub(crate) origin: Origin,
     pub(crate) closing: Arc<AtomicBool>,
+    pub(crate) condition: Condition,
     pub(crate) metrics: Arc<Metrics>,
     /// Every answer says so.
     pub(crate) sandbox: bool,
@@ -254,7 +257,11 @@ impl Gateway {
             mime_type: route.config.mime_type.as_deref(),
             price,
         };
-        let refuse = |refused: &Refused| payment_answer::refused(&self.offers, sale, refused, id);
+        let refuse = |refused: &Refused| {
+            let mut answer = payment_answer::refused(&self.offers, sale, refused, id);
+            in_vain::tell(&self.condition, answer.headers_mut());
+            answer
+        };
         let credential = match read_credential(request) {
             Ok(Some(credential)) => credential,
             Ok(None) => {

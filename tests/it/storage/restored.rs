@@ -23,7 +23,7 @@ async fn quiet_sale(world: &World) -> Sale<'_> {
 async fn is_noticed(sale: Sale<'_>, words: &str, left: i64) {
     sale.until_ready(503).await;
     assert_eq!(sale.readyz().await.text(), "the database is not the one that was opened\n");
-    sale.sells_nothing().await;
+    sale.sells_nothing(false).await;
     sale.shows_what_is_free().await;
     let log = sale.process.log();
     assert!(log.contains(words) && log.contains("stop every node"), "{log}");
