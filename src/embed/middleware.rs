@@ -19,11 +19,12 @@ use actix_web::{Error, HttpMessage as _, HttpResponse, web};
 
 use super::body::{HandedOut, ReadBody, WatchedBody};
 use super::caught::{HandlersBody, Panicked, until_panic};
+use super::departures::{self, OnItsWay};
 use super::nesting::{Nesting, Priced};
 use super::notes::{Failed, WithNote, stored_headers, with_note};
 use super::paid::Paid;
+use super::upload;
 use super::{Inner, Numbers, Sold};
-use super::{departures, upload};
 use crate::crowd::Standing;
 use crate::domain::{Micros, RequestId};
 use crate::http::delivery::{Delivery, Upload};
@@ -526,23 +527,24 @@ impl Price {
         Err(Failed { problem, note: Some(note), request: id }.into())
     }
 
-    /// In a task of its own. When the caller has gone meanwhile, the delivery ends there: the request stays charged.
+    /// On the process's runtime: it goes on when this worker ends, and then there is nobody to deliver.
     async fn capture(
         &self,
         admitted: Admitted,
         usage: Usage,
         kept: Option<Answered>,
         upload: Upload,
-    ) -> Result<(Captured, Delivery), Refused> {
+    ) -> Result<(Captured, Option<Delivery>), Refused> {
         let inner = Arc::clone(&self.inner);
+        let is_kept = kept.as_ref().is_some_and(|answered| answered.body.is_some());
         let work = self.inner.parts.tasks.run(async move {
             let captured = inner.parts.paywall.capture(admitted, usage, kept).await?;
             let (reversals, closing) = (&inner.parts.reversals, &inner.parts.closing);
             let delivery = Delivery::new(reversals, closing, usage.request, &captured, upload);
-            Ok((captured, delivery))
+            Ok((captured, OnItsWay::new(delivery, is_kept)))
         });
         match work.await {
-            Ok(captured) => captured,
+            Ok(captured) => captured.map(|(captured, delivery)| (captured, delivery.taken())),
             Err(error) => {
                 tracing::error!(%error, request.id = %usage.request, "a capture ended unexpectedly; nothing is delivered");
                 Err(Refused::because(Refusal::CaptureUnknown))

@@ -41,6 +41,8 @@ pub struct Handlers {
     pub waiting: Semaphore,
     /// Calls of `waits` that were dropped in the middle.
     dropped: AtomicUsize,
+    /// Calls of `waits` that have come to their end.
+    answered: AtomicUsize,
 }
 
 /// Counts a call that is dropped in the middle.
@@ -127,6 +129,7 @@ async fn waits(handlers: web::Data<Handlers>) -> HttpResponse {
     let dropped = Dropped(&handlers);
     handlers.waiting.acquire().await.unwrap().forget();
     std::mem::forget(dropped);
+    handlers.answered.fetch_add(1, Ordering::SeqCst);
     HttpResponse::Ok().body("waited")
 }
 
@@ -234,6 +237,7 @@ impl<'a> Shop<'a> {
             calls: AtomicUsize::new(0),
             waiting: Semaphore::new(0),
             dropped: AtomicUsize::new(0),
+            answered: AtomicUsize::new(0),
         });
         let (five, one) = (paywall.price("0.05").unwrap(), paywall.price("0.01").unwrap());
         let five = five.description("Five cents").mime_type("application/json");

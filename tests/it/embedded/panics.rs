@@ -2,8 +2,8 @@
 
 use super::faulty::PAYLOAD;
 use super::*;
-use crate::support::log;
 use crate::support::raw::{Raw, header_of, status_of};
+use crate::support::{hold_writes, is_on_sqlite, let_write, log};
 
 const REVERSALS: &str = "SELECT COUNT(*) FROM entries WHERE source LIKE 'reversal:%'";
 
@@ -251,6 +251,60 @@ async fn what_the_server_cuts_right_before_the_books_are_closed_is_given_back_at
     shop.balance_becomes(&client, PACK).await;
     shop.close().await;
     assert_eq!(number(&world.database, REVERSALS).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_charged_when_its_worker_has_ended_is_given_back_unless_it_can_be_fetched() {
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let client = shop.wallet().await;
+    let mut callers = Vec::new();
+    for key in ["", "idempotency-key: k\r\n"] {
+        callers.push(ask(&shop, "GET", "/waits", &client, key).await);
+    }
+    eventually("the handlers run", async || shop.handlers.calls() == 2).await;
+    let held = hold_writes(&world.database).await;
+    shop.handlers.waiting.add_permits(2);
+    eventually("they have answered", async || shop.handlers.answered.load(Ordering::SeqCst) == 2).await;
+    shop.server.stop(false).await;
+    for caller in &mut callers {
+        assert_eq!(caller.rest().await, "", "nothing went out before the charge");
+    }
+    let_write(held).await;
+    eventually("both are charged", async || captures(&world).await == 2).await;
+    reversals_become(&shop, 1).await;
+    shop.close().await;
+    let shop = Shop::open(&world).await;
+    assert_eq!(shop.balance(&client).await, PACK - PRICE);
+    let mut caller = ask(&shop, "GET", "/waits", &client, "idempotency-key: k\r\n").await;
+    caller.until("waited").await;
+    assert_eq!((shop.handlers.calls(), shop.balance(&client).await), (0, PACK - PRICE));
+    shop.close().await;
+    assert_eq!(number(&world.database, REVERSALS).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_only_a_person_brings_back_is_not_waited_for() {
+    if !is_on_sqlite("a file") {
+        return;
+    }
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let client = shop.wallet().await;
+    let away = world.folder.path().join("away.db");
+    std::fs::rename(world.file(), &away).unwrap();
+    let pay = Pay::client(&client);
+    eventually("nothing is sold", async || shop.get("/five", &pay).await.status == 503).await;
+    let refused = shop.get("/five", &pay).await;
+    assert_eq!((refused.code().as_str(), refused.header("x-should-retry")), ("busy", Some("false")));
+    assert_eq!(refused.receipt().credits_remaining, None);
+    let body = Some(("application/json", &b"{\"paymentMethodId\":\"pm_1\"}"[..]));
+    let url = format!("{}/billing/top-ups", shop.url);
+    let bought = world.client.send("POST", &url, &[("idempotency-key", "k")], body).await;
+    assert_eq!((bought.status, bought.header("x-should-retry")), (503, Some("false")), "{}", bought.text());
+    std::fs::rename(&away, world.file()).unwrap();
+    eventually("it is sold again", async || shop.get("/five", &pay).await.status == 200).await;
+    shop.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

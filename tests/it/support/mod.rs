@@ -365,6 +365,24 @@ pub async fn change(database: &DatabaseConfig, sql: &'static str, values: &[&str
     changed
 }
 
+/// Keeps every other process from writing an entry, until [`let_write`].
+pub async fn hold_writes(database: &DatabaseConfig) -> db::Connection {
+    let mut connection = db::connect(database).await.unwrap();
+    for sql in [
+        db::Sql::each("BEGIN IMMEDIATE", "BEGIN"),
+        db::Sql::each("SELECT 1", "LOCK TABLE entries IN EXCLUSIVE MODE"),
+    ] {
+        db::query(sql).execute(&mut connection).await.unwrap();
+    }
+    connection
+}
+
+/// Ends [`hold_writes`].
+pub async fn let_write(mut held: db::Connection) {
+    db::query("ROLLBACK").execute(&mut held).await.unwrap();
+    held.close().await.unwrap();
+}
+
 /// From now on PostgreSQL says that its disk has no room for another entry.
 pub async fn fill_disk(database: &DatabaseConfig) {
     for sql in [
