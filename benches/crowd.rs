@@ -90,7 +90,7 @@ impl Stage {
         let sim = stripe_sim::start(StdListener::bind((Ipv4Addr::LOCALHOST, 0))?, options).await?;
         let (address, admin) = (free_address()?, free_address()?);
         let toml = format!(
-            "listen = \"{address}\"\nadmin_listen = \"{admin}\"\ndata_dir = {data:?}\n[stripe]\n\
+            "listen = \"{address}\"\nadmin_listen = \"{admin}\"\nidentity = \"key\"\ndata_dir = {data:?}\n[stripe]\n\
              publishable_key = \"pk_test_bench\"\napi_base = \"{stripe}\"\n[upstream]\nurl = \"http://{api}\"\n\
              [[routes]]\npath = \"/paid\"\nprice = \"0.001\"\nmethods = [\"GET\", \"POST\"]\n\
              [[routes]]\npath = \"/free\"\nfree = true\nmethods = [\"POST\"]\n",
@@ -149,6 +149,7 @@ fn payment_of(client: &str) -> String {
         client_id: Some(client.to_owned()),
         top_up_amount: None,
         max_amount: None,
+        new_wallet: None,
     })
 }
 

@@ -122,10 +122,12 @@ async fn open_doors(
         crowd: Arc::clone(&parts.crowd),
         origin: parts.origin.clone(),
         closing: Arc::clone(&parts.closing),
+        condition: parts.db.condition().clone(),
         metrics: Arc::clone(&parts.metrics),
         sandbox: config.sandbox,
     });
     let (billing, webhooks) = (parts.billing(), parts.webhooks.clone());
+    let condition = parts.db.condition().clone();
     let address = public.local_addr().map_err(|error| StartError::Listen(config.listen, error))?;
     let max_connections = open_files::connections(&config.limits);
     let door = CountedDoor::new(max_connections, parts);
@@ -149,7 +151,7 @@ async fn open_doors(
             .app_data(gateway.clone())
             .app_data(billing.clone())
             .app_data(webhooks.clone())
-            .configure(http::public)
+            .configure(http::public(condition.clone()))
     })
     .map_err(|error| StartError::Listen(address, error))?;
     let (admin_address, admin_server) = admin_server(admin, config, parts)?;
@@ -199,6 +201,7 @@ pub(crate) fn admin_server(
 ) -> Result<(SocketAddr, Server), StartError> {
     let address = listener.local_addr().map_err(|error| StartError::Listen(config.admin_listen, error))?;
     let (operations, admin, desk) = (parts.operations(), parts.admin(config), parts.desk());
+    let condition = parts.db.condition().clone();
     let door = CountedDoor::new(MAX_ADMIN_CONNECTIONS, parts);
     let settings = Settings {
         workers: Some(1),
@@ -210,6 +213,7 @@ pub(crate) fn admin_server(
     };
     let server = http::server::serve(listener, settings, move || {
         ActixApp::new()
+            .wrap(from_fn(http::in_vain::told(condition.clone())))
             .wrap_fn(|request, service| request_log::told_with_id(service.call(request)))
             .wrap(from_fn(http::target::guard))
             .wrap(from_fn(http::admin::require_known_host))

@@ -54,6 +54,8 @@ pub struct Agent {
     pub budget: Budget,
     /// What pays for top-ups.
     pub card: CardSource,
+    /// Pay into a new wallet, although the card has one there already.
+    pub new_wallet: bool,
     /// How long an unknown outcome is waited for.
     pub retry: RetryPolicy,
     /// Tells the holder what is going on; the text holds no secrets.

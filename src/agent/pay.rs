@@ -82,7 +82,10 @@ impl Agent {
             }
             None => self.new_payment_method(offer).await?,
         };
-        let payment = payload(Some(&method), plan.client.as_ref(), Some(plan.top_up), self.max_units());
+        let payment = PaymentPayload {
+            new_wallet: (self.new_wallet && plan.client.is_none()).then_some(true),
+            ..payload(Some(&method), plan.client.as_ref(), Some(plan.top_up), self.max_units())
+        };
         let pending = Pending {
             payment_method: method,
             top_up: plan.top_up,
@@ -96,13 +99,16 @@ impl Agent {
             let sent = self.http.send(outgoing, Some(&payment)).await;
             let attempt = read_attempt(sent, unknown_before).await;
             let (again, maybe_served) = match attempt.verdict {
-                Verdict::Settled => return Ok(self.settle(outgoing, offer, &pending, attempt)),
+                Verdict::Settled => {
+                    return Ok(self.settle(outgoing, offer, &pending, attempt, unknown_before));
+                }
                 Verdict::ServedWithoutReceipt => return Ok(self.keep_pending(offer, attempt)),
                 Verdict::NotCharged => return Err(self.give_up(outgoing, attempt)),
                 Verdict::Unknown { again, maybe_served } => (again, maybe_served),
             };
             let account = self.undo_unless(maybe_served, outgoing, offer.price)?;
-            unknown_before |= !attempt.not_sent;
+            // A card that is only being checked is not charged.
+            unknown_before |= !attempt.not_sent && attempt.code != "card_check_pending";
             let may_repeat =
                 budget::may_repeat(offer.price, &account, &pending_of(&account, &pending), &self.budget);
             match self.retry.wait(attempt_no, attempt.retry_after) {
@@ -159,7 +165,14 @@ impl Agent {
 
     /// The money moved and the server says so. The answer is paid for: a wallet that cannot be written does not withhold it,
     /// and the payment stays recorded as pending, from which the next run learns the key.
-    fn settle(&self, outgoing: &Outgoing, offer: &Offer, pending: &Pending, attempt: Attempt) -> Paid {
+    fn settle(
+        &self,
+        outgoing: &Outgoing,
+        offer: &Offer,
+        pending: &Pending,
+        attempt: Attempt,
+        unknown_before: bool,
+    ) -> Paid {
         let receipt = attempt.answer.as_ref().and_then(|answer| answer.receipt.clone()).unwrap_or_default();
         let reported = receipt.top_up_amount.and_then(Units::new).unwrap_or(Units::ZERO);
         if reported > pending.top_up {
@@ -170,7 +183,17 @@ impl Agent {
                 offer.currency.decimal(pending.top_up.to_micros())
             ));
         }
-        let charged = reported.max(pending.top_up);
+        // A card that has a wallet there may be recognised, and not be charged. Only a server that names its entry is believed, and only
+        // where no earlier attempt can have charged.
+        let is_recognised = receipt.success
+            && receipt.entry_id.is_some()
+            && receipt.charge_id.is_none()
+            && receipt.payment_id.is_none()
+            && !unknown_before;
+        let charged = if is_recognised { Units::ZERO } else { reported.max(pending.top_up) };
+        if is_recognised {
+            (self.say)("the server knows this card: its wallet has paid, and the card was not charged");
+        }
         let written = self.wallet.update(outgoing.target.origin(), |account| {
             if let Some(key) = ClientKey::parse(&receipt.client_id) {
                 account.remember_key(key);
@@ -186,7 +209,7 @@ impl Agent {
             answer: attempt.answer,
             offer: Some(offer.clone()),
             currency: Some(offer.currency),
-            topped_up: Some(charged),
+            topped_up: (!is_recognised).then_some(charged),
         }
     }
 
@@ -206,6 +229,11 @@ impl Agent {
     fn give_up(&self, outgoing: &Outgoing, attempt: Attempt) -> AgentError {
         if let Err(error) = self.wallet.update(outgoing.target.origin(), |account| account.pending = None) {
             return error.into();
+        }
+        if attempt.code == "card_has_wallet" {
+            (self.say)(
+                "this card has paid there before: use the wallet file that holds its key, or say --new-wallet",
+            );
         }
         let status = attempt.answer.as_ref().map_or(0, |answer| answer.status.as_u16());
         AgentError::Declined { status, code: attempt.code, message: attempt.message }
@@ -240,6 +268,7 @@ pub(super) fn payload(
         client_id: client.map(|key| key.expose().to_owned()),
         top_up_amount: top_up.map(Units::get),
         max_amount: Some(max.get()),
+        new_wallet: None,
     }
 }
 

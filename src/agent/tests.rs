@@ -36,6 +36,7 @@ fn agent(directory: &tempfile::TempDir, stripe: &Server) -> Agent {
         stripe: StripeBase::new(Some(&stripe.base), Duration::from_secs(20)).expect("loopback"),
         budget: Budget::default(),
         card: CardSource::Test(Card::new("4242424242424242", "12/34", "123").expect("card")),
+        new_wallet: false,
         retry: RetryPolicy { attempts: 3, first_wait: Duration::ZERO, longest_wait: Duration::from_secs(1) },
         say: |_| {},
     }

@@ -60,9 +60,11 @@ pub fn judge(
         | "idempotency_in_flight"
         | "busy"
         | "reservations_in_flight"
+        | "card_check_pending"
         | "rate_limited" => Verdict::Unknown { again: true, maybe_served: false },
         // Refused before a card is looked at.
         "payment_method_of_other_client"
+        | "card_has_wallet"
         | "cap_reached"
         | "client_frozen"
         | "debt_above_maximum"

@@ -1,19 +1,20 @@
 //! `prepaid402 check-config`: what the configuration means, before it is used.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{HeaderMap, Method};
+use tokio::time::Instant;
 
 use super::database::require_file;
+use super::operator_door::from_here;
 use crate::agent::http::{Http, Outgoing, Target};
 use crate::config::{
-    self, Config, ConfigProblems, DatabaseConfig, IdleLimit, LoadSource, Loaded, Problem, RouteCharge,
-    RouteConfig, Secret, duration_text,
+    self, Config, ConfigProblems, DatabaseConfig, Identity, IdleLimit, LoadSource, Loaded, Problem,
+    RouteCharge, RouteConfig, Secret, duration_text,
 };
 use crate::db::{self, DbError};
 use crate::domain::Currency;
@@ -22,6 +23,7 @@ use crate::http::health;
 use crate::key_secret::KeySecret;
 use crate::paywall::offer::Offers;
 use crate::proxy::route_table::RouteTable;
+use crate::stripe::Stripe;
 use crate::top_up::WrongStripe;
 use crate::trust::Trust;
 
@@ -35,18 +37,39 @@ const MAX_ANSWER: usize = 64 * 1024;
 ///
 /// Shows each route with its price, the top-up options and everything that deserves a look. Secrets are never shown.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  prepaid402 check-config --config prepaid402.toml\n\n\
+#[command(
+    after_help = "Examples:\n  prepaid402 check-config --config prepaid402.toml\n  prepaid402 check-config --for serve\n\n\
     Without --config, the file named by PREPAID402_CONFIG is read, or ./prepaid402.toml if it exists.\n\
-    Exit code 0: the configuration can be used. 2: it cannot, or it does not fit the database; every problem is listed.")]
+    Exit code 0: the configuration can be used. 2: it cannot, or it does not fit the database; every problem is listed."
+)]
 pub struct CheckConfigArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// What the configuration must do for; without it, one that names neither routes nor an upstream is an application's
+    #[arg(long = "for", value_name = "WHAT")]
+    pub door: Option<Door>,
+}
+
+/// What sells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Door {
+    /// The gateway, which needs an upstream and routes
+    Serve,
+    /// An application with the paywall inside, which has neither
+    Embedded,
 }
 
 /// Runs the command.
 pub async fn run(args: CheckConfigArgs) -> ExitCode {
-    match load_or_report(args.config) {
+    let loaded = match args.door {
+        None => load_or_report(args.config),
+        Some(Door::Serve) => load_to_serve(args.config),
+        Some(Door::Embedded) => {
+            checked_or_report(config::load_embedded(&LoadSource { config_file: args.config }))
+        }
+    };
+    match loaded {
         Ok(loaded) => {
             print!("{}", describe(&loaded.config));
             for line in overlap_lines(&loaded.config).into_iter().chain(method_lines(&loaded.config)) {
@@ -59,6 +82,9 @@ pub async fn run(args: CheckConfigArgs) -> ExitCode {
             }
             if let Some(hint) = hint {
                 println!("proxy: {hint}");
+            }
+            if let Some(line) = card_checks(&loaded.config).await {
+                println!("{line}");
             }
             match look_at_books(&loaded.config).await {
                 Ok(line) => {
@@ -93,12 +119,7 @@ fn unheard_proxy(config: &Config) -> Option<String> {
 
 /// What the server that runs with these settings, if one does, has found of a proxy in front.
 async fn running_server_says(config: &Config) -> Option<String> {
-    let mut address = config.admin_listen;
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
+    let address = from_here(config.admin_listen);
     let outgoing = Outgoing {
         target: Target::parse(&format!("http://{address}/readyz"), true).ok()?,
         method: Method::GET,
@@ -116,6 +137,26 @@ async fn running_server_says(config: &Config) -> Option<String> {
     let body = String::from_utf8(body).ok()?;
     let finding = body.strip_prefix("ready\n")?.lines().find_map(|line| line.strip_prefix(health::PROXY))?;
     Some(format!("the server that runs says: {finding}"))
+}
+
+/// Whether the Stripe key lets cards be checked, where `identity = "card"` wants that. `None`: it does.
+async fn card_checks(config: &Config) -> Option<String> {
+    if config.identity != Identity::Card {
+        return None;
+    }
+    let by = Instant::now().checked_add(PATIENCE)?;
+    match Stripe::new(&config.stripe).ok()?.may_check_cards(by).await {
+        Ok(true) => None,
+        Ok(false) => Some(
+            "warning: the Stripe key may not write SetupIntents, so identity = \"card\" works like \"key\". Give the restricted key \
+             write access to SetupIntents, or set identity = \"key\""
+                .to_owned(),
+        ),
+        Err(failure) => Some(format!(
+            "identity: Stripe could not be asked whether the key may write SetupIntents ({})",
+            failure.class()
+        )),
+    }
 }
 
 /// What the settings mean for the database that is there, or why they do not fit it. Makes none, and asks nobody else.
@@ -253,6 +294,13 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
     }
     writeln!(text, "public URL     {}", config.public_url)?;
     writeln!(text, "database       {}", config.database.shown())?;
+    let identity = match config.identity {
+        Identity::Card => {
+            "card: a new token of the card that has founded a wallet leads there, once its bank has confirmed it"
+        }
+        Identity::Key => "key: each new card token pays into a wallet of its own",
+    };
+    writeln!(text, "identity       {identity}")?;
     let mode = if config.stripe.is_live() { "live: cards are charged" } else { "test: no card is charged" };
     writeln!(text, "stripe         {}  ({mode})", config.stripe.api_base)?;
     writeln!(text, "  secret key       set, not shown")?;
@@ -276,7 +324,7 @@ fn write_settings(text: &mut String, config: &Config) -> std::fmt::Result {
         }
         None => writeln!(
             text,
-            "upstream       none: for an application with the paywall inside (serve needs upstream.url)"
+            "upstream       none: for an application with the paywall inside (serve needs upstream.url; --for serve checks that)"
         )?,
     }
     write_webhooks(text, config)?;

@@ -111,6 +111,9 @@ pub struct GetArgs {
     /// for --max-top-up.
     #[arg(long)]
     pub forget_pending: bool,
+    /// Pay into a new wallet, although the card has one at this server already.
+    #[arg(long)]
+    pub new_wallet: bool,
     /// Print status and headers of the answer, too.
     #[arg(short = 'i', long)]
     pub include: bool,
@@ -194,6 +197,7 @@ fn prepare(args: &GetArgs) -> Result<(Agent, Outgoing, Option<File>), Usage> {
         stripe: StripeBase::new(args.stripe_base.as_deref(), patience)?,
         budget,
         card: card(args)?,
+        new_wallet: args.new_wallet,
         retry: RetryPolicy::default(),
         say: if args.json { |_| {} } else { |text| eprintln!("{text}") },
     };

@@ -1,6 +1,8 @@
 //! The way from the command line to the running server's admin listener: only the server writes.
 
 use std::io::IsTerminal as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,6 +14,7 @@ use serde_json::Value;
 
 use super::admin::password_from;
 use crate::agent::http::{Http, Outgoing, SendError, Target, TargetError};
+use crate::config::{ConfigProblems, LoadSource, load_admin_address};
 use crate::domain::{Micros, decimal_in};
 use crate::trust::Trust;
 
@@ -32,9 +35,12 @@ const WAITS: u32 = 20;
 /// Where the server is, and who asks. The password is in PREPAID402_ADMIN_PASSWORD, or is asked for.
 #[derive(Debug, clap::Args)]
 pub(crate) struct OperatorDoor {
-    /// The server's admin listener
-    #[arg(long, value_name = "URL", env = "PREPAID402_ADMIN_URL", default_value = "http://127.0.0.1:4403")]
-    admin_url: String,
+    /// The server's admin listener; without it, as the configuration says
+    #[arg(long, value_name = "URL", env = "PREPAID402_ADMIN_URL")]
+    admin_url: Option<String>,
+    /// The configuration file whose admin_listen it is; as for `serve` without it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// A user of the admin pages
     #[arg(long, value_name = "NAME", env = "PREPAID402_ADMIN_USER")]
     user: String,
@@ -46,6 +52,13 @@ pub(crate) struct OperatorDoor {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DoorError {
+    #[error("the address of the admin listener is not known: {0}")]
+    Config(#[from] ConfigProblems),
+    #[error(
+        "admin_listen is {0}, and plain http:// to an address that others can reach would send the password in the clear: write \
+         admin_public_url, or use --admin-url with https:// or an SSH tunnel"
+    )]
+    Listen(SocketAddr),
     #[error(
         "--admin-url: it must look like http://127.0.0.1:4403; from another machine, use https:// or an SSH tunnel"
     )]
@@ -72,7 +85,13 @@ pub(super) enum DoorError {
 impl DoorError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Url | Self::Insecure | Self::NoPassword | Self::Password(_) | Self::Word(_) => USAGE,
+            Self::Config(_)
+            | Self::Listen(_)
+            | Self::Url
+            | Self::Insecure
+            | Self::NoPassword
+            | Self::Password(_)
+            | Self::Word(_) => USAGE,
             Self::NotSent(..) | Self::Lost(..) | Self::Foreign(..) => FAILED,
         }
     }
@@ -120,7 +139,10 @@ pub(super) struct OpenDoor {
 impl OperatorDoor {
     /// Checks the address and gets the password, before anything is sent.
     pub(super) async fn open(self) -> Result<OpenDoor, DoorError> {
-        let url = self.admin_url.trim_end_matches('/').to_owned();
+        let url = match self.admin_url.filter(|url| !url.is_empty()) {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => configured(self.config)?,
+        };
         target(&url)?;
         let from_stdin = self.password_stdin;
         let reading = tokio::task::spawn_blocking(move || read_password(from_stdin));
@@ -130,6 +152,27 @@ impl OperatorDoor {
         authorization.set_sensitive(true);
         Ok(OpenDoor { url, authorization })
     }
+}
+
+/// The admin listener's address by the configuration.
+fn configured(config_file: Option<PathBuf>) -> Result<String, DoorError> {
+    let (listen, public) = load_admin_address(&LoadSource { config_file })?;
+    let address = from_here(listen);
+    match public {
+        Some(public) if !address.ip().to_canonical().is_loopback() => Ok(public),
+        None if !address.ip().to_canonical().is_loopback() => Err(DoorError::Listen(listen)),
+        _ => Ok(format!("http://{address}")),
+    }
+}
+
+/// Where something that listens is reached from this machine.
+pub(super) fn from_here(mut listen: SocketAddr) -> SocketAddr {
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    listen
 }
 
 fn target(url: &str) -> Result<Target, DoorError> {

@@ -28,6 +28,7 @@ pub(super) const SETTINGS: &[(&str, Kind)] = &[
     ("data_dir", Kind::Text),
     ("database_url", Kind::Text),
     ("currency", Kind::Text),
+    ("identity", Kind::Text),
     ("trusted_proxies", Kind::List),
     ("stripe.secret_key_file", Kind::Text),
     ("stripe.publishable_key", Kind::Text),

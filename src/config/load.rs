@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use super::problem::{ConfigProblems, Problem, Report};
@@ -120,6 +121,26 @@ pub fn embedded_from(
 /// # Errors
 /// What is wrong with the file or the address.
 pub fn load_database(source: &LoadSource) -> Result<DatabaseConfig, ConfigProblems> {
+    load_a_part(source, |root, env, report| {
+        let data_dir = root.text("data_dir", report).map(PathBuf::from);
+        let database = database::read(root, data_dir.as_ref(), report)?;
+        Some(database.with_password(password(env)))
+    })
+}
+
+/// Where the admin pages are, for commands that ask the running server: where they listen, and the address of a proxy in front.
+///
+/// # Errors
+/// What is wrong with the file or the addresses.
+pub fn load_admin_address(source: &LoadSource) -> Result<(SocketAddr, Option<String>), ConfigProblems> {
+    load_a_part(source, |root, _, report| validate::admin_address(root, report))
+}
+
+/// What needs no more than a part of the settings.
+fn load_a_part<T>(
+    source: &LoadSource,
+    read: impl FnOnce(&Section<'_>, &BTreeMap<String, String>, &mut Report) -> Option<T>,
+) -> Result<T, ConfigProblems> {
     let mut report = Report::default();
     let env = environment(&mut report);
     let path = configuration_file(source, &env);
@@ -128,11 +149,8 @@ pub fn load_database(source: &LoadSource) -> Result<DatabaseConfig, ConfigProble
         return Err(ConfigProblems(report.problems));
     }
     let table = layers::merge(text.as_deref(), &env, &mut report)?;
-    let root = Section::root(&table);
-    let data_dir = root.text("data_dir", &mut report).map(PathBuf::from);
-    let database = database::read(&root, data_dir.as_ref(), &mut report);
-    match database {
-        Some(database) if report.problems.is_empty() => Ok(database.with_password(password(&env))),
+    match read(&Section::root(&table), &env, &mut report) {
+        Some(part) if report.problems.is_empty() => Ok(part),
         _ => Err(ConfigProblems(report.problems)),
     }
 }

@@ -30,8 +30,8 @@ use std::time::Duration;
 pub use self::database::DatabaseConfig;
 pub use self::layers::DEFAULT_TOML;
 pub use self::load::{
-    LoadSource, Loaded, embedded_from, load, load_database, load_embedded, load_for_any_door, load_from,
-    variables,
+    LoadSource, Loaded, embedded_from, load, load_admin_address, load_database, load_embedded,
+    load_for_any_door, load_from, variables,
 };
 pub use self::parse::NotANetwork;
 pub(crate) use self::parse::{duration_text, host_of, origin_of};
@@ -68,6 +68,8 @@ pub struct Config {
     pub upstream: Option<UpstreamConfig>,
     /// What is sold at what price, in the order of the file.
     pub routes: Vec<RouteConfig>,
+    /// What leads to a wallet besides its keys and the very token that has founded it.
+    pub identity: Identity,
     /// How much may be charged.
     pub top_up: TopUpConfig,
     /// Sizes and times.
@@ -88,6 +90,15 @@ pub struct Config {
     pub key_secret: Option<Secret>,
     /// Says SANDBOX wherever it shows; set by `prepaid402 sandbox` only, never from the file.
     pub sandbox: bool,
+}
+
+/// What leads to a wallet besides its keys and the very token that has founded it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Identity {
+    /// A new token of the card that has founded it, once the bank has confirmed the card again.
+    Card,
+    /// Nothing.
+    Key,
 }
 
 /// Stripe account and API.

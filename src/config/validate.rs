@@ -12,8 +12,8 @@ use super::problem::{Report, shown};
 use super::secrets::SecretSources;
 use super::section::Section;
 use super::{
-    Config, IdempotencyConfig, IpNetwork, LimitsConfig, LogConfig, database, live, networks, routes, shield,
-    stripe, top_up, upstream, webhooks,
+    Config, IdempotencyConfig, Identity, IpNetwork, LimitsConfig, LogConfig, database, live, networks,
+    routes, shield, stripe, top_up, upstream, webhooks,
 };
 use crate::domain::Currency;
 
@@ -42,6 +42,7 @@ pub(super) fn config(
     let data_dir = root.text("data_dir", report).map(PathBuf::from);
     let database = database::read(&root, data_dir.as_ref(), report);
     let currency = currency(&root, report);
+    let identity = identity(&root, report);
     let stripe = stripe::read(&root.section("stripe"), secrets, report);
     // Without the section, not even the defaults: an application sells its own handlers.
     let upstream =
@@ -89,6 +90,7 @@ pub(super) fn config(
             Some(upstream) => Some(upstream?),
         },
         routes,
+        identity: identity?,
         top_up: top_up?,
         limits: limits?,
         idempotency: idempotency?,
@@ -100,6 +102,18 @@ pub(super) fn config(
         key_secret: None,
         sandbox,
     })
+}
+
+fn identity(root: &Section<'_>, report: &mut Report) -> Option<Identity> {
+    match root.text("identity", report)? {
+        "card" => Some(Identity::Card),
+        "key" => Some(Identity::Key),
+        other => {
+            let what = format!("{} is neither \"card\" nor \"key\"", shown(other));
+            report.problem("identity", what);
+            None
+        }
+    }
 }
 
 fn socket_address(root: &Section<'_>, key: &str, report: &mut Report) -> Option<SocketAddr> {
@@ -138,6 +152,11 @@ fn admin_listen(root: &Section<'_>, listen: Option<SocketAddr>, report: &mut Rep
         }
     }
     Some(address)
+}
+
+/// Where the admin pages are, whatever else is wrong.
+pub(super) fn admin_address(root: &Section<'_>, report: &mut Report) -> Option<(SocketAddr, Option<String>)> {
+    Some((socket_address(root, "admin_listen", report)?, admin_public_url(root, report)?))
 }
 
 /// The outer `Option` is "usable", the inner "given".

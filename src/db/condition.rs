@@ -4,7 +4,7 @@
 //! pays cannot be written down. Whatever writes says here what it met, and the paywall looks here before the API or Stripe is
 //! asked for anything; that look is one load. `watch.rs` finds out when it is over.
 
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -17,6 +17,8 @@ pub struct Condition(Arc<Inner>);
 struct Inner {
     state: AtomicU8,
     why: Mutex<String>,
+    /// Whether the writes that are refused stay so until a person does something, as far as that is known.
+    lasts: AtomicBool,
     /// Writes are refused since a moment.
     worsened: Notify,
     /// The id of the newest entry that this process knows to be committed; 0: none.
@@ -57,6 +59,15 @@ impl Condition {
         }
     }
 
+    /// What stands in the way of writing is nothing that ends by itself within a minute.
+    pub(crate) fn waits_for_a_person(&self) -> bool {
+        match self.0.state.load(Ordering::Relaxed) {
+            FINE => false,
+            REFUSES => self.0.lasts.load(Ordering::Relaxed),
+            _ => true,
+        }
+    }
+
     fn why(&self) -> std::sync::MutexGuard<'_, String> {
         self.0.why.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -65,6 +76,9 @@ impl Condition {
     pub(crate) fn note(&self, error: &sqlx::Error) {
         if says_no_writes(error) {
             self.refuses(error);
+            if lasts(error) {
+                self.0.lasts.store(true, Ordering::Relaxed);
+            }
         }
     }
 
@@ -75,6 +89,7 @@ impl Condition {
             return;
         }
         *self.why() = why.to_string();
+        self.0.lasts.store(false, Ordering::Relaxed);
         if state.compare_exchange(FINE, REFUSES, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
             tracing::error!(
                 %why,
@@ -147,6 +162,18 @@ pub(crate) fn says_no_writes(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether what [`says_no_writes`] stays so until a person does something: no room, no rights, a broken file or disk. A server that
+/// ends or starts, is about to take over, or is short of memory or connections, comes back.
+fn lasts(error: &sqlx::Error) -> bool {
+    let Some(code) = error.as_database_error().and_then(sqlx::error::DatabaseError::code) else {
+        return false;
+    };
+    match code.len() {
+        5 => ["53100", "58030", "42501", "XX001", "XX002"].contains(&code.as_ref()),
+        _ => code.parse::<u32>().is_ok_and(|code| [8, 10, 11, 13, 26].contains(&(code & 0xff))),
+    }
+}
+
 /// Whether a failed statement was refused for lack of something that will not be there in a moment (room, rights, tables): nothing
 /// was written, and trying again at once is in vain.
 pub(crate) fn is_in_vain(error: &sqlx::Error) -> bool {
@@ -169,13 +196,14 @@ mod tests {
         assert!(condition.is_fine(), "that says nothing about writes");
         condition.refuses(&"full");
         condition.refuses(&"fuller");
+        assert!(!condition.waits_for_a_person(), "it may end by itself");
         assert_eq!(condition.trouble(), Some(Trouble::Refuses("full".to_owned())));
         assert!(condition.takes_writes() && condition.is_fine());
         condition.became_another("replaced");
         condition.refuses(&"full");
-        assert!(!condition.takes_writes() && condition.is_another());
+        assert!(!condition.takes_writes() && condition.is_another() && condition.waits_for_a_person());
         assert_eq!(condition.trouble(), Some(Trouble::Another("replaced".to_owned())));
         condition.is_back();
-        assert!(condition.is_fine());
+        assert!(condition.is_fine() && !condition.waits_for_a_person());
     }
 }

@@ -37,7 +37,12 @@ pub(super) struct WatchedBody {
 }
 
 impl WatchedBody {
-    pub(super) fn new(read: ReadBody, is_head: bool, delivery: Delivery, handed_out: HandedOut) -> Self {
+    pub(super) fn new(
+        read: ReadBody,
+        is_head: bool,
+        delivery: Option<Delivery>,
+        handed_out: HandedOut,
+    ) -> Self {
         let ReadBody { beginning, rest, size, is_whole } = read;
         let beginning = Some(beginning).filter(|bytes| !bytes.is_empty());
         Self {
@@ -47,7 +52,7 @@ impl WatchedBody {
             is_head,
             is_kept: is_whole,
             sent: 0,
-            delivery: Some(delivery),
+            delivery,
             broken: None,
             handed_out,
             is_taken: Cell::new(false),

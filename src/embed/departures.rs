@@ -11,19 +11,36 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::http::delivery::Delivery;
 
-/// Dropped with its delivery inside, it is one that the server has cut.
-struct Left(Option<Delivery>);
+/// A delivery on its way to a task of a worker. Dropped with its delivery inside, it is one that the server has cut.
+pub(super) struct OnItsWay {
+    delivery: Option<Delivery>,
+    /// The answer is stored, and can be fetched with its key whatever becomes of it here.
+    is_kept: bool,
+}
 
-impl Drop for Left {
+impl OnItsWay {
+    pub(super) fn new(delivery: Delivery, is_kept: bool) -> Self {
+        Self { delivery: Some(delivery), is_kept }
+    }
+
+    /// It has arrived.
+    pub(super) fn taken(mut self) -> Option<Delivery> {
+        self.delivery.take()
+    }
+}
+
+impl Drop for OnItsWay {
     fn drop(&mut self) {
-        if let Some(delivery) = self.0.take() {
-            delivery.cut_by_server();
+        match self.delivery.take() {
+            Some(delivery) if self.is_kept => delivery.finish(),
+            Some(delivery) => delivery.cut_by_server(),
+            None => {}
         }
     }
 }
 
 thread_local! {
-    static HERE: RefCell<Option<UnboundedSender<Left>>> = const { RefCell::new(None) };
+    static HERE: RefCell<Option<UnboundedSender<OnItsWay>>> = const { RefCell::new(None) };
 }
 
 /// Ends with the task that it belongs to.
@@ -38,7 +55,7 @@ impl Drop for Open {
 
 /// Says of a delivery on this thread that nobody asks for the rest of its answer any more.
 pub(super) fn leave(delivery: Delivery) {
-    let left = Left(Some(delivery));
+    let left = OnItsWay::new(delivery, false);
     // Without a task the worker has ended.
     let _ = HERE.try_with(|here| {
         if let Some(here) = here.borrow().as_ref() {
@@ -54,12 +71,12 @@ pub(super) fn watch_here() -> Option<impl Future<Output = ()> + 'static> {
         if here.is_some() {
             return None;
         }
-        let (sender, mut left) = unbounded_channel::<Left>();
+        let (sender, mut left) = unbounded_channel::<OnItsWay>();
         *here = Some(sender);
         let open = Open;
         Some(async move {
-            while let Some(mut left) = left.recv().await {
-                if let Some(delivery) = left.0.take() {
+            while let Some(left) = left.recv().await {
+                if let Some(delivery) = left.taken() {
                     delivery.caller_has_gone();
                 }
             }

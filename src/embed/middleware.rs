@@ -19,11 +19,12 @@ use actix_web::{Error, HttpMessage as _, HttpResponse, web};
 
 use super::body::{HandedOut, ReadBody, WatchedBody};
 use super::caught::{HandlersBody, Panicked, until_panic};
+use super::departures::{self, OnItsWay};
 use super::nesting::{Nesting, Priced};
 use super::notes::{Failed, WithNote, stored_headers, with_note};
 use super::paid::Paid;
+use super::upload;
 use super::{Inner, Numbers, Sold};
-use super::{departures, upload};
 use crate::crowd::Standing;
 use crate::domain::{Micros, RequestId};
 use crate::http::delivery::{Delivery, Upload};
@@ -38,7 +39,7 @@ use crate::http::repeat_headers;
 use crate::http::repeat_key::{self, Unfit};
 use crate::http::request_log;
 use crate::http::who_asks::{self, Ask};
-use crate::http::{finish, preflight, target};
+use crate::http::{finish, in_vain, preflight, target};
 use crate::ledger::{ClientId, mailbox};
 use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
@@ -312,7 +313,10 @@ impl Price {
     }
 
     fn refuse(&self, origin: &str, path: &str, refused: &Refused, id: RequestId) -> HttpResponse {
-        payment_answer::refused(&self.inner.parts.offers, self.sale(origin, path), refused, id)
+        let mut answer =
+            payment_answer::refused(&self.inner.parts.offers, self.sale(origin, path), refused, id);
+        in_vain::tell(self.inner.parts.db.condition(), answer.headers_mut());
+        answer
     }
 
     /// Everything up to the handler. `Err`: the finished answer.
@@ -323,7 +327,7 @@ impl Price {
     ) -> Result<(Opened, Numbers), (HttpResponse, Outcome)> {
         let (origin, path) = (self.inner.parts.origin.of(request.request()), request.path().to_owned());
         let refuse = |refused: &Refused| self.refuse(&origin, &path, refused, id);
-        let credential = match read_credential(request.request()) {
+        let mut credential = match read_credential(request.request()) {
             Ok(Some(credential)) => credential,
             Ok(None) => {
                 let offers = &self.inner.parts.offers;
@@ -348,12 +352,15 @@ impl Price {
         let key = repeat_key::presented(request.headers()).map_err(unfit)?.cloned();
         let caller = parts.callers.address(request.request());
         // Who asks comes first: whoever is nobody, or sends a body slowly, must not keep others out.
-        let ask = Ask { credential: &credential, caller, price: self.price, is_repeat: key.is_some() };
         let mut wallet = match parts.paywall.recognise_at_once(&credential) {
             Some(wallet) => Some(wallet),
-            None => Box::pin(who_asks::look_up(&parts.paywall, &parts.crowd, ask))
-                .await
-                .map_err(|refused| (refuse(&refused), Outcome::of_refused(&refused)))?,
+            None => Box::pin(who_asks::look_up(
+                &parts.paywall,
+                &parts.crowd,
+                Ask { credential: &mut credential, caller, price: self.price, is_repeat: key.is_some() },
+            ))
+            .await
+            .map_err(|refused| (refuse(&refused), Outcome::of_refused(&refused)))?,
         };
         let client = wallet.as_ref().map(|wallet| wallet.record.client);
         let repeat = match &key {
@@ -523,23 +530,24 @@ impl Price {
         Err(Failed { problem, note: Some(note), request: id }.into())
     }
 
-    /// In a task of its own. When the caller has gone meanwhile, the delivery ends there: the request stays charged.
+    /// On the process's runtime: it goes on when this worker ends, and then there is nobody to deliver.
     async fn capture(
         &self,
         admitted: Admitted,
         usage: Usage,
         kept: Option<Answered>,
         upload: Upload,
-    ) -> Result<(Captured, Delivery), Refused> {
+    ) -> Result<(Captured, Option<Delivery>), Refused> {
         let inner = Arc::clone(&self.inner);
+        let is_kept = kept.as_ref().is_some_and(|answered| answered.body.is_some());
         let work = self.inner.parts.tasks.run(async move {
             let captured = inner.parts.paywall.capture(admitted, usage, kept).await?;
             let (reversals, closing) = (&inner.parts.reversals, &inner.parts.closing);
             let delivery = Delivery::new(reversals, closing, usage.request, &captured, upload);
-            Ok((captured, delivery))
+            Ok((captured, OnItsWay::new(delivery, is_kept)))
         });
         match work.await {
-            Ok(captured) => captured,
+            Ok(captured) => captured.map(|(captured, delivery)| (captured, delivery.taken())),
             Err(error) => {
                 tracing::error!(%error, request.id = %usage.request, "a capture ended unexpectedly; nothing is delivered");
                 Err(Refused::because(Refusal::CaptureUnknown))

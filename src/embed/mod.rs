@@ -193,9 +193,10 @@ impl Embedded {
 
     /// The clients' own pages under `/billing`: balance, entries, credit in advance. For `App::configure`.
     pub fn billing(&self) -> impl FnOnce(&mut web::ServiceConfig) + Clone + use<> {
-        let billing = self.0.parts.billing();
+        let (billing, condition) = (self.0.parts.billing(), self.0.parts.db.condition().clone());
         move |config: &mut web::ServiceConfig| {
             let scope = web::scope("/billing")
+                .wrap(from_fn(http::in_vain::told(condition)))
                 .wrap(from_fn(http::target::guard))
                 .app_data(billing)
                 .configure(http::billing::configure);

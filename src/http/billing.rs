@@ -34,7 +34,7 @@ use crate::proxy::pace::Patience;
 use crate::proxy::upload::read_whole;
 use crate::sparing_log::sparingly;
 use crate::top_up::store::{State, TopUpRow};
-use crate::top_up::{Landed, TopUpOutcome, TopUpRequest};
+use crate::top_up::{Landed, Repeat, TopUpOutcome, TopUpRequest};
 
 /// Largest body of a billing call.
 const MAX_BODY: usize = 8 * 1024;
@@ -285,8 +285,25 @@ fn top_up_json(row: &TopUpRow) -> Value {
 struct Order {
     credential: Credential,
     card: PaymentMethodId,
-    request_key: SecretHash,
+    /// The `Idempotency-Key`.
+    key: String,
     caller: Option<IpAddr>,
+}
+
+impl Order {
+    /// Whose key it is: the clientId's, or the card token's that came alone.
+    fn request_key(&self) -> SecretHash {
+        let scope = match &self.credential.client_key {
+            Some(client) => format!("client {}", client.expose()),
+            None => format!("card {}", self.card.expose()),
+        };
+        SecretHash::of(&format!("{scope}\n{}", self.key))
+    }
+
+    /// The key alone, for a wallet that has ordered the same with another token of its card.
+    fn repeat(&self) -> SecretHash {
+        SecretHash::of_parts(&[b"order", self.key.as_bytes()])
+    }
 }
 
 async fn create_top_up(
@@ -300,34 +317,23 @@ async fn create_top_up(
     if matches!(super::announced(&request), Ok(Some(length)) if length > MAX_BODY as u64) {
         return refuse(Problem::BodyTooLarge, id);
     }
-    if is_nobody(&request, &billing, caller).await {
-        let refused = Refused::because(Refusal::UnknownClient);
-        let origin = billing.origin.of(&request);
-        let sale = payment_answer::credit_sale(&origin, "/billing/top-ups");
-        return done(payment_answer::refused(&billing.offers, sale, &refused, id), id);
-    }
-    let order = match read_order(&request, payload, &billing, caller).await {
+    let mut order = match read_order(&request, payload, &billing, caller).await {
         Ok(order) => order,
         Err(OrderProblem::Problem(problem)) => return refuse(problem, id),
         Err(OrderProblem::Invalid(detail)) => return invalid(detail, id),
     };
-    let outcome = carry_out(&billing, &order).await;
+    let outcome = carry_out(&billing, &mut order).await;
     let origin = billing.origin.of(&request);
     let sale = payment_answer::credit_sale(&origin, "/billing/top-ups");
     let response = match outcome {
         Ok(done) => done,
-        Err(Stopped::Refused(refused)) => payment_answer::refused(&billing.offers, sale, &refused, id),
+        Err(Stopped::Refused(refused)) => {
+            payment_answer::refused(&billing.offers, sale, &refused.to(&order.credential), id)
+        }
         Err(Stopped::Problem(problem)) => problem::plain(problem, id),
         Err(Stopped::Db(error)) => return unavailable(&error, id),
     };
     done(response, id)
-}
-
-/// Whether the presented clientId was never issued: then nothing is waited for. Whatever else there is to say follows the body.
-async fn is_nobody(request: &HttpRequest, billing: &Billing, caller: Option<IpAddr>) -> bool {
-    let Ok(Some(key)) = presented_key(request) else { return false };
-    let looking = billing.crowd.look_up(caller, billing.keys.was_here(key.hash())).await;
-    looking.is_some() && matches!(billing.keys.look_up(key.hash()).await, Ok(KeyLookup::Unknown))
 }
 
 enum OrderProblem {
@@ -362,7 +368,7 @@ async fn read_order(
         return Err(OrderProblem::Problem(Problem::RawCardData));
     }
     let body: TopUpBody = serde_json::from_slice(body)
-        .map_err(|_| Invalid("The body is {\"paymentMethodId\": \"pm_…\", \"topUpAmount\": units}; topUpAmount may be left out."))?;
+        .map_err(|_| Invalid("The body is {\"paymentMethodId\": \"pm_…\", \"topUpAmount\": units}; topUpAmount may be left out, and newWallet: true asks for a new wallet."))?;
     let card = PaymentMethodId::parse(&body.payment_method_id)
         .ok_or(Invalid("paymentMethodId is the pm_… id that Stripe gave for the card."))?;
     let top_up_amount = match body.top_up_amount {
@@ -373,14 +379,15 @@ async fn read_order(
                 .ok_or(Invalid("topUpAmount is a whole number of units above zero."))?,
         ),
     };
-    let scope = match &client_key {
-        Some(client) => format!("client {}", client.expose()),
-        None => format!("card {}", card.expose()),
+    let credential = Credential {
+        payment_method: Some(card.clone()),
+        client_key,
+        top_up_amount,
+        max_amount: None,
+        new_wallet: body.new_wallet,
+        left_out_unknown_client: false,
     };
-    let request_key = SecretHash::of(&format!("{scope}\n{key}"));
-    let credential =
-        Credential { payment_method: Some(card.clone()), client_key, top_up_amount, max_amount: None };
-    Ok(Order { credential, card, request_key, caller })
+    Ok(Order { credential, card, key: key.to_owned(), caller })
 }
 
 #[derive(Debug, Deserialize)]
@@ -388,6 +395,8 @@ async fn read_order(
 struct TopUpBody {
     payment_method_id: String,
     top_up_amount: Option<i64>,
+    #[serde(default)]
+    new_wallet: bool,
 }
 
 enum Stopped {
@@ -408,16 +417,36 @@ impl From<DbError> for Stopped {
     }
 }
 
-async fn carry_out(billing: &Billing, order: &Order) -> Result<HttpResponse, Stopped> {
+async fn carry_out(billing: &Billing, order: &mut Order) -> Result<HttpResponse, Stopped> {
     let top_ups = billing.paywall.top_ups();
+    if let Some(key) = &order.credential.client_key {
+        let was_here = billing.keys.was_here(key.hash());
+        let Some(_looking) = billing.crowd.look_up(order.caller, was_here).await else {
+            return Err(Stopped::Problem(Problem::Busy));
+        };
+        billing.paywall.recognise_or_card(&mut order.credential).await?;
+    }
+    let order = &*order;
     for _ in 0..ROUNDS {
-        if let Some(row) = top_ups.find_by_request_key(order.request_key).await? {
-            if let Some(answer) = repeated(billing, order, row).await? {
+        if let Some(row) = top_ups.find_by_request_key(order.request_key()).await? {
+            let is_of_card = row.pm_hash.is_none_or(|hash| hash == order.card.hash());
+            if let Some(answer) = repeated(billing, order, row, is_of_card).await? {
                 return Ok(answer);
             }
             continue;
         }
         let wallet = billing.paywall.recognise(&order.credential).await?;
+        if let Some(wallet) = &wallet
+            && let Some(row) = top_ups.find_order(wallet.record.client, order.repeat()).await?
+        {
+            // Of a token without a clientId, the bank has confirmed that it is of the wallet's card.
+            let is_of_card = order.credential.client_key.is_none()
+                || row.pm_hash.is_none_or(|hash| hash == order.card.hash());
+            if let Some(answer) = repeated(billing, order, row, is_of_card).await? {
+                return Ok(answer);
+            }
+            continue;
+        }
         let state = match &wallet {
             Some(wallet) => billing.ledger.state(wallet.record.client).await?,
             None => None,
@@ -441,7 +470,9 @@ async fn carry_out(billing: &Billing, order: &Order) -> Result<HttpResponse, Sto
             payment_method: order.card.clone(),
             amount,
             reserve: None,
-            request_key: Some(order.request_key),
+            request_key: Some(order.request_key()),
+            repeat: Some(Repeat::Order(order.repeat())),
+            new_wallet: order.credential.new_wallet,
             caller: order.caller,
             // Who has a wallet may buy in advance; nobody's first payment goes to an API that is down.
             upstream: wallet.is_none().then(|| billing.paywall.upstream().cloned()).flatten(),
@@ -449,8 +480,8 @@ async fn carry_out(billing: &Billing, order: &Order) -> Result<HttpResponse, Sto
         match top_ups.charge(request).await {
             TopUpOutcome::Recorded(recorded) => {
                 let wallet = wallet.unwrap_or_else(|| Wallet {
-                    key: top_ups.key_again(&recorded.key),
-                    record: recorded.key.clone(),
+                    is_instead_of_unknown: order.credential.left_out_unknown_client,
+                    ..top_ups.wallet_of(&recorded.key)
                 });
                 let row = top_ups.find(recorded.top_up).await?;
                 let Some(row) = row else {
@@ -458,7 +489,10 @@ async fn carry_out(billing: &Billing, order: &Order) -> Result<HttpResponse, Sto
                 };
                 return Ok(credited(&row, &wallet, Some(&recorded.posted.state), true));
             }
-            TopUpOutcome::Shared(Landed::Credited | Landed::Nothing) => {}
+            TopUpOutcome::Recognised | TopUpOutcome::Shared(Landed::Credited | Landed::Nothing) => {}
+            TopUpOutcome::Unchecked | TopUpOutcome::Shared(Landed::Unchecked) => {
+                return Err(refused(Refusal::CardCheckPending).into());
+            }
             TopUpOutcome::Shared(Landed::Failed(reason)) | TopUpOutcome::Failed(reason) => {
                 return Err(refused(reason.into()).into());
             }
@@ -479,21 +513,31 @@ async fn carry_out(billing: &Billing, order: &Order) -> Result<HttpResponse, Sto
 }
 
 /// The answer for an `Idempotency-Key` that was here before. `None`: it has just been settled, look again.
-async fn repeated(billing: &Billing, order: &Order, row: TopUpRow) -> Result<Option<HttpResponse>, Stopped> {
+async fn repeated(
+    billing: &Billing,
+    order: &Order,
+    row: TopUpRow,
+    same_card: bool,
+) -> Result<Option<HttpResponse>, Stopped> {
     let same_amount = order.credential.top_up_amount.is_none_or(|units| units.to_micros() == row.amount);
-    let same_card = row.pm_hash.is_none_or(|hash| hash == order.card.hash());
     if !same_amount || !same_card {
         return Err(Stopped::Problem(Problem::IdempotencyMismatch));
     }
     let top_ups = billing.paywall.top_ups();
     match row.state {
         State::Succeeded => {
-            let Ok(KeyLookup::Known(record)) = billing.keys.look_up(row.key_hash).await else {
-                return Err(Stopped::Problem(Problem::Unavailable));
+            // The key that whoever asks has shown, or has been given: never a wider one of the same wallet.
+            let wallet = match billing.paywall.recognise(&order.credential).await? {
+                Some(wallet) => wallet,
+                None => {
+                    let Ok(KeyLookup::Known(record)) = billing.keys.look_up(row.key_hash).await else {
+                        return Err(Stopped::Problem(Problem::Unavailable));
+                    };
+                    top_ups.wallet_of(&record)
+                }
             };
-            let key = order.credential.client_key.clone().or_else(|| top_ups.key_again(&record));
-            let state = billing.ledger.state(record.client).await?;
-            Ok(Some(credited(&row, &Wallet { record, key }, state.as_ref(), false)))
+            let state = billing.ledger.state(wallet.record.client).await?;
+            Ok(Some(credited(&row, &wallet, state.as_ref(), false)))
         }
         State::Failed => {
             let refusal = match row.failure.as_deref() {
@@ -514,10 +558,12 @@ async fn repeated(billing: &Billing, order: &Order, row: TopUpRow) -> Result<Opt
         }
         State::Created | State::Confirming | State::Pending => match top_ups.settle_now(&row).await {
             // `Nothing`: whoever charged has settled it while we waited.
-            Landed::Credited | Landed::Failed(_) | Landed::Nothing => Ok(None),
+            Landed::Credited | Landed::Failed(_) | Landed::Nothing | Landed::Unchecked => Ok(None),
             Landed::Pending(_) | Landed::Unavailable => {
-                let promised = top_ups.promised_key(&row);
-                Err(Refused { promised, ..Refused::because(Refusal::TopUpPending(row.id)) }.into())
+                // Of a wallet that is there, whoever asks is told the key that they have shown or were given, and no other.
+                let wallet = billing.paywall.recognise(&order.credential).await.ok().flatten();
+                let promised = if row.client.is_none() { top_ups.promised_key(&row) } else { None };
+                Err(Refused { wallet, promised, ..Refused::because(Refusal::TopUpPending(row.id)) }.into())
             }
         },
     }

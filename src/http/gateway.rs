@@ -24,6 +24,7 @@ use super::callers::Callers;
 use super::delivery::{Delivery, Upload};
 use super::framing;
 use super::gateway_body::GatewayBody;
+use super::in_vain;
 use super::kept_answer::{self, Read};
 use super::metrics::{Metrics, Outcome};
 use super::origin::Origin;
@@ -38,6 +39,7 @@ use super::target;
 use super::who_asks::{self, Ask};
 use crate::config::{IdempotencyConfig, IdleLimit, LimitsConfig, RouteCharge};
 use crate::crowd::{Crowd, Holder, Place, Standing};
+use crate::db::Condition;
 use crate::domain::{Micros, RequestId, SecretHash};
 use crate::money_work::MoneyWork;
 use crate::paywall::offer::{Challenge, Offers, Sale};
@@ -87,6 +89,7 @@ pub struct Gateway {
     pub(crate) crowd: Arc<Crowd>,
     pub(crate) origin: Origin,
     pub(crate) closing: Arc<AtomicBool>,
+    pub(crate) condition: Condition,
     pub(crate) metrics: Arc<Metrics>,
     /// Every answer says so.
     pub(crate) sandbox: bool,
@@ -254,8 +257,12 @@ impl Gateway {
             mime_type: route.config.mime_type.as_deref(),
             price,
         };
-        let refuse = |refused: &Refused| payment_answer::refused(&self.offers, sale, refused, id);
-        let credential = match read_credential(request) {
+        let refuse = |refused: &Refused| {
+            let mut answer = payment_answer::refused(&self.offers, sale, refused, id);
+            in_vain::tell(&self.condition, answer.headers_mut());
+            answer
+        };
+        let mut credential = match read_credential(request) {
             Ok(Some(credential)) => credential,
             Ok(None) => {
                 let answer = match self.challenges.get(route.index) {
@@ -280,10 +287,15 @@ impl Gateway {
             Err(why) => return unfit(why),
         };
         // Who asks comes first: whoever is nobody, or sends a body slowly, must not keep others out.
-        let ask = Ask { credential: &credential, caller, price, is_repeat: key.is_some() };
         let mut wallet = match self.paywall.recognise_at_once(&credential) {
             Some(wallet) => Some(wallet),
-            None => match Box::pin(who_asks::look_up(&self.paywall, &self.crowd, ask)).await {
+            None => match Box::pin(who_asks::look_up(
+                &self.paywall,
+                &self.crowd,
+                Ask { credential: &mut credential, caller, price, is_repeat: key.is_some() },
+            ))
+            .await
+            {
                 Ok(wallet) => wallet,
                 Err(refused) => return (refuse(&refused), Outcome::of_refused(&refused)),
             },
@@ -800,7 +812,7 @@ fn fault_or(report: &UploadReport, error: UpstreamError) -> Problem {
 pub(crate) fn not_charged_problem(problem: Problem, note: &PaymentResponse, id: RequestId) -> HttpResponse {
     let mut extra = payment_answer::charged_card(note);
     extra.insert("requestCharged".into(), json!(false));
-    extra.insert("creditsRemaining".into(), json!(note.credits_remaining));
+    extra.extend(payment_answer::credits_remaining(note));
     let mut response = problem::response(problem.answer(), note.error.as_deref(), id, extra);
     if !note.client_id.is_empty() {
         response.headers_mut().insert(PAYMENT_RESPONSE_NAME, header_value(encode(note)));

@@ -11,6 +11,7 @@ pub(crate) mod framing;
 pub mod gateway;
 pub(crate) mod gateway_body;
 pub mod health;
+pub(crate) mod in_vain;
 pub(crate) mod kept_answer;
 pub mod metrics;
 pub(crate) mod origin;
@@ -34,6 +35,7 @@ use bytes::Bytes;
 
 use self::problem::Problem;
 pub(crate) use self::reversals::Reversals;
+use crate::db::Condition;
 use crate::domain::RequestId;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -44,11 +46,14 @@ const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 const EXPOSE_HEADERS: &str = "payment-required, payment-response, x-request-id, retry-after, x-should-retry, location, idempotent-replayed";
 
 /// The public listener's paths.
-pub fn public(config: &mut web::ServiceConfig) {
-    config
-        .service(web::scope("/billing").wrap(from_fn(target::guard)).configure(billing::configure))
-        .service(web::scope("/webhooks").wrap(from_fn(target::guard)).configure(webhooks::configure))
-        .default_service(web::to(gateway::serve));
+pub(crate) fn public(condition: Condition) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |config| {
+        let billing = web::scope("/billing").wrap(from_fn(in_vain::told(condition)));
+        config
+            .service(billing.wrap(from_fn(target::guard)).configure(billing::configure))
+            .service(web::scope("/webhooks").wrap(from_fn(target::guard)).configure(webhooks::configure))
+            .default_service(web::to(gateway::serve));
+    }
 }
 
 /// The admin listener's paths besides the pages.

@@ -26,6 +26,9 @@ pub(crate) fn header_value(encoded: String) -> HeaderValue {
     HeaderValue::from_maybe_shared(Bytes::from(encoded)).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
+/// What whoever sent an unknown clientId beside a card is told.
+const UNKNOWN_CLIENT_LEFT_OUT: &str = "The clientId that was sent is unknown here and was left out: the card was taken as if it had come alone. Forget that clientId; use the one in payment-response, if there is one.";
+
 /// The code of an answer of the API that costs nothing.
 pub(crate) const NOT_CHARGED: &str = "not_charged";
 
@@ -119,9 +122,11 @@ fn account(wallet: &Wallet, state: Option<&ClientState>, charged: Option<&CardCh
     PaymentResponse {
         success: false,
         charge_id: charged.map(|charge| charge.payment_intent.clone()),
-        credits_remaining: state.map_or(0, |state| state.credit().to_units_floor().get()),
+        // Whoever has not been looked at must not read that the wallet is empty.
+        credits_remaining: state.map(|state| state.credit().to_units_floor().get()),
         standing: standing_of(state),
         client_id: wallet.key.as_ref().map_or_else(String::new, |key| key.expose().to_owned()),
+        notice: wallet.is_instead_of_unknown.then(|| UNKNOWN_CLIENT_LEFT_OUT.to_owned()),
         payment_id: charged.map(|charge| charge.top_up.to_string()),
         top_up_amount: charged.map(|charge| charge.amount.to_units_floor().get()),
         ..PaymentResponse::default()
@@ -147,7 +152,11 @@ pub(crate) fn refused(
     request: RequestId,
 ) -> HttpResponse {
     let answer = refused.refusal.answer();
-    let message = refused.refusal.message_for(refused.state.as_ref());
+    let mut message = refused.refusal.message_for(refused.state.as_ref());
+    if refused.left_out_unknown_client {
+        message.push(' ');
+        message.push_str(UNKNOWN_CLIENT_LEFT_OUT);
+    }
     let outcome = outcome_of(refused, &message);
     let message = with_card_charge(&message, refused.charged.as_ref(), refused.state.as_ref());
     let mut response = if answer.status == 402 {
@@ -213,13 +222,18 @@ fn named_wallet(note: &PaymentResponse) -> Option<(String, Value)> {
     (!note.client_id.is_empty()).then(|| ("clientId".to_owned(), json!(note.client_id)))
 }
 
+/// What the wallet holds, where that is known.
+pub(crate) fn credits_remaining(note: &PaymentResponse) -> Option<(String, Value)> {
+    note.credits_remaining.map(|units| ("creditsRemaining".to_owned(), json!(units)))
+}
+
 /// What a problem's body tells whoever's card was charged by a request that was not served.
 pub(crate) fn charged_card(note: &PaymentResponse) -> Map<String, Value> {
     let mut told = Map::new();
     if note.charge_id.is_some() && !note.client_id.is_empty() {
         told.insert("clientId".into(), json!(note.client_id));
         told.insert("topUpAmount".into(), json!(note.top_up_amount));
-        told.insert("creditsRemaining".into(), json!(note.credits_remaining));
+        told.extend(credits_remaining(note));
         if note.standing.frozen == Some(true) {
             told.insert("frozen".into(), json!(true));
             told.insert("spendable".into(), json!(note.standing.spendable));
@@ -235,6 +249,8 @@ fn outcome_of(refused: &Refused, message: &str) -> Option<PaymentResponse> {
     }
     refused.promised.as_ref().map(|key| PaymentResponse {
         client_id: key.expose().to_owned(),
+        // The wallet comes to life with its credit.
+        credits_remaining: Some(0),
         error: Some(message.to_owned()),
         error_code: Some(code.to_owned()),
         ..PaymentResponse::default()
@@ -271,7 +287,6 @@ fn attempt_body(
 ) -> String {
     let mut body = json!({
         "success": false,
-        "creditsRemaining": outcome.map_or(0, |outcome| outcome.credits_remaining),
         "clientId": outcome.map_or("", |outcome| outcome.client_id.as_str()),
         "error": message,
         "errorCode": offer.code,
@@ -282,6 +297,9 @@ fn attempt_body(
         "requestId": offer.request_id,
     });
     if let Value::Object(members) = &mut body {
+        // Who presented no wallet has none.
+        let nobody = PaymentResponse { credits_remaining: Some(0), ..PaymentResponse::default() };
+        members.extend(credits_remaining(outcome.unwrap_or(&nobody)));
         members.extend(state.map(standing).into_iter().flatten());
     }
     body.to_string()

@@ -9,7 +9,7 @@ use crate::domain::RequestId;
 use crate::paywall::{Answer, WhoActs};
 
 /// What SDKs obey before their own rules.
-const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// A refusal that is not about payment. The payment ones are in `paywall::refusal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -49,7 +49,10 @@ pub(crate) fn without_origin(head: &mut RequestHead) {
         return;
     }
     let Ok(host) = HeaderValue::from_str(authority.as_str()) else { return };
-    let target = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    // Without a path it is that of `/` (RFC 9110, section 4.2.3), also before a query.
+    let written = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let slash = if written.starts_with('/') { "" } else { "/" };
+    let Ok(target) = PathAndQuery::try_from([slash, written].concat()) else { return };
     head.headers.insert(HOST, host);
     head.uri = Uri::from(target);
 }

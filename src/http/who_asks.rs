@@ -9,10 +9,9 @@ use crate::paywall::{Paywall, Refusal, Refused, Wallet};
 use crate::protocol::stripe402::Credential;
 
 /// What is asked.
-#[derive(Clone, Copy)]
 pub(crate) struct Ask<'a> {
     /// What the caller presents.
-    pub(crate) credential: &'a Credential,
+    pub(crate) credential: &'a mut Credential,
     /// Where the request comes from.
     pub(crate) caller: Option<IpAddr>,
     /// What it costs.

@@ -232,7 +232,7 @@ async fn check_file(connection: &mut Connection, report: &mut Verification) -> R
 /// References between rows on PostgreSQL, which has no statement for it: a restore or a superuser can pass its foreign keys by.
 /// Those of entries are looked at with each entry.
 async fn check_references(connection: &mut Connection, report: &mut Verification) -> Result<(), sqlx::Error> {
-    const REFERENCES: [(&str, &str, &str); 12] = [
+    const REFERENCES: [(&str, &str, &str); 13] = [
         (
             "client_keys",
             "clients",
@@ -254,6 +254,12 @@ async fn check_references(connection: &mut Connection, report: &mut Verification
             "top_ups",
             "clients",
             "SELECT COUNT(*) FROM top_ups AS r \
+             WHERE client IS NOT NULL AND NOT EXISTS (SELECT 1 FROM clients AS c WHERE c.id = r.client)",
+        ),
+        (
+            "card_checks",
+            "clients",
+            "SELECT COUNT(*) FROM card_checks AS r \
              WHERE client IS NOT NULL AND NOT EXISTS (SELECT 1 FROM clients AS c WHERE c.id = r.client)",
         ),
         (

@@ -41,7 +41,7 @@ use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
 use crate::proxy::reachability::Reachability;
 use crate::sparing_log::sparingly;
-use crate::top_up::{Landed, Payer, Recorded, TopUpOutcome, TopUpRequest, TopUps};
+use crate::top_up::{Landed, Payer, Recorded, Repeat, TopUpOutcome, TopUpRequest, TopUps};
 
 pub use self::refusal::{Answer, Refusal, Repeating, WhoActs};
 pub use self::repeats::{RepeatKey, is_key};
@@ -130,6 +130,14 @@ impl Opened {
             Self::Admitted(admitted) => &admitted.wallet,
             Self::Replayed(replayed) => &replayed.payer.wallet,
             Self::Again(payer) => &payer.wallet,
+        }
+    }
+
+    fn wallet_mut(&mut self) -> &mut Wallet {
+        match self {
+            Self::Admitted(admitted) => &mut admitted.wallet,
+            Self::Replayed(replayed) => &mut replayed.payer.wallet,
+            Self::Again(payer) => &mut payer.wallet,
         }
     }
 }
@@ -238,6 +246,16 @@ pub struct Wallet {
     pub record: KeyRecord,
     /// The wire's `clientId`; `None` when the secret that it derives from is gone.
     pub key: Option<ClientKey>,
+    /// Found by the card alone: the clientId beside it was unknown. Whoever sent it is told to take the one of this wallet.
+    pub is_instead_of_unknown: bool,
+}
+
+impl Wallet {
+    /// A client, by this key.
+    #[must_use]
+    pub fn new(record: KeyRecord, key: Option<ClientKey>) -> Self {
+        Self { record, key, is_instead_of_unknown: false }
+    }
 }
 
 /// A request that is not served.
@@ -253,11 +271,32 @@ pub struct Refused {
     pub charged: Option<CardCharge>,
     /// For a pending charge of a new payer: the key that names the wallet once it is credited.
     pub promised: Option<ClientKey>,
+    /// The clientId beside the card was unknown, and the card was taken as if alone.
+    pub left_out_unknown_client: bool,
 }
 
 impl Refused {
     fn new(refusal: Refusal) -> Self {
-        Self { refusal, wallet: None, state: None, charged: None, promised: None }
+        Self {
+            refusal,
+            wallet: None,
+            state: None,
+            charged: None,
+            promised: None,
+            left_out_unknown_client: false,
+        }
+    }
+
+    /// For whoever presents this: told when the clientId beside the card was left out.
+    #[must_use]
+    pub fn to(mut self, credential: &Credential) -> Self {
+        if credential.left_out_unknown_client {
+            self.left_out_unknown_client = true;
+            if let Some(wallet) = &mut self.wallet {
+                wallet.is_instead_of_unknown = true;
+            }
+        }
+        self
     }
 
     /// No payment was presented.
@@ -304,7 +343,17 @@ impl Paywall {
         match self.open_at_once(purchase) {
             Some(admitted) => Ok(Opened::Admitted(Box::new(admitted))),
             // What has to wait for something is rarer, and much larger.
-            None => Box::pin(self.open_slowly(purchase)).await,
+            None => {
+                let opened = Box::pin(self.open_slowly(purchase)).await;
+                match opened {
+                    Ok(mut opened) => {
+                        opened.wallet_mut().is_instead_of_unknown =
+                            purchase.credential.left_out_unknown_client;
+                        Ok(opened)
+                    }
+                    Err(refused) => Err(refused.to(&purchase.credential)),
+                }
+            }
         }
     }
 
@@ -557,7 +606,7 @@ impl Paywall {
     pub fn recognise_at_once(&self, credential: &Credential) -> Option<Wallet> {
         let key = credential.client_key.as_ref()?;
         let record = self.keys.remembered(key.hash())?;
-        Some(Wallet { record, key: Some(key.clone()) })
+        Some(Wallet::new(record, Some(key.clone())))
     }
 
     /// Whether the clientId was here as somebody's, however long ago.
@@ -569,16 +618,32 @@ impl Paywall {
     /// Who asks, before anything is read of a body that may never come. `is_repeat`: the request has an `Idempotency-Key`.
     ///
     /// # Errors
-    /// As [`Paywall::recognise`], but a price that is too high for the caller is said first where [`Paywall::open`] would.
+    /// As [`Paywall::recognise_or_card`], but a price that is too high for the caller is said first where [`Paywall::open`] would.
     pub async fn recognise_first(
         &self,
-        credential: &Credential,
+        credential: &mut Credential,
         price: Micros,
         is_repeat: bool,
     ) -> Result<Option<Wallet>, Refused> {
-        let found = self.recognise(credential).await;
+        let found = self.recognise_or_card(credential).await;
         match found {
             Err(_) if !is_repeat && is_too_dear(price, credential) => Err(self.too_dear(None).await),
+            found => found,
+        }
+    }
+
+    /// The wallet that a credential names. A clientId that was never issued, or was promised for a charge that has failed, is left out
+    /// where a card was sent beside it: clients keep such ids, and would come to nothing with them for ever.
+    ///
+    /// # Errors
+    /// As [`Paywall::recognise`].
+    pub async fn recognise_or_card(&self, credential: &mut Credential) -> Result<Option<Wallet>, Refused> {
+        match self.recognise(credential).await {
+            Err(refused)
+                if refused.refusal == Refusal::UnknownClient && credential.leave_out_unknown_client() =>
+            {
+                self.recognise(credential).await.map_err(|refused| refused.to(credential))
+            }
             found => found,
         }
     }
@@ -590,7 +655,7 @@ impl Paywall {
     pub async fn recognise(&self, credential: &Credential) -> Result<Option<Wallet>, Refused> {
         if let Some(key) = &credential.client_key {
             return match self.keys.look_up(key.hash()).await {
-                Ok(KeyLookup::Known(record)) => Ok(Some(Wallet { record, key: Some(key.clone()) })),
+                Ok(KeyLookup::Known(record)) => Ok(Some(Wallet::new(record, Some(key.clone())))),
                 Ok(KeyLookup::Revoked) => Err(Refused::new(Refusal::KeyRevoked)),
                 Ok(KeyLookup::Promised(top_up)) => {
                     let mut refused = Refused::new(Refusal::TopUpPending(top_up));
@@ -605,7 +670,10 @@ impl Paywall {
             return Ok(None);
         };
         let bound = self.keys.bound_to(card.hash()).await.map_err(|error| away(&error))?;
-        Ok(bound.map(|record| Wallet { key: self.top_ups.key_again(&record), record }))
+        Ok(bound.map(|record| Wallet {
+            is_instead_of_unknown: credential.left_out_unknown_client,
+            ..self.top_ups.wallet_of(&record)
+        }))
     }
 
     /// `Ok(Err(state))`: topping up would help, and a card was presented.
@@ -672,12 +740,17 @@ impl Paywall {
             amount,
             reserve: Some(price),
             request_key: None,
+            repeat: purchase.repeat.clone().map(Repeat::Request),
+            new_wallet: credential.new_wallet,
             caller: purchase.caller,
             upstream: self.upstream.clone(),
         };
         match self.top_ups.charge(request).await {
             TopUpOutcome::Recorded(recorded) => self.admit_with(purchase, *recorded, wallet).await,
-            TopUpOutcome::Shared(Landed::Credited | Landed::Nothing) => Ok(None),
+            TopUpOutcome::Recognised | TopUpOutcome::Shared(Landed::Credited | Landed::Nothing) => Ok(None),
+            TopUpOutcome::Unchecked | TopUpOutcome::Shared(Landed::Unchecked) => {
+                Err(refused(Refusal::CardCheckPending))
+            }
             TopUpOutcome::Shared(Landed::Failed(reason)) | TopUpOutcome::Failed(reason) => {
                 Err(refused(reason.into()))
             }
@@ -722,10 +795,7 @@ impl Paywall {
         wallet: Option<Wallet>,
     ) -> Result<Option<Admitted>, Refused> {
         let charged = Some(CardCharge::from(&recorded));
-        let wallet = wallet.unwrap_or_else(|| Wallet {
-            key: self.top_ups.key_again(&recorded.key),
-            record: recorded.key.clone(),
-        });
+        let wallet = wallet.unwrap_or_else(|| self.top_ups.wallet_of(&recorded.key));
         match recorded.reservation {
             Some(Ok(reservation)) => self.secure(purchase, reservation, wallet, charged).await,
             // Requests that ran all along have reserved the new credit too; the card was charged all the same.

@@ -48,6 +48,10 @@ pub enum Refusal {
     CaptureUnknownKept,
     /// The card token leads to another client than the presented clientId.
     PaymentMethodOfOtherClient,
+    /// The card has founded a wallet, and to charge it for another one may pay twice for one purchase.
+    CardHasWallet,
+    /// It is not known whether the bank confirms the card.
+    CardCheckPending,
     /// Too many attempts to pay: whose, and for so many seconds.
     TooManyAttempts(Limit, u32),
     /// New payers are not let through, for so many seconds.
@@ -302,6 +306,22 @@ impl Refusal {
                 None,
                 "This paymentMethodId belongs to another wallet. Nothing was charged. Send that wallet's clientId, or tokenise the card anew.",
             ),
+            Self::CardHasWallet => row(
+                409,
+                "card_has_wallet",
+                false,
+                Agent,
+                None,
+                "This card has paid here before, and to charge it again could pay twice for the same thing. Nothing was charged. Send the clientId that you were given, or the paymentMethodId that has paid first; or send newWallet: true to pay into a new wallet.",
+            ),
+            Self::CardCheckPending => row(
+                503,
+                "card_check_pending",
+                true,
+                Agent,
+                Some(5),
+                "Whether the bank confirms the card is not known yet. Nothing was charged. Repeat the same request with the same paymentMethodId.",
+            ),
             Self::TooManyAttempts(limit, seconds) => {
                 row(429, "too_many_attempts", true, Agent, Some(*seconds), words(*limit))
             }
@@ -470,6 +490,8 @@ impl From<FailureReason> for Refusal {
             FailureReason::Declined | FailureReason::SuspectCard => Self::CardDeclined,
             FailureReason::AuthenticationRequired => Self::AuthenticationRequired,
             FailureReason::OfOtherClient => Self::PaymentMethodOfOtherClient,
+            FailureReason::CardHasWallet | FailureReason::CardNotConfirmed => Self::CardHasWallet,
+            FailureReason::ClientFrozen => Self::ClientFrozen,
             FailureReason::InvalidPaymentMethod => Self::InvalidPayment(
                 "The paymentMethodId is unknown to this seller's Stripe account, already used up, or no card. \
                  Tokenise the card again and send the new id."

@@ -91,7 +91,7 @@ impl RepeatKey {
     }
 
     /// The scope of a client.
-    fn of_client(&self, client: ClientId) -> SecretHash {
+    pub(crate) fn of_client(&self, client: ClientId) -> SecretHash {
         self.scope(&format!("client {client}"))
     }
 

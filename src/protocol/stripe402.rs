@@ -163,6 +163,9 @@ pub struct PaymentPayload {
     /// Refuse when the price is above this many units. Additive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_amount: Option<i64>,
+    /// Pay into a new wallet, although the card has founded one already. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new_wallet: Option<bool>,
 }
 
 /// What became of a payment.
@@ -175,7 +178,9 @@ pub struct PaymentResponse {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub charge_id: Option<String>,
     /// Balance after this request, in units, rounded down. While the wallet is frozen, `spendable` says what of it can be spent.
-    pub credits_remaining: i64,
+    /// Absent where the wallet was not looked at: no number is better than a wrong one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credits_remaining: Option<i64>,
     /// The wallet's bearer key; empty when there is none.
     pub client_id: String,
     /// A sentence.
@@ -199,6 +204,9 @@ pub struct PaymentResponse {
     /// The answer was paid for by an earlier request with the same `Idempotency-Key`. Additive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotent_replay: Option<bool>,
+    /// What else its payer should know, in a sentence. Additive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notice: Option<String>,
     /// Whether all of the balance can be spent. Additive.
     #[serde(flatten)]
     pub standing: Standing,
@@ -213,6 +221,7 @@ impl fmt::Debug for PaymentPayload {
             .field("client_id", &self.client_id.as_ref().map(|_| "redacted"))
             .field("top_up_amount", &self.top_up_amount)
             .field("max_amount", &self.max_amount)
+            .field("new_wallet", &self.new_wallet)
             .finish()
     }
 }
@@ -231,6 +240,7 @@ impl fmt::Debug for PaymentResponse {
             .field("entry_id", &self.entry_id)
             .field("top_up_amount", &self.top_up_amount)
             .field("idempotent_replay", &self.idempotent_replay)
+            .field("notice", &self.notice)
             .field("standing", &self.standing)
             .finish_non_exhaustive()
     }

@@ -5,6 +5,7 @@
 //! repaired. An encoded `?` or `#` is kept, because searches need it; an upstream that decodes it early sees a shorter path,
 //! which the route table guards.
 
+mod best_fit;
 mod fold;
 
 pub use fold::folded;

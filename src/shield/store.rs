@@ -37,7 +37,8 @@ JOIN freezes AS f ON f.client = t.client AND f.lifted_at IS NULL
 WHERE t.fingerprint = $1 AND t.state = 'succeeded'
 AND (EXISTS (SELECT 1 FROM fraud_warnings AS w WHERE w.top_up = t.id AND f.cause = 'fraud_warning:' || w.id)
      OR EXISTS (SELECT 1 FROM disputes AS d WHERE d.top_up = t.id AND f.cause = 'dispute:' || d.id)) LIMIT 1";
-/// What failed because of Stripe or us, before a bank was asked, counts for nothing.
+/// What failed because of Stripe or us, before a bank was asked, counts for nothing; nor does a card that is not charged because it has
+/// a wallet, or whose holder the bank has confirmed.
 const UNPAID: Sql = sql_of_card!(
     "SELECT a.at, ",
     ", t.state <> 'failed' AND t.failure IS NULL, \
@@ -45,6 +46,7 @@ const UNPAID: Sql = sql_of_card!(
      FROM charge_attempts AS a JOIN top_ups AS t ON t.id = a.id \
      WHERE a.network = $1 AND a.at > $2 AND t.state <> 'succeeded' \
      AND NOT (t.state = 'failed' AND t.failure = 'payment_failed' AND t.payment_intent IS NULL) \
+     AND NOT (t.state = 'failed' AND t.failure IN ('card_has_wallet', 'client_frozen')) \
      ORDER BY a.at DESC LIMIT $4",
 );
 /// A bank that asks for the cardholder has not said no.
@@ -65,7 +67,8 @@ AND (failure IN ('card_declined', 'authentication_required') OR ($4 AND failure 
 ORDER BY created_at DESC LIMIT $3";
 const NEW_PAYERS: &str = "\
 SELECT COUNT(CASE WHEN t.failure IN ('card_declined', 'card_suspect') THEN 1 END),
-       COUNT(CASE WHEN t.state IN ('succeeded', 'failed') OR t.failure IS NOT NULL THEN 1 END),
+       COUNT(CASE WHEN (t.state IN ('succeeded', 'failed') OR t.failure IS NOT NULL)
+                       AND COALESCE(t.failure NOT IN ('card_has_wallet', 'client_frozen'), TRUE) THEN 1 END),
        COUNT(CASE WHEN t.state NOT IN ('succeeded', 'failed') AND t.failure IS NULL THEN 1 END)
 FROM charge_attempts AS a JOIN top_ups AS t ON t.id = a.id WHERE a.at > $1";
 const PAUSED_UNTIL: &str = "SELECT paused_until FROM new_payers WHERE id = 1";

@@ -245,8 +245,8 @@ impl<T> Plain<T> {
         Self { method: StripeMethod::Get, path: path.into(), query, body: None, answer: PhantomData }
     }
 
-    fn post(path: impl Into<String>, body: &[(&str, &str)]) -> Self {
-        let body = Some(form(body));
+    pub(super) fn post(path: impl Into<String>, body: &[(&str, &str)]) -> Self {
+        let body = (!body.is_empty()).then(|| form(body));
         Self { method: StripeMethod::Post, path: path.into(), query: None, body, answer: PhantomData }
     }
 }

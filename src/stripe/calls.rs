@@ -64,6 +64,9 @@ pub(super) enum Endpoint {
     CreateRefund,
     ListBalance,
     RetrieveBalance,
+    CheckCard,
+    CancelCardCheck,
+    ListCardChecks,
 }
 
 impl Endpoint {
@@ -84,6 +87,9 @@ impl Endpoint {
             Self::CreateRefund => "POST /v1/refunds",
             Self::ListBalance => "GET /v1/balance_transactions",
             Self::RetrieveBalance => "GET /v1/balance_transactions/:id",
+            Self::CheckCard => "POST /v1/setup_intents",
+            Self::ListCardChecks => "GET /v1/setup_intents",
+            Self::CancelCardCheck => "POST /v1/setup_intents/:id/cancel",
         }
     }
 }

@@ -8,6 +8,7 @@
 //! - `events.rs` has the list of events.
 //! - `calls.rs` has the calls that charge, `aftermath.rs` those about what becomes of a charge, `balance.rs` those that read
 //!   what has moved on the account.
+//! - `card_check.rs` has a bank confirm a card without a charge.
 //! - `recovery.rs` finds charges again whose rows are lost.
 //!
 //! Money is in Stripe's minor units, as `i64`, with the lower-case ISO 4217 code beside it.
@@ -15,6 +16,7 @@
 mod aftermath;
 mod balance;
 mod calls;
+mod card_check;
 mod client;
 mod events;
 mod facts;
@@ -29,6 +31,7 @@ pub use aftermath::{
 };
 pub use balance::{BalanceTransaction, MovementSource};
 pub use calls::{CLIENT_METADATA_KEY, NewCustomer, NewPaymentIntent, Stripe, TOP_UP_METADATA_KEY};
+pub use card_check::{CARD_CHECK_METADATA_KEY, CardCheck, NewCardCheck};
 pub use client::StripeSetupError;
 pub use events::EventsPage;
 pub use facts::{PaymentIntentFacts, PaymentIntentStatus, PaymentMethodFacts};

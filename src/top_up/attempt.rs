@@ -3,8 +3,9 @@
 use tokio::time::Instant;
 
 use super::flights::{Flight, FlightKey, Seat};
-use super::store::{self, Inserted, NewTopUp, TopUpRow};
-use super::{DEADLINE, FailureReason, Landed, Payer, TopUpOutcome, TopUpRequest, TopUps, after};
+use super::known_card::{KnownCard, WAIT_FOR_OTHERS};
+use super::store::{self, CardOfAttempt, CardRefused, Inserted, NewTopUp, TopUpRow};
+use super::{DEADLINE, FailureReason, Landed, Payer, Repeat, TopUpOutcome, TopUpRequest, TopUps, after};
 use crate::db::{DbError, query_scalar};
 use crate::domain::{PaymentMethodId, SecretHash, TopUpId};
 use crate::ledger::ClientId;
@@ -25,6 +26,7 @@ impl TopUps {
                 let landed = landing.wait_for(Option::is_some).await.ok().and_then(|landed| *landed);
                 match landed.unwrap_or(Landed::Nothing) {
                     Landed::Unavailable => TopUpOutcome::Unavailable,
+                    Landed::Unchecked => TopUpOutcome::Unchecked,
                     // Another card's refusal says nothing about this one, nor does a refusal of this card for another payer.
                     Landed::Failed(reason) if !same_card || reason == FailureReason::OfOtherClient => {
                         TopUpOutcome::Shared(Landed::Nothing)
@@ -42,7 +44,8 @@ impl TopUps {
             TopUpOutcome::Unavailable
         });
         flight.land(match &outcome {
-            TopUpOutcome::Recorded(_) => Landed::Credited,
+            TopUpOutcome::Recorded(_) | TopUpOutcome::Recognised => Landed::Credited,
+            TopUpOutcome::Unchecked => Landed::Unchecked,
             TopUpOutcome::Shared(landed) => *landed,
             TopUpOutcome::Failed(reason) => Landed::Failed(*reason),
             TopUpOutcome::Pending(id) => Landed::Pending(*id),
@@ -102,6 +105,7 @@ impl TopUps {
             pm_hash,
             presents_key: matches!(request.payer, Payer::Client(_)),
             request_key: request.request_key,
+            order: request.repeat.as_ref().and_then(Repeat::order),
             only_if_short_of: request.reserve,
             amount: request.amount,
             bonus: self.0.amounts.bonus_for(request.amount),
@@ -198,24 +202,8 @@ impl TopUps {
             return Err(self.fail(row, FailureReason::OfOtherClient).await);
         }
         if let Some(fingerprint) = card.fingerprint {
-            let client = request.payer.key().map(|key| key.client);
-            let limits = self.0.shield.limits();
-            match store::set_fingerprint(&self.0.db, row.id, fingerprint, client, limits).await {
-                Ok(Ok(())) => {}
-                Ok(Err(barred)) => {
-                    let reason = match barred {
-                        Barred::SuspectCard => FailureReason::SuspectCard,
-                        _ => FailureReason::TooManyAttempts,
-                    };
-                    let _ = self.fail(row, reason).await;
-                    return Err(self.barred(barred));
-                }
-                Err(error) if store::is_unique_violation(&error) => {
-                    let _ = self.fail(row, FailureReason::Abandoned).await;
-                    return Err(TopUpOutcome::InProgress);
-                }
-                Err(error) => return Err(self.unavailable(&error)),
-            }
+            let is_attached = card.customer.is_some();
+            self.admit_card(row, request, fingerprint, is_attached, deadline).await?;
         }
         match self.make_intent(row, own_customer, deadline).await {
             Ok((customer, intent)) => {
@@ -233,6 +221,60 @@ impl TopUps {
                     self.stopped_before_intent(row, &failure).await
                 }
             }),
+        }
+    }
+
+    /// Whether the card may be charged for this attempt; it may lead to a wallet that it has founded instead.
+    async fn admit_card(
+        &self,
+        row: &TopUpRow,
+        request: &TopUpRequest,
+        fingerprint: String,
+        is_attached: bool,
+        deadline: Instant,
+    ) -> Result<(), TopUpOutcome> {
+        let patience = after(WAIT_FOR_OTHERS).min(deadline);
+        loop {
+            // A token that belongs to a customer by an attempt of its own that failed late can only be charged.
+            let known = match is_attached {
+                true => None,
+                false => self.known_card(row, request, &fingerprint, deadline).await,
+            };
+            let has_wallet = match known {
+                None => FailureReason::CardHasWallet,
+                Some(KnownCard::Unsaid) => FailureReason::CardNotConfirmed,
+                Some(KnownCard::Ended(outcome)) => return Err(outcome),
+            };
+            let card = CardOfAttempt {
+                fingerprint: fingerprint.clone(),
+                client: request.payer.key().map(|key| key.client),
+                limits: self.0.shield.limits(),
+                may_have_paid: self.looks_at_card(request).then(|| request.repeat.clone()),
+            };
+            match store::set_card(&self.0.db, row.id, card).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(CardRefused::HasWallet)) => return Err(self.fail(row, has_wallet).await),
+                Ok(Err(CardRefused::Barred(barred))) => {
+                    let reason = match barred {
+                        Barred::SuspectCard => FailureReason::SuspectCard,
+                        _ => FailureReason::TooManyAttempts,
+                    };
+                    let _ = self.fail(row, reason).await;
+                    return Err(self.barred(barred));
+                }
+                // The same card is being charged at this moment: when that has ended, it may have a wallet.
+                Err(error) if store::is_unique_violation(&error) && self.looks_at_card(request) => {
+                    let is_asked = has_wallet == FailureReason::CardNotConfirmed;
+                    if is_asked || !self.wait_for_card(row, &fingerprint, patience).await {
+                        return Err(self.fail(row, has_wallet).await);
+                    }
+                }
+                Err(error) if store::is_unique_violation(&error) => {
+                    let _ = self.fail(row, FailureReason::Abandoned).await;
+                    return Err(TopUpOutcome::InProgress);
+                }
+                Err(error) => return Err(self.unavailable(&error)),
+            }
         }
     }
 
@@ -356,19 +398,26 @@ impl TopUps {
 
     /// Ends an attempt that cannot have charged. If even that cannot be stored, the reconciler ends it.
     pub(super) async fn fail(&self, row: &TopUpRow, reason: FailureReason) -> TopUpOutcome {
-        let gives_key_back = matches!(reason, FailureReason::Abandoned | FailureReason::TooManyAttempts);
+        let gives_key_back = matches!(
+            reason,
+            FailureReason::Abandoned
+                | FailureReason::TooManyAttempts
+                | FailureReason::CardHasWallet
+                | FailureReason::CardNotConfirmed
+                | FailureReason::ClientFrozen
+        );
         if let Err(error) = store::set_failed(&self.0.db, row.id, reason.code(), gives_key_back).await {
             tracing::error!(%error, top_up.id = %row.id, "a failed top-up could not be marked; the reconciler will");
         }
         TopUpOutcome::Failed(reason)
     }
 
-    fn barred(&self, barred: Barred) -> TopUpOutcome {
+    pub(super) fn barred(&self, barred: Barred) -> TopUpOutcome {
         self.0.shield.refused(barred);
         TopUpOutcome::Barred(barred)
     }
 
-    fn unavailable(&self, error: &DbError) -> TopUpOutcome {
+    pub(super) fn unavailable(&self, error: &DbError) -> TopUpOutcome {
         sparingly!(error, %error, "the database failed before a card was charged");
         TopUpOutcome::Unavailable
     }

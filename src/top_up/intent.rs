@@ -68,7 +68,7 @@ impl TopUps {
         match self.settle_now(&row).await {
             Landed::Credited | Landed::Failed(_) => Ok(IntentSettled::Ended),
             // Settled in the meantime, or by somebody who knew first: the row tells.
-            Landed::Nothing | Landed::Pending(_) | Landed::Unavailable => {
+            Landed::Nothing | Landed::Unchecked | Landed::Pending(_) | Landed::Unavailable => {
                 match store::by_id(&self.0.db, row.id).await? {
                     Some(row) if row.state.is_open() => Ok(IntentSettled::Open(row.id)),
                     Some(_) => Ok(IntentSettled::Ended),

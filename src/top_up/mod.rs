@@ -1,7 +1,7 @@
 //! From a card charge to credit, without ever charging twice or forgetting a charge.
 //!
 //! ```text
-//! row 'created' ─► PaymentMethod read ─► customer ─► PaymentIntent made ─► row 'confirming' ─► confirm ─► recorded 'succeeded'
+//! row 'created' ─► PaymentMethod read ─► (card known: `known_card.rs`) ─► customer ─► PaymentIntent made ─► row 'confirming' ─► confirm ─► recorded 'succeeded'
 //!                                                                                         └► cancelled ─► 'failed'
 //!                                                                                         └► unknown: stays open; the
 //!                                                                                            reconciler asks Stripe
@@ -24,9 +24,11 @@ pub mod account;
 mod adopt;
 pub mod amounts;
 mod attempt;
+mod card_checks;
 mod flights;
 pub mod installation;
 mod intent;
+mod known_card;
 mod reconcile;
 mod settle;
 pub mod store;
@@ -42,14 +44,16 @@ pub use self::adopt::{AdoptError, Adoption, Align};
 pub use self::amounts::{AmountProblem, Amounts};
 use self::flights::Flights;
 pub use self::intent::{IntentSettled, IntentUnknown};
+use self::known_card::CardIdentity;
 use self::store::TopUpRow;
 use crate::config::Config;
 use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Currency, InstallationId, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::key_secret::KeySecret;
 use crate::ledger::keys::{KeyRecord, Keys};
-use crate::ledger::{Ledger, NotReserved, Posted, Reservation};
+use crate::ledger::{ClientId, Ledger, NotReserved, Posted, Reservation};
 use crate::money_work::MoneyWork;
+use crate::paywall::{RepeatKey, Wallet};
 use crate::proxy::reachability::Reachability;
 use crate::shield::{Barred, Shield};
 use crate::stripe::Stripe;
@@ -77,6 +81,7 @@ struct Inner {
     amounts: Amounts,
     statement_descriptor_suffix: Option<String>,
     shield: Shield,
+    card_identity: CardIdentity,
     flights: Flights,
     /// Money work runs here, where no caller can cancel it; shutdown waits for it.
     tasks: MoneyWork,
@@ -115,10 +120,32 @@ pub struct TopUpRequest {
     pub reserve: Option<Micros>,
     /// Hash of payer and `Idempotency-Key`: the same key never charges twice.
     pub request_key: Option<SecretHash>,
+    /// The same key, to look whether another token of the card has used it.
+    pub repeat: Option<Repeat>,
+    /// Somebody new asks for a wallet of their own, whatever the card has founded before.
+    pub new_wallet: bool,
     /// Where the request comes from, if that is known.
     pub caller: Option<IpAddr>,
     /// The API that the credit is for, if it is behind a gateway: while it cannot be reached, no card is charged.
     pub upstream: Option<Reachability>,
+}
+
+/// An `Idempotency-Key`, and what it is for.
+#[derive(Debug, Clone)]
+pub enum Repeat {
+    /// A priced request.
+    Request(RepeatKey),
+    /// A top-up by itself: the hash of the key alone.
+    Order(SecretHash),
+}
+
+impl Repeat {
+    fn order(&self) -> Option<SecretHash> {
+        match self {
+            Self::Request(_) => None,
+            Self::Order(key) => Some(*key),
+        }
+    }
 }
 
 /// What became of a charge.
@@ -126,6 +153,10 @@ pub struct TopUpRequest {
 pub enum TopUpOutcome {
     /// Charged and credited, by this request.
     Recorded(Box<Recorded>),
+    /// Nothing was charged: the bank has confirmed the card, and its token leads to the wallet that the card has founded.
+    Recognised,
+    /// Nothing was charged: it is not known whether the bank confirms the card.
+    Unchecked,
     /// Somebody else's charge for the same payer ended while this one waited: look at the balance again.
     Shared(Landed),
     /// Not charged, and it never will be.
@@ -168,6 +199,8 @@ pub enum Landed {
     Failed(FailureReason),
     /// Not known yet.
     Pending(TopUpId),
+    /// It is not known whether the bank confirms the card; nothing was charged.
+    Unchecked,
     /// Not even begun.
     Nothing,
     /// Stripe or the database cannot be used; nothing was charged.
@@ -189,6 +222,12 @@ pub enum FailureReason {
     TooManyAttempts,
     /// A charge of this card is disputed, or was warned of, and it would have founded a wallet. Told like a decline.
     SuspectCard,
+    /// The card has founded a wallet, and to charge it for another one may pay twice for one purchase.
+    CardHasWallet,
+    /// The same, when the bank was asked first and has said neither. Told like it; but the shield counts it as an attempt.
+    CardNotConfirmed,
+    /// A wallet that the card has founded is frozen.
+    ClientFrozen,
     /// Stripe refused for a reason that is the seller's to mend.
     Refused,
     /// It was given up before anything was charged.
@@ -206,6 +245,9 @@ impl FailureReason {
             Self::OfOtherClient => "payment_method_of_other_client",
             Self::TooManyAttempts => "too_many_attempts",
             Self::SuspectCard => "card_suspect",
+            Self::CardHasWallet => "card_has_wallet",
+            Self::CardNotConfirmed => "card_not_confirmed",
+            Self::ClientFrozen => "client_frozen",
             Self::Refused | Self::Abandoned => "payment_failed",
         }
     }
@@ -249,6 +291,7 @@ impl TopUps {
             currency: config.currency,
             amounts: Amounts::new(config.top_up.clone(), config.currency),
             statement_descriptor_suffix: config.stripe.statement_descriptor_suffix.clone(),
+            card_identity: CardIdentity::new(config.identity),
             flights: Flights::default(),
             tasks: parts.tasks,
         }))
@@ -275,6 +318,12 @@ impl TopUps {
     #[must_use]
     pub fn key_again(&self, record: &KeyRecord) -> Option<ClientKey> {
         self.0.key_secret.again(record.id, record.secret_version).filter(|key| key.hash() == record.hash)
+    }
+
+    /// A client with the key that answers carry.
+    #[must_use]
+    pub fn wallet_of(&self, record: &KeyRecord) -> Wallet {
+        Wallet::new(record.clone(), self.key_again(record))
     }
 
     /// The key that an attempt promises. `None` when the key secret it derives from is gone.
@@ -331,6 +380,14 @@ impl TopUps {
         limit: i64,
     ) -> Result<Vec<(TopUpId, String)>, DbError> {
         store::without_charge(&self.0.db, after, limit).await
+    }
+
+    /// The top-up that a wallet has ordered under an `Idempotency-Key`, whoever presented it: by the hash of the key alone.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn find_order(&self, client: ClientId, key: SecretHash) -> Result<Option<TopUpRow>, DbError> {
+        store::by_order(&self.0.db, client, key).await
     }
 
     /// When the oldest attempt was made, in Unix microseconds.

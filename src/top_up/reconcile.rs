@@ -138,6 +138,8 @@ impl TopUps {
             TopUpOutcome::Failed(reason) => Landed::Failed(reason),
             TopUpOutcome::Shared(landed) => landed,
             TopUpOutcome::Pending(_)
+            | TopUpOutcome::Recognised
+            | TopUpOutcome::Unchecked
             | TopUpOutcome::InProgress
             | TopUpOutcome::Barred(_)
             | TopUpOutcome::UpstreamUnreachable

@@ -1,7 +1,8 @@
 //! The rows of `top_ups`, except for recording a success, which is the ledger's (`ledger::recording`).
 
+use super::card_checks;
 use crate::config::ShieldConfig;
-use crate::db::{Connection, Db, DbError, Row, Sql, now_micros, query, query_scalar, sql_with_now};
+use crate::db::{Connection, Db, DbError, On, Row, Sql, now_micros, query, query_scalar, sql_with_now};
 use crate::domain::{ClientPublicId, Currency, KeyId, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::ledger::ClientId;
 use crate::shield::{self, Attempt, Barred, Limit};
@@ -106,6 +107,8 @@ pub(super) struct NewTopUp {
     /// Whether a clientId was presented.
     pub(super) presents_key: bool,
     pub(super) request_key: Option<SecretHash>,
+    /// Hash of the `Idempotency-Key` of a top-up by itself.
+    pub(super) order: Option<SecretHash>,
     /// Not made if the client's credit covers this by now.
     pub(super) only_if_short_of: Option<Micros>,
     pub(super) amount: Micros,
@@ -163,8 +166,8 @@ const OPEN_OF_PAYER: &str =
     select!("WHERE state IN ('created', 'confirming', 'pending') AND (client = $1 OR pm_hash = $2) LIMIT 1");
 const INSERT: &str = "\
 INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, amount, bonus, state, request_key,
-                     created_at, updated_at, node)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'created', $10, $11, $11, $12)";
+                     created_at, updated_at, node, repeat_key)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'created', $10, $11, $11, $12, $13)";
 const INSERT_ADOPTED: &str = "\
 INSERT INTO top_ups (id, client, key, key_secret, key_hash, pm_hash, currency, amount, bonus, state, request_key,
                      stripe_customer, payment_intent, created_at, updated_at)
@@ -181,6 +184,12 @@ SELECT EXISTS (SELECT 1 FROM payment_method_bindings AS b JOIN client_keys AS k 
                WHERE b.hash = $1 AND b.revoked_at IS NULL AND k.revoked_at IS NULL)";
 const COVERS: &str = "\
 SELECT EXISTS (SELECT 1 FROM clients WHERE id = $1 AND status = 'active' AND debt = 0 AND paid + bonus >= $2)";
+const IS_ORDERED: &str = "\
+SELECT EXISTS (SELECT 1 FROM top_ups WHERE client = $1 AND repeat_key = $2 AND state <> 'failed' AND id <> $3)";
+const BY_ORDER: &str =
+    select!("WHERE client = $1 AND repeat_key = $2 AND state <> 'failed' ORDER BY id LIMIT 1");
+const IS_OPEN: &str =
+    "SELECT EXISTS (SELECT 1 FROM top_ups WHERE id = $1 AND state IN ('created', 'confirming', 'pending'))";
 const CUSTOMER_OF_FAILED: &str = "\
 SELECT stripe_customer FROM top_ups
 WHERE pm_hash = $1 AND stripe_customer = $2 AND client IS NULL AND state = 'failed' AND former_account = 0 LIMIT 1";
@@ -283,9 +292,23 @@ pub(super) async fn insert(
                 .bind(new.request_key.as_ref().map(SecretHash::as_bytes))
                 .bind(now)
                 .bind(new.node)
+                .bind(new.order.as_ref().map(SecretHash::as_bytes))
                 .execute(&mut *connection)
                 .await?;
+            let is_ordered: bool = match (new.client, new.order) {
+                // This wallet has ordered the same, whatever was presented for it.
+                (Some(client), Some(order)) => {
+                    query_scalar(IS_ORDERED)
+                        .bind(client)
+                        .bind(order.as_bytes())
+                        .bind(&id)
+                        .fetch_one(&mut *connection)
+                        .await?
+                }
+                _ => false,
+            };
             let needless: bool = match (new.client, new.pm_hash, new.only_if_short_of) {
+                _ if is_ordered => true,
                 (None, Some(hash), _) => {
                     query_scalar(IS_BOUND).bind(hash.as_bytes()).fetch_one(&mut *connection).await?
                 }
@@ -439,28 +462,65 @@ pub(super) async fn set_customer(
     .await
 }
 
-/// Notes the card's fingerprint, and answers whether this card may be tried. A unique violation means that the same card is
-/// being charged right now.
-pub(super) async fn set_fingerprint(
+/// The card of an attempt, as Stripe has told it.
+#[derive(Debug, Clone)]
+pub(super) struct CardOfAttempt {
+    pub(super) fingerprint: String,
+    /// Whose attempt it is.
+    pub(super) client: Option<ClientId>,
+    pub(super) limits: ShieldConfig,
+    /// The attempt would found a wallet: it is refused where the card may have paid for the same purchase, with this
+    /// `Idempotency-Key`. `None`: whatever the card has paid for.
+    pub(super) may_have_paid: Option<Option<super::Repeat>>,
+}
+
+/// Why a card is not charged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CardRefused {
+    /// To keep stolen cards from being tried.
+    Barred(Barred),
+    /// It may have paid for the same purchase already.
+    HasWallet,
+}
+
+/// Notes an attempt's card, and answers whether it may be tried. A unique violation means that the same card is being charged right
+/// now. The row first and the looks second: from the row on, no other attempt with this card can begin.
+pub(super) async fn set_card(
     db: &Db,
     id: TopUpId,
-    fingerprint: String,
-    client: Option<ClientId>,
-    limits: ShieldConfig,
-) -> Result<Result<(), Barred>, DbError> {
+    card: CardOfAttempt,
+) -> Result<Result<(), CardRefused>, DbError> {
     db.write(move |connection| {
         Box::pin(async move {
             let now = now_micros();
+            let CardOfAttempt { fingerprint, client, limits, may_have_paid } = card;
             query(SET_FINGERPRINT)
                 .bind(id.to_string())
                 .bind(fingerprint.clone())
                 .bind(now)
                 .execute(&mut *connection)
                 .await?;
-            shield::admit_card(connection, &limits, id, client, &fingerprint, now).await
+            let admitted = shield::admit_card(connection, &limits, id, client, &fingerprint, now).await?;
+            if let Err(barred) = admitted {
+                return Ok(Err(CardRefused::Barred(barred)));
+            }
+            match may_have_paid {
+                Some(repeat)
+                    if card_checks::may_have_paid(connection, id, &fingerprint, repeat.as_ref(), now)
+                        .await? =>
+                {
+                    Ok(Err(CardRefused::HasWallet))
+                }
+                _ => Ok(Ok(())),
+            }
         })
     })
     .await
+}
+
+/// Whether an attempt's outcome is open.
+pub(super) async fn is_open_attempt(on: impl Into<On<'_>>, id: &str) -> Result<bool, sqlx::Error> {
+    query_scalar(IS_OPEN).bind(id.to_owned()).fetch_one(on).await
 }
 
 /// Notes that a bank said no, while the attempt cannot be ended yet.
@@ -587,6 +647,17 @@ pub(super) async fn oldest(db: &Db) -> Result<Option<i64>, DbError> {
 /// The attempt that an `Idempotency-Key` made.
 pub(super) async fn by_request_key(db: &Db, key: SecretHash) -> Result<Option<TopUpRow>, DbError> {
     let found = query(BY_REQUEST_KEY).bind(key.as_bytes().to_vec()).fetch_optional(db.reader()).await?;
+    Ok(found.as_ref().map(row).transpose()?)
+}
+
+/// See [`super::TopUps::find_order`].
+pub(super) async fn by_order(
+    db: &Db,
+    client: ClientId,
+    key: SecretHash,
+) -> Result<Option<TopUpRow>, DbError> {
+    let found =
+        query(BY_ORDER).bind(client).bind(key.as_bytes().to_vec()).fetch_optional(db.reader()).await?;
     Ok(found.as_ref().map(row).transpose()?)
 }
 

@@ -241,6 +241,13 @@ pub async fn sweep(ledger: Ledger, top_ups: TopUps) {
     }
 }
 
+/// Asks Stripe once whether the key may do what the settings want, as soon as it is known that it is the right one.
+pub async fn ask_for_permissions(top_ups: TopUps, account: Account, mut stop: watch::Receiver<bool>) {
+    if !stopped_before_ours(&account, &mut stop).await {
+        top_ups.ask_whether_cards_may_be_checked().await;
+    }
+}
+
 /// Between two looks for what has expired.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// Old events are looked for with every so many of them: once an hour.
@@ -252,6 +259,7 @@ pub async fn tidy(db: Db, top_ups: TopUps, inbox: Inbox) {
     for look in (0..LOOKS_TO_TIDY_EVENTS).cycle() {
         remove_all("idempotency keys", || answers::delete_expired(&db)).await;
         remove_all("attempts to pay", || top_ups.shield().forget()).await;
+        remove_all("checks of cards", || top_ups.forget_card_checks()).await;
         if look == 0 {
             remove_all("events", || inbox.tidy()).await;
         }

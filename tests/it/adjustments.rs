@@ -63,6 +63,30 @@ async fn credit_is_given_once_a_key_and_can_be_spent_but_not_refunded() {
     office.done().await;
 }
 
+/// Prices may be finer than the smallest coin, and so may be what is given for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fraction_of_the_smallest_coin_is_given_and_shown_exactly() {
+    let world = World::new().await;
+    let office = Office::new(&world).await;
+    let wallet = office.wallet().await;
+    let id = wallet.public_id.as_str();
+    let ran = office.run(&["adjust", id, "--credit", "0.000001", "--reason", "one call"]).await;
+    assert!(ran.code == 0 && ran.out.contains("\n0.000001 USD given to client"), "{ran:?}");
+    assert!(ran.out.contains("it holds 21.000001 USD"), "{ran:?}");
+    let given = entries(&office, &wallet).await.remove(0);
+    assert_eq!(
+        (&given["changeExact"], &given["balanceAfterExact"]),
+        (&json!("0.000001"), &json!("21.000001"))
+    );
+    let listed = office.ask("GET", &format!("/clients/{id}/adjustments"), &[], None).await.json();
+    assert_eq!(listed["adjustments"][0]["amount"], "0.000001");
+    let url = format!("{}/billing/balance", office.gateway.url);
+    let bearer = format!("Bearer {}", wallet.key);
+    let told = world.client.send("GET", &url, &[("authorization", &bearer)], None).await.json();
+    assert_eq!((&told["balance"], &told["balanceExact"]), (&json!(210_000), &json!("21.000001")));
+    office.done().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_adjustment_is_refused() {
     let world = World::new().await;

@@ -3,13 +3,14 @@
 use crate::support::postgres::run_again_on_postgres;
 
 /// Modules of this test program that are about money.
-const MONEY: [&str; 26] = [
+const MONEY: [&str; 27] = [
     "adjustments::",
     "aftermath::",
     "alone::",
     "backup::",
     "billing::",
     "blame::",
+    "card_identity::",
     "crash::",
     "embedded::",
     "exchanges::",

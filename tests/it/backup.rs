@@ -41,14 +41,14 @@ fn put_back(world: &World, copy: &Path) {
 /// What must be the same of every top-up, and whose it is: the client's public id and the hash of its key.
 async fn top_ups(database: &DatabaseConfig) -> BTreeMap<String, String> {
     let sql = "SELECT t.id, t.key, t.key_secret, t.key_hash, t.amount, t.bonus, t.currency, t.payment_intent, \
-               c.public_id, k.hash, t.request_key FROM top_ups AS t JOIN clients AS c ON c.id = t.client \
+               c.public_id, k.hash, t.request_key, t.fingerprint FROM top_ups AS t JOIN clients AS c ON c.id = t.client \
                JOIN client_keys AS k ON k.client = c.id WHERE t.state = 'succeeded'";
     let found = rows(database, sql).await;
     let bytes = |row, index| column::<Option<Vec<u8>>>(row, index);
     let text = |row, index| column::<Option<String>>(row, index);
     let of = |row| {
         let numbers = [2, 4, 5].map(|index| column::<i64>(row, index));
-        let texts = [1, 6, 7, 8].map(|index| text(row, index));
+        let texts = [1, 6, 7, 8, 11].map(|index| text(row, index));
         let hashes = [3, 9, 10].map(|index| bytes(row, index));
         format!("{numbers:?} {texts:?} {hashes:?}")
     };

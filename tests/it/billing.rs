@@ -194,7 +194,7 @@ async fn credit_in_advance_for_a_new_payer_and_for_a_client() {
         (&json!("succeeded"), &json!(50_000), &json!(50_000))
     );
     assert_eq!(body["idempotentReplay"], false);
-    assert_eq!((receipt.success, receipt.credits_remaining), (true, 50_000));
+    assert_eq!((receipt.success, receipt.credits_remaining.unwrap()), (true, 50_000));
     let client = receipt.client_id;
     // Again for the same client: the larger pack, with its bonus.
     let order = json!({ "paymentMethodId": card, "topUpAmount": 200_000 });
@@ -357,8 +357,6 @@ async fn what_cannot_be_an_order_is_refused_before_stripe() {
         assert_eq!((answer.status, answer.code().as_str()), (400, "raw_card_data_rejected"), "{body}");
         assert!(!answer.text().contains("4242"));
     }
-    let unknown = top_up(&gateway, Some("k"), Some("pck_nobody"), &good).await;
-    assert_eq!(unknown.code(), "unknown_client", "{}", unknown.text());
     assert_eq!(number(&world.database, "SELECT COUNT(*) FROM top_ups").await, 0);
     assert!(world.succeeded_charges().await.is_empty());
     // None of the refusals used the key up.

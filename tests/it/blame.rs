@@ -392,7 +392,7 @@ async fn what_the_upstream_breaks_is_given_back_always_and_a_client_with_many_is
     };
     let first = send("/api/weather", &Pay::card(&card).top_up(200_000).header()).await.unwrap();
     assert_eq!(first.status, 200, "{}", first.text());
-    let (client, left) = (first.receipt().client_id, first.receipt().credits_remaining);
+    let (client, left) = (first.receipt().client_id, first.receipt().credits_remaining.unwrap());
     let payment = Pay::client(&client).header();
     let balance = async || {
         let (url, bearer) = (format!("{}/billing/balance", gateway.url), format!("Bearer {client}"));

@@ -13,6 +13,7 @@ mod bench;
 mod billing;
 mod blame;
 mod boot;
+mod card_identity;
 mod cli;
 mod crash;
 mod crowd;

@@ -361,6 +361,11 @@ async fn an_unknown_outcome_is_asked_for_again_and_refunds_once() {
     office.done().await;
 }
 
+/// A configuration that says no more than where the admin pages are.
+fn admin_listen_of(admin_url: &str) -> String {
+    format!("admin_listen = \"{}\"\n", admin_url.strip_prefix("http://").unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_asks_the_running_server() {
     let world = World::new().await;
@@ -400,6 +405,37 @@ async fn the_command_line_asks_the_running_server() {
     ] {
         let ran = office.run(args).await;
         assert_eq!((ran.code, ran.err.contains(part)), (code, true), "{args:?}: {ran:?}");
+    }
+    // Without an address, the configuration's: a file's, and the environment's over it.
+    let by_config = async |file: &str, args: &[&str], variables: &[(&str, &str)]| {
+        std::fs::write(world.folder.path().join(file), admin_listen_of(&office.gateway.admin_url)).unwrap();
+        let mut command = program(world.folder.path(), &["freeze", &wallet.public_id]);
+        command.args(args).env("PREPAID402_ADMIN_USER", NAME).env("PREPAID402_ADMIN_PASSWORD", PASSWORD);
+        command.envs(variables.iter().copied());
+        let ran = finish(command, None).await;
+        std::fs::remove_file(world.folder.path().join(file)).unwrap();
+        ran
+    };
+    let admin = office.gateway.admin_url.strip_prefix("http://").unwrap();
+    let port = admin.rsplit(':').next().unwrap();
+    for (file, args, variables) in [
+        ("prepaid402.toml", &[][..], &[][..]),
+        ("other.toml", &["--config", "other.toml"], &[]),
+        ("other.toml", &[], &[("PREPAID402_CONFIG", "other.toml")]),
+        ("other.toml", &[], &[("PREPAID402_ADMIN_LISTEN", admin)]),
+        ("other.toml", &[], &[("PREPAID402_ADMIN_LISTEN", &format!("0.0.0.0:{port}"))]),
+        ("other.toml", &["--admin-url", &office.gateway.admin_url], &[("PREPAID402_CONFIG", "nowhere.toml")]),
+    ] {
+        let ran = by_config(file, args, variables).await;
+        assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{args:?} {variables:?}: {ran:?}");
+    }
+    for (variables, part) in [
+        (&[("PREPAID402_CONFIG", "nowhere.toml")][..], "nowhere.toml: cannot be read"),
+        (&[("PREPAID402_ADMIN_LISTEN", "192.0.2.1:4403")], "admin_listen is 192.0.2.1:4403"),
+        (&[("PREPAID402_ADMIN_LISTEN", "nowhere")], "admin_listen"),
+    ] {
+        let ran = by_config("other.toml", &[], variables).await;
+        assert_eq!((ran.code, ran.err.contains(part)), (2, true), "{variables:?}: {ran:?}");
     }
     // Without the password there is nobody; with another one, too.
     let mut command = program(world.folder.path(), &["freeze", "x", "--user", NAME]);

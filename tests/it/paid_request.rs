@@ -44,14 +44,14 @@ async fn a_card_pays_on_the_first_request_and_the_balance_is_spent_to_the_unit()
     assert!(receipt.success);
     assert!(receipt.charge_id.as_deref().unwrap().starts_with("pi_"));
     // 30 dollars reach the pack of 20, whose bonus is one dollar.
-    assert_eq!(receipt.credits_remaining, 310_000 - 500);
+    assert_eq!(receipt.credits_remaining.unwrap(), 310_000 - 500);
     assert_eq!(receipt.top_up_amount, Some(300_000));
     assert_eq!(receipt.credits_charged, Some(500));
     for n in 1..=500 {
         let spent = gateway.pay("/api/weather", &Pay::client(&receipt.client_id)).await;
         assert_eq!(spent.status, 200);
         let now = spent.receipt();
-        assert_eq!(now.credits_remaining, 310_000 - 500 - 500 * n);
+        assert_eq!(now.credits_remaining.unwrap(), 310_000 - 500 - 500 * n);
         assert_eq!(now.charge_id, None);
         assert_eq!(now.client_id, receipt.client_id);
     }
@@ -70,11 +70,11 @@ async fn the_same_card_token_on_every_request_is_charged_only_when_the_balance_i
     for n in 1..100 {
         let again = gateway.pay("/api/weather", &Pay::card(&card)).await.receipt();
         assert_eq!(again.client_id, first.client_id, "the same token reaches the same client");
-        assert_eq!(again.credits_remaining, 50_000 - 500 * (n + 1));
+        assert_eq!(again.credits_remaining.unwrap(), 50_000 - 500 * (n + 1));
     }
     assert_eq!(world.succeeded_charges().await.len(), 1);
     let refilled = gateway.pay("/api/weather", &Pay::card(&card)).await.receipt();
-    assert_eq!(refilled.credits_remaining, 49_500);
+    assert_eq!(refilled.credits_remaining.unwrap(), 49_500);
     assert_eq!(world.succeeded_charges().await.len(), 2);
     gateway.stop().await;
     world.assert_books_agree().await;
@@ -106,7 +106,6 @@ async fn what_cannot_pay_is_refused_with_its_code_and_nothing_moves() {
         (Pay::card(&good).top_up(900_000_000), "invalid_payment"),
         (Pay::card(&good).max(499), "price_above_max"),
         (Pay::client("pck_nobody"), "unknown_client"),
-        (Pay::client("pck_nobody").with_card(&good), "unknown_client"),
         (Pay::card("pm_1NobodyKnowsThis"), "invalid_payment"),
     ] {
         let answer = gateway.pay("/api/weather", &pay).await;

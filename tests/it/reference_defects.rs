@@ -42,7 +42,7 @@ async fn r1_a_card_number_is_no_password() {
     let receipt = thief.receipt();
     assert!(receipt.charge_id.is_some(), "it paid for itself");
     assert_ne!(receipt.client_id, victim.client_id);
-    assert_eq!(receipt.credits_remaining, 50_000 - 500);
+    assert_eq!(receipt.credits_remaining.unwrap(), 50_000 - 500);
     assert_eq!(gateway.balance(&victim.client_id).await, 210_000 - 500);
     assert!(!format!("{:?}{}", thief.headers, thief.text()).contains(&victim.client_id));
     // A declined attempt with that number shows nothing either.
@@ -152,7 +152,7 @@ async fn r5_what_is_charged_is_what_is_credited_to_the_cent() {
     for (amount, cents) in [(50_000, 500), (50_100, 501), (123_400, 1_234), (199_900, 1_999)] {
         let card = world.tokenise(GOOD).await;
         let receipt = gateway.pay("/api/weather", &Pay::card(&card).top_up(amount)).await.receipt();
-        assert_eq!((receipt.top_up_amount, receipt.credits_remaining), (Some(amount), amount - 500));
+        assert_eq!((receipt.top_up_amount, receipt.credits_remaining.unwrap()), (Some(amount), amount - 500));
         let charges = world.succeeded_charges().await;
         assert!(charges.iter().any(|(id, paid)| Some(id) == receipt.payment_id.as_ref() && *paid == cents));
     }
@@ -174,7 +174,7 @@ async fn r6_a_currency_without_cents_is_charged_in_its_own_coin() {
     let half = gateway.pay("/api/weather", &Pay::card(&card).top_up(5_005_000)).await;
     assert_eq!(half.code(), "invalid_payment", "half a yen");
     let receipt = gateway.pay("/api/weather", &Pay::card(&card)).await.receipt();
-    assert_eq!(receipt.credits_remaining, 5_000_000 - 50_000);
+    assert_eq!(receipt.credits_remaining.unwrap(), 5_000_000 - 50_000);
     let charges: Vec<i64> = world.succeeded_charges().await.into_iter().map(|(_, yen)| yen).collect();
     assert_eq!(charges, [500], "500 yen, not 50,000");
     gateway.stop().await;
@@ -211,7 +211,7 @@ async fn r7_first_top_ups_at_the_same_moment_all_keep_their_credit() {
     let mut clients = std::collections::BTreeSet::new();
     for task in tasks {
         let receipt = task.await.unwrap().receipt();
-        assert_eq!(receipt.credits_remaining, 49_500);
+        assert_eq!(receipt.credits_remaining.unwrap(), 49_500);
         clients.insert(receipt.client_id);
     }
     assert_eq!(clients.len(), 16);
@@ -234,7 +234,7 @@ async fn r8_nothing_is_served_without_its_deduction() {
     assert_eq!((small.status, small.code().as_str()), (402, "top_up_below_minimum"));
     assert!(world.succeeded_charges().await.is_empty());
     let enough = gateway.pay("/dear", &Pay::card(&card)).await.receipt();
-    assert_eq!(enough.credits_remaining, 70);
+    assert_eq!(enough.credits_remaining.unwrap(), 70);
 
     // Parallel spending of the last credit: exactly as many answers as it covers.
     let client = gateway.new_client("/api/weather").await;
@@ -478,7 +478,7 @@ async fn r15_there_is_no_default_secret() {
         }
         let gateway = world.gateway().await;
         assert_eq!(
-            gateway.pay("/api/weather", &Pay::client(&client)).await.receipt().credits_remaining,
+            gateway.pay("/api/weather", &Pay::client(&client)).await.receipt().credits_remaining.unwrap(),
             49_000
         );
         secrets.insert(std::fs::read_to_string(&file).unwrap());
@@ -523,17 +523,15 @@ async fn r18_an_agent_can_tell_an_unknown_key_from_an_empty_wallet() {
     wrong.push(if last == 'A' { 'B' } else { 'A' });
     let card = world.tokenise(GOOD).await;
     let before = stripe_calls(&world).await;
-    for pay in [
-        Pay::client(&wrong),
-        Pay::client(&wrong).with_card(&card),
-        Pay::client(&wrong).with_card(&card).top_up(60_000),
-    ] {
-        let unknown = gateway.pay("/api/weather", &pay).await;
-        assert_eq!((unknown.status, unknown.code().as_str()), (402, "unknown_client"));
-        assert_eq!(unknown.offer().balance, None);
-        assert!(unknown.try_receipt().is_none(), "there is no wallet to tell about");
-    }
+    let unknown = gateway.pay("/api/weather", &Pay::client(&wrong)).await;
+    assert_eq!((unknown.status, unknown.code().as_str()), (402, "unknown_client"));
+    assert_eq!(unknown.offer().balance, None);
+    assert!(unknown.try_receipt().is_none(), "there is no wallet to tell about");
     assert_eq!(stripe_calls(&world).await, before, "nothing is charged for an unknown key");
+    // Beside a card it is left out, since agents keep such ids for ever, and that is said.
+    let card = gateway.pay("/api/weather", &Pay::client(&wrong).with_card(&card)).await.receipt();
+    assert!(card.notice.is_some_and(|notice| notice.contains("unknown")));
+    assert!(![&wrong, &client].contains(&&card.client_id), "a wallet of its own");
     gateway.stop().await;
     world.assert_books_agree().await;
 }

@@ -80,8 +80,10 @@ impl<'a> Sale<'a> {
         waited.unwrap_or_else(|_| panic!("/readyz is never {status}:\n{}", self.process.log()));
     }
 
-    /// Whoever would have to pay is refused at every door: the API is not asked, and no card is charged.
-    async fn sells_nothing(&self) {
+    /// Whoever would have to pay is refused at every door: the API is not asked, and no card is charged. Programs that repeat by
+    /// themselves are told to only if it `may_end_by_itself`.
+    async fn sells_nothing(&self, may_end_by_itself: bool) {
+        let repeating = Some(if may_end_by_itself { "true" } else { "false" });
         let world = self.world;
         let (hits, charges) = (world.upstream.hits(), world.succeeded_charges().await.len());
         let card = world.tokenise(GOOD).await;
@@ -97,10 +99,14 @@ impl<'a> Sale<'a> {
             let what = format!("{method} {path} {key:?}: {}\n{}", answer.text(), self.process.log());
             assert_eq!((answer.status, answer.code().as_str()), (503, "busy"), "{what}");
             assert!(answer.header("retry-after").is_some(), "{what}");
+            assert_eq!(answer.header("x-should-retry"), repeating, "{what}");
+            let told = answer.try_receipt().and_then(|note| note.credits_remaining);
+            assert_eq!(told, None, "nobody has looked: {what}");
         }
         let bought = self.buy(&card, "in-vain").await;
         assert_eq!(bought.status, 503, "{}", bought.text());
         assert!(bought.header("retry-after").is_some(), "{}", bought.text());
+        assert_eq!(bought.header("x-should-retry"), repeating, "{}", bought.text());
         assert_eq!(world.upstream.hits(), hits, "the API is not asked");
         assert_eq!(world.succeeded_charges().await.len(), charges, "no card is charged");
         assert_eq!(world.stripe_calls().await, calls, "Stripe is not asked");

@@ -257,7 +257,7 @@ impl Buyer {
         let key = &self.asked.offer.publishable_key;
         let token = self.stripe.tokenise(key, card).await.map_err(|e| failed(e.to_string()))?;
         let Paid { receipt, status } = self.pay(&token).await.map_err(failed)?;
-        let credit = u64::try_from(receipt.credits_remaining).unwrap_or(0);
+        let credit = receipt.credits_remaining.and_then(|units| u64::try_from(units).ok()).unwrap_or(0);
         let price = u64::try_from(self.asked.offer.price.get()).unwrap_or(0).max(1);
         // The price in units is rounded up, so this errs for fewer.
         let bought = credit / price;
@@ -270,6 +270,7 @@ impl Buyer {
             client_id: Some(receipt.client_id),
             top_up_amount: None,
             max_amount: None,
+            new_wallet: None,
         };
         let request = self.base.render(&self.path, Some(&encode(&payment)));
         Ok((Wallet { request, bought, left: bought }, status))
@@ -287,6 +288,8 @@ impl Buyer {
                 client_id: None,
                 top_up_amount: amount,
                 max_amount: None,
+                // A measurement needs many wallets, and has few cards.
+                new_wallet: Some(true),
             };
             let sent = self.http.send(&self.outgoing, Some(&payment)).await;
             let mut answer = sent.map_err(|error| error.to_string())?;

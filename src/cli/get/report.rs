@@ -150,7 +150,7 @@ fn summary(paid: &Paid, answer: &Answer, origin: &Origin) -> Value {
         let major = |units: Option<i64>| units.and_then(Units::new).map(decimal);
         let asked = paid.offer.as_ref().filter(|_| receipt.success).map(|offer| offer.price.get());
         summary["paid"] = major(receipt.credits_charged.or(asked)).into();
-        summary["balance"] = major(Some(receipt.credits_remaining)).into();
+        summary["balance"] = major(receipt.credits_remaining).into();
         summary["creditsRemaining"] = receipt.credits_remaining.into();
         summary["frozen"] = receipt.standing.frozen.into();
         summary["spendable"] = major(receipt.standing.spendable.filter(|units| *units > 0)).into();

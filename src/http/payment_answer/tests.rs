@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::*;
 use crate::config::{self, Config};
 use crate::domain::{ClientKey, Currency, KeyId, SecretHash, TopUpId};
@@ -132,7 +135,7 @@ fn refused_with_all(refusal: Refusal, currency: Currency, (paid, debt): (Micros,
     };
     let key = ClientKey::derive(&[7; 32], record.id);
     Refused {
-        wallet: Some(Wallet { record, key: Some(key) }),
+        wallet: Some(Wallet::new(record, Some(key))),
         state: Some(ClientState { paid, debt, ..ClientState::new(currency) }),
         charged: Some(CardCharge {
             top_up: TopUpId::new(),
@@ -235,6 +238,35 @@ fn what_is_prepared_is_what_is_written() {
             };
             assert!(!packs(&offer).is_empty() && packs(&whole).starts_with(&packs(&offer)));
             assert_eq!((offer.x402_version, offer.saved_card), (2, whole.saved_card));
+        }
+    }
+}
+
+/// "creditsRemaining": 0 would tell its owner to pay once more.
+#[test]
+fn a_wallet_that_was_not_looked_at_is_not_called_empty() {
+    let config = largest('a', "usd", "999999");
+    let offers = offers(&config);
+    let known = (Micros::parse_major("5").unwrap(), Micros::ZERO);
+    for refusal in refusals() {
+        for is_known in [false, true] {
+            let mut attempt = refused_with_all(refusal.clone(), config.currency, known);
+            attempt.state = attempt.state.filter(|_| is_known);
+            let told = is_known.then_some(50_000);
+            let response = refused(&offers, sale(&config, "/"), &attempt, RequestId::new());
+            let header = STANDARD.decode(response.headers().get(PAYMENT_RESPONSE).unwrap()).unwrap();
+            let note: Value = serde_json::from_slice(&header).unwrap();
+            assert_eq!(
+                note.get("creditsRemaining").map(|units| units.as_i64().unwrap()),
+                told,
+                "{refusal:?}"
+            );
+            assert!(note["clientId"].as_str().is_some_and(|id| !id.is_empty()), "{refusal:?}");
+            let body = actix_web::body::MessageBody::try_into_bytes(response.into_body());
+            let body: Value =
+                serde_json::from_slice(&body.unwrap_or_else(|_| panic!("it is whole"))).unwrap();
+            let in_body = body.get("creditsRemaining").map(|units| units.as_i64().unwrap());
+            assert!(in_body.is_none() || in_body == told, "{refusal:?}: {body}");
         }
     }
 }

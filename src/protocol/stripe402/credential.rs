@@ -27,6 +27,23 @@ pub struct Credential {
     pub top_up_amount: Option<Units>,
     /// Refuse when the price is above this; zero or more.
     pub max_amount: Option<Units>,
+    /// Pay into a new wallet, although the card has founded one already.
+    pub new_wallet: bool,
+    /// A clientId was sent beside the card that this gateway has never issued, or promised in vain. It is left out, and the card is taken
+    /// as if it had come alone.
+    pub left_out_unknown_client: bool,
+}
+
+impl Credential {
+    /// Takes the card as if it had come alone. `false`: there is none.
+    pub fn leave_out_unknown_client(&mut self) -> bool {
+        let has_card = self.payment_method.is_some();
+        if has_card {
+            self.client_key = None;
+            self.left_out_unknown_client = true;
+        }
+        has_card
+    }
 }
 
 /// Why a `payment` header is refused, in sentences for agents. Never repeats what was sent.
@@ -153,7 +170,15 @@ fn credential(members: &BTreeMap<String, Value>) -> Result<Credential, PayloadEr
     if payment_method.is_none() && client_key.is_none() {
         return Err(PayloadError::Missing);
     }
-    Ok(Credential { payment_method, client_key, top_up_amount, max_amount })
+    let new_wallet = flag(members, "newWallet")?;
+    Ok(Credential {
+        payment_method,
+        client_key,
+        top_up_amount,
+        max_amount,
+        new_wallet,
+        left_out_unknown_client: false,
+    })
 }
 
 /// A text member; `null` is what some serialisers write for an absent one.
@@ -164,6 +189,15 @@ fn id<'a>(
     match members.get(field) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(PayloadError::WrongType { field }),
+    }
+}
+
+/// A flag; absent or `null` is `false`.
+fn flag(members: &BTreeMap<String, Value>, field: &'static str) -> Result<bool, PayloadError> {
+    match members.get(field) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(is_set)) => Ok(*is_set),
         Some(_) => Err(PayloadError::WrongType { field }),
     }
 }

@@ -1,21 +1,27 @@
 //! The path as the most lenient upstream would understand it, for comparing alone: it decides which dearer route objects.
 //!
 //! What counts is what servers, frameworks and file systems do to a name before they look it up: they decode it, ignore case, read
-//! `+` as a blank, trim blanks and dots, cut off `::$DATA`, and bring Unicode into one form: NFKC, without accents (Windows' best
-//! fit, many databases' order) and without characters that are not seen. It ends there: letters of other alphabets that only look
-//! alike, `-` for `_`, and short names such as `SECRET~1` are taken for what they are, because no server exchanges them by itself.
+//! `+` as a blank, trim blanks and dots, cut off `::$DATA`, and bring Unicode into one form: NFKC, without accents and other marks
+//! (many databases' order, Windows), without characters that are not seen, and with ASCII for what Windows takes for it
+//! (`best_fit.rs`). It ends there: letters of other alphabets that only look alike, `-` for `_`, and short names such as `SECRET~1`
+//! are taken for what they are, because no server exchanges them by itself.
 
-use icu_properties::CodePointSetData;
-use icu_properties::props::DefaultIgnorableCodePoint;
+use icu_properties::props::{
+    Alphabetic, DefaultIgnorableCodePoint, GeneralCategory, GeneralCategoryGroup, NoncharacterCodePoint,
+};
+use icu_properties::{CodePointMapData, CodePointSetData};
 use unicode_normalization::UnicodeNormalization as _;
 use unicode_normalization::char::canonical_combining_class;
 
+use super::best_fit::{FRACTION_SLASH, best_fit};
 use super::{CanonicalPath, PathError, decoded_bytes, is_dot_or_blank, is_dots_before_query};
 
 /// The stream of a file's bytes on Windows: `secret::$DATA` is `secret`.
 const STREAM: &str = "::$";
 /// Stands for a `/` that only Unicode's compatibility forms make (`／`, `℀`), where it is taken for a letter.
 const NO_SEPARATOR: char = '\u{FFFC}';
+/// What separates segments, once a text is in one form: Windows in Japan and Korea writes `\` for the last two.
+const SEPARATORS: [char; 4] = ['/', '\\', '¥', '₩'];
 /// Most times that a name is decoded and brought into one form again.
 const MOST_ROUNDS: usize = 4;
 
@@ -54,8 +60,9 @@ pub(in crate::proxy) fn split_afterwards(path: &CanonicalPath) -> Option<String>
     }
     let decoded = String::from_utf8_lossy(&decoded);
     let mut text = in_one_form(&decoded);
-    if !text.contains(['\\', '%', ';', '?', '#']) && text.matches('/').count() == decoded.matches('/').count()
-    {
+    let is_cut = text.contains(['%', ';', '?', '#'])
+        || text.matches(SEPARATORS).count() > decoded.matches('/').count();
+    if !is_cut {
         return None;
     }
     for _ in 1..MOST_ROUNDS {
@@ -66,7 +73,7 @@ pub(in crate::proxy) fn split_afterwards(path: &CanonicalPath) -> Option<String>
         text = next;
     }
     let mut folded = String::with_capacity(text.len());
-    for segment in text.split(['/', '\\']) {
+    for segment in text.split(SEPARATORS) {
         folded.push('/');
         push_segment(segment.split(';').next().unwrap_or_default(), &mut folded);
         if folded.ends_with('/') {
@@ -80,7 +87,10 @@ pub(in crate::proxy) fn split_afterwards(path: &CanonicalPath) -> Option<String>
 pub(super) fn check(decoded: &str) -> Result<(), PathError> {
     for segment in decoded.split('/').filter(|segment| !segment.is_ascii()) {
         let is_nothing = |part: &str| part.chars().all(is_dot_or_blank) || is_dots_before_query(part);
-        if in_one_form(segment).split(['/', '\\']).any(is_nothing) {
+        let text = in_one_form(segment);
+        // A price in yen is a name.
+        let mut parts = text.split(SEPARATORS).filter(|part| !part.is_empty());
+        if text.split(['/', '\\']).any(is_nothing) || parts.any(is_nothing) {
             return Err(PathError::DotSegment);
         }
     }
@@ -89,28 +99,55 @@ pub(super) fn check(decoded: &str) -> Result<(), PathError> {
 
 fn push_segment(segment: &str, into: &mut String) {
     let name = segment.find(STREAM).and_then(|end| segment.get(..end)).unwrap_or(segment);
-    let name = name.trim_end_matches(is_dot_or_blank);
-    let name = name.trim_start_matches(|c: char| c == '+' || c.is_whitespace());
+    let name = name.trim_matches(is_dot_or_blank);
     into.extend(name.chars().map(|c| if c == '+' { ' ' } else { c }));
 }
 
-/// Without case, and what is not ASCII in its compatibility form, without what is not seen. Marks follow their letters in that
-/// form, so that they can be left out one by one.
+/// Without case, and what is not ASCII in its compatibility form or as the ASCII that it is taken for, without what is not seen.
+/// Marks follow their letters in that form, so that they can be left out one by one.
 fn in_one_form(text: &str) -> String {
     if text.is_ascii() {
         return text.to_ascii_lowercase();
     }
     let mut without_case = String::with_capacity(text.len());
-    for c in text.nfkd().filter(|c| is_letter_of_its_own(*c)) {
+    // Before anything is taken apart: the slash of `½` is none.
+    for c in seen(text.chars().map(best_fit).nfkd()) {
         fold_char(c, &mut without_case);
     }
-    without_case.nfkd().filter(|c| is_letter_of_its_own(*c)).collect()
+    seen(without_case.nfkd()).collect()
 }
 
-fn is_letter_of_its_own(c: char) -> bool {
-    c.is_ascii()
-        || (canonical_combining_class(c) == 0
-            && !CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c))
+/// What is seen of a text whose characters are taken apart, in ASCII where it is taken for that.
+fn seen(text: impl Iterator<Item = char>) -> impl Iterator<Item = char> {
+    let mut before = '\0';
+    text.filter_map(move |c| {
+        let c = match c {
+            FRACTION_SLASH => NO_SEPARATOR,
+            c => best_fit(c),
+        };
+        let is_seen = is_letter_of_its_own(c, before);
+        if is_seen {
+            before = c;
+        }
+        is_seen.then_some(c)
+    })
+}
+
+/// A mark is one in its own script, where it is a vowel; anywhere else it is an ornament.
+fn is_letter_of_its_own(c: char, before: char) -> bool {
+    if c.is_ascii() {
+        return true;
+    }
+    if canonical_combining_class(c) != 0 || CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c) {
+        return false;
+    }
+    match CodePointMapData::<GeneralCategory>::new().get(c) {
+        GeneralCategory::Format => false,
+        kind if GeneralCategoryGroup::Mark.contains(kind) => {
+            !before.is_ascii() && CodePointSetData::new::<Alphabetic>().contains(c)
+        }
+        _ => !CodePointSetData::new::<NoncharacterCodePoint>().contains(c),
+    }
 }
 
 /// By lower-, upper- and lower-casing, so that `ſ` is `s`, the Kelvin sign is `k` and `ẞ` is what `ß` is. Upper case alone would
@@ -160,15 +197,59 @@ mod tests {
             "secret::$DATA",
             "secret::$INDEX_ALLOCATION",
             "secret%F3%A0%81%81",
+            "%E2%A0%80secret",
+            "secret%E2%A0%80.",
+            "%E1%9A%80secret",
+            "s%EF%BF%B9ecret",
+            "sec%EF%BF%BAre%EF%BF%BBt",
+            "s%D8%80ecret",
+            "secret%EF%BF%BE",
+            "s%E2%83%9Decret",
+            "s%D2%88ecret",
+            "s%E0%A5%81ecret",
+            "%E0%A4%83secret",
+            ".secret",
+            "..+.secret",
+            "secret%E3%80%82",
+            "secret%EF%BD%A1",
+            "%E2%80%A4secret%E2%80%A4",
+            "%D9%94secret%DB%94",
+            "s%CE%B5cr%CE%95%CF%84",
+            "secret%E2%88%B6%E2%88%B6$DATA",
         ] {
             let path = canonicalise(&format!("/open/{name}")).expect(name);
             assert_eq!(folded(&path), "/open/secret", "{name}");
         }
         for name in
-            ["secre", "secret1", "sec%20ret", "sec-ret", "sec_ret", ".secret", "%D1%95ecret", "SECRET~1"]
+            ["secre", "secret1", "sec%20ret", "sec-ret", "sec_ret", "sec.ret", "%D1%95ecret", "SECRET~1"]
         {
             let path = canonicalise(&format!("/open/{name}")).expect(name);
             assert_ne!(folded(&path), "/open/secret", "{name}");
+        }
+    }
+
+    #[test]
+    fn names_of_any_alphabet_stay_different() {
+        let names = [
+            "के",
+            "का",
+            "क",
+            "कि",
+            "ภาษา",
+            "ภาษี",
+            "ひらがな",
+            "日本語",
+            "ελιά",
+            "жар",
+            "½",
+            "12",
+            "5¥",
+            "emoji 👍🏽",
+        ];
+        let folded: std::collections::BTreeSet<String> = names.iter().map(|name| in_one_form(name)).collect();
+        assert_eq!(folded.len(), names.len(), "{folded:?}");
+        for name in names {
+            assert_eq!(check(&format!("/open/{name}")), Ok(()), "{name}");
         }
     }
 
@@ -185,6 +266,14 @@ mod tests {
             ("/open/secret%EF%BC%9Fx", Some("/open/secret?x")),
             ("/open/%E2%84%80", Some("/open/a/c")),
             ("/open/%C3%A9", None),
+            ("/open%E2%81%84secret", Some("/open/secret")),
+            ("/open%E2%88%95secret", Some("/open/secret")),
+            ("/open%E2%88%96secret", Some("/open/secret")),
+            ("/open%C2%A5secret", Some("/open/secret")),
+            ("/open%EF%BF%A6secret", Some("/open/secret")),
+            ("/open%D9%AA2Fsecret", Some("/open/secret")),
+            ("/open/100%C2%A5", Some("/open/100")),
+            ("/open/%C2%BD", None),
         ] {
             let seen = split_afterwards(&canonicalise(path).expect(path));
             assert_eq!(seen.as_deref(), expected, "{path}");

@@ -9,10 +9,13 @@ use sha2::Sha256;
 
 use super::events::{Cause, Event, EventLog};
 use super::idempotency::LIFETIME_SECONDS;
+use super::issuer::TrueCvcs;
 use super::objects::{
     BalanceTransaction, Charge, Customer, Dispute, FraudWarning, PaymentIntent, PaymentMethod, Refund,
     SavedAnswer,
 };
+use super::search::CustomerIndex;
+use super::setups::{SetupAttempt, SetupIntent};
 use super::webhooks::WebhookEndpoint;
 
 /// Objects of one kind that fit in the books; far beyond any test, and it keeps a runaway loop from taking all memory.
@@ -38,6 +41,10 @@ pub(super) enum Record {
     PaymentMethod(Box<PaymentMethod>),
     /// New or changed.
     PaymentIntent(Box<PaymentIntent>),
+    /// New or changed.
+    SetupIntent(Box<SetupIntent>),
+    /// New or changed.
+    SetupAttempt(Box<SetupAttempt>),
     /// New or changed.
     Charge(Charge),
     /// New or changed.
@@ -127,7 +134,8 @@ impl<T> Table<T> {
         self.order.iter().rev().filter_map(|id| self.rows.get(id))
     }
 
-    fn put(&mut self, id: &str, row: T) {
+    /// Adds or replaces it.
+    pub(super) fn put(&mut self, id: &str, row: T) {
         if self.rows.insert(id.to_owned(), row).is_none() {
             self.order.push(id.to_owned());
         }
@@ -152,6 +160,10 @@ pub(super) struct Books {
     pub(super) methods: Table<PaymentMethod>,
     /// PaymentIntents.
     pub(super) intents: Table<PaymentIntent>,
+    /// SetupIntents.
+    pub(super) setups: Table<SetupIntent>,
+    /// SetupAttempts.
+    pub(super) attempts: Table<SetupAttempt>,
     /// Charges.
     pub(super) charges: Table<Charge>,
     /// Refunds.
@@ -168,6 +180,10 @@ pub(super) struct Books {
     pub(super) endpoints: Vec<WebhookEndpoint>,
     /// The request that is being executed: events name it.
     pub(super) cause: Cause,
+    /// The customers as a search sees them.
+    pub(super) index: CustomerIndex,
+    /// In memory only.
+    pub(super) cvcs: TrueCvcs,
     /// Charges and refunds whose outcome comes later: when, and which.
     waiting: BTreeSet<(i64, String)>,
     saved: HashMap<String, SavedAnswer>,
@@ -187,6 +203,8 @@ impl Books {
             customers: Table::default(),
             methods: Table::default(),
             intents: Table::default(),
+            setups: Table::default(),
+            attempts: Table::default(),
             charges: Table::default(),
             refunds: Table::default(),
             balance: Table::default(),
@@ -195,6 +213,8 @@ impl Books {
             events: EventLog::default(),
             endpoints: Vec::new(),
             cause: Cause::default(),
+            index: CustomerIndex::default(),
+            cvcs: TrueCvcs::default(),
             waiting: BTreeSet::new(),
             saved: HashMap::new(),
             pending: Vec::new(),
@@ -213,9 +233,14 @@ impl Books {
             Record::Account(account) => self.account = account,
             Record::Clock { offset_seconds } => self.clock_offset = offset_seconds,
             Record::Settings(settings) => self.settings = settings,
-            Record::Customer(row) => self.customers.put(&row.id.clone(), row),
+            Record::Customer(row) => {
+                self.index.changed(row.clone());
+                self.customers.put(&row.id.clone(), row);
+            }
             Record::PaymentMethod(row) => self.methods.put(&row.id.clone(), *row),
             Record::PaymentIntent(row) => self.intents.put(&row.id.clone(), *row),
+            Record::SetupIntent(row) => self.setups.put(&row.id.clone(), *row),
+            Record::SetupAttempt(row) => self.attempts.put(&row.id.clone(), *row),
             Record::Charge(row) => {
                 let before = self.charges.get(&row.id).and_then(|row| row.settles_at);
                 self.wait(&row.id, before, row.settles_at);
@@ -321,6 +346,8 @@ impl Books {
         records.extend(self.customers.oldest_first().cloned().map(Record::Customer));
         records.extend(self.methods.oldest_first().cloned().map(Box::new).map(Record::PaymentMethod));
         records.extend(self.intents.oldest_first().cloned().map(Box::new).map(Record::PaymentIntent));
+        records.extend(self.setups.oldest_first().cloned().map(Box::new).map(Record::SetupIntent));
+        records.extend(self.attempts.oldest_first().cloned().map(Box::new).map(Record::SetupAttempt));
         records.extend(self.charges.oldest_first().cloned().map(Record::Charge));
         records.extend(self.refunds.oldest_first().cloned().map(Record::Refund));
         records.extend(self.balance.oldest_first().cloned().map(Record::BalanceTransaction));
@@ -354,6 +381,8 @@ impl Books {
     /// Whether no more objects are taken.
     pub(super) fn full(&self) -> bool {
         self.intents.order.len() >= MAX_ROWS
+            || self.setups.order.len() >= MAX_ROWS
+            || self.attempts.order.len() >= MAX_ROWS
             || self.methods.order.len() >= MAX_ROWS
             || self.customers.order.len() >= MAX_ROWS
             || self.refunds.order.len() >= MAX_ROWS
@@ -444,6 +473,20 @@ mod tests {
             settles: Some(Settles { at: 1, succeeds: true }),
             failure_balance_transaction: None,
         }));
+        let setup = json!([
+            { "kind": "setup_intent", "value": {
+                "id": "seti_1", "created": 0, "client_secret": "x", "status": "succeeded", "usage": "off_session",
+                "metadata": {},
+            } },
+            { "kind": "setup_attempt", "value": {
+                "id": "setatt_1", "created": 0, "setup_intent": "seti_1", "payment_method": "pm_1",
+                "usage": "off_session", "status": "succeeded", "cvc_check": "fail",
+            } },
+        ]);
+        serde_json::from_value::<Vec<Record>>(setup)
+            .unwrap()
+            .into_iter()
+            .for_each(|record| books.put(record));
         let lines = serde_json::to_string(&books.snapshot()).unwrap();
         let mut again = Books::new(Settings::new(false)).unwrap();
         serde_json::from_str::<Vec<Record>>(&lines)
@@ -452,6 +495,7 @@ mod tests {
             .for_each(|record| again.apply(record));
         assert_eq!(serde_json::to_string(&again.snapshot()).unwrap(), lines);
         assert_eq!(again.endpoints[0].pending, [ids[1].clone()]);
+        assert_eq!(again.setups.oldest_first().count() + again.attempts.oldest_first().count(), 2);
         assert_eq!((again.events.next(), again.due().as_deref()), (5, Some("re_1")));
         assert_eq!(again.events.get(&ids[0]).unwrap().object, r#"{"a":1}"#);
     }

@@ -1,5 +1,6 @@
 //! Stripe's test cards, by number and by `pm_card_…` name, and what happens when they are charged.
-//! <https://docs.stripe.com/testing>. Two numbers are the simulator's own: see [`Behaviour::Processing`].
+//! <https://docs.stripe.com/testing>. Three numbers are the simulator's own: see
+//! [`Behaviour::Processing`], [`Behaviour::CvcUnavailable`] and [`Behaviour::CvcUnchecked`].
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,8 @@ pub(super) enum Behaviour {
     DeclineAfterAttach,
     /// Asks the cardholder every time.
     Authenticate,
+    /// Asks the cardholder every time, and no more off-session once the card is set up.
+    AuthenticateUntilSetUp,
     /// Asks the cardholder unless the charge is off-session.
     AuthenticateOnSession,
     /// The charge's outcome comes later, through `POST /_sim/payment_intents/{id}/finish`. Stripe has no such card; the
@@ -48,6 +51,14 @@ pub(super) enum Behaviour {
     DisputesTwice,
     /// Pays, and the issuer reports fraud at once.
     FraudWarning,
+    /// Pays, although the issuer says that the CVC is wrong.
+    CvcFails,
+    /// Pays; its issuer does not check CVCs. Stripe has no such card; the simulator's are 4000 0000 0000 4038 and
+    /// `pm_card_cvcUnavailable`.
+    CvcUnavailable,
+    /// Pays; its issuer has not checked the CVC. Stripe has no such card; the simulator's are 4000 0000 0000 4046 and
+    /// `pm_card_cvcUnchecked`.
+    CvcUnchecked,
 }
 
 /// The words of a refusal.
@@ -70,6 +81,7 @@ impl Behaviour {
         let (code, decline_code, advice_code, message) = match self {
             Self::Succeeds
             | Self::Authenticate
+            | Self::AuthenticateUntilSetUp
             | Self::AuthenticateOnSession
             | Self::Processing
             | Self::RefundPends
@@ -78,7 +90,10 @@ impl Behaviour {
             | Self::DisputesNotReceived
             | Self::DisputesInquiry
             | Self::DisputesTwice
-            | Self::FraudWarning => return None,
+            | Self::FraudWarning
+            | Self::CvcFails
+            | Self::CvcUnavailable
+            | Self::CvcUnchecked => return None,
             Self::GenericDecline | Self::DeclineAfterAttach => {
                 ("card_declined", Some("generic_decline"), Some("try_again_later"), DECLINED)
             }
@@ -106,8 +121,13 @@ impl Behaviour {
     }
 
     /// Whether the cardholder has to authenticate.
-    pub(super) fn authenticates(self, off_session: bool) -> bool {
-        self == Self::Authenticate || (self == Self::AuthenticateOnSession && !off_session)
+    pub(super) fn authenticates(self, off_session: bool, set_up: bool) -> bool {
+        match self {
+            Self::Authenticate => true,
+            Self::AuthenticateUntilSetUp => !off_session || !set_up,
+            Self::AuthenticateOnSession => !off_session,
+            _ => false,
+        }
     }
 }
 
@@ -126,6 +146,14 @@ pub(super) struct TestCard {
     pub(super) country: &'static str,
     /// What a charge does.
     pub(super) behaviour: Behaviour,
+}
+
+impl TestCard {
+    /// Whether that is the form of its CVC.
+    pub(super) fn takes_cvc(&self, cvc: &str) -> bool {
+        let lengths = if self.brand == "amex" { 3..=4 } else { 3..=3 };
+        lengths.contains(&cvc.len()) && cvc.bytes().all(|byte| byte.is_ascii_digit())
+    }
 }
 
 const fn card(
@@ -198,7 +226,7 @@ pub(super) const CARDS: &[TestCard] = &[
     special("4100000000000019", &["radarBlock", "chargeDeclinedFraudulent"], Behaviour::Fraudulent),
     special("4000000000000341", &["chargeCustomerFail"], Behaviour::DeclineAfterAttach),
     special("4000002760003184", &["authenticationRequired"], Behaviour::Authenticate),
-    special("4000002500003155", &["authenticationRequiredOnSetup"], Behaviour::Authenticate),
+    special("4000002500003155", &["authenticationRequiredOnSetup"], Behaviour::AuthenticateUntilSetUp),
     special("4000000000003220", &["threeDSecure2Required"], Behaviour::Authenticate),
     special("4000000000003063", &["threeDSecureRequired"], Behaviour::Authenticate),
     special(
@@ -207,6 +235,9 @@ pub(super) const CARDS: &[TestCard] = &[
         Behaviour::AuthenticateOnSession,
     ),
     special("4000000000004020", &["processing"], Behaviour::Processing),
+    special("4000000000000101", &["cvcCheckFail"], Behaviour::CvcFails),
+    special("4000000000004038", &["cvcUnavailable"], Behaviour::CvcUnavailable),
+    special("4000000000004046", &["cvcUnchecked"], Behaviour::CvcUnchecked),
 ];
 
 /// The test card with that number.
@@ -282,8 +313,11 @@ mod tests {
         ] {
             let behaviour = by_number(number).unwrap().behaviour;
             assert_eq!(behaviour.decline(), None, "{number}");
-            assert_eq!(behaviour.authenticates(false), on_session, "{number}");
-            assert_eq!(behaviour.authenticates(true), off_session, "{number}");
+            assert_eq!(behaviour.authenticates(false, false), on_session, "{number}");
+            assert_eq!(behaviour.authenticates(true, false), off_session, "{number}");
+            assert_eq!(behaviour.authenticates(false, true), on_session, "{number} set up");
+            let still = off_session && number != "4000002500003155";
+            assert_eq!(behaviour.authenticates(true, true), still, "{number} set up");
         }
     }
 }

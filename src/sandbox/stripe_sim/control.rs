@@ -14,8 +14,10 @@ use super::faults::Fault;
 use super::objects::{BalanceKind, PaymentIntent};
 use super::render;
 use super::server::Sim;
+use super::setups::SetupIntent;
 
 mod money;
+mod switches;
 mod webhooks;
 
 /// The furthest the clock moves at once: a hundred years.
@@ -34,6 +36,7 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .route("/clock", web::post().to(clock))
         .route("/settings", web::post().to(settings))
         .configure(money::routes)
+        .configure(switches::routes)
         .configure(webhooks::routes);
 }
 
@@ -125,6 +128,7 @@ fn books_of(books: &Books) -> Value {
         *count = count.saturating_add(1);
     }
     let intents: Vec<Value> = books.intents.oldest_first().map(|row| intent(books, row)).collect();
+    let setups: Vec<Value> = books.setups.oldest_first().map(|row| setup(books, row)).collect();
     let refunds: Vec<Value> = books
         .refunds
         .oldest_first()
@@ -156,6 +160,7 @@ fn books_of(books: &Books) -> Value {
         "totals": totals,
         "customers": books.customers.oldest_first().filter(|row| !row.deleted).count(),
         "payment_intents": intents,
+        "setup_intents": setups,
         "refunds": refunds,
         "disputes": disputes,
         "fraud_warnings": warnings,
@@ -177,6 +182,23 @@ fn intent(books: &Books, row: &PaymentIntent) -> Value {
         "metadata": row.metadata,
         "customer": row.customer,
         "fingerprint": fingerprint,
+        "created": row.created,
+    })
+}
+
+/// A SetupIntent without what could be used.
+fn setup(books: &Books, row: &SetupIntent) -> Value {
+    let attempt = row.latest_attempt.as_deref().and_then(|id| books.attempts.get(id));
+    let method = attempt.map(|attempt| &attempt.payment_method).or(row.payment_method.as_ref());
+    let fingerprint = method.and_then(|id| books.methods.get(id)).map(|method| &method.card.fingerprint);
+    json!({
+        "id": row.id,
+        "status": row.status.word(),
+        "usage": row.usage,
+        "metadata": row.metadata,
+        "customer": row.customer,
+        "fingerprint": fingerprint,
+        "cvc_check": attempt.and_then(|attempt| attempt.cvc_check),
         "created": row.created,
     })
 }

@@ -17,6 +17,10 @@ pub(super) enum Endpoint {
     CreateCustomer,
     /// `GET /v1/customers/{id}`
     RetrieveCustomer,
+    /// `POST /v1/customers/{id}`
+    UpdateCustomer,
+    /// `GET /v1/customers/search`
+    SearchCustomers,
     /// `DELETE /v1/customers/{id}`
     DeleteCustomer,
     /// `GET /v1/customers`
@@ -33,6 +37,18 @@ pub(super) enum Endpoint {
     RetrieveIntent,
     /// `GET /v1/payment_intents`
     ListIntents,
+    /// `POST /v1/setup_intents`
+    CreateSetup,
+    /// `POST /v1/setup_intents/{id}/confirm`
+    ConfirmSetup,
+    /// `POST /v1/setup_intents/{id}/cancel`
+    CancelSetup,
+    /// `GET /v1/setup_intents/{id}`
+    RetrieveSetup,
+    /// `GET /v1/setup_intents`
+    ListSetups,
+    /// `GET /v1/setup_attempts`
+    ListAttempts,
     /// `POST /v1/refunds`
     CreateRefund,
     /// `GET /v1/refunds/{id}`
@@ -63,7 +79,7 @@ pub(super) enum Endpoint {
 
 impl Endpoint {
     /// All of them.
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 36] = [
         Self::CreateMethod,
         Self::RetrieveMethod,
         Self::ListMethods,
@@ -71,6 +87,8 @@ impl Endpoint {
         Self::DetachMethod,
         Self::CreateCustomer,
         Self::RetrieveCustomer,
+        Self::UpdateCustomer,
+        Self::SearchCustomers,
         Self::DeleteCustomer,
         Self::ListCustomers,
         Self::ListCustomerMethods,
@@ -79,6 +97,12 @@ impl Endpoint {
         Self::CancelIntent,
         Self::RetrieveIntent,
         Self::ListIntents,
+        Self::CreateSetup,
+        Self::ConfirmSetup,
+        Self::CancelSetup,
+        Self::RetrieveSetup,
+        Self::ListSetups,
+        Self::ListAttempts,
         Self::CreateRefund,
         Self::RetrieveRefund,
         Self::ListRefunds,
@@ -107,7 +131,9 @@ impl Endpoint {
             ("POST", ["payment_methods", _, "detach"]) => Self::DetachMethod,
             ("POST", ["customers"]) => Self::CreateCustomer,
             ("GET", ["customers"]) => Self::ListCustomers,
-            ("GET", ["customers", id]) if *id != "search" => Self::RetrieveCustomer,
+            ("GET", ["customers", "search"]) => Self::SearchCustomers,
+            ("GET", ["customers", _]) => Self::RetrieveCustomer,
+            ("POST", ["customers", _]) => Self::UpdateCustomer,
             ("DELETE", ["customers", _]) => Self::DeleteCustomer,
             ("GET", ["customers", _, "payment_methods"]) => Self::ListCustomerMethods,
             ("POST", ["payment_intents"]) => Self::CreateIntent,
@@ -115,6 +141,12 @@ impl Endpoint {
             ("GET", ["payment_intents", id]) if *id != "search" => Self::RetrieveIntent,
             ("POST", ["payment_intents", _, "confirm"]) => Self::ConfirmIntent,
             ("POST", ["payment_intents", _, "cancel"]) => Self::CancelIntent,
+            ("POST", ["setup_intents"]) => Self::CreateSetup,
+            ("GET", ["setup_intents"]) => Self::ListSetups,
+            ("GET", ["setup_intents", _]) => Self::RetrieveSetup,
+            ("POST", ["setup_intents", _, "confirm"]) => Self::ConfirmSetup,
+            ("POST", ["setup_intents", _, "cancel"]) => Self::CancelSetup,
+            ("GET", ["setup_attempts"]) => Self::ListAttempts,
             ("POST", ["refunds"]) => Self::CreateRefund,
             ("GET", ["refunds"]) => Self::ListRefunds,
             ("GET", ["refunds", _]) => Self::RetrieveRefund,
@@ -144,6 +176,8 @@ impl Endpoint {
             Self::DetachMethod => "payment_methods.detach",
             Self::CreateCustomer => "customers.create",
             Self::RetrieveCustomer => "customers.retrieve",
+            Self::UpdateCustomer => "customers.update",
+            Self::SearchCustomers => "customers.search",
             Self::DeleteCustomer => "customers.delete",
             Self::ListCustomers => "customers.list",
             Self::ListCustomerMethods => "customers.payment_methods",
@@ -152,6 +186,12 @@ impl Endpoint {
             Self::CancelIntent => "payment_intents.cancel",
             Self::RetrieveIntent => "payment_intents.retrieve",
             Self::ListIntents => "payment_intents.list",
+            Self::CreateSetup => "setup_intents.create",
+            Self::ConfirmSetup => "setup_intents.confirm",
+            Self::CancelSetup => "setup_intents.cancel",
+            Self::RetrieveSetup => "setup_intents.retrieve",
+            Self::ListSetups => "setup_intents.list",
+            Self::ListAttempts => "setup_attempts.list",
             Self::CreateRefund => "refunds.create",
             Self::RetrieveRefund => "refunds.retrieve",
             Self::ListRefunds => "refunds.list",
@@ -166,6 +206,18 @@ impl Endpoint {
             Self::RetrieveEvent => "events.retrieve",
             Self::ListEvents => "events.list",
         }
+    }
+
+    /// What a restricted key needs for it, such as `rak_setup_intent_write`.
+    pub(super) fn permission(self) -> String {
+        let (objects, verb) = self.name().split_once('.').unwrap_or((self.name(), ""));
+        let object = match objects {
+            "refunds" => "charge",
+            "setup_attempts" => "setup_intent",
+            objects => objects.trim_end_matches('s'),
+        };
+        let reads = matches!(verb, "retrieve" | "list" | "search" | "payment_methods");
+        format!("rak_{object}_{}", if reads { "read" } else { "write" })
     }
 }
 
@@ -186,6 +238,10 @@ mod tests {
             ("GET", "/v1/radar/early_fraud_warnings/issfr_1", Some((Endpoint::RetrieveWarning, "issfr_1"))),
             ("GET", "/v1/radar", None),
             ("GET", "/v1/payment_intents/search", None),
+            ("POST", "/v1/customers/cus_1", Some((Endpoint::UpdateCustomer, "cus_1"))),
+            ("GET", "/v1/customers/search", Some((Endpoint::SearchCustomers, "search"))),
+            ("POST", "/v1/setup_intents/seti_1/cancel", Some((Endpoint::CancelSetup, "seti_1"))),
+            ("GET", "/v1/setup_attempts", Some((Endpoint::ListAttempts, ""))),
             ("DELETE", "/v1/customers/cus_1", Some((Endpoint::DeleteCustomer, "cus_1"))),
             ("DELETE", "/v1/charges/ch_1", None),
             ("GET", "/v1", None),
@@ -200,5 +256,19 @@ mod tests {
         let names: std::collections::BTreeSet<_> =
             Endpoint::ALL.iter().map(|endpoint| endpoint.name()).collect();
         assert_eq!(names.len(), Endpoint::ALL.len());
+    }
+
+    #[test]
+    fn restricted_keys_need_stripes_permissions() {
+        for (endpoint, permission) in [
+            (Endpoint::CreateSetup, "rak_setup_intent_write"),
+            (Endpoint::CancelSetup, "rak_setup_intent_write"),
+            (Endpoint::ListAttempts, "rak_setup_intent_read"),
+            (Endpoint::SearchCustomers, "rak_customer_read"),
+            (Endpoint::AttachMethod, "rak_payment_method_write"),
+            (Endpoint::CreateRefund, "rak_charge_write"),
+        ] {
+            assert_eq!(endpoint.permission(), permission);
+        }
     }
 }

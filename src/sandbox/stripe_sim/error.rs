@@ -15,6 +15,7 @@ pub(super) struct ApiError {
     param: Option<String>,
     charge: Option<String>,
     payment_intent: Option<Value>,
+    setup_intent: Option<Value>,
     payment_method: Option<Value>,
     /// Whether an idempotency key remembers it. What is refused before execution is not remembered.
     pub(super) saved: bool,
@@ -35,6 +36,7 @@ impl ApiError {
             param: None,
             charge: None,
             payment_intent: None,
+            setup_intent: None,
             payment_method: None,
             saved: false,
         })
@@ -68,7 +70,8 @@ impl ApiError {
     pub(super) fn missing(what: &str, id: &str) -> Refusal {
         let mut error =
             Self::new(404, "invalid_request_error", format!("No such {what}: '{}'", shortened(id)));
-        error.param = Some(if what == "payment_intent" { "intent" } else { "id" }.to_owned());
+        let intent = matches!(what, "payment_intent" | "setupintent");
+        error.param = Some(if intent { "intent" } else { "id" }.to_owned());
         error.coded("resource_missing")
     }
 
@@ -131,6 +134,12 @@ impl ApiError {
         self
     }
 
+    /// Adds the SetupIntent as it stands after the refusal.
+    pub(super) fn with_setup(mut self: Box<Self>, setup: Value) -> Refusal {
+        self.setup_intent = Some(setup);
+        self
+    }
+
     /// Adds the PaymentMethod.
     pub(super) fn with_method(mut self: Box<Self>, method: Value) -> Refusal {
         self.payment_method = Some(method);
@@ -162,6 +171,9 @@ impl ApiError {
         }
         if let Some(intent) = &self.payment_intent {
             error["payment_intent"] = intent.clone();
+        }
+        if let Some(setup) = &self.setup_intent {
+            error["setup_intent"] = setup.clone();
         }
         error
     }

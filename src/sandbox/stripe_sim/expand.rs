@@ -6,11 +6,14 @@ use super::books::Books;
 use super::error::{ApiError, Refusal, shortened};
 use super::params::Params;
 use super::render;
+use super::setups;
 
 /// Fields that hold an id, or `data` on the way there.
-const EXPANDABLE: [&str; 9] = [
+const EXPANDABLE: [&str; 11] = [
     "data",
     "latest_charge",
+    "latest_attempt",
+    "setup_intent",
     "balance_transaction",
     "customer",
     "payment_method",
@@ -69,6 +72,8 @@ fn any(books: &Books, id: &str) -> Option<Value> {
         "cus" => books.customers.get(id).map(render::customer),
         "pm" => books.methods.get(id).map(render::payment_method),
         "pi" => books.intents.get(id).map(|intent| render::payment_intent(books, intent)),
+        "seti" => books.setups.get(id).map(|row| setups::setup_intent(books, row)),
+        "setatt" => books.attempts.get(id).map(|row| setups::setup_attempt(books, row)),
         "ch" => books.charges.get(id).map(|row| render::charge(books, row)),
         "re" => books.refunds.get(id).map(render::refund),
         "dp" => books.disputes.get(id).map(|row| render::dispute(books, row)),

@@ -98,11 +98,6 @@ impl Form {
         self.0.iter().map(|(name, node)| (name.as_str(), node))
     }
 
-    /// How many parameters there are at this level.
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// One text for equal requests, whatever the order of their parameters. Lengths keep different requests apart.
     pub(super) fn canonical(&self) -> String {
         let mut text = String::new();

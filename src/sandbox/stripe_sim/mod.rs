@@ -10,8 +10,14 @@
 //!   `late_balance_transactions` says otherwise, and a refund succeeds, unless its card is one that makes refunds pend or fail.
 //! - What comes later comes after a minute on the simulator's clock, or when told to: see below.
 //! - Card 4000 0000 0000 4020 (`pm_card_processing`) stays `processing` until told otherwise.
+//! - The bank of 4000 0000 0000 4038 (`pm_card_cvcUnavailable`) does not check CVCs, and that of 4000 0000 0000 4046
+//!   (`pm_card_cvcUnchecked`) has not; 4000 0000 0000 0101 (`pm_card_cvcCheckFail`) is Stripe's card whose check fails.
+//! - A CVC is gone once the card's bank has taken the card: by a charge, a SetupIntent or an attachment. Checks after that are
+//!   null. A card's name such as `pm_card_visa` counts as typed in with its right CVC.
+//! - A change of a customer reaches the search after a minute; what is found is the customer as it was then.
 //! - Cards that are disputed or reported at Stripe are disputed or reported before their charge is answered.
-//! - Events are those about money that moves or may move; `payment_intent.created` and the like are not made.
+//! - Events are those about money that moves or may move, and about SetupIntents that were confirmed or canceled;
+//!   `payment_intent.created` and the like are not made.
 //!
 //! # The sandbox's own URLs
 //! | URL | |
@@ -23,7 +29,11 @@
 //! | `POST /_sim/release` | lets held requests go on |
 //! | `POST /_sim/clock` | `{"advance_seconds": 86400}` |
 //! | `POST /_sim/settings` | `{"publishable_key_tokenisation": false, "late_balance_transactions": true}`, either or both |
+//! | `POST /_sim/permissions` | `{"withheld": ["rak_setup_intent_write"]}`: the secret key is a restricted key without these, until told otherwise or stopped |
+//! | `POST /_sim/cvc` | `{"number": "4242424242424242", "cvc": "737", "declines": false}`: another CVC of that card fails its check from now on, or with `"declines": true` is declined. Without `cvc` every CVC is right again. Kept in memory only |
+//! | `POST /_sim/search/catch-up` | the search knows every customer as it is now |
 //! | `POST /_sim/payment_intents/{id}/finish` | `{"outcome": "succeeded"}` or `"failed"`, for `processing` and `requires_action` |
+//! | `POST /_sim/setup_intents/{id}/finish` | the same for SetupIntents |
 //! | `POST /_sim/payment_intents/{id}/settle` | brings a late balance transaction, and its `charge.updated` |
 //! | `POST /_sim/payment_intents/{id}/dispute` | `{"amount", "reason", "inquiry", "withdraw"}`, all optional; `"withdraw": false` leaves the funds for now |
 //! | `POST /_sim/payment_intents/{id}/fraud_warning` | `{"fraud_type"}`, optional: an early fraud warning |
@@ -51,12 +61,15 @@ mod expand;
 mod faults;
 mod form;
 mod idempotency;
+mod issuer;
 mod journal;
 mod objects;
 mod params;
 mod render;
 mod request_log;
+mod search;
 mod server;
+mod setups;
 mod webhooks;
 
 #[cfg(test)]

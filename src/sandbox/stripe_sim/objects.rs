@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::cards::Behaviour;
+use super::cards::{Behaviour, Decline};
+use super::issuer::{CvcCheck, TypedCvc};
 
 /// Somebody who pays.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub(super) struct Customer {
     /// For good: nothing can be charged for it, but it can be looked at.
     #[serde(default)]
     pub(super) deleted: bool,
+    /// The last change, in Unix seconds: the search learns of it later. Absent in books from before there was a search.
+    #[serde(default)]
+    pub(super) changed: i64,
 }
 
 /// What is kept of a card: never its number.
@@ -32,6 +36,18 @@ pub(super) struct Card {
     pub(super) exp_month: i64,
     pub(super) exp_year: i64,
     pub(super) cvc_given: bool,
+    /// The bank has taken the card, so that the CVC is gone.
+    #[serde(default)]
+    pub(super) cvc_used: bool,
+    /// What the bank said of it last.
+    #[serde(default)]
+    pub(super) cvc_check: Option<CvcCheck>,
+    /// The cardholder has agreed to payments without them.
+    #[serde(default)]
+    pub(super) set_up: bool,
+    /// In memory only, and until the bank has taken the card.
+    #[serde(skip)]
+    pub(super) cvc: TypedCvc,
     pub(super) fingerprint: String,
     pub(super) behaviour: Behaviour,
 }
@@ -89,6 +105,11 @@ impl IntentStatus {
             Self::Canceled => "canceled",
         }
     }
+
+    /// Whether it can still be confirmed, or canceled.
+    pub(super) fn is_open(self) -> bool {
+        matches!(self, Self::RequiresPaymentMethod | Self::RequiresConfirmation | Self::RequiresAction)
+    }
 }
 
 /// Why the last attempt failed.
@@ -100,6 +121,20 @@ pub(super) struct Failure {
     pub(super) message: String,
     pub(super) charge: Option<String>,
     pub(super) payment_method: String,
+}
+
+impl Failure {
+    /// A refusal of that PaymentMethod, without a charge.
+    pub(super) fn of(decline: Decline, payment_method: &str) -> Self {
+        Self {
+            code: decline.code.to_owned(),
+            decline_code: decline.decline_code.map(str::to_owned),
+            advice_code: decline.advice_code.map(str::to_owned),
+            message: decline.message.to_owned(),
+            charge: None,
+            payment_method: payment_method.to_owned(),
+        }
+    }
 }
 
 /// A payment.
@@ -157,6 +192,9 @@ pub(super) struct Charge {
     /// What disputes have taken and not given back.
     #[serde(default)]
     pub(super) amount_withdrawn: i64,
+    /// What the bank said of the CVC.
+    #[serde(default)]
+    pub(super) cvc_check: Option<CvcCheck>,
 }
 
 impl Charge {

@@ -68,6 +68,14 @@ impl<'a> Params<'a> {
         }
     }
 
+    /// A change of a text that an object keeps: another one, or none when it is empty. Nothing when it is not given.
+    pub(super) fn change(&self, name: &str) -> Result<Option<Option<String>>, Refusal> {
+        match self.form.get(name) {
+            Some(Node::Text(text)) if text.is_empty() => Ok(Some(None)),
+            _ => Ok(self.owned(name)?.map(Some)),
+        }
+    }
+
     /// A text, owned.
     pub(super) fn owned(&self, name: &str) -> Result<Option<String>, Refusal> {
         Ok(self.text(name)?.map(str::to_owned))
@@ -148,13 +156,20 @@ impl<'a> Params<'a> {
         names.into_iter().map(|index| list.required(index)).collect()
     }
 
-    /// All texts below a name, for `metadata` and `shipping`-like hashes that are only kept.
+    /// The metadata of a new object.
     pub(super) fn metadata(&self) -> Result<BTreeMap<String, String>, Refusal> {
-        let Some(pairs) = self.nested("metadata")? else { return Ok(BTreeMap::new()) };
-        if pairs.form.len() > METADATA.0 {
-            return Err(ApiError::parameter("metadata", "You can have at most 50 keys of metadata."));
+        self.metadata_over(BTreeMap::new())
+    }
+
+    /// The metadata of an object that had these. An empty text for all of it unsets all.
+    pub(super) fn metadata_over(
+        &self,
+        mut metadata: BTreeMap<String, String>,
+    ) -> Result<BTreeMap<String, String>, Refusal> {
+        if matches!(self.form.get("metadata"), Some(Node::Text(text)) if text.is_empty()) {
+            return Ok(BTreeMap::new());
         }
-        let mut metadata = BTreeMap::new();
+        let Some(pairs) = self.nested("metadata")? else { return Ok(metadata) };
         for (key, node) in pairs.form.iter() {
             let full = pairs.name(key);
             let Node::Text(value) = node else {
@@ -165,9 +180,14 @@ impl<'a> Params<'a> {
                 return Err(ApiError::parameter(&full, message));
             }
             // An empty value unsets a key; on a new object there is nothing to unset.
-            if !value.is_empty() {
+            if value.is_empty() {
+                metadata.remove(key);
+            } else {
                 metadata.insert(key.to_owned(), value.clone());
             }
+        }
+        if metadata.len() > METADATA.0 {
+            return Err(ApiError::parameter("metadata", "You can have at most 50 keys of metadata."));
         }
         Ok(metadata)
     }

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use super::books::Books;
 use super::error::ApiError;
+use super::issuer::CvcCheck;
 use super::objects::{
-    BalanceKind, BalanceTransaction, Billing, Card, Charge, ChargeState, Customer, Dispute, DisputeStatus,
+    BalanceKind, BalanceTransaction, Billing, Charge, ChargeState, Customer, Dispute, DisputeStatus, Failure,
     FraudWarning, IntentStatus, PaymentIntent, PaymentMethod, Refund, RefundStatus,
 };
 
@@ -70,17 +71,50 @@ fn billing(row: &Billing) -> Value {
     })
 }
 
-fn checks(card: &Card, cvc: &str) -> Value {
-    json!({
-        "address_line1_check": null,
-        "address_postal_code_check": null,
-        "cvc_check": card.cvc_given.then_some(cvc),
-    })
+/// What a bank has checked.
+pub(super) fn checks(cvc: Option<CvcCheck>) -> Value {
+    json!({ "address_line1_check": null, "address_postal_code_check": null, "cvc_check": cvc })
+}
+
+/// Why an attempt failed, as the intent that it belongs to says it.
+pub(super) fn failure(books: &Books, failure: &Failure) -> Value {
+    let mut error = ApiError::card(&failure.code, failure.message.clone())
+        .declined(failure.decline_code.as_deref(), failure.advice_code.as_deref())
+        .with_charge(failure.charge.as_deref());
+    if let Some(method) = books.methods.get(&failure.payment_method) {
+        error = error.with_method(payment_method(method));
+    }
+    error.inner()
+}
+
+/// What the cardholder has to do.
+pub(super) fn next_action(return_url: Option<&str>) -> Value {
+    match return_url {
+        Some(return_url) => json!({
+            "type": "redirect_to_url",
+            "redirect_to_url": {
+                "return_url": return_url,
+                "url": "https://example.com/the-simulated-bank-has-no-page",
+            },
+        }),
+        None => json!({ "type": "use_stripe_sdk", "use_stripe_sdk": { "type": "three_d_secure_redirect" } }),
+    }
+}
+
+/// `automatic_payment_methods` out of `allow_redirects`, when they are on.
+pub(super) fn automatic(redirects: Option<&str>) -> Value {
+    redirects.map_or(Value::Null, |redirects| json!({ "allow_redirects": redirects, "enabled": true }))
 }
 
 /// A PaymentMethod.
 pub(super) fn payment_method(row: &PaymentMethod) -> Value {
     let card = &row.card;
+    let check = match (card.cvc_check, &row.customer) {
+        (Some(check), _) => check,
+        // Attached in books from before checks were kept.
+        (None, Some(_)) => CvcCheck::Pass,
+        (None, None) => CvcCheck::Unchecked,
+    };
     json!({
         "id": row.id,
         "object": "payment_method",
@@ -88,7 +122,7 @@ pub(super) fn payment_method(row: &PaymentMethod) -> Value {
         "billing_details": billing(&row.billing),
         "card": {
             "brand": card.brand,
-            "checks": checks(card, if row.customer.is_some() { "pass" } else { "unchecked" }),
+            "checks": checks(card.cvc_given.then_some(check)),
             "country": card.country,
             "display_brand": card.brand,
             "exp_month": card.exp_month,
@@ -112,25 +146,7 @@ pub(super) fn payment_method(row: &PaymentMethod) -> Value {
 
 /// A PaymentIntent.
 pub(super) fn payment_intent(books: &Books, row: &PaymentIntent) -> Value {
-    let last_error = row.last_failure.as_ref().map(|failure| {
-        let mut error = ApiError::card(&failure.code, failure.message.clone())
-            .declined(failure.decline_code.as_deref(), failure.advice_code.as_deref())
-            .with_charge(failure.charge.as_deref());
-        if let Some(method) = books.methods.get(&failure.payment_method) {
-            error = error.with_method(payment_method(method));
-        }
-        error.inner()
-    });
-    let next_action = (row.status == IntentStatus::RequiresAction).then(|| match &row.return_url {
-        Some(return_url) => json!({
-            "type": "redirect_to_url",
-            "redirect_to_url": {
-                "return_url": return_url,
-                "url": "https://example.com/the-simulated-bank-has-no-page",
-            },
-        }),
-        None => json!({ "type": "use_stripe_sdk", "use_stripe_sdk": { "type": "three_d_secure_redirect" } }),
-    });
+    let waits = row.status == IntentStatus::RequiresAction;
     json!({
         "id": row.id,
         "object": "payment_intent",
@@ -140,8 +156,7 @@ pub(super) fn payment_intent(books: &Books, row: &PaymentIntent) -> Value {
         "amount_received": row.amount_received,
         "application": null,
         "application_fee_amount": null,
-        "automatic_payment_methods":
-            row.automatic.as_ref().map(|redirects| json!({ "allow_redirects": redirects, "enabled": true })),
+        "automatic_payment_methods": automatic(row.automatic.as_deref()),
         "canceled_at": row.canceled_at,
         "cancellation_reason": row.cancellation_reason,
         "capture_method": row.capture_method,
@@ -152,11 +167,11 @@ pub(super) fn payment_intent(books: &Books, row: &PaymentIntent) -> Value {
         "customer": row.customer,
         "description": row.description,
         "excluded_payment_method_types": null,
-        "last_payment_error": last_error,
+        "last_payment_error": row.last_failure.as_ref().map(|row| failure(books, row)),
         "latest_charge": row.latest_charge,
         "livemode": false,
         "metadata": row.metadata,
-        "next_action": next_action,
+        "next_action": waits.then(|| next_action(row.return_url.as_deref())),
         "on_behalf_of": null,
         "payment_method": row.payment_method,
         "payment_method_configuration_details": null,
@@ -241,7 +256,7 @@ pub(super) fn charge(books: &Books, row: &Charge) -> Value {
             "card": {
                 "amount_authorized": paid.then_some(row.amount),
                 "brand": card.brand,
-                "checks": checks(card, if paid { "pass" } else { "fail" }),
+                "checks": checks(row.cvc_check),
                 "country": card.country,
                 "exp_month": card.exp_month,
                 "exp_year": card.exp_year,

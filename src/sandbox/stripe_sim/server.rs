@@ -1,5 +1,6 @@
 //! The way of a request through the simulator: key, fault, idempotency key, execution, journal, answer.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::TcpListener;
 use std::pin::pin;
@@ -76,6 +77,8 @@ pub(super) struct State {
     pub(super) log: RequestLog,
     /// See [`Deliveries`].
     pub(super) deliveries: Deliveries,
+    /// What the secret key may not do: see [`Endpoint::permission`].
+    pub(super) withheld: BTreeSet<String>,
 }
 
 /// A request as far as the simulator looks at it.
@@ -101,6 +104,7 @@ impl Sim {
                 faults: Faults::default(),
                 log: RequestLog::default(),
                 deliveries: Deliveries::default(),
+                withheld: BTreeSet::new(),
             }),
             journal,
             in_flight: InFlight::default(),
@@ -238,6 +242,24 @@ impl Sim {
         }
     }
 
+    /// Refuses what the secret key may not do, before any object is looked for.
+    fn check_permission(&self, endpoint: Endpoint) -> Result<(), Refusal> {
+        let permission = endpoint.permission();
+        if !self.state().withheld.contains(&permission) {
+            return Ok(());
+        }
+        let key = &self.keys.secret;
+        let start = key.get(..8).unwrap_or_default();
+        let end = key.get(key.len().saturating_sub(4)..).unwrap_or_default();
+        Err(ApiError::request(
+            403,
+            format!(
+                "The provided key '{start}*********{end}' does not have the required permissions for this endpoint on \
+                 account 'acct_sandbox'. Having the '{permission}' permission would allow this request to continue."
+            ),
+        ))
+    }
+
     /// Executes unless the key has an answer already, and waits until the result is on disk.
     async fn perform(&self, call: &Call, fault: Option<&Fault>) -> Answer {
         self.perform_holding(call, fault).await.0
@@ -348,6 +370,7 @@ fn admit(
                 "This API call cannot be made with a publishable API key. Please use a secret API key.";
             return Err(ApiError::request(403, message).coded("secret_key_required"));
         }
+        sim.check_permission(endpoint)?;
         let key = key.filter(|key| method == "POST" && !key.is_empty());
         if key.as_ref().is_some_and(|key| key.len() > MAX_KEY) {
             return Err(ApiError::invalid("Idempotency keys have at most 255 characters."));

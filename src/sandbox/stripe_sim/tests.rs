@@ -1,10 +1,12 @@
 //! The simulator over a real socket, with Stripe's typed objects as the judge of what it answers.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
+mod customers;
 mod events;
 mod faults;
 mod lifecycle;
 mod money;
+mod setups;
 mod typed;
 mod webhooks;
 
@@ -158,8 +160,12 @@ impl Stripe {
     }
 
     async fn card(&self, number: &str) -> String {
-        let body =
-            format!("type=card&card[number]={number}&card[exp_month]=12&card[exp_year]=2060&card[cvc]=123");
+        self.typed_card(number, Some("123")).await
+    }
+
+    async fn typed_card(&self, number: &str, cvc: Option<&str>) -> String {
+        let cvc = cvc.map_or(String::new(), |cvc| format!("&card[cvc]={cvc}"));
+        let body = format!("type=card&card[number]={number}&card[exp_month]=12&card[exp_year]=2060{cvc}");
         let reply = self.post("/v1/payment_methods", &body).await;
         reply.json()["id"].as_str().unwrap_or_else(|| panic!("{}", reply.body)).to_owned()
     }

@@ -22,7 +22,7 @@ async fn a_price_inside_a_price_is_refused_and_nobody_is_charged() {
             assert_eq!((first.status, first.code().as_str()), (500, "nested_prices"), "{}", first.text());
             let note = first.receipt();
             assert!(!note.success && note.charge_id.is_some());
-            assert_eq!((note.credits_charged, note.credits_remaining), (Some(0), PACK));
+            assert_eq!((note.credits_charged, note.credits_remaining.unwrap()), (Some(0), PACK));
             assert_eq!(first.json()["requestId"].as_str(), first.header("x-request-id"));
             card_owners.push(note.client_id);
             let told = log::lines_with(&format!("{method} {route} "));

@@ -2,8 +2,8 @@
 
 use super::faulty::PAYLOAD;
 use super::*;
-use crate::support::log;
 use crate::support::raw::{Raw, header_of, status_of};
+use crate::support::{hold_writes, is_on_sqlite, let_write, log};
 
 const REVERSALS: &str = "SELECT COUNT(*) FROM entries WHERE source LIKE 'reversal:%'";
 
@@ -77,7 +77,7 @@ async fn a_body_that_panics_when_it_is_dropped_is_delivered_before() {
                 let size = if method == "HEAD" { 0 } else { size };
                 assert_eq!((answer.status, answer.body.len()), (200, size), "{method} {path}");
                 left -= PRICE;
-                assert_eq!(answer.receipt().credits_remaining, left, "{method} {path}");
+                assert_eq!(answer.receipt().credits_remaining.unwrap(), left, "{method} {path}");
             }
         }
     }
@@ -101,7 +101,7 @@ async fn a_handler_that_panics_says_what_became_of_the_payment_and_is_not_run_ag
     let note = first.receipt();
     assert!(!note.success && note.charge_id.is_some());
     assert_eq!((note.error_code.as_deref(), note.credits_charged), (Some("handler_failed"), Some(0)));
-    assert_eq!((note.credits_remaining, note.top_up_amount), (PACK, Some(PACK)));
+    assert_eq!((note.credits_remaining.unwrap(), note.top_up_amount), (PACK, Some(PACK)));
     let body = first.json();
     assert_eq!(body["clientId"].as_str(), Some(note.client_id.as_str()));
     assert_eq!((body["requestCharged"].as_bool(), body["whoActs"].as_str()), (Some(false), Some("seller")));
@@ -203,7 +203,7 @@ async fn an_answer_that_middleware_outside_the_price_throws_away_is_given_back()
     assert_eq!(world.client.send("POST", &url, &headers, None).await.status, 502);
     let again = world.client.send("POST", &url, &headers[..2], None).await;
     assert_eq!((again.status, again.header("idempotent-replayed")), (200, Some("true")), "{}", again.text());
-    assert_eq!(again.receipt().credits_remaining, PACK - 2 * PRICE);
+    assert_eq!(again.receipt().credits_remaining.unwrap(), PACK - 2 * PRICE);
     shop.close().await;
     assert_eq!(number(&world.database, REVERSALS).await, given_back);
 }
@@ -251,6 +251,60 @@ async fn what_the_server_cuts_right_before_the_books_are_closed_is_given_back_at
     shop.balance_becomes(&client, PACK).await;
     shop.close().await;
     assert_eq!(number(&world.database, REVERSALS).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_charged_when_its_worker_has_ended_is_given_back_unless_it_can_be_fetched() {
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let client = shop.wallet().await;
+    let mut callers = Vec::new();
+    for key in ["", "idempotency-key: k\r\n"] {
+        callers.push(ask(&shop, "GET", "/waits", &client, key).await);
+    }
+    eventually("the handlers run", async || shop.handlers.calls() == 2).await;
+    let held = hold_writes(&world.database).await;
+    shop.handlers.waiting.add_permits(2);
+    eventually("they have answered", async || shop.handlers.answered.load(Ordering::SeqCst) == 2).await;
+    shop.server.stop(false).await;
+    for caller in &mut callers {
+        assert_eq!(caller.rest().await, "", "nothing went out before the charge");
+    }
+    let_write(held).await;
+    eventually("both are charged", async || captures(&world).await == 2).await;
+    reversals_become(&shop, 1).await;
+    shop.close().await;
+    let shop = Shop::open(&world).await;
+    assert_eq!(shop.balance(&client).await, PACK - PRICE);
+    let mut caller = ask(&shop, "GET", "/waits", &client, "idempotency-key: k\r\n").await;
+    caller.until("waited").await;
+    assert_eq!((shop.handlers.calls(), shop.balance(&client).await), (0, PACK - PRICE));
+    shop.close().await;
+    assert_eq!(number(&world.database, REVERSALS).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_only_a_person_brings_back_is_not_waited_for() {
+    if !is_on_sqlite("a file") {
+        return;
+    }
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let client = shop.wallet().await;
+    let away = world.folder.path().join("away.db");
+    std::fs::rename(world.file(), &away).unwrap();
+    let pay = Pay::client(&client);
+    eventually("nothing is sold", async || shop.get("/five", &pay).await.status == 503).await;
+    let refused = shop.get("/five", &pay).await;
+    assert_eq!((refused.code().as_str(), refused.header("x-should-retry")), ("busy", Some("false")));
+    assert_eq!(refused.receipt().credits_remaining, None);
+    let body = Some(("application/json", &b"{\"paymentMethodId\":\"pm_1\"}"[..]));
+    let url = format!("{}/billing/top-ups", shop.url);
+    let bought = world.client.send("POST", &url, &[("idempotency-key", "k")], body).await;
+    assert_eq!((bought.status, bought.header("x-should-retry")), (503, Some("false")), "{}", bought.text());
+    std::fs::rename(&away, world.file()).unwrap();
+    eventually("it is sold again", async || shop.get("/five", &pay).await.status == 200).await;
+    shop.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -140,7 +140,10 @@ async fn while_nothing_can_be_written_no_handler_works_and_no_card_is_charged() 
         std::fs::rename(&away, world.file()).unwrap();
     }
     eventually("it is ready again", || async { status().await == 200 }).await;
-    assert_eq!(shop.get("/five", &Pay::client(&client)).await.receipt().credits_remaining, PACK - 2 * PRICE);
+    assert_eq!(
+        shop.get("/five", &Pay::client(&client)).await.receipt().credits_remaining.unwrap(),
+        PACK - 2 * PRICE
+    );
     shop.close().await;
     world.assert_books_agree().await;
 }
@@ -207,8 +210,12 @@ async fn the_applications_file_is_good_for_every_command_but_serve() {
         let backed_up = run(&["backup", "--to", "copy.db"], &[]).await;
         assert_eq!(backed_up.code, 0, "{backed_up:?}");
     }
-    let served = run(&["serve"], &[]).await;
-    assert!(served.code == 2 && served.err.contains("upstream.url"), "{served:?}");
+    for args in [&["serve"][..], &["check-config", "--for", "serve"]] {
+        let refused = run(args, &[]).await;
+        assert!(refused.code == 2 && refused.err.contains("upstream.url"), "{args:?}: {refused:?}");
+    }
+    let embedded = run(&["check-config", "--for", "embedded"], &[]).await;
+    assert_eq!((embedded.code, &embedded.out), (0, &checked.out), "{embedded:?}");
     // What is half a gateway's is a gateway's that lacks something.
     let named = [("PREPAID402_UPSTREAM__URL", "http://127.0.0.1:8080")];
     let gateway = run(&["check-config"], &named).await;
@@ -217,6 +224,8 @@ async fn the_applications_file_is_good_for_every_command_but_serve() {
         std::fs::write(file, toml(&world, half)).unwrap();
         let checked = run(&["check-config"], &[]).await;
         assert!(checked.code == 2 && checked.err.contains("upstream.url"), "{checked:?}");
+        let embedded = run(&["check-config", "--for", "embedded"], &[]).await;
+        assert!(embedded.code == 2 && embedded.err.contains("belongs to the gateway"), "{embedded:?}");
     }
     shop.close().await;
 }

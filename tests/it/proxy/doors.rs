@@ -107,6 +107,47 @@ async fn a_target_with_scheme_and_host_is_the_target_without() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_whole_address_without_a_path_is_that_of_the_root() {
+    let root = "\n[[routes]]\npath = \"/\"\nprice = \"0.01\"\n";
+    let world = World::with("", &format!("{ROUTES}{root}")).await;
+    let gateway = world.gateway().await;
+    let (client, payment) = payer(&world, &gateway).await;
+    let paying = format!("payment: {payment}");
+    for (target, seen) in [
+        ("/?x=1", "/?x=1"),
+        ("http://a", "/"),
+        ("http://a/", "/"),
+        ("http://a:8402", "/"),
+        ("http://a?x=1", "/?x=1"),
+        ("HTTPS://a?/api/joke", "/?/api/joke"),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let (head, _) =
+                answer(&gateway.url, &format!("{method} {target} HTTP/1.1\r\nhost: a\r\n{paying}")).await;
+            assert_eq!(status_of(&head), 200, "{method} {target}: {head}");
+            assert_eq!(world.upstream.seen().pop().unwrap().target, seen, "{method} {target}");
+        }
+    }
+    let hits = world.upstream.hits();
+    for (url, target, status) in [
+        (&gateway.url, "http://a", 402),
+        (&gateway.url, "http://a?x", 402),
+        (&gateway.url, "ftp://a", 400),
+        (&gateway.url, "http://user@a", 400),
+        (&gateway.admin_url, "http://localhost", 303),
+        (&gateway.admin_url, "http://localhost?x", 303),
+        (&gateway.admin_url, "/", 303),
+    ] {
+        let (head, body) = answer(url, &format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nx: y")).await;
+        assert_eq!(status_of(&head), status, "{target}: {head}{body}");
+    }
+    let (head, _) = answer(&gateway.url, "OPTIONS http://a HTTP/1.1\r\nhost: a").await;
+    assert_eq!(status_of(&head), 204, "{head}");
+    assert_eq!((world.upstream.hits(), gateway.balance(&client).await), (hits, 50_000 - 1_200));
+    gateway.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_is_too_long_is_414_at_every_door_and_costs_nothing() {
     let world = World::with("", &format!("{ROUTES}{FREE}")).await;
     let gateway = world.gateway().await;

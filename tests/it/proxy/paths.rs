@@ -185,7 +185,8 @@ async fn override_headers_are_not_passed_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_some_server_makes_of_a_priced_path_does_not_pass_a_free_one() {
-    let open = "\n[[routes]]\npath = \"/open/{name}\"\nfree = true\n[[routes]]\npath = \"/open/secret\"\nprice = \"1.00\"\n";
+    let open = "\n[[routes]]\npath = \"/open/{name}\"\nfree = true\n[[routes]]\npath = \"/open/secret\"\nprice = \"1.00\"\n\
+         [[routes]]\npath = \"/open/x/secret\"\nprice = \"1.00\"\n";
     let world = World::with("", &format!("{ROUTES}{open}")).await;
     let gateway = world.gateway().await;
     for name in [
@@ -201,6 +202,18 @@ async fn what_some_server_makes_of_a_priced_path_does_not_pass_a_free_one() {
         "secret%EF%BC%8E",
         "secret::$DATA",
         "secret%26x=1",
+        "%E2%A0%80secret",
+        "secret%E2%A0%80",
+        "s%EF%BF%B9ecret%EF%BF%BB",
+        "s%E2%83%9Decret",
+        "s%E0%A5%81ecret",
+        "secret%E3%80%82",
+        "%E2%80%A4secret",
+        ".secret",
+        "x%E2%81%84secret",
+        "x%E2%88%95secret",
+        "x%C2%A5secret",
+        "s%CE%B5cret",
     ] {
         let head = format!("GET /open/{name} HTTP/1.1\r\nhost: a\r\n\r\n");
         assert_eq!(one(&gateway.url, head.as_bytes()).await, 404, "{name}");
@@ -208,7 +221,15 @@ async fn what_some_server_makes_of_a_priced_path_does_not_pass_a_free_one() {
     let invisible = "GET /open/.%C2%AD. HTTP/1.1\r\nhost: a\r\n\r\n";
     assert_eq!(one(&gateway.url, invisible.as_bytes()).await, 400);
     assert_eq!(world.upstream.hits(), 0);
-    for (name, status) in [("secret", 402), ("secrets", 200), ("the%20secret", 200), ("%E5%92%8C", 200)] {
+    for (name, status) in [
+        ("secret", 402),
+        ("secrets", 200),
+        ("the%20secret", 200),
+        ("%E5%92%8C", 200),
+        ("%C2%BD", 200),
+        ("100%C2%A5", 200),
+        ("%E0%A4%95%E0%A5%87", 200),
+    ] {
         let head = format!("GET /open/{name} HTTP/1.1\r\nhost: a\r\n\r\n");
         assert_eq!(one(&gateway.url, head.as_bytes()).await, status, "{name}");
     }

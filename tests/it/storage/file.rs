@@ -45,7 +45,7 @@ async fn a_database_has_one_gateway_by_whatever_name() {
     assert!(said.contains("another prepaid402 process is using"), "{said}");
 
     // The one that was there is not disturbed.
-    assert_eq!(sale.spend().await.receipt().credits_remaining, LEFT - 100);
+    assert_eq!(sale.spend().await.receipt().credits_remaining.unwrap(), LEFT - 100);
     sale.process.terminate().await;
     assert!(sale.process.wait().await.success());
     // A second name is refused also when nobody runs: what SQLite keeps beside the file goes by its name.
@@ -68,13 +68,13 @@ async fn a_file_that_is_taken_away_stops_the_sale_and_the_very_file_lets_it_go_o
     std::fs::rename(world.file(), &away).unwrap();
     sale.until_ready(503).await;
     assert_eq!(sale.readyz().await.text(), "the database is not the one that was opened\n");
-    sale.sells_nothing().await;
+    sale.sells_nothing(false).await;
     sale.shows_what_is_free().await;
     let log = sale.process.log();
     assert!(log.contains("was deleted or moved under the running gateway"), "{log}");
     std::fs::rename(&away, world.file()).unwrap();
     sale.until_ready(200).await;
-    assert_eq!(sale.spend().await.receipt().credits_remaining, LEFT - 100);
+    assert_eq!(sale.spend().await.receipt().credits_remaining.unwrap(), LEFT - 100);
     sale.process.terminate().await;
     assert!(sale.process.wait().await.success());
     world.assert_books_agree().await;
@@ -108,7 +108,7 @@ async fn another_file_in_its_place_stops_the_sale() {
             _ => std::fs::remove_file(format!("{}-wal", file.display())).unwrap(),
         }
         sale.until_ready(503).await;
-        sale.sells_nothing().await;
+        sale.sells_nothing(false).await;
         assert!(sale.process.log().contains(words), "{how}: {}", sale.process.log());
     }
 }

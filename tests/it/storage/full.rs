@@ -63,7 +63,7 @@ async fn a_full_disk_stops_the_sale_and_room_lets_it_go_on() {
     assert_eq!((last.status, last.code().as_str()), (503, "capture_unknown"), "{}", last.text());
     let full = sale.readyz().await;
     assert_eq!((full.status, full.text().as_str()), (503, "the database does not take writes\n"));
-    sale.sells_nothing().await;
+    sale.sells_nothing(false).await;
     sale.shows_what_is_free().await;
     if !world.database.is_shared() {
         let (hits, again) = (world.upstream.hits(), sale.pay("GET", "/api/joke", &key, Some("kept")).await);
@@ -77,7 +77,7 @@ async fn a_full_disk_stops_the_sale_and_room_lets_it_go_on() {
     let balance = LEFT - 100 * served;
     let answer = sale.spend().await;
     assert_eq!(
-        (answer.status, answer.receipt().credits_remaining),
+        (answer.status, answer.receipt().credits_remaining.unwrap()),
         (200, balance - 100),
         "{}",
         answer.text()
@@ -145,7 +145,10 @@ async fn what_runs_when_the_disk_gets_full_is_not_charged() {
     empty(&sale).await;
     sale.until_ready(200).await;
     let answer = sale.spend().await;
-    assert_eq!((answer.status, answer.receipt().credits_remaining), (200, LEFT - 100 * (served + 1)));
+    assert_eq!(
+        (answer.status, answer.receipt().credits_remaining.unwrap()),
+        (200, LEFT - 100 * (served + 1))
+    );
     drop(sale);
     world.lapse_leases().await;
     world.assert_books_agree().await;
@@ -170,7 +173,8 @@ async fn what_postgresql_says_when_it_takes_no_writes_stops_the_sale() {
         let first = sale.spend().await;
         assert_eq!(first.status, 503, "{code}: {}", first.text());
         assert_eq!(sale.readyz().await.status, 503, "{code}");
-        sale.sells_nothing().await;
+        // A server may have memory again in a moment.
+        sale.sells_nothing(code == "53200").await;
         change(&world.database, "DROP TRIGGER refuses ON entries", &[]).await;
         sale.until_ready(200).await;
         assert_eq!(sale.spend().await.status, 200, "{code}");
@@ -189,8 +193,8 @@ async fn a_disk_without_any_room_is_found_by_looking() {
     limit_files(&sale, Some(1)).await;
     let full = sale.readyz().await;
     assert_eq!((full.status, full.text().as_str()), (503, "the database does not take writes\n"));
-    sale.sells_nothing().await;
+    sale.sells_nothing(false).await;
     limit_files(&sale, None).await;
     sale.until_ready(200).await;
-    assert_eq!(sale.spend().await.receipt().credits_remaining, LEFT - 100);
+    assert_eq!(sale.spend().await.receipt().credits_remaining.unwrap(), LEFT - 100);
 }

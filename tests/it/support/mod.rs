@@ -99,6 +99,8 @@ pub struct World {
     pub extra: String,
     /// Packs, or the whole `[top_up]` section.
     pub packs: String,
+    /// Most tests have many payers with one card; `card_identity` is about the default.
+    pub identity: &'static str,
     /// The `[shield]` section.
     pub shield: String,
     /// More environment.
@@ -153,6 +155,7 @@ impl World {
             routes: routes.into(),
             extra: extra.into(),
             packs: PACKS.into(),
+            identity: "key",
             shield: WIDE_SHIELD.into(),
             secrets: BTreeMap::new(),
         }
@@ -198,9 +201,10 @@ impl World {
     pub fn toml(&self, listen: SocketAddr, admin: SocketAddr) -> String {
         format!(
             "listen = \"{listen}\"\nadmin_listen = \"{admin}\"\npublic_url = \"https://api.example.com\"\n\
-             data_dir = {data:?}\n{extra}\n[stripe]\npublishable_key = \"{PUBLISHABLE_KEY}\"\napi_base = \"{stripe}\"\n\
+             data_dir = {data:?}\nidentity = \"{identity}\"\n{extra}\n[stripe]\npublishable_key = \"{PUBLISHABLE_KEY}\"\napi_base = \"{stripe}\"\n\
              timeout = \"2s\"\n[upstream]\nurl = \"{upstream}\"\nresponse_timeout = \"2s\"\nidle_timeout = \"2s\"\n{packs}\n{shield}\n{routes}",
             data = self.folder.path().join("data"),
+            identity = self.identity,
             extra = self.extra,
             stripe = self.sim.base_url,
             upstream = self.upstream.url,
@@ -365,6 +369,24 @@ pub async fn change(database: &DatabaseConfig, sql: &'static str, values: &[&str
     changed
 }
 
+/// Keeps every other process from writing an entry, until [`let_write`].
+pub async fn hold_writes(database: &DatabaseConfig) -> db::Connection {
+    let mut connection = db::connect(database).await.unwrap();
+    for sql in [
+        db::Sql::each("BEGIN IMMEDIATE", "BEGIN"),
+        db::Sql::each("SELECT 1", "LOCK TABLE entries IN EXCLUSIVE MODE"),
+    ] {
+        db::query(sql).execute(&mut connection).await.unwrap();
+    }
+    connection
+}
+
+/// Ends [`hold_writes`].
+pub async fn let_write(mut held: db::Connection) {
+    db::query("ROLLBACK").execute(&mut held).await.unwrap();
+    held.close().await.unwrap();
+}
+
 /// From now on PostgreSQL says that its disk has no room for another entry.
 pub async fn fill_disk(database: &DatabaseConfig) {
     for sql in [
@@ -411,6 +433,7 @@ pub struct Pay {
     pub client: Option<String>,
     pub top_up: Option<i64>,
     pub max: Option<i64>,
+    pub new_wallet: Option<bool>,
 }
 
 impl Pay {
@@ -432,6 +455,11 @@ impl Pay {
         self
     }
 
+    pub fn new_wallet(mut self) -> Self {
+        self.new_wallet = Some(true);
+        self
+    }
+
     pub fn max(mut self, units: i64) -> Self {
         self.max = Some(units);
         self
@@ -444,6 +472,7 @@ impl Pay {
             client_id: self.client.clone(),
             top_up_amount: self.top_up,
             max_amount: self.max,
+            new_wallet: self.new_wallet,
         })
     }
 }

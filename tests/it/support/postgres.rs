@@ -191,8 +191,8 @@ pub fn run_again_on_postgres(filters: &[&str], but: &[&str]) {
     }
     let Some(cluster) = Cluster::start() else { return };
     let mut command = Command::new(std::env::current_exe().unwrap());
-    // One at a time: the other thread goes on with the tests on SQLite.
-    command.args(filters).args(["--test-threads", "1"]).env(VARIABLE, cluster.url());
+    // The one thread that waits here makes room for two: tests mostly wait themselves, for flushes and for the network.
+    command.args(filters).args(["--test-threads", "2"]).env(VARIABLE, cluster.url());
     for name in but {
         command.args(["--skip", name]);
     }

@@ -184,6 +184,7 @@ fn secrets_do_not_show_in_debug() {
         client_id: Some("pck_hidden".to_owned()),
         top_up_amount: Some(7),
         max_amount: None,
+        new_wallet: None,
     };
     let credential = decode_payment(encode(&payload).as_bytes()).expect("valid");
     let shown = format!("{response:?}{payload:?}{credential:?}");
@@ -204,6 +205,7 @@ proptest! {
             client_id: Some(key.clone()),
             top_up_amount: top_up,
             max_amount: max,
+            new_wallet: None,
         };
         let credential = decode_payment(encode(&payload).as_bytes()).expect("valid");
         prop_assert_eq!(credential.payment_method.map(|m| m.expose().to_owned()), method);

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::super::endpoints::disputes::{self, Opening};
-use super::super::endpoints::{self, fraud_warnings, refunds};
+use super::super::endpoints::{self, fraud_warnings, refunds, setup_intents};
 use super::super::objects::DisputeStatus;
 use super::super::render;
 use super::super::server::Sim;
@@ -17,6 +17,7 @@ use super::{change, refused};
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config
         .route("/payment_intents/{id}/finish", web::post().to(finish_intent))
+        .route("/setup_intents/{id}/finish", web::post().to(finish_setup))
         .route("/payment_intents/{id}/settle", web::post().to(settle))
         .route("/payment_intents/{id}/dispute", web::post().to(dispute))
         .route("/payment_intents/{id}/fraud_warning", web::post().to(fraud_warning))
@@ -52,6 +53,14 @@ async fn finish_intent(sim: web::Data<Sim>, id: web::Path<String>, body: web::By
         Err(error) => return refused(error),
     };
     change(&sim, |books| endpoints::finish(books, &id, outcome == Outcome::Succeeded)).await
+}
+
+async fn finish_setup(sim: web::Data<Sim>, id: web::Path<String>, body: web::Bytes) -> HttpResponse {
+    let Finish { outcome } = match read(&body) {
+        Ok(finish) => finish,
+        Err(error) => return refused(error),
+    };
+    change(&sim, |books| setup_intents::finish(books, &id, outcome == Outcome::Succeeded)).await
 }
 
 async fn settle(sim: web::Data<Sim>, id: web::Path<String>) -> HttpResponse {

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::books::{Books, NoRandomness, Record};
 use super::super::cards::{Behaviour, Decline};
 use super::super::error::{ApiError, Refusal};
+use super::super::issuer::{self, CvcCheck};
 use super::super::objects::{
     BalanceKind, BalanceTransaction, Charge, ChargeState, Failure, IntentStatus, PaymentIntent, PaymentMethod,
 };
@@ -51,23 +52,45 @@ pub(super) fn single_use() -> Refusal {
 }
 
 /// Whether a PaymentMethod may be charged for that customer.
-pub(super) fn check_method(method: &PaymentMethod, customer: Option<&str>) -> Result<(), Refusal> {
+pub(super) fn check_method(
+    method: &PaymentMethod,
+    customer: Option<&str>,
+    intent: &str,
+) -> Result<(), Refusal> {
     if method.consumed {
         return Err(single_use());
     }
     match (method.customer.as_deref(), customer) {
         (None, _) => Ok(()),
         (Some(owner), Some(customer)) if owner == customer => Ok(()),
-        (Some(_), None) => Err(ApiError::state(
+        (Some(_), None) => Err(ApiError::state(format!(
             "The PaymentMethod provided belongs to a Customer. Please include the Customer in the `customer` \
-             parameter on the PaymentIntent.",
-        )
+             parameter on the {intent}.",
+        ))
         .at("payment_method")),
         (Some(_), Some(_)) => Err(ApiError::state(
             "The customer does not have this payment method. The payment method must be attached to the customer.",
         )
         .at("payment_method")),
     }
+}
+
+/// The refusal to confirm without a way back from a payment method's own page.
+pub(super) fn without_return_url(intent: &str) -> Refusal {
+    ApiError::invalid(format!(
+        "This {intent} is configured to accept payment methods that may redirect your customer, so you must provide a \
+         `return_url`. If you don't want that, set `automatic_payment_methods[enabled]` to `true` and \
+         `automatic_payment_methods[allow_redirects]` to `never` when creating it.",
+    ))
+}
+
+/// The refusal to confirm or cancel what is over, or under way.
+pub(super) fn unexpected_status(intent: &str, verb: &str, status: IntentStatus) -> Refusal {
+    ApiError::state(format!(
+        "You cannot {verb} this {intent} because it has a status of {}. Only a {intent} with one of the following \
+         statuses may be used: requires_payment_method, requires_confirmation, requires_action.",
+        status.word()
+    ))
 }
 
 /// Charges the card. Everything has been checked; from here on the result is remembered, whatever it is.
@@ -80,7 +103,7 @@ pub(super) fn charge(
     let behaviour = method.card.behaviour;
     intent.payment_method = Some(method.id.clone());
     intent.off_session = attempt.off_session;
-    if behaviour.authenticates(attempt.off_session) {
+    if behaviour.authenticates(attempt.off_session, method.card.set_up) {
         if attempt.off_session {
             return fail(books, intent, method, AUTHENTICATION, true);
         }
@@ -91,15 +114,16 @@ pub(super) fn charge(
         books.put(Record::PaymentMethod(Box::new(method)));
         return Ok(keep(books, intent, "payment_intent.requires_action"));
     }
-    if let Some(decline) = behaviour.decline() {
+    if let Some(decline) = issuer::decline(books, &method.card) {
         return fail(books, intent, method, decline, true);
     }
     if behaviour == Behaviour::Processing {
         let charge = new_charge(books, &intent, &method, ChargeState::Pending)?;
         intent.status = IntentStatus::Processing;
         intent.latest_charge = Some(charge.id.clone());
+        let check = charge.cvc_check;
         books.put(Record::Charge(charge));
-        settle_method(books, &intent, method);
+        settle_method(books, &intent, method, check);
         return Ok(keep(books, intent, "payment_intent.processing"));
     }
     succeed(books, intent, method)
@@ -134,6 +158,7 @@ fn new_charge(
         settles_at: None,
         disputed: false,
         amount_withdrawn: 0,
+        cvc_check: issuer::cvc_check(books, &method.card),
     })
 }
 
@@ -167,7 +192,7 @@ fn succeed(books: &mut Books, mut intent: PaymentIntent, method: PaymentMethod) 
     if let Some(transaction) = transaction {
         books.put(Record::BalanceTransaction(transaction));
     }
-    settle_method(books, &intent, method);
+    settle_method(books, &intent, method, charge.cvc_check);
     books.put(Record::PaymentIntent(Box::new(intent.clone())));
     let paid = render::charge(books, &charge);
     books.emit("charge.succeeded", &paid, None);
@@ -230,7 +255,14 @@ pub(in super::super) fn settle(books: &mut Books, id: &str) -> Result<(), Refusa
 }
 
 /// After a charge a PaymentMethod belongs to the customer (`setup_future_usage`), or it is used up.
-fn settle_method(books: &mut Books, intent: &PaymentIntent, mut method: PaymentMethod) {
+fn settle_method(
+    books: &mut Books,
+    intent: &PaymentIntent,
+    mut method: PaymentMethod,
+    check: Option<CvcCheck>,
+) {
+    issuer::accepted(&mut method.card, check);
+    method.card.set_up |= intent.setup_future_usage.is_some();
     if method.customer.is_none() {
         match (&intent.setup_future_usage, &intent.customer) {
             (Some(_), Some(customer)) => method.customer = Some(customer.clone()),
@@ -248,14 +280,7 @@ fn fail(
     decline: Decline,
     with_charge: bool,
 ) -> Result<Value, Refusal> {
-    let mut failure = Failure {
-        code: decline.code.to_owned(),
-        decline_code: decline.decline_code.map(str::to_owned),
-        advice_code: decline.advice_code.map(str::to_owned),
-        message: decline.message.to_owned(),
-        charge: None,
-        payment_method: method.id.clone(),
-    };
+    let mut failure = Failure::of(decline, &method.id);
     if with_charge {
         let pending = intent.latest_charge.as_deref().and_then(|id| books.charges.get(id));
         let mut charge = match pending.filter(|charge| charge.state == ChargeState::Pending) {

@@ -10,6 +10,7 @@ mod payment_intents;
 mod payment_methods;
 mod reads;
 pub(super) mod refunds;
+pub(super) mod setup_intents;
 
 use serde_json::Value;
 
@@ -56,12 +57,18 @@ pub(super) fn execute(
         Endpoint::DetachMethod => payment_methods::detach(books, id, params),
         Endpoint::CreateCustomer => customers::create(books, params),
         Endpoint::DeleteCustomer => customers::delete(books, id, params),
+        Endpoint::UpdateCustomer => customers::update(books, id, params),
+        Endpoint::SearchCustomers => customers::search(books, params),
         Endpoint::CreateIntent => payment_intents::create(books, params),
         Endpoint::ConfirmIntent => payment_intents::confirm(books, id, params),
         Endpoint::CancelIntent => payment_intents::cancel(books, id, params),
+        Endpoint::CreateSetup => setup_intents::create(books, params),
+        Endpoint::ConfirmSetup => setup_intents::confirm(books, id, params),
+        Endpoint::CancelSetup => setup_intents::cancel(books, id, params),
         Endpoint::CreateRefund => refunds::create(books, params),
         Endpoint::RetrieveCustomer
         | Endpoint::RetrieveIntent
+        | Endpoint::RetrieveSetup
         | Endpoint::RetrieveRefund
         | Endpoint::RetrieveCharge
         | Endpoint::RetrieveBalance
@@ -72,6 +79,8 @@ pub(super) fn execute(
         | Endpoint::ListCustomers
         | Endpoint::ListCustomerMethods
         | Endpoint::ListIntents
+        | Endpoint::ListSetups
+        | Endpoint::ListAttempts
         | Endpoint::ListRefunds
         | Endpoint::ListCharges
         | Endpoint::ListBalance

@@ -61,7 +61,8 @@ const REFUSED: [&str; 10] = [
     "transfer_data",
     "amount_to_confirm",
 ];
-const FUTURE_USAGE: [&str; 2] = ["off_session", "on_session"];
+/// When the card will be used again.
+pub(super) const FUTURE_USAGE: [&str; 2] = ["off_session", "on_session"];
 
 /// `POST /v1/payment_intents`
 pub(super) fn create(books: &mut Books, params: Params<'_>) -> Result<Value, Refusal> {
@@ -75,7 +76,7 @@ pub(super) fn create(books: &mut Books, params: Params<'_>) -> Result<Value, Ref
     let method = method(books, params)?;
     let mut intent = new_intent(books, params, amount, currency)?;
     if let Some(method) = &method {
-        charging::check_method(method, intent.customer.as_deref())?;
+        charging::check_method(method, intent.customer.as_deref(), "PaymentIntent")?;
         intent.payment_method = Some(method.id.clone());
         intent.status = IntentStatus::RequiresConfirmation;
     }
@@ -145,7 +146,8 @@ fn attempt(params: Params<'_>, confirm: bool) -> Result<Attempt, Refusal> {
     Ok(attempt)
 }
 
-fn method(books: &Books, params: Params<'_>) -> Result<Option<PaymentMethod>, Refusal> {
+/// The PaymentMethod that is named, if one is.
+pub(super) fn method(books: &Books, params: Params<'_>) -> Result<Option<PaymentMethod>, Refusal> {
     let Some(id) = params.text("payment_method")? else { return Ok(None) };
     let missing = || ApiError::missing_param("payment_method", "PaymentMethod", id);
     payment_methods::find(books, id)?.ok_or_else(missing).map(Some)
@@ -208,7 +210,7 @@ fn new_intent(
 }
 
 /// Automatic payment methods, the default, or an explicit list that must contain cards.
-fn automatic(params: Params<'_>) -> Result<Option<String>, Refusal> {
+pub(super) fn automatic(params: Params<'_>) -> Result<Option<String>, Refusal> {
     let types = params.list("payment_method_types")?;
     let automatic = params.nested("automatic_payment_methods")?;
     if let Some(given) = automatic {
@@ -259,11 +261,7 @@ fn check_confirmable(intent: &PaymentIntent, attempt: Attempt) -> Result<(), Ref
     }
     let redirects = intent.automatic.as_deref() == Some("always");
     if redirects && intent.return_url.is_none() && !attempt.off_session {
-        return Err(ApiError::invalid(
-            "This PaymentIntent is configured to accept payment methods that may redirect your customer, so you must \
-             provide a `return_url`. If you don't want that, set `automatic_payment_methods[enabled]` to `true` and \
-             `automatic_payment_methods[allow_redirects]` to `never` when creating it.",
-        ));
+        return Err(charging::without_return_url("PaymentIntent"));
     }
     Ok(())
 }
@@ -286,19 +284,14 @@ pub(super) fn confirm(books: &mut Books, id: &str, params: Params<'_>) -> Result
     let receipt_email = params.owned("receipt_email")?;
     let mut intent = books.intents.get(id).cloned().ok_or_else(|| ApiError::missing("payment_intent", id))?;
     let given = method(books, params)?;
-    if !matches!(
-        intent.status,
-        IntentStatus::RequiresPaymentMethod
-            | IntentStatus::RequiresConfirmation
-            | IntentStatus::RequiresAction
-    ) {
+    if !intent.status.is_open() {
         return Err(unexpected(books, &intent, "confirm"));
     }
     let stored = || intent.payment_method.as_deref().and_then(|id| books.methods.get(id)).cloned();
     let Some(method) = given.or_else(stored) else {
         return Err(without_method().with_intent(render::payment_intent(books, &intent)));
     };
-    charging::check_method(&method, intent.customer.as_deref())?;
+    charging::check_method(&method, intent.customer.as_deref(), "PaymentIntent")?;
     intent.setup_future_usage = future_usage.or(intent.setup_future_usage);
     intent.return_url = return_url.or(intent.return_url);
     intent.receipt_email = receipt_email.or(intent.receipt_email);
@@ -314,12 +307,7 @@ pub(super) fn cancel(books: &mut Books, id: &str, params: Params<'_>) -> Result<
     let expand = Expand::read(params)?;
     let reason = params.choice("cancellation_reason", &REASONS)?.map(str::to_owned);
     let mut intent = books.intents.get(id).cloned().ok_or_else(|| ApiError::missing("payment_intent", id))?;
-    if !matches!(
-        intent.status,
-        IntentStatus::RequiresPaymentMethod
-            | IntentStatus::RequiresConfirmation
-            | IntentStatus::RequiresAction
-    ) {
+    if !intent.status.is_open() {
         return Err(unexpected(books, &intent, "cancel"));
     }
     intent.status = IntentStatus::Canceled;
@@ -332,11 +320,7 @@ pub(super) fn cancel(books: &mut Books, id: &str, params: Params<'_>) -> Result<
 }
 
 fn unexpected(books: &Books, intent: &PaymentIntent, verb: &str) -> Refusal {
-    ApiError::state(format!(
-        "You cannot {verb} this PaymentIntent because it has a status of {}. Only a PaymentIntent with one of the \
-         following statuses may be used: requires_payment_method, requires_confirmation, requires_action.",
-        intent.status.word()
-    ))
-    .coded("payment_intent_unexpected_state")
-    .with_intent(render::payment_intent(books, intent))
+    charging::unexpected_status("PaymentIntent", verb, intent.status)
+        .coded("payment_intent_unexpected_state")
+        .with_intent(render::payment_intent(books, intent))
 }

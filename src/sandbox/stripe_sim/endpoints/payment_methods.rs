@@ -6,9 +6,10 @@ use chrono::{DateTime, Datelike as _};
 use serde_json::Value;
 
 use super::super::books::{Books, Record};
-use super::super::cards::{self, Behaviour, TestCard};
+use super::super::cards::{self, TestCard};
 use super::super::error::{ApiError, Refusal};
 use super::super::expand::Expand;
+use super::super::issuer::{self, TypedCvc};
 use super::super::objects::{Billing, Card, PaymentMethod};
 use super::super::params::Params;
 use super::super::render;
@@ -105,13 +106,16 @@ fn from_number(books: &Books, given: Params<'_>) -> Result<Card, Refusal> {
         )
         .declined(Some("test_mode_live_card"), None));
     };
-    if let Some(cvc) = cvc {
-        let lengths = if known.brand == "amex" { 3..=4 } else { 3..=3 };
-        if !lengths.contains(&cvc.len()) || !cvc.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(ApiError::card("invalid_cvc", "Your card's security code is invalid.").at("cvc"));
-        }
+    if cvc.is_some_and(|cvc| !known.takes_cvc(cvc)) {
+        return Err(ApiError::card("invalid_cvc", "Your card's security code is invalid.").at("cvc"));
     }
-    Ok(Card { exp_month: month, exp_year: year, cvc_given: cvc.is_some(), ..from_test_card(books, known) })
+    Ok(Card {
+        exp_month: month,
+        exp_year: year,
+        cvc_given: cvc.is_some(),
+        cvc: TypedCvc::new(cvc),
+        ..from_test_card(books, known)
+    })
 }
 
 fn check_expiry(now: i64, month: i64, year: i64) -> Result<(), Refusal> {
@@ -138,7 +142,11 @@ fn from_test_card(books: &Books, known: &TestCard) -> Card {
         last4: known.number.chars().skip(known.number.len().saturating_sub(4)).collect(),
         exp_month: 12,
         exp_year: year.saturating_add(3),
-        cvc_given: false,
+        cvc_given: true,
+        cvc_used: false,
+        cvc_check: None,
+        set_up: false,
+        cvc: TypedCvc::default(),
         fingerprint: books.fingerprint(known.number),
         behaviour: known.behaviour,
     }
@@ -193,17 +201,27 @@ pub(super) fn attach(books: &mut Books, id: &str, params: Params<'_>) -> Result<
     if row.consumed {
         return Err(charging::single_use());
     }
-    if let Some(decline) =
-        row.card.behaviour.decline().filter(|_| row.card.behaviour != Behaviour::DeclineAfterAttach)
-    {
-        return Err(ApiError::card(decline.code, decline.message)
-            .declined(decline.decline_code, decline.advice_code)
-            .with_method(render::payment_method(&row)));
-    }
-    row.customer = customer;
+    keep_for(books, &mut row, customer)?;
     let value = render::payment_method(&row);
     books.put(Record::PaymentMethod(Box::new(row)));
     Ok(expand.apply(books, value))
+}
+
+/// Gives a PaymentMethod to a customer, if its issuer agrees.
+pub(super) fn keep_for(
+    books: &Books,
+    row: &mut PaymentMethod,
+    customer: Option<String>,
+) -> Result<(), Refusal> {
+    if let Some(decline) = issuer::decline_to_keep(books, &row.card) {
+        return Err(ApiError::card(decline.code, decline.message)
+            .declined(decline.decline_code, decline.advice_code)
+            .with_method(render::payment_method(row)));
+    }
+    let check = issuer::cvc_check(books, &row.card);
+    issuer::accepted(&mut row.card, check);
+    row.customer = customer;
+    Ok(())
 }
 
 /// `POST /v1/payment_methods/{id}/detach`: for good.

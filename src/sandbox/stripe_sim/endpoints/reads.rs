@@ -9,6 +9,7 @@ use super::super::events::{Event, LIFETIME_SECONDS, named};
 use super::super::expand::Expand;
 use super::super::params::{Params, WINDOW, Window};
 use super::super::render;
+use super::super::setups::{setup_attempt, setup_intent};
 
 /// Types of events in one question.
 const MAX_TYPES: usize = 20;
@@ -20,7 +21,7 @@ pub(super) fn retrieve(
     id: &str,
     params: Params<'_>,
 ) -> Result<Value, Refusal> {
-    // A PaymentIntent may be asked for with its client secret; with the secret key that changes nothing.
+    // An intent may be asked for with its client secret; with the secret key that changes nothing.
     params.only(&["expand", "client_secret"], &[])?;
     let expand = Expand::read(params)?;
     let (what, value) = match endpoint {
@@ -28,6 +29,7 @@ pub(super) fn retrieve(
         Endpoint::RetrieveIntent => {
             ("payment_intent", books.intents.get(id).map(|row| render::payment_intent(books, row)))
         }
+        Endpoint::RetrieveSetup => ("setupintent", books.setups.get(id).map(|row| setup_intent(books, row))),
         Endpoint::RetrieveRefund => ("refund", books.refunds.get(id).map(render::refund)),
         Endpoint::RetrieveCharge => ("charge", books.charges.get(id).map(|row| render::charge(books, row))),
         Endpoint::RetrieveDispute => {
@@ -58,6 +60,8 @@ pub(super) fn list(
         Endpoint::ListCustomerMethods => &["type", "allow_redisplay"],
         Endpoint::ListCustomers => &["email"],
         Endpoint::ListIntents => &["customer"],
+        Endpoint::ListSetups => &["customer", "payment_method"],
+        Endpoint::ListAttempts => &["setup_intent"],
         Endpoint::ListCharges => &["customer", "payment_intent"],
         Endpoint::ListRefunds | Endpoint::ListDisputes | Endpoint::ListWarnings => {
             &["charge", "payment_intent"]
@@ -72,6 +76,8 @@ pub(super) fn list(
     let (url, (data, has_more)) = match endpoint {
         Endpoint::ListCustomers => ("/v1/customers".to_owned(), customers(books, params, &window)?),
         Endpoint::ListIntents => ("/v1/payment_intents".to_owned(), intents(books, params, &window)?),
+        Endpoint::ListSetups => ("/v1/setup_intents".to_owned(), setups(books, params, &window)?),
+        Endpoint::ListAttempts => ("/v1/setup_attempts".to_owned(), attempts(books, params, &window)?),
         Endpoint::ListCharges => ("/v1/charges".to_owned(), charges(books, params, &window)?),
         Endpoint::ListRefunds => ("/v1/refunds".to_owned(), refunds(books, params, &window)?),
         Endpoint::ListBalance => ("/v1/balance_transactions".to_owned(), balance(books, params, &window)?),
@@ -124,6 +130,28 @@ fn intents(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
     let rows = books.intents.newest_first().filter(|row| same(customer, row.customer.as_deref()));
     let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
     Ok((rows.into_iter().map(|row| render::payment_intent(books, row)).collect(), more))
+}
+
+fn setups(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
+    let customer = params.text("customer")?;
+    let method = params.text("payment_method")?;
+    let rows = books
+        .setups
+        .newest_first()
+        .filter(|row| same(customer, row.customer.as_deref()) && same(method, row.payment_method.as_deref()));
+    let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
+    Ok((rows.into_iter().map(|row| setup_intent(books, row)).collect(), more))
+}
+
+/// Those of one SetupIntent only, as at Stripe.
+fn attempts(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {
+    let setup = params.required("setup_intent")?;
+    if books.setups.get(setup).is_none() {
+        return Err(ApiError::missing_param("setup_intent", "setupintent", setup));
+    }
+    let rows = books.attempts.newest_first().filter(|row| row.setup_intent == setup);
+    let (rows, more) = window.page(rows, |row| &row.id, |row| row.created)?;
+    Ok((rows.into_iter().map(|row| setup_attempt(books, row)).collect(), more))
 }
 
 fn charges(books: &Books, params: Params<'_>, window: &Window<'_>) -> Page {

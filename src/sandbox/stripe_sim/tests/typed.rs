@@ -2,10 +2,10 @@
 
 use miniserde::json::from_str;
 use stripe_shared::{
-    BalanceTransaction, Charge, Customer, Dispute, DisputeStatus, Error, Event, PaymentIntent,
-    PaymentIntentStatus, PaymentMethod, Refund,
+    BalanceTransaction, Charge, Customer, DeletedCustomer, Dispute, DisputeStatus, Error, Event,
+    PaymentIntent, PaymentIntentStatus, PaymentMethod, Refund, SetupAttempt, SetupIntent, SetupIntentStatus,
 };
-use stripe_types::List;
+use stripe_types::{List, SearchList};
 
 use super::*;
 
@@ -121,4 +121,70 @@ async fn what_follows_a_charge_is_complete() {
     assert!(events.data.len() > 10);
     let path = format!("/v1/events/{}", events.data[0].id.as_str());
     let _: Event = read("event", &stripe.get(&path).await.body);
+}
+
+#[tokio::test]
+async fn every_state_of_a_setup_is_complete() {
+    let stripe = Stripe::new().await;
+    let now = "confirm=true&automatic_payment_methods[enabled]=true&automatic_payment_methods[allow_redirects]=never\
+        &expand[0]=latest_attempt&expand[1]=payment_method&payment_method";
+    for (body, status, attempt) in [
+        (String::new(), SetupIntentStatus::RequiresPaymentMethod, None),
+        ("payment_method=pm_card_visa".to_owned(), SetupIntentStatus::RequiresConfirmation, None),
+        (
+            format!("{now}=pm_card_authenticationRequired"),
+            SetupIntentStatus::RequiresAction,
+            Some("requires_action"),
+        ),
+        (format!("{now}=pm_card_processing"), SetupIntentStatus::Processing, Some("processing")),
+        (format!("{now}=pm_card_visa"), SetupIntentStatus::Succeeded, Some("succeeded")),
+    ] {
+        let reply = stripe.post("/v1/setup_intents", &body).await;
+        let setup: SetupIntent = read("setup intent", &reply.body);
+        assert_eq!(setup.status, status);
+        let made = setup.latest_attempt.as_ref().map(|made| made.as_object().unwrap());
+        assert_eq!(made.map(|made| made.status.as_str()), attempt);
+        if status == SetupIntentStatus::Succeeded {
+            let card = made.unwrap().payment_method_details.card.as_ref().unwrap();
+            assert_eq!(card.checks.as_ref().unwrap().cvc_check.as_deref(), Some("pass"));
+            assert!(setup.payment_method.unwrap().as_object().is_some());
+        }
+        if status == SetupIntentStatus::RequiresAction {
+            let id = setup.id.as_str();
+            stripe
+                .control(&format!("/_sim/setup_intents/{id}/finish"), &json!({ "outcome": "failed" }))
+                .await;
+            let failed: SetupIntent =
+                read("failed setup", &stripe.get(&format!("/v1/setup_intents/{id}")).await.body);
+            assert!(failed.last_setup_error.is_some());
+            let path = format!("/v1/setup_attempts?setup_intent={id}");
+            let attempts: List<SetupAttempt> = read("attempts", &stripe.get(&path).await.body);
+            assert!(attempts.data[0].setup_error.is_some());
+            let path = format!("/v1/setup_intents/{id}/cancel");
+            let canceled: SetupIntent = read("canceled setup", &stripe.post(&path, "").await.body);
+            assert_eq!(canceled.status, SetupIntentStatus::Canceled);
+        }
+    }
+    let declined = stripe.post("/v1/setup_intents", &format!("{now}=pm_card_visa_chargeDeclined")).await;
+    let error: Error = read("error", &declined.body);
+    assert_eq!(error.error.setup_intent.unwrap().status, SetupIntentStatus::RequiresPaymentMethod);
+    let setups: List<SetupIntent> = read("setups", &stripe.get("/v1/setup_intents").await.body);
+    assert_eq!(setups.data.len(), 6);
+    let _: List<Event> = read("events", &stripe.get("/v1/events").await.body);
+}
+
+#[tokio::test]
+async fn customers_that_were_found_and_deleted_are_complete() {
+    let stripe = Stripe::new().await;
+    let id = stripe.customer().await;
+    stripe.control("/_sim/search/catch-up", &json!({})).await;
+    let path = "/v1/customers/search?query=metadata['a']:'b'";
+    let found: SearchList<Customer> = read("found customers", &stripe.get(path).await.body);
+    assert_eq!((found.data.len(), found.data[0].id.as_str()), (1, id.as_str()));
+    let path = format!("/v1/customers/{id}");
+    let changed: Customer = read("changed customer", &stripe.post(&path, "name=A").await.body);
+    assert_eq!(changed.name.as_deref(), Some("A"));
+    stripe.send("DELETE", &path, "", &[("authorization", &bearer(SANDBOX_SECRET_KEY))]).await.unwrap();
+    let deleted: DeletedCustomer = read("deleted customer", &stripe.get(&path).await.body);
+    assert_eq!(deleted.id.as_str(), id);
 }

@@ -1,0 +1,75 @@
+//! Whoever has many numbers and no CVC gets no wallet, and the shield's bounds hold.
+
+use super::*;
+use crate::support::dice::Dice;
+
+/// So many numbers: what CI demands, or what a programmer waits for.
+fn numbers() -> u64 {
+    if crate::support::is_full() { 10_000 } else { 500 }
+}
+
+/// A number that passes the check digit, of a test card's issuer.
+fn number_of(dice: &mut Dice) -> String {
+    let body = format!("424242{:09}", dice.below(1_000_000_000));
+    let sum: u32 = body
+        .bytes()
+        .rev()
+        .enumerate()
+        .map(|(place, digit)| {
+            let digit = u32::from(digit - b'0') * if place % 2 == 0 { 2 } else { 1 };
+            if digit > 9 { digit - 9 } else { digit }
+        })
+        .sum();
+    format!("{body}{}", (10 - sum % 10) % 10)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_numbers_lead_nobody_to_a_wallet_and_the_shield_holds() {
+    let mut world = world().await;
+    // As it comes.
+    world.shield = String::new();
+    let gateway = world.gateway().await;
+    for (number, cvc) in [(GOOD, "737"), (OTHER, "424")] {
+        set_cvc(&world, number, cvc).await;
+        assert_eq!(pay(&gateway, &tokenise(&world, number, Some(cvc)).await).await.status, 200);
+    }
+    let mut dice = Dice::printed("numbers");
+    let mut told = std::collections::BTreeMap::<String, u64>::new();
+    let before = charges(&world).await;
+    for n in 0..numbers() {
+        // Among them the numbers of those who have wallets, with a guess at their CVC.
+        let token = match n % 10 {
+            0 => tokenise(&world, GOOD, Some("111")).await,
+            5 => tokenise(&world, OTHER, None).await,
+            _ => match try_tokenise(&world, &number_of(&mut dice)).await {
+                Some(token) => token,
+                None => continue,
+            },
+        };
+        let answer = pay(&gateway, &token).await;
+        assert!(answer.status != 200, "{}", answer.text());
+        assert!(answer.try_receipt().is_none_or(|receipt| receipt.client_id.is_empty()), "{}", answer.text());
+        *told.entry(answer.code()).or_default() += 1;
+    }
+    println!("{told:?}");
+    // The network's bounds: five attempts an hour, three declined cards a day; and three failed checks of a card.
+    assert!(setup_intents(&world).await <= 5, "{}", setup_intents(&world).await);
+    assert!(number(&world.database, CHECKS).await <= 5);
+    let attempts = "SELECT COUNT(*) FROM charge_attempts";
+    assert!(number(&world.database, attempts).await <= 7, "{}", number(&world.database, attempts).await);
+    assert_eq!((charges(&world).await, number(&world.database, WALLETS).await), (before, 2));
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+/// `None`: Stripe has no such test card.
+async fn try_tokenise(world: &World, number: &str) -> Option<String> {
+    let form =
+        format!("type=card&card[number]={number}&card[exp_month]=12&card[exp_year]=2034&card[cvc]=111");
+    let (url, authorization) =
+        (format!("{}/v1/payment_methods", world.sim.base_url), format!("Bearer {PUBLISHABLE_KEY}"));
+    let headers = [("authorization", authorization.as_str())];
+    let body = Some(("application/x-www-form-urlencoded", form.as_bytes()));
+    let answer = world.client.send("POST", &url, &headers, body).await;
+    (answer.status == 200).then(|| answer.json()["id"].as_str().unwrap().to_owned())
+}
