@@ -15,6 +15,7 @@ CREATE UNIQUE INDEX card_checks_open ON card_checks (fingerprint) WHERE state = 
 CREATE INDEX card_checks_fingerprint ON card_checks (fingerprint, asked_at);
 CREATE INDEX card_checks_asked ON card_checks (asked_at);
 
+ALTER TABLE top_ups ADD COLUMN cvc_check TEXT COLLATE "C";
 ALTER TABLE top_ups ADD COLUMN repeat_key BYTEA CHECK (length(repeat_key) = 32);
 CREATE INDEX top_ups_order_of_client ON top_ups (client, repeat_key) WHERE repeat_key IS NOT NULL;
 CREATE INDEX top_ups_order_of_card ON top_ups (fingerprint, repeat_key) WHERE repeat_key IS NOT NULL;

@@ -18,6 +18,10 @@ CREATE UNIQUE INDEX card_checks_open ON card_checks (fingerprint) WHERE state = 
 CREATE INDEX card_checks_fingerprint ON card_checks (fingerprint, asked_at);
 CREATE INDEX card_checks_asked ON card_checks (asked_at);
 
+-- What the bank said of the CVC when a founding token was charged: pass, fail, …, or none; NULL: nobody has asked Stripe yet. A wallet that
+-- somebody has founded with the number alone is nobody's to be led to.
+ALTER TABLE top_ups ADD COLUMN cvc_check TEXT;
+
 -- SHA-256 of the Idempotency-Key alone: whether a wallet, or a card, has used it, whoever presented it.
 ALTER TABLE top_ups ADD COLUMN repeat_key BLOB CHECK (length(repeat_key) = 32);
 CREATE INDEX top_ups_order_of_client ON top_ups (client, repeat_key) WHERE repeat_key IS NOT NULL;

@@ -125,6 +125,12 @@ impl StripeConfig {
         stripe::is_live(self.secret_key.expose())
     }
 
+    /// Whether the key may lack rights that the program needs: a secret key has all of Stripe's.
+    #[must_use]
+    pub fn may_lack_rights(&self) -> bool {
+        self.secret_key.expose().starts_with("rk_") || self.api_base != stripe::STRIPE_API
+    }
+
     /// Whose money it is. A simulator is told by its address, because it takes test keys.
     #[must_use]
     pub fn mode(&self) -> StripeMode {

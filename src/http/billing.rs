@@ -384,7 +384,7 @@ async fn read_order(
         client_key,
         top_up_amount,
         max_amount: None,
-        new_wallet: body.new_wallet,
+        new_wallet: body.new_wallet.unwrap_or(false),
         left_out_unknown_client: false,
     };
     Ok(Order { credential, card, key: key.to_owned(), caller })
@@ -395,8 +395,7 @@ async fn read_order(
 struct TopUpBody {
     payment_method_id: String,
     top_up_amount: Option<i64>,
-    #[serde(default)]
-    new_wallet: bool,
+    new_wallet: Option<bool>,
 }
 
 enum Stopped {
@@ -573,7 +572,7 @@ fn credited(row: &TopUpRow, wallet: &Wallet, state: Option<&ClientState>, fresh:
     let note = payment_answer::topped_up(row, wallet, state);
     let mut body = top_up_json(row);
     if let Value::Object(members) = &mut body {
-        members.insert("balance".into(), json!(note.credits_remaining));
+        members.extend(note.credits_remaining.map(|units| ("balance".to_owned(), json!(units))));
         members.insert("idempotentReplay".into(), json!(!fresh));
         if !note.client_id.is_empty() {
             members.insert("clientId".into(), json!(note.client_id));

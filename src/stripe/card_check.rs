@@ -9,7 +9,7 @@ use miniserde::Deserialize;
 use tokio::time::Instant;
 
 use super::aftermath::Plain;
-use super::calls::{Endpoint, Stripe, unreadable};
+use super::calls::{Endpoint, Stripe, checked_intent_id, unreadable};
 use super::facts::is_stripe_id;
 use super::failure::StripeFailure;
 use super::recovery::INSTALLATION;
@@ -90,6 +90,17 @@ struct Card {
 #[derive(Deserialize)]
 struct Checks {
     cvc_check: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Charged {
+    id: String,
+    latest_charge: Option<Charge>,
+}
+
+#[derive(Deserialize)]
+struct Charge {
+    payment_method_details: Option<Details>,
 }
 
 #[derive(Deserialize)]
@@ -181,6 +192,27 @@ impl Stripe {
             None => Ok(None),
             Some(setup) => setup.said().map(Some).ok_or_else(|| unreadable(&meta)),
         }
+    }
+
+    /// What the bank said of the CVC when a PaymentIntent was charged: `pass`, `fail`, `unavailable` or `unchecked`. `None`: nothing.
+    ///
+    /// # Errors
+    /// See [`StripeFailure`].
+    pub async fn cvc_check_of_charge(
+        &self,
+        pi: &str,
+        deadline: Instant,
+    ) -> Result<Option<String>, StripeFailure> {
+        let path = format!("/payment_intents/{}", checked_intent_id(pi)?);
+        let request: Plain<Charged> = Plain::get(path, &[("expand[0]", "latest_charge")]);
+        let (intent, meta) = self.call(Endpoint::RetrievePaymentIntent, None, &request, deadline).await?;
+        if intent.id != pi {
+            return Err(unreadable(&meta));
+        }
+        let details = intent.latest_charge.and_then(|charge| charge.payment_method_details);
+        let said = details.and_then(|details| details.card).and_then(|card| card.checks);
+        // A short word of Stripe's, to be stored.
+        Ok(said.and_then(|checks| checks.cvc_check).filter(|word| word.len() <= 20))
     }
 
     /// Makes sure that nobody finishes a check. One that has ended is left.

@@ -2,6 +2,7 @@
 //!
 //! A row is older than its call, and one card has one open check at a time, so its limits hold exactly, on however many nodes.
 
+use super::Repeat;
 use super::store::is_open_attempt;
 use crate::config::ShieldConfig;
 use crate::db::{Connection, Db, DbError, On, Sql, now_micros, query, query_scalar};
@@ -16,21 +17,34 @@ const FAILED_COUNT: i64 = 30 * DAY;
 const MAX_FAILED: i64 = 3;
 /// Checks of one card that may pass in a day.
 const MAX_PASSED: i64 = 10;
+/// Checks of one card of which the bank may say nothing in a day: nobody's bank is asked again and again by those who know the number.
+const MAX_UNSAID: i64 = 10;
 /// Wallets of one card that are looked at: the newest ones.
 const MOST_WALLETS: i64 = 200;
 
 /// The wallets that a card has founded, frozen ones first, then the newest first. A wallet's founder is the token that its owner key was
-/// made for: what tops it up later does not lead to it, nor does what was led to it.
+/// made for: what tops it up later does not lead to it, nor does what was led to it. It is proven if the bank has confirmed the CVC then:
+/// otherwise whoever knows the number could found a wallet, and wait for the cardholder's money in it.
 const FOUNDED: &str = "\
 SELECT c.id, c.status = 'frozen', c.debt, c.paid + c.bonus,
        EXISTS (SELECT 1 FROM client_keys AS k WHERE k.client = c.id AND k.revoked_at IS NOT NULL)
-       OR EXISTS (SELECT 1 FROM payment_method_bindings AS b WHERE b.client = c.id AND b.revoked_at IS NOT NULL)
-FROM clients AS c WHERE c.id IN
-    (SELECT t.client FROM top_ups AS t
-     JOIN payment_method_bindings AS o ON o.hash = t.pm_hash AND o.client = t.client
-     JOIN client_keys AS w ON w.id = o.key AND w.scope = 'owner'
-     WHERE t.fingerprint = $1 AND t.state = 'succeeded')
+       OR EXISTS (SELECT 1 FROM payment_method_bindings AS b WHERE b.client = c.id AND b.revoked_at IS NOT NULL),
+       f.proven > 0
+FROM (SELECT t.client AS client, COUNT(CASE WHEN t.cvc_check = 'pass' THEN 1 END) AS proven
+      FROM top_ups AS t
+      JOIN payment_method_bindings AS o ON o.hash = t.pm_hash AND o.client = t.client
+      JOIN client_keys AS w ON w.id = o.key AND w.scope = 'owner'
+      WHERE t.fingerprint = $1 AND t.state = 'succeeded' GROUP BY t.client) AS f
+JOIN clients AS c ON c.id = f.client
 ORDER BY CASE c.status WHEN 'frozen' THEN 0 ELSE 1 END, c.id DESC LIMIT $2";
+/// Charges of founding tokens of which nobody knows yet what the bank has said, the newest first.
+const UNPROVEN: &str = "\
+SELECT t.id, t.payment_intent FROM top_ups AS t
+JOIN payment_method_bindings AS o ON o.hash = t.pm_hash AND o.client = t.client
+JOIN client_keys AS w ON w.id = o.key AND w.scope = 'owner'
+WHERE t.fingerprint = $1 AND t.state = 'succeeded' AND t.cvc_check IS NULL AND t.payment_intent IS NOT NULL AND t.former_account = 0
+ORDER BY t.id DESC LIMIT 5";
+const SET_PROOF: &str = "UPDATE top_ups SET cvc_check = $2 WHERE id = $1";
 const LOCK_WALLET: Sql = Sql::each(
     "SELECT id FROM clients WHERE id = $1",
     "SELECT id FROM clients WHERE id = $1 FOR NO KEY UPDATE",
@@ -45,6 +59,9 @@ UPDATE card_checks SET state = $2, setup_intent = $3, ended_at = $4 WHERE id = $
 const COUNT: &str =
     "SELECT COUNT(*) FROM card_checks WHERE fingerprint = $1 AND state = $2 AND asked_at > $3";
 const BOUND: &str = "SELECT EXISTS (SELECT 1 FROM payment_method_bindings WHERE hash = $1)";
+const HAS_SAID_NEITHER: &str = "\
+SELECT EXISTS (SELECT 1 FROM card_checks
+               WHERE fingerprint = $1 AND pm_hash = $2 AND state = 'unsaid' AND setup_intent IS NOT NULL)";
 const NEW_KEY: &str = "\
 INSERT INTO client_keys (id, client, hash, shown_prefix, secret_version, scope, created_at)
 VALUES ($1, $2, $3, $4, $5, 'spend', $6)";
@@ -65,10 +82,17 @@ SELECT EXISTS (SELECT 1 FROM top_ups WHERE fingerprint = $1 AND id <> $2
 const HAS_ORDERED: &str = "\
 SELECT EXISTS (SELECT 1 FROM top_ups WHERE fingerprint = $1 AND repeat_key = $2 AND id <> $3 AND state <> 'failed')";
 /// `$1`: the scopes, as a JSON list of hexadecimal texts.
-const HAS_ASKED: Sql = Sql::each(
-    "SELECT EXISTS (SELECT 1 FROM idempotency_keys AS k JOIN json_each($1) AS s ON k.scope = unhex(s.value) WHERE k.expires_at > $2)",
-    "SELECT EXISTS (SELECT 1 FROM idempotency_keys AS k JOIN json_array_elements_text($1::json) AS s (value) \
-     ON k.scope = decode(s.value, 'hex') WHERE k.expires_at > $2)",
+const ASKED_UNDER: Sql = Sql::each(
+    "SELECT k.scope FROM idempotency_keys AS k JOIN json_each($1) AS s ON k.scope = unhex(s.value) WHERE k.expires_at > $2 LIMIT 1",
+    "SELECT k.scope FROM idempotency_keys AS k JOIN json_array_elements_text($1::json) AS s (value) \
+     ON k.scope = decode(s.value, 'hex') WHERE k.expires_at > $2 LIMIT 1",
+);
+/// `$1`: the wallets, as a JSON list.
+const ORDERED_UNDER: Sql = Sql::each(
+    "SELECT t.client FROM top_ups AS t JOIN json_each($1) AS s ON t.client = s.value \
+     WHERE t.repeat_key = $2 AND t.state <> 'failed' LIMIT 1",
+    "SELECT t.client FROM top_ups AS t JOIN json_array_elements_text($1::json) AS s (value) ON t.client = s.value::bigint \
+     WHERE t.repeat_key = $2 AND t.state <> 'failed' LIMIT 1",
 );
 /// Whether an attempt with a card is open, but for one.
 const IS_CHARGED_NOW: &str = "\
@@ -86,6 +110,8 @@ struct Founded {
     is_closed: bool,
     debt: i64,
     credit: i64,
+    /// The bank has confirmed the CVC when it was founded.
+    is_proven: bool,
 }
 
 impl Founded {
@@ -107,14 +133,50 @@ enum Leads {
     Nowhere,
 }
 
-fn leads(wallets: &[Founded], needed: Micros) -> Leads {
-    if wallets.iter().any(|wallet| wallet.is_frozen) {
+/// `user`: the wallet in which the request's `Idempotency-Key` was used. What it has paid for is repeated, whatever is left in it.
+fn leads(wallets: &[Founded], needed: Micros, user: Option<ClientId>) -> Leads {
+    let mut wallets = wallets.iter();
+    if wallets.clone().any(|wallet| wallet.is_frozen) {
         return Leads::Frozen;
     }
-    wallets
-        .iter()
-        .find(|wallet| wallet.suffices(needed))
-        .map_or(Leads::Nowhere, |wallet| Leads::To(wallet.client))
+    let found = match user {
+        Some(user) => wallets.find(|wallet| wallet.client == user && !wallet.is_closed),
+        None => wallets.find(|wallet| wallet.suffices(needed)),
+    };
+    found.map_or(Leads::Nowhere, |wallet| Leads::To(wallet.client))
+}
+
+/// Of these wallets, the one in which an `Idempotency-Key` was used.
+async fn user_of_key<'c>(
+    on: impl Into<On<'c>>,
+    wallets: &[Founded],
+    repeat: Option<&Repeat>,
+    now: i64,
+) -> Result<Option<ClientId>, sqlx::Error> {
+    let as_json =
+        |list: Result<String, serde_json::Error>| list.map_err(|error| sqlx::Error::Encode(error.into()));
+    match repeat {
+        Some(_) if wallets.is_empty() => Ok(None),
+        None => Ok(None),
+        Some(Repeat::Order(key)) => {
+            let clients: Vec<ClientId> = wallets.iter().map(|wallet| wallet.client).collect();
+            let clients = as_json(serde_json::to_string(&clients))?;
+            query_scalar(ORDERED_UNDER).bind(clients).bind(key.as_bytes().to_vec()).fetch_optional(on).await
+        }
+        Some(Repeat::Request(key)) => {
+            let scopes: Vec<SecretHash> = wallets.iter().map(|wallet| key.of_client(wallet.client)).collect();
+            let texts: Vec<String> = scopes.iter().map(SecretHash::hex).collect();
+            let texts = as_json(serde_json::to_string(&texts))?;
+            let used: Option<Vec<u8>> =
+                query_scalar(ASKED_UNDER).bind(texts).bind(now).fetch_optional(on).await?;
+            let used = used.as_deref().and_then(SecretHash::from_slice);
+            Ok(wallets
+                .iter()
+                .zip(scopes)
+                .find(|(_, scope)| used == Some(*scope))
+                .map(|(wallet, _)| wallet.client))
+        }
+    }
 }
 
 async fn founded(on: impl Into<On<'_>>, fingerprint: &str) -> Result<Vec<Founded>, sqlx::Error> {
@@ -126,6 +188,7 @@ async fn founded(on: impl Into<On<'_>>, fingerprint: &str) -> Result<Vec<Founded
             debt: row.try_get(2)?,
             credit: row.try_get(3)?,
             is_closed: row.try_get(4)?,
+            is_proven: row.try_get(5)?,
         })
     };
     rows.iter().map(read).collect()
@@ -142,6 +205,42 @@ pub(super) struct Presented {
     pub(super) fingerprint: String,
     /// What has to be spent; zero for a top-up.
     pub(super) needed: Micros,
+    /// The request's `Idempotency-Key`.
+    pub(super) repeat: Option<Repeat>,
+}
+
+/// Where a card leads now that its bank has confirmed it: to proven wallets only.
+async fn leads_now(connection: &mut Connection, card: &Presented, now: i64) -> Result<Leads, sqlx::Error> {
+    let mut wallets = founded(&mut *connection, &card.fingerprint).await?;
+    // A key that was used where the card does not lead is used all the same.
+    let user = user_of_key(connection, &wallets, card.repeat.as_ref(), now).await?;
+    wallets.retain(|wallet| wallet.is_proven);
+    Ok(leads(&wallets, card.needed, user))
+}
+
+/// What a bank is asked about a card for: any wallet that it has founded. Whether that is proven, nobody is told by not being asked.
+async fn asks_for<'c>(on: impl Into<On<'c>>, card: &Presented, now: i64) -> Result<Leads, sqlx::Error> {
+    let mut on = on.into();
+    let wallets = founded(on.again(), &card.fingerprint).await?;
+    let user = user_of_key(on, &wallets, card.repeat.as_ref(), now).await?;
+    Ok(leads(&wallets, card.needed, user))
+}
+
+/// Charges of the card's founding tokens of which nobody knows yet what the bank has said of the CVC, with their PaymentIntents.
+pub(super) async fn unproven(db: &Db, fingerprint: &str) -> Result<Vec<(String, String)>, DbError> {
+    let rows = query(UNPROVEN).bind(fingerprint.to_owned()).fetch_all(db.reader()).await?;
+    let read = |row: &crate::db::Row| Ok::<_, sqlx::Error>((row.try_get(0)?, row.try_get(1)?));
+    Ok(rows.iter().map(read).collect::<Result<_, _>>()?)
+}
+
+/// Notes what the bank has said of the CVC when a token was charged.
+pub(super) async fn set_proof(db: &Db, top_up: String, cvc_check: String) -> Result<(), DbError> {
+    db.write(move |connection| {
+        Box::pin(
+            async move { query(SET_PROOF).bind(top_up).bind(cvc_check).execute(connection).await.map(drop) },
+        )
+    })
+    .await
 }
 
 /// How old a check is, which its id tells.
@@ -166,7 +265,7 @@ pub(super) enum Begun {
 
 /// Whether a card may lead to a wallet, by a look that changes nothing: most cards of new payers have founded none.
 pub(super) async fn may_lead(db: &Db, card: &Presented) -> Result<bool, DbError> {
-    Ok(leads(&founded(db.reader(), &card.fingerprint).await?, card.needed) != Leads::Nowhere)
+    Ok(asks_for(db.reader(), card, now_micros()).await? != Leads::Nowhere)
 }
 
 /// Whether a card is being charged at this moment, by another attempt.
@@ -193,7 +292,12 @@ pub(super) async fn begin(db: &Db, card: Presented, limits: ShieldConfig) -> Res
                 let now = now_micros();
                 // A binding is never moved, not even one that was revoked: there is nothing to ask for.
                 let hash = card.pm_hash.as_bytes().to_vec();
-                if query_scalar(BOUND).bind(hash).fetch_one(&mut *connection).await? {
+                if query_scalar(BOUND).bind(hash.clone()).fetch_one(&mut *connection).await? {
+                    return Ok(Begun::NoWay);
+                }
+                // Nor of a token of which the bank has said neither: its CVC is used up.
+                let said = query_scalar(HAS_SAID_NEITHER).bind(card.fingerprint.clone()).bind(hash);
+                if said.fetch_one(&mut *connection).await? {
                     return Ok(Begun::NoWay);
                 }
                 if let Some(row) =
@@ -226,12 +330,10 @@ pub(super) async fn begin(db: &Db, card: Presented, limits: ShieldConfig) -> Res
                 let begun = match shield::may_check_card(connection, &limits, &card.fingerprint, now).await? {
                     Err(barred) => Begun::Barred(barred),
                     Ok(()) if is_used_up(connection, &card.fingerprint, now).await? => Begun::NoWay,
-                    Ok(()) => {
-                        match leads(&founded(&mut *connection, &card.fingerprint).await?, card.needed) {
-                            Leads::Nowhere => Begun::NoWay,
-                            Leads::Frozen | Leads::To(_) => Begun::Ask(id.clone()),
-                        }
-                    }
+                    Ok(()) => match asks_for(&mut *connection, &card, now).await? {
+                        Leads::Nowhere => Begun::NoWay,
+                        Leads::Frozen | Leads::To(_) => Begun::Ask(id.clone()),
+                    },
                 };
                 if !matches!(begun, Begun::Ask(_)) {
                     query(NOT_ASKED).bind(id).execute(connection).await?;
@@ -247,7 +349,9 @@ pub(super) async fn begin(db: &Db, card: Presented, limits: ShieldConfig) -> Res
 }
 
 async fn is_used_up(connection: &mut Connection, fingerprint: &str, now: i64) -> Result<bool, sqlx::Error> {
-    for (state, age, most) in [("failed", FAILED_COUNT, MAX_FAILED), ("passed", DAY, MAX_PASSED)] {
+    let limits =
+        [("failed", FAILED_COUNT, MAX_FAILED), ("passed", DAY, MAX_PASSED), ("unsaid", DAY, MAX_UNSAID)];
+    for (state, age, most) in limits {
         let since = now.saturating_sub(age);
         let found: i64 = query_scalar(COUNT)
             .bind(fingerprint.to_owned())
@@ -314,12 +418,17 @@ pub(super) async fn passed(
             // Locked first, and read afterwards: what waited for a row decides by what it says then.
             let mut locked = None;
             let client = loop {
-                match leads(&founded(&mut *connection, &card.fingerprint).await?, card.needed) {
+                match leads_now(&mut *connection, &card, now).await? {
                     Leads::Frozen => return Ok(Passed::Frozen),
-                    Leads::Nowhere => return Ok(Passed::Nowhere),
                     Leads::To(client) if locked == Some(client) => break client,
                     // Two wallets are never locked at once, or two such transactions could wait for each other.
-                    Leads::To(_) if locked.is_some() => return Ok(Passed::Nowhere),
+                    Leads::Nowhere | Leads::To(_) if locked.is_some() => return Ok(Passed::Nowhere),
+                    Leads::Nowhere => {
+                        // The CVC is used up by this check: should the token found a wallet now, that is proven.
+                        let attempt = card.attempt.to_string();
+                        query(SET_PROOF).bind(attempt).bind("pass").execute(connection).await?;
+                        return Ok(Passed::Nowhere);
+                    }
                     Leads::To(client) => {
                         locked =
                             query_scalar(LOCK_WALLET).bind(client).fetch_optional(&mut *connection).await?;
@@ -397,7 +506,7 @@ pub(super) async fn may_have_paid(
     connection: &mut Connection,
     attempt: TopUpId,
     fingerprint: &str,
-    repeat: Option<&super::Repeat>,
+    repeat: Option<&Repeat>,
     now: i64,
 ) -> Result<bool, sqlx::Error> {
     let recent: bool = query_scalar(IS_RECENT)
@@ -409,24 +518,17 @@ pub(super) async fn may_have_paid(
     if recent {
         return Ok(true);
     }
-    match repeat {
-        None => Ok(false),
-        Some(super::Repeat::Order(key)) => {
-            query_scalar(HAS_ORDERED)
-                .bind(fingerprint.to_owned())
-                .bind(key.as_bytes().to_vec())
-                .bind(attempt.to_string())
-                .fetch_one(connection)
-                .await
-        }
-        Some(super::Repeat::Request(key)) => {
-            let wallets = founded(&mut *connection, fingerprint).await?;
-            let scopes: Vec<String> =
-                wallets.iter().map(|wallet| key.of_client(wallet.client).hex()).collect();
-            let scopes = serde_json::to_string(&scopes).map_err(|error| sqlx::Error::Encode(error.into()))?;
-            query_scalar(HAS_ASKED).bind(scopes).bind(now).fetch_one(connection).await
+    if let Some(Repeat::Order(key)) = repeat {
+        let ordered = query_scalar(HAS_ORDERED)
+            .bind(fingerprint.to_owned())
+            .bind(key.as_bytes().to_vec())
+            .bind(attempt.to_string());
+        if ordered.fetch_one(&mut *connection).await? {
+            return Ok(true);
         }
     }
+    let wallets = founded(&mut *connection, fingerprint).await?;
+    Ok(user_of_key(connection, &wallets, repeat, now).await?.is_some())
 }
 
 /// Removes some of what no limit counts any more, and answers how many.

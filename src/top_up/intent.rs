@@ -6,6 +6,7 @@ use super::store::{self, State, TopUpRow};
 use super::{Landed, TopUps, after};
 use crate::db::DbError;
 use crate::domain::TopUpId;
+use crate::sparing_log::sparingly;
 use crate::stripe::{PaymentIntentStatus, StripeFailure};
 
 /// One read of the intent.
@@ -86,7 +87,7 @@ impl TopUps {
         };
         let Some(row) = store::by_id(&self.0.db, id).await? else {
             // As common as a second installation at the same Stripe account, or as rare as a database that was put back.
-            tracing::warn!(top_up.id = %id, payment_intent = intent, "Stripe tells of a top-up that is not in the books");
+            sparingly!(warn, top_up.id = %id, payment_intent = intent, "Stripe tells of a top-up that is not in the books");
             return Ok(None);
         };
         let facts = self.0.stripe.retrieve_payment_intent(intent, after(DEADLINE)).await;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! a token that leads nowhere ─► its card has founded a wallet with enough credit ─► row in card_checks ─► SetupIntent
-//!   passed ─► bound to the wallet, with a spend key of its own; nothing is charged
+//!   passed ─► bound to the wallet, if that was founded with a confirmed CVC, too, with a spend key of its own; nothing is charged
 //!   failed, declined ─► card_declined; nothing is charged, and the shield counts it as a decline
 //!   3-D Secure ─► cancelled; like everything else that says neither, and like a card without such a wallet:
 //!                 charged for a wallet of its own, or `card_has_wallet` where that could be a second charge for one purchase
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::card_checks::{self, Begun, Passed, Presented, SpendKey};
 use super::store::TopUpRow;
 use super::{FailureReason, Payer, TopUpOutcome, TopUpRequest, TopUps, after};
-use crate::config::Identity;
+use crate::config::{Config, Identity};
 use crate::db::{DbError, now_micros};
 use crate::sparing_log::sparingly;
 use crate::stripe::{CardCheck, DeclineKind, NewCardCheck, RefusalKind, StripeFailure};
@@ -30,7 +30,7 @@ pub(super) const YOUNG: i64 = 10 * 60 * 1_000_000;
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(super) const WAIT_FOR_OTHERS: Duration = Duration::from_secs(8);
 /// A key that may not have cards checked is not tried again for so many microseconds.
-const DENIED_FOR: i64 = 10 * 60 * 1_000_000;
+const DENIED_FOR: i64 = 60 * 1_000_000;
 /// What a check may take, and a look for one whose answer is lost.
 const CHECK_DEADLINE: Duration = Duration::from_secs(15);
 const LIST_DEADLINE: Duration = Duration::from_secs(5);
@@ -43,13 +43,17 @@ const DEADLINE: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub(super) struct CardIdentity {
     identity: Identity,
+    /// Whether Stripe is to be asked at start what the key may do.
+    is_to_be_asked: bool,
     /// In Unix microseconds.
     denied_until: AtomicI64,
 }
 
 impl CardIdentity {
-    pub(super) fn new(identity: Identity) -> Self {
-        Self { identity, denied_until: AtomicI64::new(0) }
+    pub(super) fn new(config: &Config) -> Self {
+        let identity = config.identity;
+        let is_to_be_asked = identity == Identity::Card && config.stripe.may_lack_rights();
+        Self { identity, is_to_be_asked, denied_until: AtomicI64::new(0) }
     }
 
     fn is_by_card(&self) -> bool {
@@ -106,6 +110,7 @@ impl TopUps {
             pm_hash: request.payment_method.hash(),
             fingerprint: fingerprint.to_owned(),
             needed: request.reserve.unwrap_or_default(),
+            repeat: request.repeat.clone(),
         };
         match card_checks::may_lead(&self.0.db, &card).await {
             Ok(true) => {}
@@ -146,6 +151,9 @@ impl TopUps {
         }
         let outcome = match answer {
             Ok(CardCheck::Passed { setup_intent }) => {
+                if let Some(ended) = self.prove_founders(row, fingerprint).await {
+                    return Some(KnownCard::Ended(ended));
+                }
                 return self.passed(row, check, setup_intent, card).await.map(KnownCard::Ended);
             }
             Ok(CardCheck::Failed { setup_intent }) => {
@@ -205,6 +213,36 @@ impl TopUps {
             }
         };
         Some(KnownCard::Ended(outcome))
+    }
+
+    /// Finds out whether the bank has confirmed the CVC when the card has founded its wallets, where that is not known yet.
+    async fn prove_founders(&self, row: &TopUpRow, fingerprint: &str) -> Option<TopUpOutcome> {
+        let unproven = match card_checks::unproven(&self.0.db, fingerprint).await {
+            Ok(unproven) => unproven,
+            Err(error) => return Some(self.gave_up(row, &error).await),
+        };
+        for (top_up, intent) in unproven {
+            let by = after(LIST_DEADLINE);
+            let said = match self.0.stripe.cvc_check_of_charge(&intent, by).await {
+                Ok(said) => said,
+                Err(failure) if failure.is_missing() => None,
+                Err(failure) => {
+                    tracing::warn!(
+                        top_up.id = top_up,
+                        class = failure.class(),
+                        stripe.request = failure.request_id(),
+                        "what a bank said of a card when it founded a wallet could not be read"
+                    );
+                    let _ = self.fail(row, FailureReason::Abandoned).await;
+                    return Some(TopUpOutcome::Unchecked);
+                }
+            };
+            let said = said.unwrap_or_else(|| "none".to_owned());
+            if let Err(error) = card_checks::set_proof(&self.0.db, top_up, said).await {
+                return Some(self.gave_up(row, &error).await);
+            }
+        }
+        None
     }
 
     /// The answer may be lost for good: Stripe remembers a 500 under a key for a day. What it has made is in its list all the same.
@@ -306,7 +344,7 @@ impl TopUps {
 
     /// Asks Stripe whether the key may have cards checked, where that is wanted, so that a log says at start if it may not.
     pub(crate) async fn ask_whether_cards_may_be_checked(&self) {
-        if !self.0.card_identity.is_by_card() {
+        if !self.0.card_identity.is_to_be_asked {
             return;
         }
         match self.0.stripe.may_check_cards(after(DEADLINE)).await {

@@ -291,7 +291,7 @@ impl TopUps {
             currency: config.currency,
             amounts: Amounts::new(config.top_up.clone(), config.currency),
             statement_descriptor_suffix: config.stripe.statement_descriptor_suffix.clone(),
-            card_identity: CardIdentity::new(config.identity),
+            card_identity: CardIdentity::new(config),
             flights: Flights::default(),
             tasks: parts.tasks,
         }))

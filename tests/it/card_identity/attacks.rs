@@ -62,6 +62,33 @@ async fn ten_thousand_numbers_lead_nobody_to_a_wallet_and_the_shield_holds() {
     world.assert_books_agree().await;
 }
 
+/// Whoever knows the number alone can found a wallet with it, and holds its owner key. The cardholder's money must not go there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_that_was_founded_with_the_number_alone_is_nobodys_to_be_led_to() {
+    let world = world().await;
+    let gateway = world.gateway().await;
+    let holder = found(&gateway, GOOD).await;
+    let without = tokenise(&world, GOOD, None).await;
+    let planted = gateway.pay("/api/weather", &Pay::card(&without).new_wallet()).await;
+    assert_eq!(planted.status, 200, "{}", planted.text());
+    let planted = planted.receipt().client_id;
+    for left in [49_000, 48_500] {
+        assert_eq!(pay_anew(&gateway, GOOD).await.receipt().credits_remaining, Some(left));
+    }
+    assert_eq!(key_of(&gateway, &planted).await["balance"], 49_500);
+    while gateway.pay("/api/weather", &Pay::client(&holder)).await.status == 200 {}
+    assert_refused(&pay_anew(&gateway, GOOD).await, 409, "card_has_wallet");
+    // Nor is it when it was there first.
+    let first = gateway.pay("/api/weather", &Pay::card(&tokenise(&world, OTHER, None).await)).await;
+    assert_eq!(first.status, 200);
+    pass(&world, ELEVEN_MINUTES).await;
+    assert_eq!(pay_anew(&gateway, OTHER).await.receipt().credits_remaining, Some(49_500), "one of its own");
+    assert_eq!(pay_anew(&gateway, OTHER).await.receipt().credits_remaining, Some(49_000));
+    assert_eq!(key_of(&gateway, &first.receipt().client_id).await["balance"], 49_500);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
 /// `None`: Stripe has no such test card.
 async fn try_tokenise(world: &World, number: &str) -> Option<String> {
     let form =

@@ -52,6 +52,9 @@ async fn an_order_with_a_new_token_goes_to_the_cards_wallet_and_is_carried_out_o
     assert_eq!((charges(&world).await, number(&world.database, WALLETS).await), (2, 1));
     let third = order(&gateway, &token(Some("123")).await, "three", json!({ "newWallet": true })).await;
     assert_eq!((third.status, &third.json()["balance"]), (201, &json!(50_000)));
+    // In the older wallet, although the card leads to the newer one now.
+    let again = order(&gateway, &token(Some("123")).await, "two", json!({})).await;
+    assert_eq!((again.status, &again.json()["id"]), (200, &second.json()["id"]), "{}", again.text());
     assert_eq!((charges(&world).await, number(&world.database, WALLETS).await), (3, 2));
     gateway.stop().await;
     world.assert_books_agree().await;

@@ -147,6 +147,35 @@ async fn a_new_token_repeats_the_request_that_an_idempotency_key_has_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_was_used_in_an_older_wallet_of_the_card_leads_to_that_one() {
+    let world = world().await;
+    let gateway = world.gateway().await;
+    let ask = async |token: String, key: &str, new_wallet: bool| {
+        let pay = Pay::card(&token);
+        let header = if new_wallet { pay.new_wallet() } else { pay }.header();
+        let url = format!("{}/api/weather", gateway.url);
+        world.client.send("GET", &url, &[("payment", &header), ("idempotency-key", key)], None).await
+    };
+    let token = async || tokenise(&world, GOOD, Some("123")).await;
+    let first = ask(token().await, "one", false).await;
+    let second = ask(token().await, "two", true).await;
+    assert_eq!((first.status, second.status, charges(&world).await), (200, 200, 2));
+    let again = ask(token().await, "one", false).await;
+    assert_eq!((again.status, again.text()), (200, first.text()));
+    assert_eq!(again.receipt().idempotent_replay, Some(true));
+    // However little is left in it.
+    let owner = Pay::client(&first.receipt().client_id);
+    while gateway.pay("/api/weather", &owner).await.status == 200 {}
+    let again = ask(token().await, "one", false).await;
+    assert_eq!((again.status, again.receipt().idempotent_replay), (200, Some(true)), "{}", again.text());
+    let other = ask(token().await, "three", false).await.receipt();
+    assert_eq!(other.credits_remaining, Some(49_000), "the newer one");
+    assert_eq!(charges(&world).await, 2);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_several_wallets_the_newest_with_enough_credit_is_led_to() {
     let world = world().await;
     let gateway = world.gateway().await;
