@@ -416,7 +416,7 @@ async fn one_unfinished_top_up_per_client() {
     let second = books
         .try_run(format!(
             "INSERT INTO top_ups SELECT 'other', client, key, key_hash, key_secret, pm_hash, fingerprint, request_key, \
-             currency, amount, bonus, 'created', failure, stripe_customer, NULL, 1, 1, NULL, NULL, 0 FROM top_ups WHERE id = '{open}'"
+             currency, amount, bonus, 'created', failure, stripe_customer, NULL, 1, 1, NULL, NULL, 0, NULL, NULL FROM top_ups WHERE id = '{open}'"
         ))
         .await;
     let Err(DbError::Sql(error)) = second else { panic!("there are two") };

@@ -74,6 +74,19 @@ async fn pay(gateway: &Gateway<'_>, token: &str) -> Answer {
     gateway.pay("/api/weather", &Pay::card(token)).await
 }
 
+/// The same, again and again while it is told to come again: on a busy machine, others are waited for in vain now and then.
+async fn pay_in_the_end(gateway: &Gateway<'_>, token: &str) -> Answer {
+    loop {
+        let answer = pay(gateway, token).await;
+        if answer.status != 503 {
+            return answer;
+        }
+        let code = answer.code();
+        assert!(["busy", "card_check_pending"].contains(&code.as_str()), "{}", answer.text());
+        assert_eq!(answer.header("x-should-retry"), Some("true"));
+    }
+}
+
 /// A wallet, founded by a card: the owner key.
 async fn found(gateway: &Gateway<'_>, number: &str) -> String {
     let answer = pay(gateway, &tokenise(gateway.world, number, Some("123")).await).await;

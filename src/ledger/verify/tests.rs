@@ -322,7 +322,7 @@ const DAMAGES: &[(&str, &str, &str)] = &[
     (
         "top-up without entries",
         "INSERT INTO top_ups SELECT 'never', client, key, key_hash, key_secret, pm_hash, fingerprint, request_key, currency, \
-         amount, bonus, state, failure, stripe_customer, 'pi_never', 1, 1, NULL, NULL, 0 FROM top_ups WHERE id = 'later'",
+         amount, bonus, state, failure, stripe_customer, 'pi_never', 1, 1, NULL, NULL, 0, NULL, NULL FROM top_ups WHERE id = 'later'",
         "top-up never: it succeeded, but is not in the books",
     ),
     (

@@ -278,7 +278,13 @@ async fn two_nodes_check_a_card_once_and_hold_its_limits_together() {
     let ask = async |node: usize, token: &str| {
         let header = Pay::card(token).header();
         let url = format!("{}/api/weather", nodes[node].url);
-        world.client.send("GET", &url, &[("payment", &header)], None).await
+        loop {
+            let answer = world.client.send("GET", &url, &[("payment", &header)], None).await;
+            // On a busy machine, the other checks are waited for in vain now and then.
+            if answer.code() != "card_check_pending" {
+                return answer;
+            }
+        }
     };
     set_cvc(&world, GOOD, "737").await;
     let first = tokenise(&world, GOOD, Some("737")).await;
