@@ -67,6 +67,7 @@ pub(super) enum Endpoint {
     CheckCard,
     CancelCardCheck,
     ListCardChecks,
+    MayCheckCards,
 }
 
 impl Endpoint {
@@ -89,7 +90,7 @@ impl Endpoint {
             Self::RetrieveBalance => "GET /v1/balance_transactions/:id",
             Self::CheckCard => "POST /v1/setup_intents",
             Self::ListCardChecks => "GET /v1/setup_intents",
-            Self::CancelCardCheck => "POST /v1/setup_intents/:id/cancel",
+            Self::MayCheckCards | Self::CancelCardCheck => "POST /v1/setup_intents/:id/cancel",
         }
     }
 }

@@ -241,7 +241,7 @@ impl Stripe {
     pub async fn may_check_cards(&self, deadline: Instant) -> Result<bool, StripeFailure> {
         let request: Plain<Named> = Plain::post(format!("/setup_intents/{NOBODY}/cancel"), &[]);
         let key = format!("prepaid402.permission.{}", crate::db::now_micros());
-        match self.call(Endpoint::CancelCardCheck, Some(&key), &request, deadline).await {
+        match self.call(Endpoint::MayCheckCards, Some(&key), &request, deadline).await {
             // 401 says that the key is wrong, and nothing of what it may do.
             Err(StripeFailure::Refused(refusal)) if refusal.status == Some(403) => Ok(false),
             Err(failure) if failure.is_missing() => Ok(true),

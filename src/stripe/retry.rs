@@ -124,8 +124,11 @@ where
 /// One event per failed attempt. Never a key, a PaymentMethod or a path.
 fn log(endpoint: Endpoint, attempt: u32, failure: &StripeFailure, transport_error: Option<&str>) {
     let (class, request_id) = (failure.class(), failure.request_id().unwrap_or("-"));
+    // To be refused is the answer that is asked for.
+    let is_expected = endpoint == Endpoint::MayCheckCards;
     let endpoint = endpoint.name();
     match failure {
+        StripeFailure::Refused(_) if is_expected => {}
         StripeFailure::Unknown { reason, .. } => tracing::warn!(
             endpoint,
             attempt,
