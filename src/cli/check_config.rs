@@ -24,7 +24,7 @@ use crate::key_secret::KeySecret;
 use crate::paywall::offer::Offers;
 use crate::proxy::route_table::RouteTable;
 use crate::stripe::Stripe;
-use crate::top_up::WrongStripe;
+use crate::top_up::{NO_CARD_CHECKS, WrongStripe};
 use crate::trust::Trust;
 
 /// Exit code for a configuration that cannot be used.
@@ -147,11 +147,7 @@ async fn card_checks(config: &Config) -> Option<String> {
     let by = Instant::now().checked_add(PATIENCE)?;
     match Stripe::new(&config.stripe).ok()?.may_check_cards(by).await {
         Ok(true) => None,
-        Ok(false) => Some(
-            "warning: the Stripe key may not write SetupIntents, so identity = \"card\" works like \"key\". Give the restricted key \
-             write access to SetupIntents, or set identity = \"key\""
-                .to_owned(),
-        ),
+        Ok(false) => Some(format!("warning: {NO_CARD_CHECKS}")),
         Err(_) => {
             Some("identity: Stripe could not be asked whether the key may write SetupIntents".to_owned())
         }

@@ -25,7 +25,7 @@ use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{Ledger, read};
 use crate::paywall::offer::Offers;
 use crate::paywall::refusal::frozen_words;
-use crate::paywall::{Paywall, Refusal, Refused, Wallet};
+use crate::paywall::{AfterCharge, Paywall, Refusal, Refused, Wallet};
 use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, decode_payment, encode, single_payment_header,
 };
@@ -34,7 +34,7 @@ use crate::proxy::pace::Patience;
 use crate::proxy::upload::read_whole;
 use crate::sparing_log::sparingly;
 use crate::top_up::store::{State, TopUpRow};
-use crate::top_up::{Landed, Repeat, TopUpOutcome, TopUpRequest};
+use crate::top_up::{Landed, Repeat, TopUpRequest};
 
 /// Largest body of a billing call.
 const MAX_BODY: usize = 8 * 1024;
@@ -300,6 +300,11 @@ impl Order {
         SecretHash::of(&format!("{scope}\n{}", self.key))
     }
 
+    /// Whether a top-up was charged to this token.
+    fn has_card_of(&self, row: &TopUpRow) -> bool {
+        row.pm_hash.is_none_or(|hash| hash == self.card.hash())
+    }
+
     /// The key alone, for a wallet that has ordered the same with another token of its card.
     fn repeat(&self) -> SecretHash {
         SecretHash::of_parts(&[b"order", self.key.as_bytes()])
@@ -428,8 +433,8 @@ async fn carry_out(billing: &Billing, order: &mut Order) -> Result<HttpResponse,
     let order = &*order;
     for _ in 0..ROUNDS {
         if let Some(row) = top_ups.find_by_request_key(order.request_key()).await? {
-            let is_of_card = row.pm_hash.is_none_or(|hash| hash == order.card.hash());
-            if let Some(answer) = repeated(billing, order, row, is_of_card).await? {
+            let same_card = order.has_card_of(&row);
+            if let Some(answer) = repeated(billing, order, row, same_card).await? {
                 return Ok(answer);
             }
             continue;
@@ -439,9 +444,8 @@ async fn carry_out(billing: &Billing, order: &mut Order) -> Result<HttpResponse,
             && let Some(row) = top_ups.find_order(wallet.record.client, order.repeat()).await?
         {
             // Of a token without a clientId, the bank has confirmed that it is of the wallet's card.
-            let is_of_card = order.credential.client_key.is_none()
-                || row.pm_hash.is_none_or(|hash| hash == order.card.hash());
-            if let Some(answer) = repeated(billing, order, row, is_of_card).await? {
+            let same_card = order.credential.client_key.is_none() || order.has_card_of(&row);
+            if let Some(answer) = repeated(billing, order, row, same_card).await? {
                 return Ok(answer);
             }
             continue;
@@ -476,11 +480,11 @@ async fn carry_out(billing: &Billing, order: &mut Order) -> Result<HttpResponse,
             // Who has a wallet may buy in advance; nobody's first payment goes to an API that is down.
             upstream: wallet.is_none().then(|| billing.paywall.upstream().cloned()).flatten(),
         };
-        match top_ups.charge(request).await {
-            TopUpOutcome::Recorded(recorded) => {
+        match top_ups.charge(request).await.into() {
+            AfterCharge::Recorded(recorded) => {
                 let wallet = wallet.unwrap_or_else(|| Wallet {
                     is_instead_of_unknown: order.credential.left_out_unknown_client,
-                    ..top_ups.wallet_of(&recorded.key)
+                    ..billing.paywall.wallet_of(&recorded.key)
                 });
                 let row = top_ups.find(recorded.top_up).await?;
                 let Some(row) = row else {
@@ -488,23 +492,12 @@ async fn carry_out(billing: &Billing, order: &mut Order) -> Result<HttpResponse,
                 };
                 return Ok(credited(&row, &wallet, Some(&recorded.posted.state), true));
             }
-            TopUpOutcome::Recognised | TopUpOutcome::Shared(Landed::Credited | Landed::Nothing) => {}
-            TopUpOutcome::Unchecked | TopUpOutcome::Shared(Landed::Unchecked) => {
-                return Err(refused(Refusal::CardCheckPending).into());
-            }
-            TopUpOutcome::Shared(Landed::Failed(reason)) | TopUpOutcome::Failed(reason) => {
-                return Err(refused(reason.into()).into());
-            }
-            TopUpOutcome::Shared(Landed::Pending(id)) | TopUpOutcome::Pending(id) => {
+            AfterCharge::LookAgain => {}
+            AfterCharge::Pending(id) => {
                 let promised = billing.paywall.promised(id).await;
                 return Err(Refused { promised, ..refused(Refusal::TopUpPending(id)) }.into());
             }
-            TopUpOutcome::InProgress => return Err(refused(Refusal::TopUpInProgress).into()),
-            TopUpOutcome::UpstreamUnreachable => return Err(refused(Refusal::UpstreamUnreachable).into()),
-            TopUpOutcome::Barred(barred) => return Err(refused(barred.into()).into()),
-            TopUpOutcome::Shared(Landed::Unavailable) | TopUpOutcome::Unavailable => {
-                return Err(refused(Refusal::Busy).into());
-            }
+            AfterCharge::Refused(refusal) => return Err(refused(refusal).into()),
         }
     }
     // Every round met another charge of the same payer.
@@ -532,7 +525,7 @@ async fn repeated(
                     let Ok(KeyLookup::Known(record)) = billing.keys.look_up(row.key_hash).await else {
                         return Err(Stopped::Problem(Problem::Unavailable));
                     };
-                    top_ups.wallet_of(&record)
+                    billing.paywall.wallet_of(&record)
                 }
             };
             let state = billing.ledger.state(wallet.record.client).await?;

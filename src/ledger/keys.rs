@@ -33,13 +33,17 @@ impl Scope {
         matches!(self, Self::Owner | Self::Spend)
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        match text {
-            "owner" => Some(Self::Owner),
-            "spend" => Some(Self::Spend),
-            "read" => Some(Self::Read),
-            _ => None,
+    /// As it is stored.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Spend => "spend",
+            Self::Read => "read",
         }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Owner, Self::Spend, Self::Read].into_iter().find(|scope| scope.word() == text)
     }
 }
 

@@ -33,6 +33,7 @@ mod postgres;
 pub mod prices;
 pub mod read;
 pub mod recording;
+pub mod repeat_key;
 pub mod request_key;
 pub mod reservations;
 mod shared_reads;

@@ -4,6 +4,7 @@
 //! money has moved.
 
 use super::core::{ClientId, TopUp};
+use super::keys::Scope;
 use crate::db::{Connection, Sql, query, query_scalar};
 use crate::domain::{ClientPublicId, Currency, KeyId, Micros, SecretHash, TopUpId};
 
@@ -33,7 +34,7 @@ INSERT INTO clients (public_id, currency, paid, bonus, debt, sequence, status, s
 VALUES ($1, $2, 0, 0, 0, 0, 'active', $3, $4) RETURNING id";
 const NEW_KEY: &str = "\
 INSERT INTO client_keys (id, client, hash, shown_prefix, secret_version, scope, created_at)
-VALUES ($1, $2, $3, $4, $5, 'owner', $6)";
+VALUES ($1, $2, $3, $4, $5, $6, $7)";
 const BOUND: &str = "SELECT client FROM payment_method_bindings WHERE hash = $1";
 const BIND: &str =
     "INSERT INTO payment_method_bindings (hash, client, key, created_at) VALUES ($1, $2, $3, $4)";
@@ -73,19 +74,18 @@ pub(super) async fn prepare(
         None => {
             let first_key = first_key()?;
             let client = new_client(connection, first_key, currency, charge, at).await?;
-            query(NEW_KEY)
-                .bind(&key)
-                .bind(client)
-                .bind(row.try_get::<Vec<u8>, _>(2)?)
-                .bind(&charge.key_shown_prefix)
-                .bind(row.try_get::<i64, _>(7)?)
-                .bind(at)
-                .execute(&mut *connection)
-                .await?;
+            let hash = row.try_get::<&[u8], _>(2)?;
+            let issued = IssuedKey {
+                id: first_key,
+                hash: SecretHash::from_slice(hash).ok_or_else(malformed)?,
+                shown_prefix: charge.key_shown_prefix.clone(),
+                secret_version: row.try_get(7)?,
+            };
+            add_key(connection, client, &issued, Scope::Owner, at).await?;
             // Only the token that first paid leads back to the wallet: a token that tops up somebody's wallet later must not
             // give that wallet away.
             if let Some(hash) = charge.payment_method {
-                bind(connection, hash, client, &key, at).await?;
+                bind(connection, hash, client, first_key, at).await?;
             }
             client
         }
@@ -137,19 +137,56 @@ async fn new_client(
         .await
 }
 
-/// Binds a card token to a new client and its key. A token that already leads somewhere is left: a binding is never moved.
-async fn bind(
+/// A client key that is stored for the first time.
+#[derive(Debug, Clone)]
+pub(crate) struct IssuedKey {
+    /// The public part that the key derives from.
+    pub(crate) id: KeyId,
+    /// SHA-256 of the key.
+    pub(crate) hash: SecretHash,
+    /// Its first characters, for people.
+    pub(crate) shown_prefix: String,
+    /// Version of the key secret that it derives from.
+    pub(crate) secret_version: i64,
+}
+
+/// Gives a client a key.
+pub(crate) async fn add_key(
+    connection: &mut Connection,
+    client: ClientId,
+    key: &IssuedKey,
+    scope: Scope,
+    at: i64,
+) -> Result<(), sqlx::Error> {
+    let added = query(NEW_KEY)
+        .bind(key.id.to_string())
+        .bind(client)
+        .bind(key.hash.as_bytes().to_vec())
+        .bind(key.shown_prefix.clone())
+        .bind(key.secret_version)
+        .bind(scope.word())
+        .bind(at);
+    added.execute(connection).await.map(drop)
+}
+
+/// Whether a card token leads somewhere, or did: a binding is never moved, not even one that was revoked.
+pub(crate) async fn is_bound(connection: &mut Connection, hash: SecretHash) -> Result<bool, sqlx::Error> {
+    let bound: Option<ClientId> =
+        query_scalar(BOUND).bind(hash.as_bytes().to_vec()).fetch_optional(connection).await?;
+    Ok(bound.is_some())
+}
+
+/// Binds a card token to a client and one of its keys. A token that already leads somewhere is left.
+pub(crate) async fn bind(
     connection: &mut Connection,
     hash: SecretHash,
     client: ClientId,
-    key: &str,
+    key: KeyId,
     at: i64,
 ) -> Result<(), sqlx::Error> {
-    let bound: Option<ClientId> =
-        query_scalar(BOUND).bind(hash.as_bytes()).fetch_optional(&mut *connection).await?;
-    if bound.is_some() {
+    if is_bound(&mut *connection, hash).await? {
         return Ok(());
     }
-    query(BIND).bind(hash.as_bytes()).bind(client).bind(key).bind(at).execute(connection).await?;
-    Ok(())
+    let bound = query(BIND).bind(hash.as_bytes().to_vec()).bind(client).bind(key.to_string()).bind(at);
+    bound.execute(connection).await.map(drop)
 }

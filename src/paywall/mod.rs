@@ -17,6 +17,7 @@
     )
 )]
 
+mod after_charge;
 mod funds;
 pub mod offer;
 pub mod refusal;
@@ -41,10 +42,11 @@ use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
 use crate::proxy::reachability::Reachability;
 use crate::sparing_log::sparingly;
-use crate::top_up::{Landed, Payer, Recorded, Repeat, TopUpOutcome, TopUpRequest, TopUps};
+use crate::top_up::{Payer, Recorded, Repeat, TopUpRequest, TopUps};
 
+pub use self::after_charge::AfterCharge;
 pub use self::refusal::{Answer, Refusal, Repeating, WhoActs};
-pub use self::repeats::{RepeatKey, is_key};
+pub use crate::ledger::repeat_key::{RepeatKey, is_key};
 
 /// How often one request looks at the balance again after waiting for somebody else's charge.
 const ROUNDS: usize = 8;
@@ -506,7 +508,7 @@ impl Paywall {
         key: &RepeatKey,
         wallet: &Wallet,
     ) -> Result<Option<Claim>, Refusal> {
-        let Some(scope) = key.scope_of(&purchase.credential, Some(wallet.record.client)) else {
+        let Some(scope) = repeats::scope_of(key, &purchase.credential, Some(wallet.record.client)) else {
             return Err(unidentified());
         };
         let new =
@@ -542,7 +544,7 @@ impl Paywall {
             refused(Refusal::Busy)
         };
         let client = wallet.map(|wallet| wallet.record.client);
-        let Some(scope) = key.scope_of(&purchase.credential, client) else {
+        let Some(scope) = repeats::scope_of(key, &purchase.credential, client) else {
             return Err(refused(unidentified()));
         };
         let Some(row) = answers::find(&self.db, scope).await.map_err(away)? else {
@@ -672,7 +674,7 @@ impl Paywall {
         let bound = self.keys.bound_to(card.hash()).await.map_err(|error| away(&error))?;
         Ok(bound.map(|record| Wallet {
             is_instead_of_unknown: credential.left_out_unknown_client,
-            ..self.top_ups.wallet_of(&record)
+            ..self.wallet_of(&record)
         }))
     }
 
@@ -745,25 +747,14 @@ impl Paywall {
             caller: purchase.caller,
             upstream: self.upstream.clone(),
         };
-        match self.top_ups.charge(request).await {
-            TopUpOutcome::Recorded(recorded) => self.admit_with(purchase, *recorded, wallet).await,
-            TopUpOutcome::Recognised | TopUpOutcome::Shared(Landed::Credited | Landed::Nothing) => Ok(None),
-            TopUpOutcome::Unchecked | TopUpOutcome::Shared(Landed::Unchecked) => {
-                Err(refused(Refusal::CardCheckPending))
-            }
-            TopUpOutcome::Shared(Landed::Failed(reason)) | TopUpOutcome::Failed(reason) => {
-                Err(refused(reason.into()))
-            }
-            TopUpOutcome::Shared(Landed::Pending(id)) | TopUpOutcome::Pending(id) => {
+        match self.top_ups.charge(request).await.into() {
+            AfterCharge::Recorded(recorded) => self.admit_with(purchase, *recorded, wallet).await,
+            AfterCharge::LookAgain => Ok(None),
+            AfterCharge::Pending(id) => {
                 let promised = self.promised(id).await;
                 Err(Refused { promised, ..refused(Refusal::TopUpPending(id)) })
             }
-            TopUpOutcome::InProgress => Err(refused(Refusal::TopUpInProgress)),
-            TopUpOutcome::UpstreamUnreachable => Err(refused(Refusal::UpstreamUnreachable)),
-            TopUpOutcome::Barred(barred) => Err(refused(barred.into())),
-            TopUpOutcome::Shared(Landed::Unavailable) | TopUpOutcome::Unavailable => {
-                Err(refused(Refusal::Busy))
-            }
+            AfterCharge::Refused(refusal) => Err(refused(refusal)),
         }
     }
 
@@ -795,7 +786,7 @@ impl Paywall {
         wallet: Option<Wallet>,
     ) -> Result<Option<Admitted>, Refused> {
         let charged = Some(CardCharge::from(&recorded));
-        let wallet = wallet.unwrap_or_else(|| self.top_ups.wallet_of(&recorded.key));
+        let wallet = wallet.unwrap_or_else(|| self.wallet_of(&recorded.key));
         match recorded.reservation {
             Some(Ok(reservation)) => self.secure(purchase, reservation, wallet, charged).await,
             // Requests that ran all along have reserved the new credit too; the card was charged all the same.
@@ -806,6 +797,12 @@ impl Paywall {
                 ..Refused::new(Refusal::ReservationsInFlight)
             }),
         }
+    }
+
+    /// A client, by the key that answers carry.
+    #[must_use]
+    pub fn wallet_of(&self, record: &KeyRecord) -> Wallet {
+        Wallet::new(record.clone(), self.top_ups.key_again(record))
     }
 
     /// The key that a pending charge promises.

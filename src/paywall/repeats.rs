@@ -10,9 +10,10 @@
 use std::time::Duration;
 
 use crate::db::{Db, DbError};
-use crate::domain::{ClientKey, PaymentMethodId, RequestId, SecretHash};
+use crate::domain::{ClientKey, RequestId, SecretHash};
 use crate::ledger::ClientId;
 use crate::ledger::answers;
+use crate::ledger::repeat_key::RepeatKey;
 use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
 use crate::sparing_log::sparingly;
@@ -23,97 +24,20 @@ pub(super) const MAX_REPEATS: i64 = 3;
 /// Between two tries to free a key while the database is away.
 const FREE_EVERY: Duration = Duration::from_secs(1);
 
-/// Whether a text can be an `Idempotency-Key`: 1 to 255 visible ASCII characters.
-#[must_use]
-pub fn is_key(text: &str) -> bool {
-    (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-/// The key of one request, and what it stands for.
-#[derive(Clone)]
-pub struct RepeatKey {
-    key: String,
-    method: String,
-    path: String,
-    fingerprint: SecretHash,
-    headers: Option<SecretHash>,
-}
-
-impl std::fmt::Debug for RepeatKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RepeatKey")
-            .field("method", &self.method)
-            .field("path", &self.path)
-            .finish_non_exhaustive()
-    }
-}
-
-impl RepeatKey {
-    /// `key` is the header's value; `path` is the one that was priced. `variants` are headers that choose between
-    /// representations, such as `Range`: another choice is another request.
-    ///
-    /// # Errors
-    /// A sentence when the header's value cannot be a key.
-    pub fn new(
-        key: &str,
-        method: &str,
-        path: &str,
-        query: Option<&str>,
-        variants: &[u8],
-        body: &[u8],
-    ) -> Result<Self, &'static str> {
-        if !is_key(key) {
-            return Err("An Idempotency-Key has 1 to 255 visible characters.");
-        }
-        Ok(Self {
-            key: key.to_owned(),
-            method: method.to_owned(),
-            path: path.to_owned(),
-            fingerprint: SecretHash::of_parts(&[query.unwrap_or_default().as_bytes(), variants, body]),
-            headers: None,
-        })
-    }
-
-    /// With the digest of the headers that reach the API, for the case that it has to be asked again.
-    #[must_use]
-    pub fn with_headers(self, digest: SecretHash) -> Self {
-        Self { headers: Some(digest), ..self }
-    }
-
-    /// See [`Self::with_headers`].
-    pub(super) fn headers(&self) -> Option<SecretHash> {
-        self.headers
-    }
-
-    fn scope(&self, payer: &str) -> SecretHash {
-        let parts = [payer, &self.method, &self.path, &self.key].map(str::as_bytes);
-        SecretHash::of_parts(&parts)
-    }
-
-    /// The scope of a client.
-    pub(crate) fn of_client(&self, client: ClientId) -> SecretHash {
-        self.scope(&format!("client {client}"))
-    }
-
-    fn of_card(&self, card: &PaymentMethodId) -> SecretHash {
-        self.scope(&format!("card {}", card.expose()))
-    }
-
-    pub(super) fn fingerprint(&self) -> SecretHash {
-        self.fingerprint
-    }
-
-    /// Whose the key is: the client's, whether the clientId is presented or a card token that leads to the client, so that both
-    /// find the same row while the request runs, too. Of a card that has not paid yet there is no row. `None`: the payer
-    /// presented nothing that identifies anybody.
-    pub(super) fn scope_of(&self, credential: &Credential, client: Option<ClientId>) -> Option<SecretHash> {
-        let key: Option<&ClientKey> = credential.client_key.as_ref();
-        let card = credential.payment_method.as_ref().filter(|card| !card.is_shared_test_name());
-        match (key, client, card) {
-            (Some(_), Some(client), _) | (None, Some(client), Some(_)) => Some(self.of_client(client)),
-            (None, None, Some(card)) => Some(self.of_card(card)),
-            _ => None,
-        }
+/// Whose the key is: the client's, whether the clientId is presented or a card token that leads to the client, so that both
+/// find the same row while the request runs, too. Of a card that has not paid yet there is no row. `None`: the payer
+/// presented nothing that identifies anybody.
+pub(super) fn scope_of(
+    repeat: &RepeatKey,
+    credential: &Credential,
+    client: Option<ClientId>,
+) -> Option<SecretHash> {
+    let key: Option<&ClientKey> = credential.client_key.as_ref();
+    let card = credential.payment_method.as_ref().filter(|card| !card.is_shared_test_name());
+    match (key, client, card) {
+        (Some(_), Some(client), _) | (None, Some(client), Some(_)) => Some(repeat.of_client(client)),
+        (None, None, Some(card)) => Some(repeat.of_card(card)),
+        _ => None,
     }
 }
 

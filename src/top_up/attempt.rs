@@ -249,7 +249,8 @@ impl TopUps {
                 fingerprint: fingerprint.clone(),
                 client: request.payer.key().map(|key| key.client),
                 limits: self.0.shield.limits(),
-                may_have_paid: self.looks_at_card(request).then(|| request.repeat.clone()),
+                pays_once: self.looks_at_card(request),
+                repeat: request.repeat.clone(),
             };
             match store::set_card(&self.0.db, row.id, card).await {
                 Ok(Ok(())) => return Ok(()),

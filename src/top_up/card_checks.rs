@@ -6,8 +6,10 @@ use super::Repeat;
 use super::store::is_open_attempt;
 use crate::config::ShieldConfig;
 use crate::db::{Connection, Db, DbError, On, Sql, now_micros, query, query_scalar};
-use crate::domain::{KeyId, Micros, SecretHash, TopUpId};
+use crate::domain::{Micros, SecretHash, TopUpId};
 use crate::ledger::ClientId;
+use crate::ledger::keys::Scope;
+use crate::ledger::recording::{self, IssuedKey};
 use crate::shield::{self, Barred};
 
 const DAY: i64 = 24 * 3_600 * 1_000_000;
@@ -56,17 +58,13 @@ INSERT INTO card_checks (id, attempt, pm_hash, fingerprint, state, asked_at) VAL
 const NOT_ASKED: &str = "DELETE FROM card_checks WHERE id = $1 AND state = 'asked'";
 const END: &str = "\
 UPDATE card_checks SET state = $2, setup_intent = $3, ended_at = $4 WHERE id = $1 AND state = 'asked'";
+const END_LOST: &str = "\
+UPDATE card_checks SET state = 'unsaid', ended_at = $3 WHERE id = $1 AND state = 'asked' AND asked_at < $2";
 const COUNT: &str =
     "SELECT COUNT(*) FROM card_checks WHERE fingerprint = $1 AND state = $2 AND asked_at > $3";
-const BOUND: &str = "SELECT EXISTS (SELECT 1 FROM payment_method_bindings WHERE hash = $1)";
 const HAS_SAID_NEITHER: &str = "\
 SELECT EXISTS (SELECT 1 FROM card_checks
                WHERE fingerprint = $1 AND pm_hash = $2 AND state = 'unsaid' AND setup_intent IS NOT NULL)";
-const NEW_KEY: &str = "\
-INSERT INTO client_keys (id, client, hash, shown_prefix, secret_version, scope, created_at)
-VALUES ($1, $2, $3, $4, $5, 'spend', $6)";
-const BIND: &str =
-    "INSERT INTO payment_method_bindings (hash, client, key, created_at) VALUES ($1, $2, $3, $4)";
 const LED_TO: &str = "UPDATE card_checks SET client = $2 WHERE id = $1";
 const FORGET_ATTEMPT: [&str; 2] =
     ["DELETE FROM charge_attempts WHERE id = $1", "DELETE FROM top_ups WHERE id = $1 AND state = 'created'"];
@@ -150,20 +148,19 @@ fn leads(wallets: &[Founded], needed: Micros, user: Option<ClientId>) -> Leads {
 async fn user_of_key<'c>(
     on: impl Into<On<'c>>,
     wallets: &[Founded],
-    repeat: Option<&Repeat>,
+    repeat: &Repeat,
     now: i64,
 ) -> Result<Option<ClientId>, sqlx::Error> {
     let as_json =
         |list: Result<String, serde_json::Error>| list.map_err(|error| sqlx::Error::Encode(error.into()));
     match repeat {
-        Some(_) if wallets.is_empty() => Ok(None),
-        None => Ok(None),
-        Some(Repeat::Order(key)) => {
+        _ if wallets.is_empty() => Ok(None),
+        Repeat::Order(key) => {
             let clients: Vec<ClientId> = wallets.iter().map(|wallet| wallet.client).collect();
             let clients = as_json(serde_json::to_string(&clients))?;
             query_scalar(ORDERED_UNDER).bind(clients).bind(key.as_bytes().to_vec()).fetch_optional(on).await
         }
-        Some(Repeat::Request(key)) => {
+        Repeat::Request(key) => {
             let scopes: Vec<SecretHash> = wallets.iter().map(|wallet| key.of_client(wallet.client)).collect();
             let texts: Vec<String> = scopes.iter().map(SecretHash::hex).collect();
             let texts = as_json(serde_json::to_string(&texts))?;
@@ -209,20 +206,30 @@ pub(super) struct Presented {
     pub(super) repeat: Option<Repeat>,
 }
 
-/// Where a card leads now that its bank has confirmed it: to proven wallets only.
-async fn leads_now(connection: &mut Connection, card: &Presented, now: i64) -> Result<Leads, sqlx::Error> {
-    let mut wallets = founded(&mut *connection, &card.fingerprint).await?;
-    // A key that was used where the card does not lead is used all the same.
-    let user = user_of_key(connection, &wallets, card.repeat.as_ref(), now).await?;
-    wallets.retain(|wallet| wallet.is_proven);
-    Ok(leads(&wallets, card.needed, user))
+/// Which wallets of a card count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Which {
+    /// When a bank is to be asked: any that it has founded. Whether one is proven, nobody is told by not being asked.
+    Any,
+    /// When it has confirmed the card.
+    Proven,
 }
 
-/// What a bank is asked about a card for: any wallet that it has founded. Whether that is proven, nobody is told by not being asked.
-async fn asks_for<'c>(on: impl Into<On<'c>>, card: &Presented, now: i64) -> Result<Leads, sqlx::Error> {
+/// Where a card leads now.
+async fn leads_now<'c>(
+    on: impl Into<On<'c>>,
+    card: &Presented,
+    which: Which,
+    now: i64,
+) -> Result<Leads, sqlx::Error> {
     let mut on = on.into();
-    let wallets = founded(on.again(), &card.fingerprint).await?;
-    let user = user_of_key(on, &wallets, card.repeat.as_ref(), now).await?;
+    let mut wallets = founded(on.again(), &card.fingerprint).await?;
+    // A key that was used where the card does not lead is used all the same.
+    let user = match &card.repeat {
+        None => None,
+        Some(repeat) => user_of_key(on, &wallets, repeat, now).await?,
+    };
+    wallets.retain(|wallet| which == Which::Any || wallet.is_proven);
     Ok(leads(&wallets, card.needed, user))
 }
 
@@ -243,13 +250,6 @@ pub(super) async fn set_proof(db: &Db, top_up: String, cvc_check: String) -> Res
     .await
 }
 
-/// How old a check is, which its id tells.
-pub(super) fn age(check: &str) -> Option<std::time::Duration> {
-    let made = uuid::Uuid::try_parse(check).ok()?.get_timestamp()?.to_unix();
-    let made = std::time::Duration::new(made.0, made.1);
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).ok()?.checked_sub(made)
-}
-
 /// Whether to ask the bank.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Begun {
@@ -265,7 +265,7 @@ pub(super) enum Begun {
 
 /// Whether a card may lead to a wallet, by a look that changes nothing: most cards of new payers have founded none.
 pub(super) async fn may_lead(db: &Db, card: &Presented) -> Result<bool, DbError> {
-    Ok(asks_for(db.reader(), card, now_micros()).await? != Leads::Nowhere)
+    Ok(leads_now(db.reader(), card, Which::Any, now_micros()).await? != Leads::Nowhere)
 }
 
 /// Whether a card is being charged at this moment, by another attempt.
@@ -290,12 +290,11 @@ pub(super) async fn begin(db: &Db, card: Presented, limits: ShieldConfig) -> Res
         .write(move |connection| {
             Box::pin(async move {
                 let now = now_micros();
-                // A binding is never moved, not even one that was revoked: there is nothing to ask for.
-                let hash = card.pm_hash.as_bytes().to_vec();
-                if query_scalar(BOUND).bind(hash.clone()).fetch_one(&mut *connection).await? {
+                if recording::is_bound(&mut *connection, card.pm_hash).await? {
                     return Ok(Begun::NoWay);
                 }
-                // Nor of a token of which the bank has said neither: its CVC is used up.
+                // Where the bank has said neither of this very token, its CVC is used up.
+                let hash = card.pm_hash.as_bytes().to_vec();
                 let said = query_scalar(HAS_SAID_NEITHER).bind(card.fingerprint.clone()).bind(hash);
                 if said.fetch_one(&mut *connection).await? {
                     return Ok(Begun::NoWay);
@@ -330,7 +329,7 @@ pub(super) async fn begin(db: &Db, card: Presented, limits: ShieldConfig) -> Res
                 let begun = match shield::may_check_card(connection, &limits, &card.fingerprint, now).await? {
                     Err(barred) => Begun::Barred(barred),
                     Ok(()) if is_used_up(connection, &card.fingerprint, now).await? => Begun::NoWay,
-                    Ok(()) => match asks_for(&mut *connection, &card, now).await? {
+                    Ok(()) => match leads_now(&mut *connection, &card, Which::Any, now).await? {
                         Leads::Nowhere => Begun::NoWay,
                         Leads::Frozen | Leads::To(_) => Begun::Ask(id.clone()),
                     },
@@ -378,15 +377,6 @@ async fn end(
     Ok(ended.execute(connection).await? == 1)
 }
 
-/// The key that a token gets which the bank has confirmed.
-#[derive(Debug, Clone)]
-pub(super) struct SpendKey {
-    pub(super) id: KeyId,
-    pub(super) hash: SecretHash,
-    pub(super) shown_prefix: String,
-    pub(super) secret_version: i64,
-}
-
 /// What a passed check has led to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Passed {
@@ -407,7 +397,7 @@ pub(super) async fn passed(
     check: String,
     setup_intent: String,
     card: Presented,
-    key: SpendKey,
+    key: IssuedKey,
 ) -> Result<Passed, DbError> {
     db.write(move |connection| {
         Box::pin(async move {
@@ -418,7 +408,7 @@ pub(super) async fn passed(
             // Locked first, and read afterwards: what waited for a row decides by what it says then.
             let mut locked = None;
             let client = loop {
-                match leads_now(&mut *connection, &card, now).await? {
+                match leads_now(&mut *connection, &card, Which::Proven, now).await? {
                     Leads::Frozen => return Ok(Passed::Frozen),
                     Leads::To(client) if locked == Some(client) => break client,
                     // Two wallets are never locked at once, or two such transactions could wait for each other.
@@ -435,27 +425,11 @@ pub(super) async fn passed(
                     }
                 }
             };
-            let hash = card.pm_hash.as_bytes().to_vec();
-            // A binding is never moved, not even one that was revoked.
-            if query_scalar(BOUND).bind(hash.clone()).fetch_one(&mut *connection).await? {
+            if recording::is_bound(&mut *connection, card.pm_hash).await? {
                 return Ok(Passed::Nowhere);
             }
-            query(NEW_KEY)
-                .bind(key.id.to_string())
-                .bind(client)
-                .bind(key.hash.as_bytes().to_vec())
-                .bind(key.shown_prefix)
-                .bind(key.secret_version)
-                .bind(now)
-                .execute(&mut *connection)
-                .await?;
-            query(BIND)
-                .bind(hash)
-                .bind(client)
-                .bind(key.id.to_string())
-                .bind(now)
-                .execute(&mut *connection)
-                .await?;
+            recording::add_key(connection, client, &key, Scope::Spend, now).await?;
+            recording::bind(connection, card.pm_hash, client, key.id, now).await?;
             query(LED_TO).bind(check).bind(client).execute(&mut *connection).await?;
             for forget in FORGET_ATTEMPT {
                 query(forget).bind(card.attempt.to_string()).execute(&mut *connection).await?;
@@ -492,6 +466,15 @@ pub(super) async fn unsaid(db: &Db, check: String, setup_intent: Option<String>)
     .await
 }
 
+/// Stripe knows of no such check. One that was asked for before a time was never made, and is ended.
+pub(super) async fn not_found(db: &Db, check: String, asked_before: i64) -> Result<(), DbError> {
+    db.write(move |connection| {
+        let lost = query(END_LOST).bind(check).bind(asked_before).bind(now_micros());
+        Box::pin(async move { lost.execute(connection).await.map(drop) })
+    })
+    .await
+}
+
 /// Stripe has not looked: as if it had never been asked.
 pub(super) async fn not_asked(db: &Db, check: String) -> Result<(), DbError> {
     db.write(move |connection| {
@@ -518,7 +501,8 @@ pub(super) async fn may_have_paid(
     if recent {
         return Ok(true);
     }
-    if let Some(Repeat::Order(key)) = repeat {
+    let Some(repeat) = repeat else { return Ok(false) };
+    if let Repeat::Order(key) = repeat {
         let ordered = query_scalar(HAS_ORDERED)
             .bind(fingerprint.to_owned())
             .bind(key.as_bytes().to_vec())

@@ -16,11 +16,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::card_checks::{self, Begun, Passed, Presented, SpendKey};
+use super::card_checks::{self, Begun, Passed, Presented};
 use super::store::TopUpRow;
 use super::{FailureReason, Payer, TopUpOutcome, TopUpRequest, TopUps, after};
 use crate::config::{Config, Identity};
 use crate::db::{DbError, now_micros};
+use crate::ledger::recording::IssuedKey;
 use crate::sparing_log::sparingly;
 use crate::stripe::{CardCheck, DeclineKind, NewCardCheck, RefusalKind, StripeFailure};
 
@@ -34,10 +35,14 @@ const DENIED_FOR: i64 = 60 * 1_000_000;
 /// What a check may take, and a look for one whose answer is lost.
 const CHECK_DEADLINE: Duration = Duration::from_secs(15);
 const LIST_DEADLINE: Duration = Duration::from_secs(5);
-/// A check that Stripe does not list after so long was never made.
-const LOST_AFTER: Duration = Duration::from_secs(120);
+/// A check that Stripe does not list after so many microseconds was never made.
+const LOST_AFTER: i64 = 120 * 1_000_000;
 /// What the question at start may take.
 const DEADLINE: Duration = Duration::from_secs(15);
+
+/// What an operator is told whose key may not have cards checked.
+pub const NO_CARD_CHECKS: &str = "the Stripe key may not write SetupIntents, so identity = \"card\" works like \"key\": a new token of a card that has a wallet pays \
+     into another one. Give the restricted key write access to SetupIntents, or set identity = \"key\"";
 
 /// What leads to a wallet, and whether Stripe lets us ask.
 #[derive(Debug)]
@@ -65,11 +70,7 @@ impl CardIdentity {
     }
 
     fn denied(&self) {
-        sparingly!(
-            warn,
-            "the Stripe key may not write SetupIntents, so identity = \"card\" works like \"key\": a new token of a card that has a \
-             wallet pays into another one. Give the restricted key write access to SetupIntents, or set identity = \"key\""
-        );
+        sparingly!(warn, "{NO_CARD_CHECKS}");
         self.denied_until.store(now_micros().saturating_add(DENIED_FOR), Ordering::Relaxed);
     }
 }
@@ -255,14 +256,15 @@ impl TopUps {
         let stripe = &self.0.stripe;
         match stripe.find_card_check(check, &request.payment_method, after(LIST_DEADLINE)).await {
             Ok(Some(found)) => Ok(found),
-            // Nothing was made, and nothing will be: with a new check it is asked anew.
-            Ok(None) if card_checks::age(check).is_some_and(|age| age > LOST_AFTER) => {
-                if let Err(error) = card_checks::unsaid(&self.0.db, check.to_owned(), None).await {
+            // After a while nothing will be made any more: with a new check it is asked anew.
+            Ok(None) => {
+                let before = now_micros().saturating_sub(LOST_AFTER);
+                if let Err(error) = card_checks::not_found(&self.0.db, check.to_owned(), before).await {
                     tracing::warn!(%error, "a lost check could not be ended");
                 }
                 lost
             }
-            Ok(None) | Err(_) => lost,
+            Err(_) => lost,
         }
     }
 
@@ -275,7 +277,7 @@ impl TopUps {
     ) -> Option<TopUpOutcome> {
         let (id, secret_version, key) = self.0.key_secret.issue();
         let key =
-            SpendKey { id, hash: key.hash(), shown_prefix: key.shown_prefix().to_owned(), secret_version };
+            IssuedKey { id, hash: key.hash(), shown_prefix: key.shown_prefix().to_owned(), secret_version };
         match card_checks::passed(&self.0.db, check, setup_intent, card, key).await {
             Ok(Passed::Leads(client)) => {
                 tracing::info!(

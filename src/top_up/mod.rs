@@ -45,15 +45,16 @@ pub use self::amounts::{AmountProblem, Amounts};
 use self::flights::Flights;
 pub use self::intent::{IntentSettled, IntentUnknown};
 use self::known_card::CardIdentity;
+pub use self::known_card::NO_CARD_CHECKS;
 use self::store::TopUpRow;
 use crate::config::Config;
 use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Currency, InstallationId, Micros, PaymentMethodId, SecretHash, TopUpId};
 use crate::key_secret::KeySecret;
 use crate::ledger::keys::{KeyRecord, Keys};
+use crate::ledger::repeat_key::RepeatKey;
 use crate::ledger::{ClientId, Ledger, NotReserved, Posted, Reservation};
 use crate::money_work::MoneyWork;
-use crate::paywall::{RepeatKey, Wallet};
 use crate::proxy::reachability::Reachability;
 use crate::shield::{Barred, Shield};
 use crate::stripe::Stripe;
@@ -318,12 +319,6 @@ impl TopUps {
     #[must_use]
     pub fn key_again(&self, record: &KeyRecord) -> Option<ClientKey> {
         self.0.key_secret.again(record.id, record.secret_version).filter(|key| key.hash() == record.hash)
-    }
-
-    /// A client with the key that answers carry.
-    #[must_use]
-    pub fn wallet_of(&self, record: &KeyRecord) -> Wallet {
-        Wallet::new(record.clone(), self.key_again(record))
     }
 
     /// The key that an attempt promises. `None` when the key secret it derives from is gone.

@@ -469,9 +469,10 @@ pub(super) struct CardOfAttempt {
     /// Whose attempt it is.
     pub(super) client: Option<ClientId>,
     pub(super) limits: ShieldConfig,
-    /// The attempt would found a wallet: it is refused where the card may have paid for the same purchase, with this
-    /// `Idempotency-Key`. `None`: whatever the card has paid for.
-    pub(super) may_have_paid: Option<Option<super::Repeat>>,
+    /// The attempt would found a wallet: it is refused where the card may have paid for the same purchase.
+    pub(super) pays_once: bool,
+    /// The purchase's `Idempotency-Key`.
+    pub(super) repeat: Option<super::Repeat>,
 }
 
 /// Why a card is not charged.
@@ -493,7 +494,7 @@ pub(super) async fn set_card(
     db.write(move |connection| {
         Box::pin(async move {
             let now = now_micros();
-            let CardOfAttempt { fingerprint, client, limits, may_have_paid } = card;
+            let CardOfAttempt { fingerprint, client, limits, pays_once, repeat } = card;
             query(SET_FINGERPRINT)
                 .bind(id.to_string())
                 .bind(fingerprint.clone())
@@ -504,15 +505,9 @@ pub(super) async fn set_card(
             if let Err(barred) = admitted {
                 return Ok(Err(CardRefused::Barred(barred)));
             }
-            match may_have_paid {
-                Some(repeat)
-                    if card_checks::may_have_paid(connection, id, &fingerprint, repeat.as_ref(), now)
-                        .await? =>
-                {
-                    Ok(Err(CardRefused::HasWallet))
-                }
-                _ => Ok(Ok(())),
-            }
+            let may_have_paid = pays_once
+                && card_checks::may_have_paid(connection, id, &fingerprint, repeat.as_ref(), now).await?;
+            Ok(if may_have_paid { Err(CardRefused::HasWallet) } else { Ok(()) })
         })
     })
     .await

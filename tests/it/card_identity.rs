@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::support::http::Answer;
-use crate::support::{DECLINED, GOOD, Gateway, PUBLISHABLE_KEY, Pay, World, change, number};
+use crate::support::{DECLINED, GOOD, Gateway, Pay, World, change, number};
 
 /// Its SetupIntents succeed with a failed CVC check.
 const WRONG_CVC: &str = "4000000000000101";
@@ -34,19 +34,6 @@ async fn world() -> World {
     let mut world = World::new().await;
     world.identity = "card";
     world
-}
-
-/// A token, made by somebody who knows the number and this of the CVC.
-async fn tokenise(world: &World, number: &str, cvc: Option<&str>) -> String {
-    let cvc = cvc.map(|cvc| format!("&card[cvc]={cvc}")).unwrap_or_default();
-    let form = format!("type=card&card[number]={number}&card[exp_month]=12&card[exp_year]=2034{cvc}");
-    let (url, authorization) =
-        (format!("{}/v1/payment_methods", world.sim.base_url), format!("Bearer {PUBLISHABLE_KEY}"));
-    let headers = [("authorization", authorization.as_str())];
-    let body = Some(("application/x-www-form-urlencoded", form.as_bytes()));
-    let answer = world.client.send("POST", &url, &headers, body).await;
-    assert_eq!(answer.status, 200, "{}", answer.text());
-    answer.json()["id"].as_str().unwrap().to_owned()
 }
 
 /// From now on a number's CVC is this one, and the bank says so of any other.
@@ -74,7 +61,14 @@ async fn pay(gateway: &Gateway<'_>, token: &str) -> Answer {
     gateway.pay("/api/weather", &Pay::card(token)).await
 }
 
-/// The same, again and again while it is told to come again: on a busy machine, others are waited for in vain now and then.
+/// With an `Idempotency-Key`.
+async fn pay_under(gateway: &Gateway<'_>, pay: Pay, key: &str) -> Answer {
+    let header = pay.header();
+    let url = format!("{}/api/weather", gateway.url);
+    gateway.world.client.send("GET", &url, &[("payment", &header), ("idempotency-key", key)], None).await
+}
+
+/// The same without, again and again while it is told to come again: on a busy machine, others are waited for in vain now and then.
 async fn pay_in_the_end(gateway: &Gateway<'_>, token: &str) -> Answer {
     loop {
         let answer = pay(gateway, token).await;
@@ -89,14 +83,14 @@ async fn pay_in_the_end(gateway: &Gateway<'_>, token: &str) -> Answer {
 
 /// A wallet, founded by a card: the owner key.
 async fn found(gateway: &Gateway<'_>, number: &str) -> String {
-    let answer = pay(gateway, &tokenise(gateway.world, number, Some("123")).await).await;
+    let answer = pay(gateway, &gateway.world.tokenise_with(number, Some("123")).await).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.receipt().client_id
 }
 
 /// Pays with a new token of a card, with its CVC.
 async fn pay_anew(gateway: &Gateway<'_>, number: &str) -> Answer {
-    pay(gateway, &tokenise(gateway.world, number, Some("123")).await).await
+    pay(gateway, &gateway.world.tokenise_with(number, Some("123")).await).await
 }
 
 fn assert_refused(answer: &Answer, status: u16, code: &str) {

@@ -26,7 +26,7 @@ async fn order(gateway: &Gateway<'_>, token: &str, key: &str, more: Value) -> An
 async fn an_order_with_a_new_token_goes_to_the_cards_wallet_and_is_carried_out_once() {
     let world = world().await;
     let gateway = world.gateway().await;
-    let token = async |cvc| tokenise(&world, GOOD, cvc).await;
+    let token = async |cvc| world.tokenise_with(GOOD, cvc).await;
     let first = order(&gateway, &token(Some("123")).await, "one", json!({})).await;
     assert_eq!(first.status, 201, "{}", first.text());
     let owner = first.json()["clientId"].clone();
@@ -65,12 +65,12 @@ async fn an_order_that_is_open_tells_no_other_token_the_owners_key() {
     let world = world().await;
     let gateway = world.gateway().await;
     let owner = found(&gateway, GOOD).await;
-    let other = tokenise(&world, GOOD, Some("123")).await;
+    let other = world.tokenise_with(GOOD, Some("123")).await;
     let spend = pay(&gateway, &other).await.receipt().client_id;
     world.faults(json!([{ "on": "payment_intents.confirm", "action": "drop", "times": 1000 }])).await;
     world.faults(json!([{ "on": "payment_intents.retrieve", "action": "drop", "times": 1000 }])).await;
     let bearer = format!("Bearer {owner}");
-    let card = tokenise(&world, OTHER, Some("123")).await;
+    let card = world.tokenise_with(OTHER, Some("123")).await;
     let body = json!({ "paymentMethodId": card }).to_string();
     let headers = [("authorization", bearer.as_str()), ("idempotency-key", "k")];
     let url = format!("{}/billing/top-ups", gateway.url);
@@ -86,7 +86,7 @@ async fn an_order_that_is_open_tells_no_other_token_the_owners_key() {
 async fn an_order_whose_clients_id_came_later_is_the_same_order() {
     let world = world().await;
     let gateway = world.gateway().await;
-    let card = tokenise(&world, GOOD, Some("123")).await;
+    let card = world.tokenise_with(GOOD, Some("123")).await;
     let first = order(&gateway, &card, "k", json!({})).await;
     let bearer = format!("Bearer {}", first.json()["clientId"].as_str().unwrap());
     let body = json!({ "paymentMethodId": card }).to_string();
@@ -109,10 +109,10 @@ async fn an_order_with_an_unknown_client_id_is_that_of_the_card() {
         let url = format!("{}/billing/top-ups", gateway.url);
         world.client.send("POST", &url, &headers, Some(("application/json", body.as_bytes()))).await
     };
-    let first = ask(tokenise(&world, GOOD, Some("123")).await, "one").await;
+    let first = ask(world.tokenise_with(GOOD, Some("123")).await, "one").await;
     assert_eq!(first.status, 201, "{}", first.text());
     assert!(first.receipt().notice.is_some_and(|notice| notice.contains("unknown")));
-    let again = ask(tokenise(&world, GOOD, Some("123")).await, "one").await;
+    let again = ask(world.tokenise_with(GOOD, Some("123")).await, "one").await;
     assert_eq!((again.status, &again.json()["id"]), (200, &first.json()["id"]), "{}", again.text());
     assert_eq!(charges(&world).await, 1);
     gateway.stop().await;
@@ -123,7 +123,7 @@ async fn the_middleware_leads_to_the_same_wallets() {
     let world = world().await;
     let shop = Shop::with(&world, "").await;
     let pay = async |cvc| {
-        let token = tokenise(&world, GOOD, cvc).await;
+        let token = world.tokenise_with(GOOD, cvc).await;
         shop.send("GET", "/five", &Pay::card(&token), None).await
     };
     let first = pay(Some("123")).await;
@@ -203,9 +203,9 @@ async fn get_is_led_to_its_cards_wallet_and_counts_no_charge() {
 
     // Whoever is not led there is told how to go on.
     set_cvc(&world, OTHER, "737").await;
-    assert_eq!(pay(&gateway, &tokenise(&world, OTHER, Some("737")).await).await.status, 200);
+    assert_eq!(pay(&gateway, &world.tokenise_with(OTHER, Some("737")).await).await.status, 200);
     std::fs::remove_dir_all(world.folder.path().join(".config")).unwrap();
-    let card = ["--payment-method".to_owned(), tokenise(&world, OTHER, None).await];
+    let card = ["--payment-method".to_owned(), world.tokenise_with(OTHER, None).await];
     let mut args = vec!["get", url.as_str(), "--stripe-base", &world.sim.base_url];
     args.extend(card.iter().map(String::as_str));
     let refused = run(world.folder.path(), &args).await;
@@ -229,10 +229,10 @@ async fn a_gateway_that_is_killed_after_the_setup_intent_asks_for_no_second_one(
         let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
         world.client.try_send("GET", &format!("{url}/api/weather"), &headers, None).await
     };
-    let first = tokenise(&world, GOOD, Some("123")).await;
+    let first = world.tokenise_with(GOOD, Some("123")).await;
     assert_eq!(ask(&process.url, &first).await.ok().unwrap().status, 200);
     world.faults(json!([{ "on": "setup_intents.create", "action": "hang", "times": 1 }])).await;
-    let token = tokenise(&world, GOOD, Some("123")).await;
+    let token = world.tokenise_with(GOOD, Some("123")).await;
     let url = process.url.clone();
     let (_, ()) = tokio::join!(ask(&url, &token), async {
         until("Stripe has made it", async || {
@@ -287,15 +287,15 @@ async fn two_nodes_check_a_card_once_and_hold_its_limits_together() {
         }
     };
     set_cvc(&world, GOOD, "737").await;
-    let first = tokenise(&world, GOOD, Some("737")).await;
+    let first = world.tokenise_with(GOOD, Some("737")).await;
     assert_eq!(ask(0, &first).await.status, 200);
-    let token = tokenise(&world, GOOD, Some("737")).await;
+    let token = world.tokenise_with(GOOD, Some("737")).await;
     let answers = join_all((0..20).map(|n| ask(n % 2, &token))).await;
     assert!(answers.iter().all(|answer| answer.status == 200), "{}", answers[0].text());
     let keys: BTreeSet<String> = answers.iter().map(|answer| answer.receipt().client_id).collect();
     assert_eq!((keys.len(), setup_intents(&world).await, charges(&world).await), (1, 1, 1));
     // Of twenty guesses at once, three are looked at.
-    let guesses = join_all((0..20).map(|_| tokenise(&world, GOOD, Some("123")))).await;
+    let guesses = join_all((0..20).map(|_| world.tokenise_with(GOOD, Some("123")))).await;
     let answers = join_all(guesses.iter().enumerate().map(|(n, token)| ask(n % 2, token))).await;
     let declined = answers.iter().filter(|answer| answer.code() == "card_declined").count();
     let others = answers.iter().filter(|answer| answer.code() == "card_has_wallet").count();
@@ -326,7 +326,7 @@ async fn a_key_that_may_not_write_setup_intents_works_as_under_key_and_says_so()
     let seat = Seat::new(&world, &mut dice);
     let process = seat.start().await;
     until("it is said", async || process.log().contains("may not write SetupIntents")).await;
-    let token = tokenise(&world, GOOD, Some("123")).await;
+    let token = world.tokenise_with(GOOD, Some("123")).await;
     let ask = async |token: &str| {
         let header = Pay::card(token).header();
         let url = format!("{}/api/weather", process.url);

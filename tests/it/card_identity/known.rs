@@ -12,7 +12,7 @@ async fn a_new_token_of_the_founding_card_spends_from_its_wallet_with_a_key_of_i
     let gateway = world.gateway().await;
     let owner = found(&gateway, GOOD).await;
     assert_eq!(setup_intents(&world).await, 0, "nobody's card is looked at without a wallet");
-    let token = tokenise(&world, GOOD, Some("123")).await;
+    let token = world.tokenise_with(GOOD, Some("123")).await;
     let (mut keys, mut left) = (BTreeSet::from([owner.clone()]), 49_500);
     for _ in 0..3 {
         let answer = pay(&gateway, &token).await;
@@ -63,7 +63,7 @@ async fn the_token_is_attached_to_nobody_and_tops_its_wallet_up_later() {
     let world = world().await;
     let gateway = world.gateway().await;
     let owner = found(&gateway, GOOD).await;
-    let token = tokenise(&world, GOOD, Some("123")).await;
+    let token = world.tokenise_with(GOOD, Some("123")).await;
     assert_eq!(pay(&gateway, &token).await.status, 200);
     let (url, secret) =
         (format!("{}/v1/payment_methods/{token}", world.sim.base_url), format!("Bearer {SECRET_KEY}"));
@@ -82,12 +82,12 @@ async fn fifty_requests_with_one_new_token_are_one_check_and_so_are_many_tokens_
     let world = world().await;
     let gateway = world.gateway().await;
     found(&gateway, GOOD).await;
-    let token = tokenise(&world, GOOD, Some("123")).await;
+    let token = world.tokenise_with(GOOD, Some("123")).await;
     let answers = join_all((0..50).map(|_| pay(&gateway, &token))).await;
     assert!(answers.iter().all(|answer| answer.status == 200), "{}", answers[0].text());
     assert_eq!((setup_intents(&world).await, charges(&world).await), (1, 1));
     // Different tokens at the same moment wait for each other.
-    let tokens = join_all((0..5).map(|_| tokenise(&world, GOOD, Some("123")))).await;
+    let tokens = join_all((0..5).map(|_| world.tokenise_with(GOOD, Some("123")))).await;
     let answers = join_all(tokens.iter().map(|token| pay_in_the_end(&gateway, token))).await;
     assert!(answers.iter().all(|answer| answer.status == 200), "{}", answers[0].text());
     assert_eq!((setup_intents(&world).await, charges(&world).await), (6, 1));
@@ -101,7 +101,7 @@ async fn tokens_of_a_card_that_nobody_knows_yet_pay_once_when_they_come_at_once(
     let mut world = world().await;
     world.shield = String::new();
     let gateway = world.gateway().await;
-    let tokens = join_all((0..7).map(|_| tokenise(&world, GOOD, Some("123")))).await;
+    let tokens = join_all((0..7).map(|_| world.tokenise_with(GOOD, Some("123")))).await;
     // Of one network, a few new payers are looked at at a time; the others come again.
     let served = async |token: &String| pay_in_the_end(&gateway, token).await;
     for answer in join_all(tokens.iter().map(served)).await {
@@ -117,21 +117,17 @@ async fn tokens_of_a_card_that_nobody_knows_yet_pay_once_when_they_come_at_once(
 async fn a_new_token_repeats_the_request_that_an_idempotency_key_has_made() {
     let world = world().await;
     let gateway = world.gateway().await;
-    let ask = async |token: String, key: &str| {
-        let header = Pay::card(&token).header();
-        let url = format!("{}/api/weather", gateway.url);
-        world.client.send("GET", &url, &[("payment", &header), ("idempotency-key", key)], None).await
-    };
-    let first = ask(tokenise(&world, GOOD, Some("123")).await, "one").await;
+    let ask = async |token: String, key: &str| pay_under(&gateway, Pay::card(&token), key).await;
+    let first = ask(world.tokenise_with(GOOD, Some("123")).await, "one").await;
     assert_eq!(first.status, 200, "{}", first.text());
     for _ in 0..2 {
-        let again = ask(tokenise(&world, GOOD, Some("123")).await, "one").await;
+        let again = ask(world.tokenise_with(GOOD, Some("123")).await, "one").await;
         assert_eq!((again.status, again.text()), (200, first.text()));
         let receipt = again.receipt();
         assert_eq!((receipt.idempotent_replay, receipt.credits_remaining.unwrap()), (Some(true), 49_500));
         assert_ne!(receipt.client_id, first.receipt().client_id);
     }
-    let other = ask(tokenise(&world, GOOD, Some("123")).await, "two").await;
+    let other = ask(world.tokenise_with(GOOD, Some("123")).await, "two").await;
     assert_eq!(other.receipt().credits_remaining.unwrap(), 49_000);
     assert_eq!(charges(&world).await, 1);
     gateway.stop().await;
@@ -143,11 +139,9 @@ async fn a_key_that_was_used_in_an_older_wallet_of_the_card_leads_to_that_one() 
     let gateway = world.gateway().await;
     let ask = async |token: String, key: &str, new_wallet: bool| {
         let pay = Pay::card(&token);
-        let header = if new_wallet { pay.new_wallet() } else { pay }.header();
-        let url = format!("{}/api/weather", gateway.url);
-        world.client.send("GET", &url, &[("payment", &header), ("idempotency-key", key)], None).await
+        pay_under(&gateway, if new_wallet { pay.new_wallet() } else { pay }, key).await
     };
-    let token = async || tokenise(&world, GOOD, Some("123")).await;
+    let token = async || world.tokenise_with(GOOD, Some("123")).await;
     let first = ask(token().await, "one", false).await;
     let second = ask(token().await, "two", true).await;
     assert_eq!((first.status, second.status, charges(&world).await), (200, 200, 2));
@@ -171,7 +165,7 @@ async fn of_several_wallets_the_newest_with_enough_credit_is_led_to() {
     let world = world().await;
     let gateway = world.gateway().await;
     let first = found(&gateway, GOOD).await;
-    let token = tokenise(&world, GOOD, Some("123")).await;
+    let token = world.tokenise_with(GOOD, Some("123")).await;
     let second = gateway.pay("/api/weather", &Pay::card(&token).new_wallet()).await;
     assert_eq!(second.status, 200, "{}", second.text());
     let second = second.receipt().client_id;
@@ -204,7 +198,7 @@ async fn identity_can_be_switched_at_any_start() {
     let mut world = world().await;
     let gateway = world.gateway().await;
     let owner = found(&gateway, GOOD).await;
-    let token = tokenise(&world, GOOD, Some("123")).await;
+    let token = world.tokenise_with(GOOD, Some("123")).await;
     let led = pay(&gateway, &token).await.receipt();
     gateway.stop().await;
     world.identity = "key";

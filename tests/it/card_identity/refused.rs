@@ -26,16 +26,16 @@ async fn without_the_banks_word_nobody_is_led_anywhere_and_all_are_told_the_same
     let world = world().await;
     let gateway = world.gateway().await;
     found(&gateway, GOOD).await;
-    let no_cvc = tokenise(&world, GOOD, None).await;
+    let no_cvc = world.tokenise_with(GOOD, None).await;
     assert_same(&gateway, std::slice::from_ref(&no_cvc)).await;
     assert_eq!(setup_intents(&world).await, 1);
     assert_eq!(number(&world.database, OPEN_CHECKS).await, 0);
     // The same token is not asked about again, and its answer is the same.
     assert_same(&gateway, std::slice::from_ref(&no_cvc)).await;
     assert_eq!(setup_intents(&world).await, 1);
-    let open = tokenise(&world, GOOD, None).await;
+    let open = world.tokenise_with(GOOD, None).await;
     // A card of which only a top-up is known; a wallet whose keys are revoked; a check that is used up.
-    let revoked = tokenise(&world, GOOD, Some("123")).await;
+    let revoked = world.tokenise_with(GOOD, Some("123")).await;
     change(&world.database, "UPDATE client_keys SET revoked_at = created_at", &[]).await;
     let asked = setup_intents(&world).await;
     assert_same(&gateway, &[no_cvc, open, revoked]).await;
@@ -44,7 +44,7 @@ async fn without_the_banks_word_nobody_is_led_anywhere_and_all_are_told_the_same
 
     // Later than a client repeats what it has waited for: as under "key".
     pass(&world, ELEVEN_MINUTES).await;
-    let answer = pay(&gateway, &tokenise(&world, GOOD, None).await).await;
+    let answer = pay(&gateway, &world.tokenise_with(GOOD, None).await).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!((charges(&world).await, number(&world.database, WALLETS).await), (2, 2));
     gateway.stop().await;
@@ -56,11 +56,11 @@ async fn a_wrong_cvc_is_a_decline_and_three_of_them_close_the_way() {
     let world = world().await;
     let gateway = world.gateway().await;
     set_cvc(&world, GOOD, "737").await;
-    let right = tokenise(&world, GOOD, Some("737")).await;
+    let right = world.tokenise_with(GOOD, Some("737")).await;
     let owner = pay(&gateway, &right).await.receipt().client_id;
     for _ in 0..3 {
         // The SetupIntent itself succeeds.
-        let answer = pay(&gateway, &tokenise(&world, GOOD, Some("123")).await).await;
+        let answer = pay(&gateway, &world.tokenise_with(GOOD, Some("123")).await).await;
         assert_refused(&answer, 402, "card_declined");
         assert!(answer.try_receipt().is_none());
     }
@@ -68,13 +68,13 @@ async fn a_wrong_cvc_is_a_decline_and_three_of_them_close_the_way() {
     let failed = "SELECT COUNT(*) FROM card_checks WHERE state = 'failed'";
     assert_eq!(number(&world.database, failed).await, 3);
     // Whoever knows it comes too late, for thirty days.
-    let token = tokenise(&world, GOOD, Some("737")).await;
+    let token = world.tokenise_with(GOOD, Some("737")).await;
     assert_refused(&pay(&gateway, &token).await, 409, "card_has_wallet");
     pass(&world, 29 * DAY).await;
-    assert_eq!(pay(&gateway, &tokenise(&world, GOOD, Some("737")).await).await.status, 200);
+    assert_eq!(pay(&gateway, &world.tokenise_with(GOOD, Some("737")).await).await.status, 200);
     assert_eq!((charges(&world).await, setup_intents(&world).await), (2, 3), "a wallet of its own");
     pass(&world, 2 * DAY).await;
-    let answer = pay(&gateway, &tokenise(&world, GOOD, Some("737")).await).await;
+    let answer = pay(&gateway, &world.tokenise_with(GOOD, Some("737")).await).await;
     assert_eq!((answer.status, charges(&world).await, setup_intents(&world).await), (200, 2, 4));
     assert_eq!(key_of(&gateway, &owner).await["balance"], 49_500);
     gateway.stop().await;
@@ -88,12 +88,12 @@ async fn a_card_that_is_declined_when_it_is_checked_is_declined() {
     let gateway = world.gateway().await;
     found(&gateway, OTHER).await;
     // As if the card had paid before it was blocked.
-    let declined = tokenise(&world, DECLINED, Some("123")).await;
+    let declined = world.tokenise_with(DECLINED, Some("123")).await;
     assert_refused(&pay(&gateway, &declined).await, 402, "card_declined");
     let blocked = "UPDATE top_ups SET fingerprint = (SELECT fingerprint FROM top_ups WHERE state = 'failed') WHERE state = 'succeeded'";
     assert_eq!(change(&world.database, blocked, &[]).await, 1);
     let before = world.stripe_calls().await.get("payment_intents.confirm").copied();
-    let answer = pay(&gateway, &tokenise(&world, DECLINED, Some("123")).await).await;
+    let answer = pay(&gateway, &world.tokenise_with(DECLINED, Some("123")).await).await;
     assert_refused(&answer, 402, "card_declined");
     assert_eq!(world.stripe_calls().await.get("payment_intents.confirm").copied(), before);
     // The shield counts what the bank said of a check like what it says of a charge: two cards, two declines of one network.
@@ -107,11 +107,11 @@ async fn a_bank_that_asks_for_its_cardholder_has_said_nothing() {
     let world = world().await;
     let gateway = world.gateway().await;
     found(&gateway, OTHER).await;
-    let asks = tokenise(&world, ASKS, Some("123")).await;
+    let asks = world.tokenise_with(ASKS, Some("123")).await;
     assert_refused(&pay(&gateway, &asks).await, 402, "authentication_required");
     let paid = "UPDATE top_ups SET fingerprint = (SELECT fingerprint FROM top_ups WHERE state = 'failed') WHERE state = 'succeeded'";
     assert_eq!(change(&world.database, paid, &[]).await, 1);
-    let answer = pay(&gateway, &tokenise(&world, ASKS, Some("123")).await).await;
+    let answer = pay(&gateway, &world.tokenise_with(ASKS, Some("123")).await).await;
     assert_refused(&answer, 409, "card_has_wallet");
     let calls = world.stripe_calls().await;
     assert_eq!((calls["setup_intents.create"], setup_state(&world).await), (1, "canceled".to_owned()));
@@ -131,7 +131,7 @@ async fn a_frozen_wallet_is_told_to_whoever_knows_the_card_and_to_nobody_else() 
     let world = world().await;
     let gateway = world.gateway().await;
     found(&gateway, GOOD).await;
-    let second = tokenise(&world, GOOD, Some("123")).await;
+    let second = world.tokenise_with(GOOD, Some("123")).await;
     assert_eq!(gateway.pay("/api/weather", &Pay::card(&second).new_wallet()).await.status, 200);
     change(
         &world.database,
@@ -142,7 +142,7 @@ async fn a_frozen_wallet_is_told_to_whoever_knows_the_card_and_to_nobody_else() 
     let answer = pay_anew(&gateway, GOOD).await;
     assert_refused(&answer, 403, "client_frozen");
     assert!(answer.try_receipt().is_none());
-    assert_same(&gateway, &[tokenise(&world, GOOD, None).await]).await;
+    assert_same(&gateway, &[world.tokenise_with(GOOD, None).await]).await;
     assert_eq!((charges(&world).await, number(&world.database, OPEN_CHECKS).await), (2, 0));
     change(&world.database, "UPDATE clients SET status = 'active'", &[]).await;
     assert_eq!(pay_anew(&gateway, GOOD).await.status, 200);
@@ -156,7 +156,7 @@ async fn a_card_that_has_topped_a_wallet_up_later_does_not_lead_to_it() {
     let gateway = world.gateway().await;
     let owner = found(&gateway, GOOD).await;
     while gateway.pay("/api/weather", &Pay::client(&owner)).await.status == 200 {}
-    let later = tokenise(&world, OTHER, Some("123")).await;
+    let later = world.tokenise_with(OTHER, Some("123")).await;
     assert_eq!(gateway.pay("/api/weather", &Pay::client(&owner).with_card(&later)).await.status, 200);
     // Its charge is young: whoever has the card may be the one who has just paid.
     assert_refused(&pay_anew(&gateway, OTHER).await, 409, "card_has_wallet");
@@ -174,21 +174,19 @@ async fn an_idempotency_key_that_the_card_has_used_charges_it_no_second_time() {
     let gateway = world.gateway().await;
     let ask = async |token: String, key: &str, new_wallet: bool| {
         let pay = Pay::card(&token);
-        let header = if new_wallet { pay.new_wallet() } else { pay }.header();
-        let url = format!("{}/api/weather", gateway.url);
-        world.client.send("GET", &url, &[("payment", &header), ("idempotency-key", key)], None).await
+        pay_under(&gateway, if new_wallet { pay.new_wallet() } else { pay }, key).await
     };
-    let first = ask(tokenise(&world, GOOD, Some("123")).await, "one", false).await;
+    let first = ask(world.tokenise_with(GOOD, Some("123")).await, "one", false).await;
     assert_eq!(first.status, 200, "{}", first.text());
     pass(&world, ELEVEN_MINUTES).await;
     for _ in 0..2 {
-        let again = ask(tokenise(&world, GOOD, None).await, "one", false).await;
+        let again = ask(world.tokenise_with(GOOD, None).await, "one", false).await;
         assert_refused(&again, 409, "card_has_wallet");
     }
     assert_eq!(charges(&world).await, 1);
-    assert_eq!(ask(tokenise(&world, GOOD, None).await, "two", false).await.status, 200);
+    assert_eq!(ask(world.tokenise_with(GOOD, None).await, "two", false).await.status, 200);
     // Said in so many words.
-    assert_eq!(ask(tokenise(&world, GOOD, None).await, "one", true).await.status, 200);
+    assert_eq!(ask(world.tokenise_with(GOOD, None).await, "one", true).await.status, 200);
     assert_eq!((charges(&world).await, number(&world.database, WALLETS).await), (3, 3));
     gateway.stop().await;
     world.assert_books_agree().await;
@@ -215,7 +213,7 @@ async fn what_nobody_knows_is_503_and_the_same_token_finds_out_by_one_check() {
         let world = world().await;
         let gateway = world.gateway().await;
         found(&gateway, GOOD).await;
-        let token = tokenise(&world, GOOD, Some("123")).await;
+        let token = world.tokenise_with(GOOD, Some("123")).await;
         // More often than one call is repeated.
         for on in ["setup_intents.create", "setup_intents.list"] {
             world.faults(json!([{ "on": on, "action": action, "times": 1000 }])).await;
@@ -244,7 +242,7 @@ async fn an_answer_that_is_lost_for_good_is_found_in_stripes_list() {
     // Stripe remembers the 500 under the key, although it has made what was asked for.
     let fault = json!([{ "on": "setup_intents.create", "action": "fail_after", "saved": true, "times": 1 }]);
     world.faults(fault).await;
-    let token = tokenise(&world, GOOD, Some("123")).await;
+    let token = world.tokenise_with(GOOD, Some("123")).await;
     for left in [49_000, 48_500] {
         let answer = pay(&gateway, &token).await;
         assert_eq!(
@@ -257,7 +255,7 @@ async fn an_answer_that_is_lost_for_good_is_found_in_stripes_list() {
     // Nothing was made: nothing can be found, and the caller is not told a wallet.
     let fault = json!([{ "on": "setup_intents.create", "action": "fail_before", "saved": true, "times": 1 }]);
     world.faults(fault).await;
-    let token = tokenise(&world, GOOD, Some("123")).await;
+    let token = world.tokenise_with(GOOD, Some("123")).await;
     assert_refused(&pay(&gateway, &token).await, 503, "card_check_pending");
     let other = pay_anew(&gateway, GOOD).await;
     assert_eq!((other.status, other.receipt().credits_remaining.unwrap()), (200, 48_000), "{}", other.text());
@@ -285,7 +283,7 @@ async fn a_charge_of_the_card_whose_outcome_is_open_keeps_it_from_being_charged_
     let world = world().await;
     let gateway = world.gateway().await;
     // The bank works on it for as long as it likes.
-    let first = tokenise(&world, PROCESSING, Some("123")).await;
+    let first = world.tokenise_with(PROCESSING, Some("123")).await;
     assert_refused(&pay(&gateway, &first).await, 503, "topup_pending");
     assert_refused(&pay_anew(&gateway, PROCESSING).await, 409, "card_has_wallet");
     crate::unknown_outcomes::finish(&world, "succeeded").await;
@@ -301,7 +299,7 @@ async fn a_bank_that_does_not_look_at_the_cvc_leads_nobody_to_a_wallet() {
         let world = world().await;
         let gateway = world.gateway().await;
         found(&gateway, number).await;
-        assert_same(&gateway, &[tokenise(&world, number, Some("123")).await]).await;
+        assert_same(&gateway, &[world.tokenise_with(number, Some("123")).await]).await;
         assert_eq!((charges(&world).await, setup_intents(&world).await), (1, 1));
         gateway.stop().await;
     }

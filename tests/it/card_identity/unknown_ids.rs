@@ -10,7 +10,7 @@ async fn an_unknown_client_id_beside_a_card_is_left_out_and_that_is_said() {
     let alone = gateway.pay("/api/weather", &Pay::client(&made_up)).await;
     assert_refused(&alone, 402, "unknown_client");
 
-    let card = tokenise(&world, GOOD, Some("123")).await;
+    let card = world.tokenise_with(GOOD, Some("123")).await;
     let founded = gateway.pay("/api/weather", &Pay::client(&made_up).with_card(&card)).await;
     assert_eq!(founded.status, 200, "{}", founded.text());
     let receipt = founded.receipt();
@@ -19,11 +19,11 @@ async fn an_unknown_client_id_beside_a_card_is_left_out_and_that_is_said() {
     let again = gateway.pay("/api/weather", &Pay::client(&receipt.client_id).with_card(&card)).await;
     assert_eq!((again.status, again.receipt().notice), (200, None));
 
-    let another = tokenise(&world, GOOD, Some("123")).await;
+    let another = world.tokenise_with(GOOD, Some("123")).await;
     let led = gateway.pay("/api/weather", &Pay::client(&made_up).with_card(&another)).await;
     assert_eq!((led.status, led.receipt().credits_remaining.unwrap()), (200, 48_500));
     assert!(led.receipt().notice.is_some());
-    let no_cvc = tokenise(&world, GOOD, None).await;
+    let no_cvc = world.tokenise_with(GOOD, None).await;
     let refused = gateway.pay("/api/weather", &Pay::client(&made_up).with_card(&no_cvc)).await;
     assert_refused(&refused, 409, "card_has_wallet");
     assert!(refused.json()["detail"].as_str().unwrap().contains("unknown"), "{}", refused.text());
@@ -34,7 +34,7 @@ async fn an_unknown_client_id_beside_a_card_is_left_out_and_that_is_said() {
         .await;
     gateway.stop().await;
     let gateway = world.gateway().await;
-    let revoked = Pay::client(&receipt.client_id).with_card(&tokenise(&world, OTHER, Some("123")).await);
+    let revoked = Pay::client(&receipt.client_id).with_card(&world.tokenise_with(OTHER, Some("123")).await);
     assert_refused(&gateway.pay("/api/weather", &revoked).await, 403, "key_revoked");
     gateway.stop().await;
     world.assert_books_agree().await;
@@ -45,12 +45,12 @@ async fn a_client_id_that_was_promised_in_vain_is_left_out_beside_a_card() {
     let world = world().await;
     let gateway = world.gateway().await;
     // Stripe works on the charge for a while, and then it fails.
-    let processing = tokenise(&world, PROCESSING, Some("123")).await;
+    let processing = world.tokenise_with(PROCESSING, Some("123")).await;
     let pending = pay(&gateway, &processing).await;
     assert_refused(&pending, 503, "topup_pending");
     let promised = pending.receipt().client_id;
     assert!(!promised.is_empty());
-    let card = tokenise(&world, OTHER, Some("123")).await;
+    let card = world.tokenise_with(OTHER, Some("123")).await;
     let both = Pay::client(&promised).with_card(&card);
     assert_refused(&gateway.pay("/api/weather", &both).await, 503, "topup_pending");
     crate::unknown_outcomes::finish(&world, "failed").await;
