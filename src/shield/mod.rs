@@ -13,7 +13,7 @@
 //! | all new payers | 10 at once | attempts whose outcome is open | `busy` |
 //! | a client | 5 attempts an hour | those that a bank answered by asking for its cardholder, and those that ended when Stripe was asked what the token is | `too_many_attempts` |
 //! | a client | 3 declines and 3 cards a day, and one fresh card | its own that a bank has seen, also those that paid; known once Stripe has told the fingerprint | `too_many_attempts` |
-//! | a card's checks | 3 that failed in 30 days, or 10 that passed in a day | SetupIntents for a card that has a wallet (`top_up::known_card`) | no check: as if the card had no wallet |
+//! | a card's checks | 3 that failed in 30 days, 10 that passed in a day, or 10 of which the bank said nothing in a day | SetupIntents for a card that has a wallet (`top_up::known_card`) | no check: as if the card had no wallet |
 //! | a card | 4 declines a day | whoever presented it, by its fingerprint; also when its holder was asked for | `too_many_attempts` |
 //!
 //! What succeeds is never held against a network, so that payers behind one address do not shut each other out; nor is what
