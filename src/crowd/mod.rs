@@ -16,6 +16,7 @@ mod places;
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,16 +102,16 @@ pub(crate) struct Standing {
 }
 
 impl Standing {
-    /// Does what the request is there for. `body_is_here`: ends when nothing more of the body is waited for.
+    /// Does what the request is there for. `body_is_here`: ends when nothing more of the body is waited for. The work is the
+    /// caller's to keep: a future that is handed on by value takes its room once in each that hands it on.
     pub(crate) async fn during<T>(
         mut self,
         body_is_here: impl Future<Output = ()>,
-        work: impl Future<Output = T>,
+        mut work: Pin<&mut impl Future<Output = T>>,
     ) -> (T, Self) {
         if !self.is_upload {
             return (work.await, self);
         }
-        let mut work = std::pin::pin!(work);
         let done = tokio::select! {
             biased;
             () = body_is_here => None,
@@ -223,7 +224,8 @@ mod tests {
         let (body_comes, body) = oneshot::channel::<()>();
         let (api_answers, answer) = oneshot::channel::<()>();
         let upload = kind.enter(one, true).unwrap();
-        let during = upload.during(async { body.await.unwrap() }, async { answer.await.unwrap() });
+        let work = std::pin::pin!(async { answer.await.unwrap() });
+        let during = upload.during(async { body.await.unwrap() }, work);
         let mut during = Box::pin(during);
         assert!(poll!(during.as_mut()).is_pending());
         assert_eq!(others(&kind), 2, "an upload takes none of their places");

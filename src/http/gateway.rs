@@ -7,6 +7,7 @@
 //! ```
 //! The part in brackets runs in a task of its own: a caller who hangs up cannot cancel money work.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -217,12 +218,12 @@ impl Gateway {
             Ok(prepared) => prepared,
             Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
         };
-        let gateway = Arc::clone(self);
         // On the process's runtime, because the connection outlives this worker; a caller who hangs up ends the call.
-        let upload = report.clone();
-        let sending = self
-            .tasks
-            .spawn(async move { standing.during(upload.sent(), gateway.upstream.send(call)).await });
+        let (gateway, upload) = (Arc::clone(self), report.clone());
+        let sending = self.tasks.spawn(async move {
+            let sending = pin!(gateway.upstream.send(call));
+            standing.during(upload.sent(), sending).await
+        });
         let Ok((answered, standing)) = AbortOnDropHandle::new(sending).await else {
             tracing::error!(request.id = %id, "a free request ended unexpectedly");
             return (problem::plain(Problem::Busy, id), Outcome::Busy);
@@ -345,7 +346,8 @@ impl Gateway {
         // The place goes along, so that hanging up does not make room while the work goes on.
         let work = self.tasks.spawn(async move {
             let upload = paid.report.clone();
-            let (outcome, standing) = standing.during(upload.sent(), gateway.open_call_capture(paid)).await;
+            let working = pin!(gateway.open_call_capture(paid));
+            let (outcome, standing) = standing.during(upload.sent(), working).await;
             (outcome, standing.answered())
         });
         let Ok((outcome, standing)) = work.await else {
@@ -504,8 +506,9 @@ impl Gateway {
             Read::Beginning(bytes) => (AnswerBody::Stream(bytes, body), None),
             Read::Cut => return None,
         };
+        let is_stream = is_stream_of_records(kept_answer::media_type_of(&head.headers));
         let mut headers: Vec<_> = self
-            .headers_for_caller(&head, true)
+            .headers_for_caller(&head, true, is_stream)
             .into_iter()
             .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
             .collect();
@@ -560,15 +563,15 @@ impl Gateway {
         let trusted = TrustedRequestHeaders {
             client: None,
             price: price.map(|price| self.offers.currency().decimal(price)),
-            currency: price.map(|_| self.offers.currency().code().to_owned()),
+            currency: price.map(|_| self.offers.currency().code()),
             request_id: id.to_string(),
             caller_request_id: callers_request_id(request),
             forwarded_for: self
                 .callers
                 .address(request)
                 .map_or_else(String::new, |address| address.to_string()),
-            forwarded_proto: self.public_url.split("://").next().unwrap_or("http").to_owned(),
-            forwarded_host: self.forwarded_host(host).to_owned(),
+            forwarded_proto: self.public_url.split("://").next().unwrap_or("http"),
+            forwarded_host: self.forwarded_host(host),
         };
         let incoming = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let mut headers = request_headers_for_upstream(incoming, &trusted, &self.upstream.headers);
@@ -659,6 +662,7 @@ impl Gateway {
         &self,
         head: &hyper::http::response::Parts,
         paid: bool,
+        is_stream: bool,
     ) -> Vec<(HeaderName, HeaderValue)> {
         let context =
             ResponseContext { paid, upstream_base: self.upstream.base(), public_url: &self.public_url };
@@ -666,7 +670,6 @@ impl Gateway {
             let name = HeaderName::from_bytes(name.as_str().as_bytes()).ok()?;
             Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
         };
-        let is_stream = is_stream_of_records(kept_answer::media_type_of(&head.headers));
         let is_to_flow = is_stream && !head.headers.contains_key(X_ACCEL_BUFFERING);
         response_headers_for_caller(&head.headers, &context)
             .into_iter()
@@ -688,7 +691,8 @@ impl Gateway {
         let Answer { head, body } = answer;
         let status = StatusCode::from_u16(head.status.as_u16()).unwrap_or(StatusCode::BAD_GATEWAY);
         let mut builder = HttpResponse::build(status);
-        for (name, value) in self.headers_for_caller(&head, note.is_some()) {
+        let is_stream = is_stream_of_records(kept_answer::media_type_of(&head.headers));
+        for (name, value) in self.headers_for_caller(&head, note.is_some(), is_stream) {
             builder.append_header((name, value));
         }
         if let Some(note) = note {
@@ -701,7 +705,6 @@ impl Gateway {
                 // What is left is known; what was read already comes before it.
                 let read = u64::try_from(beginning.len()).unwrap_or(u64::MAX);
                 let size = size(rest.size_hint().exact().and_then(|left| left.checked_add(read)));
-                let is_stream = is_stream_of_records(kept_answer::media_type_of(&head.headers));
                 GatewayBody::new(beginning, rest, size, self.idle(route), is_stream, delivery)
                     .standing(standing)
             }

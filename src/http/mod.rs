@@ -28,7 +28,10 @@ pub(crate) mod target;
 pub mod webhooks;
 pub(crate) mod who_asks;
 
-use actix_web::http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use actix_web::http::header::{
+    ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_LENGTH, HeaderMap, HeaderName,
+    HeaderValue, TRANSFER_ENCODING,
+};
 use actix_web::middleware::from_fn;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -83,9 +86,8 @@ pub(crate) fn has_body(request: &HttpRequest) -> bool {
 pub(crate) fn finish(response: &mut HttpResponse, id: RequestId) {
     let headers = response.headers_mut();
     set_request_id(headers, id);
-    let name = HeaderName::from_static;
-    headers.insert(name("access-control-allow-origin"), HeaderValue::from_static("*"));
-    headers.insert(name("access-control-expose-headers"), HeaderValue::from_static(EXPOSE_HEADERS));
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSE_HEADERS));
 }
 
 fn set_request_id(headers: &mut HeaderMap, id: RequestId) {

@@ -27,7 +27,8 @@ fn essence(media_type: Option<&str>) -> &str {
 
 /// Whether an answer of this media type may be a stream without an end.
 pub(crate) fn is_stream_of_records(media_type: Option<&str>) -> bool {
-    STREAMS.iter().any(|known| known.eq_ignore_ascii_case(essence(media_type)))
+    let essence = essence(media_type);
+    STREAMS.iter().any(|known| known.eq_ignore_ascii_case(essence))
 }
 
 /// What has proxies in front pass a stream on as it comes. What an answer says about it itself is not changed.

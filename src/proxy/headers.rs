@@ -4,6 +4,8 @@
 //! every mark as `-`, because many servers cannot tell `X_Client_Id` or `X.Client.Id` from `X-Client-Id`.
 //! Hop-by-hop headers: RFC 9110, section 7.6.1.
 
+use std::borrow::Cow;
+
 use hyper::HeaderMap;
 use hyper::header::{CACHE_CONTROL, CONNECTION, HeaderName, HeaderValue, VARY};
 
@@ -14,13 +16,13 @@ mod names;
 
 /// What the upstream may believe, because we say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TrustedRequestHeaders {
+pub struct TrustedRequestHeaders<'a> {
     /// `X-Prepaid402-Client`: the public id of the paying client; none on free routes.
     pub client: Option<String>,
     /// `X-Prepaid402-Price`: what is held for this request, as a decimal of major units.
     pub price: Option<String>,
     /// `X-Prepaid402-Currency`: lower-case ISO 4217 code.
-    pub currency: Option<String>,
+    pub currency: Option<&'a str>,
     /// `X-Request-Id`.
     pub request_id: String,
     /// `X-Prepaid402-Caller-Request-Id`: the caller's own `X-Request-Id`.
@@ -28,9 +30,9 @@ pub struct TrustedRequestHeaders {
     /// `X-Forwarded-For`: the caller's address. Not sent when empty.
     pub forwarded_for: String,
     /// `X-Forwarded-Proto`. Not sent when empty.
-    pub forwarded_proto: String,
+    pub forwarded_proto: &'a str,
     /// `X-Forwarded-Host`. Not sent when empty.
-    pub forwarded_host: String,
+    pub forwarded_host: &'a str,
 }
 
 /// What decides about the headers of an answer.
@@ -113,7 +115,7 @@ pub(crate) const CACHING: [&str; 6] =
 /// out.
 pub fn request_headers_for_upstream<'a>(
     incoming: impl Iterator<Item = (&'a str, &'a [u8])>,
-    trusted: &TrustedRequestHeaders,
+    trusted: &TrustedRequestHeaders<'_>,
     injected: &[(String, Secret)],
 ) -> HeaderMap {
     // In lower case from here on. `Connection` may come after the header that it nominates.
@@ -124,11 +126,11 @@ pub fn request_headers_for_upstream<'a>(
     let connection =
         incoming.iter().filter(|(name, _)| nominating.contains(&name.as_str())).map(|(_, value)| *value);
     let mut withheld = nominated(connection);
-    withheld.extend(injected.iter().map(|(name, _)| normalised(name)));
+    withheld.extend(injected.iter().map(|(name, _)| normalised(name).into_owned()));
     let mut headers = HeaderMap::with_capacity(incoming.len() + injected.len() + 8);
     for (name, value) in incoming {
-        let passes = names::is_the_callers(name.as_str())
-            && !is_hop_by_hop(name.as_str())
+        let passes = !is_hop_by_hop(name.as_str())
+            && names::is_the_callers(name.as_str())
             && !withheld.iter().any(|withheld| withheld == name.as_str());
         if let (true, Ok(value)) = (passes, HeaderValue::from_bytes(value)) {
             headers.append(name, value);
@@ -146,22 +148,33 @@ pub fn request_headers_for_upstream<'a>(
     headers
 }
 
-fn set_trusted(headers: &mut HeaderMap, trusted: &TrustedRequestHeaders) {
-    let ours = [
-        ("x-prepaid402-client", trusted.client.as_deref()),
-        ("x-prepaid402-price", trusted.price.as_deref()),
-        ("x-prepaid402-currency", trusted.currency.as_deref()),
-        ("x-request-id", Some(trusted.request_id.as_str())),
-        ("x-prepaid402-caller-request-id", trusted.caller_request_id.as_deref()),
-        ("x-forwarded-for", Some(trusted.forwarded_for.as_str())),
-        ("x-forwarded-proto", Some(trusted.forwarded_proto.as_str())),
-        ("x-forwarded-host", Some(trusted.forwarded_host.as_str())),
+fn set_trusted(headers: &mut HeaderMap, trusted: &TrustedRequestHeaders<'_>) {
+    // Names that are made once: each request would look at every byte of them.
+    static NAMES: [HeaderName; 8] = [
+        HeaderName::from_static("x-prepaid402-client"),
+        HeaderName::from_static("x-prepaid402-price"),
+        HeaderName::from_static("x-prepaid402-currency"),
+        HeaderName::from_static("x-request-id"),
+        HeaderName::from_static("x-prepaid402-caller-request-id"),
+        HeaderName::from_static("x-forwarded-for"),
+        HeaderName::from_static("x-forwarded-proto"),
+        HeaderName::from_static("x-forwarded-host"),
     ];
-    for (name, value) in ours {
+    let values = [
+        trusted.client.as_deref(),
+        trusted.price.as_deref(),
+        trusted.currency,
+        Some(trusted.request_id.as_str()),
+        trusted.caller_request_id.as_deref(),
+        Some(trusted.forwarded_for.as_str()),
+        Some(trusted.forwarded_proto),
+        Some(trusted.forwarded_host),
+    ];
+    for (name, value) in NAMES.iter().zip(values) {
         if let Some(value) = value.filter(|value| !value.is_empty())
             && let Ok(value) = HeaderValue::from_str(value)
         {
-            headers.insert(HeaderName::from_static(name), value);
+            headers.insert(name, value);
         }
     }
 }
@@ -180,7 +193,7 @@ pub fn response_headers_for_caller(
         let normal = normalised(name.as_str());
         let is_stripped = is_listed(&normal, &HOP_BY_HOP, &[])
             || is_listed(&normal, &NOT_FOR_CALLER, &NOT_FOR_CALLER_PREFIXES)
-            || withheld.contains(&normal)
+            || withheld.iter().any(|withheld| *withheld == normal)
             || (context.paid && is_about_caching(&normal));
         if is_stripped {
             continue;
@@ -220,9 +233,13 @@ pub(crate) fn matches_anything<'a>(mut if_none_match: impl Iterator<Item = &'a [
     if_none_match.any(|value| value.split(|byte| *byte == b',').any(|tag| tag.trim_ascii() == b"*"))
 }
 
-fn normalised(name: &str) -> String {
+/// In lower case and with every mark as `-`; nearly all names are so already.
+fn normalised(name: &str) -> Cow<'_, str> {
+    if name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+        return Cow::Borrowed(name);
+    }
     let one = |b: u8| if b.is_ascii_alphanumeric() { char::from(b.to_ascii_lowercase()) } else { '-' };
-    name.bytes().map(one).collect()
+    Cow::Owned(name.bytes().map(one).collect())
 }
 
 fn is_listed(normal: &str, names: &[&str], prefixes: &[&str]) -> bool {
@@ -233,7 +250,7 @@ fn is_listed(normal: &str, names: &[&str], prefixes: &[&str]) -> bool {
 fn nominated<'a>(connection: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
     connection
         .flat_map(|value| value.split(|b| *b == b','))
-        .map(|name| normalised(String::from_utf8_lossy(name).trim()))
+        .map(|name| normalised(String::from_utf8_lossy(name).trim()).into_owned())
         .filter(|name| !name.is_empty())
         .collect()
 }

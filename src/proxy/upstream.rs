@@ -201,10 +201,19 @@ impl Upstream {
     async fn ask(&self, request: Request<UploadBody>) -> Result<Response<Incoming>, (Error, Progress)> {
         let copy = copy_of(&request);
         let begun = Moment::now();
-        let error = match self.client.request(request).await {
-            Ok(response) => return Ok(response),
-            Err(error) => error,
-        };
+        match self.client.request(request).await {
+            Ok(response) => Ok(response),
+            // In a box: the way that most requests go does not carry room for a second one around.
+            Err(error) => Box::pin(self.ask_again(copy, error, begun)).await,
+        }
+    }
+
+    async fn ask_again(
+        &self,
+        copy: Option<Request<UploadBody>>,
+        error: Error,
+        begun: Moment,
+    ) -> Result<Response<Incoming>, (Error, Progress)> {
         let came = progress(&error, begun);
         let is_safe = |copy: &Request<UploadBody>| matches!(*copy.method(), Method::GET | Method::HEAD);
         let again = copy.filter(|copy| match came {

@@ -328,6 +328,10 @@ const COMMON: [&str; 18] = [
 
 /// Whether the upstream may see a header of the caller by this name, which is in lower case.
 pub(super) fn is_the_callers(name: &str) -> bool {
+    // Of every request, too.
+    if matches!(name, "host" | "payment" | "content-length" | "authorization") {
+        return false;
+    }
     COMMON.binary_search(&name).is_ok()
         || (is_plain(name) && !is_ours(name) && !is_taken_for_more(stem(name)))
 }

@@ -3,16 +3,16 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn trusted() -> TrustedRequestHeaders {
+fn trusted() -> TrustedRequestHeaders<'static> {
     TrustedRequestHeaders {
         client: Some("0190".into()),
         price: Some("0.05".into()),
-        currency: Some("usd".into()),
+        currency: Some("usd"),
         request_id: "req-1".into(),
         caller_request_id: Some("mine".into()),
         forwarded_for: "203.0.113.9".into(),
-        forwarded_proto: "https".into(),
-        forwarded_host: "api.example.com".into(),
+        forwarded_proto: "https",
+        forwarded_host: "api.example.com",
     }
 }
 
@@ -239,8 +239,8 @@ fn what_we_do_not_know_is_not_sent() {
         request_id: "r".into(),
         caller_request_id: None,
         forwarded_for: String::new(),
-        forwarded_proto: String::new(),
-        forwarded_host: String::new(),
+        forwarded_proto: "",
+        forwarded_host: "",
     };
     let headers = request_headers_for_upstream(std::iter::empty(), &unknown, &[]);
     assert_eq!(pairs(headers.iter()), [("x-request-id".to_owned(), "r".to_owned())]);
