@@ -22,11 +22,25 @@ pub(crate) struct TestDatabase {
 impl TestDatabase {
     /// A new one, with its tables.
     pub(crate) async fn new() -> Self {
-        let database = Self::empty().await;
-        let mut connection = database.connect().await;
-        migrate(&mut connection, &database.config).await.unwrap();
-        connection.close().await.unwrap();
-        database
+        let migrate = async |config: &DatabaseConfig| {
+            let mut connection = super::connect(config).await.unwrap();
+            migrate(&mut connection, config).await.unwrap();
+            connection.close().await.unwrap();
+        };
+        match postgres::server() {
+            None => {
+                let database = Self::empty().await;
+                migrate(&database.config).await;
+                database
+            }
+            Some(server) => {
+                let on_postgres = |url| DatabaseConfig::Postgres(Secret::new(url));
+                let url =
+                    postgres::new_migrated_database(&server, async |url| migrate(&on_postgres(url)).await)
+                        .await;
+                Self { _folder: tempfile::tempdir().unwrap(), config: on_postgres(url) }
+            }
+        }
     }
 
     /// A new one, without any table.

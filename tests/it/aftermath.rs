@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use crate::support::callers::{Crowd, DEAR, Notes, check_books, settled};
 use crate::support::dice::Dice;
+use crate::support::effort::{many, rounds};
 use crate::support::process::Seat;
 use crate::support::program::until;
-use crate::support::{Gateway, Pay, ROUTES, World, column, is_full, number, rows, verify};
+use crate::support::{Gateway, Pay, ROUTES, World, column, number, rows, verify};
 
 pub const SECRET: &str = "whsec_0123456789abcdefghijklmnopqrstuv";
 const OPEN_EVENTS: &str = "SELECT COUNT(*) FROM stripe_events WHERE state IN ('received', 'parked')";
@@ -228,7 +229,7 @@ async fn events_in_any_order_and_twice_end_in_one_state() {
     world.deliver_to(&gateway).await;
     world.sim("/webhooks/hold", json!({})).await;
     let mut seen: Vec<String> = Vec::new();
-    for round in 0..if is_full() { 60 } else { 12 } {
+    for round in rounds(8) {
         let client = gateway.new_client("/api/weather").await;
         let (intent, number) = world.intent_of(&client).await;
         world.sim("/refunds", json!({ "payment_intent": intent, "amount": 100 })).await;
@@ -320,8 +321,7 @@ async fn stripe_fails_a_third_of_the_time_and_no_charge_is_called_failed() {
     let notes = Arc::new(Mutex::new(Notes::default()));
     let crowd = Crowd::gather(&world, &notes, &process.url, 0, &mut dice);
     // Not a wait for anything: how long it goes wrong.
-    let whole = is_full() && crate::support::postgres::server().is_none();
-    tokio::time::sleep(Duration::from_secs(if whole { 120 } else { 15 })).await;
+    tokio::time::sleep(Duration::from_secs(many(10, 120) as u64)).await;
     crowd.leave().await;
     world.clear_faults().await;
     settled(&world, 1, || process.log()).await;

@@ -6,17 +6,16 @@ use std::time::{Duration, Instant};
 
 use crate::support::callers::{Crowd, DEAR, Notes, OPEN, check_books, check_cards, settled};
 use crate::support::dice::Dice;
+use crate::support::effort::{Cases, rounds};
 use crate::support::http::{Broken, Client};
 use crate::support::process::Seat;
-use crate::support::{GOOD_CARDS, Pay, ROUTES, World, is_full, is_on_sqlite, number, verify};
+use crate::support::{GOOD_CARDS, Pay, ROUTES, World, is_on_sqlite, number, verify};
 
-fn cycles() -> usize {
-    match std::env::var("CRASH_CYCLES") {
-        Ok(cycles) => cycles.parse().unwrap(),
-        Err(_) if is_full() => 100,
-        Err(_) => 25,
-    }
-}
+/// What kills must meet.
+const WHILE_STARTING: &str = "killed while it started";
+const WHILE_SERVING: &str = "killed after somebody was served";
+const UNDELIVERED: &str = "killed before an answer was delivered";
+const OPEN_CHARGE: &str = "killed while a charge was open";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kill_dash_nine_under_load_loses_nothing_and_charges_nothing_twice() {
@@ -26,19 +25,31 @@ async fn kill_dash_nine_under_load_loses_nothing_and_charges_nothing_twice() {
     let notes = Arc::new(Mutex::new(Notes::default()));
     seat.start().await.kill().await;
     world.lapse_leases().await;
-    let (begun, cycles) = (Instant::now(), cycles());
-    for cycle in 0..cycles {
-        if dice.one_in(8) {
+    let (begun, mut rounds) = (Instant::now(), rounds(12));
+    let mut cases = Cases::new(&[WHILE_STARTING, WHILE_SERVING, UNDELIVERED, OPEN_CHARGE]);
+    while let Some(cycle) = rounds.next_until_all(&cases) {
+        let is_early = dice.one_in(8);
+        cases.sometimes(WHILE_STARTING, is_early);
+        if is_early {
             // Killed while it starts: whatever recovery it had begun must be begun again.
             let process = seat.spawn();
             tokio::time::sleep(dice.micros(80_000)).await;
             process.kill().await;
             world.lapse_leases().await;
         }
+        let before = notes.lock().unwrap().served.len();
         one_life(&world, &seat, &notes, cycle, &mut dice).await;
-        let report = verify(&world.database).await;
-        assert!(report.is_clean(), "cycle {cycle}: {:#?}", report.findings);
+        cases.sometimes(WHILE_SERVING, notes.lock().unwrap().served.len() > before);
+        cases.sometimes(UNDELIVERED, number(&world.database, HAVE_UNDELIVERED).await > 0);
+        cases.sometimes(OPEN_CHARGE, number(&world.database, OPEN).await > 0);
+        // Damage stays, so that it is enough to look now and then.
+        if cycle % 6 == 0 {
+            let report = verify(&world.database).await;
+            assert!(report.is_clean(), "cycle {cycle}: {:#?}", report.findings);
+        }
     }
+    println!("{cases:?}");
+    let cycles = rounds.begun();
     let took = begun.elapsed();
     let process = seat.start().await;
     settled(&world, 1, || process.log()).await;
@@ -131,8 +142,7 @@ async fn a_polite_stop_lets_running_requests_finish_and_leaves_nothing_undeliver
     println!("answers: {:?}; connections refused or closed: {}", notes.statuses, notes.broken);
     let complete = (notes.served.len() + 1 + WAITING) as i64;
     assert_eq!(number(&world.database, USAGE).await, complete, "every capture was answered");
-    let undelivered = "SELECT COUNT(*) FROM undelivered WHERE entries <> '[]'";
-    assert_eq!(number(&world.database, undelivered).await, 0);
+    assert_eq!(number(&world.database, HAVE_UNDELIVERED).await, 0);
     assert_eq!(number(&world.database, OPEN).await, 0, "money work is finished, not left to the next start");
     world.assert_books_agree().await;
     seat.start().await.kill().await;
@@ -140,6 +150,7 @@ async fn a_polite_stop_lets_running_requests_finish_and_leaves_nothing_undeliver
     assert_eq!(number(&world.database, reversals).await, 0);
 }
 
+const HAVE_UNDELIVERED: &str = "SELECT COUNT(*) FROM undelivered WHERE entries <> '[]'";
 const USAGE: &str = "SELECT COUNT(*) FROM entries WHERE source LIKE 'usage:%' AND source NOT LIKE '%/%'";
 
 async fn until(what: &str, mut done: impl FnMut() -> bool) {

@@ -14,25 +14,19 @@ use crate::support::callers::{
 };
 use crate::support::cut_proxy::{CutProxy, Towards};
 use crate::support::dice::Dice;
+use crate::support::effort::{many, rounds};
 use crate::support::http::{Answer, Client};
 use crate::support::postgres::Cluster;
 use crate::support::process::{Process, Seat};
 use crate::support::program::{Ran, finish, program, until};
 use crate::support::raw::hang_up;
-use crate::support::{
-    GOOD, GOOD_CARDS, Pay, ROUTES, World, change, column, intents, is_full, number, rows, verify,
-};
+use crate::support::{GOOD, GOOD_CARDS, Pay, ROUTES, World, change, column, intents, number, rows, verify};
 
 /// What every node is given: 32 bytes.
 const KEY_SECRET: &str = "1:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const OTHER_KEY_SECRET: &str = "1:AQECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const USAGE: &str = "SELECT COUNT(*) FROM entries WHERE source LIKE 'usage:%' AND source NOT LIKE '%/%'";
 const REVERSALS: &str = "SELECT COUNT(*) FROM entries WHERE source LIKE 'reversal:%'";
-
-/// So many repetitions: what CI demands, or what a programmer waits for.
-fn repeats(full: u64, short: u64) -> u64 {
-    if is_full() { full } else { short }
-}
 
 /// A server that nobody crashes, one for all tests that run at the same time; the last one ends it.
 fn shared_server() -> Option<Arc<Cluster>> {
@@ -116,8 +110,9 @@ async fn five_hundred_parallel_spends_over_two_nodes_serve_exactly_a_hundred() {
     let (world, processes) = (&nodes.world, nodes.start().await);
     let clients = [Client::new(), Client::new()];
     let (mut wallet, mut seen) = (None::<String>, std::collections::BTreeMap::<String, usize>::new());
-    let (rounds, begun) = (repeats(200, 20), Instant::now());
-    for round in 0..rounds {
+    let (mut done, begun) = (0, Instant::now());
+    for round in rounds(8) {
+        done += 1;
         let card = world.tokenise(GOOD).await;
         let node = dice.pick(&processes);
         let bought = top_up(&world.client, node, &card, &format!("round-{round}"), wallet.as_deref()).await;
@@ -155,8 +150,8 @@ async fn five_hundred_parallel_spends_over_two_nodes_serve_exactly_a_hundred() {
         }
         wallet = Some(payer);
     }
-    println!("{rounds} rounds of 500 spends in {:?}: {seen:?}", begun.elapsed());
-    assert_eq!(number(&world.database, USAGE).await, i64::try_from(100 * rounds).unwrap());
+    println!("{done} rounds of 500 spends in {:?}: {seen:?}", begun.elapsed());
+    assert_eq!(number(&world.database, USAGE).await, 100 * done);
     assert_eq!(number(&world.database, REVERSALS).await, 0);
     world.assert_books_agree().await;
 }
@@ -218,8 +213,8 @@ async fn an_empty_wallet_that_asks_two_nodes_with_a_new_card_token_each_time_is_
     let mut dice = Dice::printed("new tokens over two nodes");
     let nodes = Nodes::new(&server, "", &mut dice).await;
     let (world, processes) = (&nodes.world, nodes.start().await);
-    let (rounds, mut most, begun) = (repeats(100, 20), 0, Instant::now());
-    for round in 0..rounds {
+    let (mut most, begun, mut rounds) = (0, Instant::now(), rounds(6));
+    while let Some(round) = rounds.next() {
         let first = Pay::card(&world.tokenise(GOOD).await);
         let wallet = get(&world.client, &processes[0], "/api/report", &first).await.receipt().client_id;
         for _ in 0..4 {
@@ -241,12 +236,16 @@ async fn an_empty_wallet_that_asks_two_nodes_with_a_new_card_token_each_time_is_
             most = most.max(times);
         }
         assert_eq!(charging, 1, "one answer names the charge");
-        one_attempt_each(world, usize::try_from(2 * round + 2).unwrap()).await;
+        one_attempt_each(world, 2 * round + 2).await;
         for process in &processes {
             assert_eq!(balance(world, process, &wallet).await, 50_000 - 20 * 500);
         }
     }
-    println!("{rounds} rounds of 20 new tokens in {:?}: asked {most} times at most", begun.elapsed());
+    println!(
+        "{} rounds of 20 new tokens in {:?}: asked {most} times at most",
+        rounds.begun(),
+        begun.elapsed()
+    );
     world.assert_books_agree().await;
 }
 
@@ -257,7 +256,7 @@ async fn fifty_parallel_orders_with_one_idempotency_key_over_two_nodes_are_one_c
     let nodes = Nodes::new(&server, "", &mut dice).await;
     let (world, processes) = (&nodes.world, nodes.start().await);
     let (mut most, mut wallet, begun) = (0, None::<String>, Instant::now());
-    for round in 1..=20 {
+    for round in rounds(6).map(|round| round + 1) {
         // By turns a new payer and the one before it, who had a hundred calls left.
         let known = (round % 2 == 0).then(|| wallet.clone()).flatten();
         let card = world.tokenise(GOOD).await;
@@ -282,7 +281,7 @@ async fn fifty_parallel_orders_with_one_idempotency_key_over_two_nodes_are_one_c
         }
         wallet = Some(payer);
     }
-    println!("20 rounds of 50 orders in {:?}: asked {most} times at most", begun.elapsed());
+    println!("rounds of 50 orders in {:?}: asked {most} times at most", begun.elapsed());
     assert!(most <= 5, "a few repetitions are enough");
     world.assert_books_agree().await;
 }
@@ -302,8 +301,9 @@ async fn kill_dash_nine_of_one_of_two_nodes_loses_nothing_and_the_other_goes_on(
     let survivor = nodes.seats[0].start().await;
     let living: String = column(&rows(&world.database, "SELECT id FROM nodes").await[0], 0);
     let crowd = Crowd::gather(world, &notes, &survivor.url, 0, &mut dice);
-    let (cycles, begun) = (repeats(50, 12), Instant::now());
-    for cycle in 1..=usize::try_from(cycles).unwrap() {
+    let (mut cycles, begun) = (0, Instant::now());
+    for cycle in rounds(8).map(|round| round + 1) {
+        cycles = cycle;
         let victim = nodes.seats[1].start().await;
         let others = Crowd::gather(world, &notes, &victim.url, cycle, &mut dice);
         // Not a wait for anything: the random moment of the kill.
@@ -326,7 +326,7 @@ async fn kill_dash_nine_of_one_of_two_nodes_loses_nothing_and_the_other_goes_on(
     println!("{cycles} kills of one of two nodes in {took:?}");
     let notes = Arc::into_inner(notes).unwrap().into_inner().unwrap();
     println!("answers: {:?}; broken: {}", notes.statuses, notes.broken);
-    check_books(world, &notes, cycles.try_into().unwrap()).await;
+    check_books(world, &notes, cycles).await;
     check_cards(world, &last.url, &notes).await;
     drop(last);
     world.assert_books_agree().await;
@@ -353,8 +353,9 @@ async fn a_crash_of_the_database_server_loses_nothing_and_the_nodes_come_back_by
         .enumerate()
         .map(|(life, process)| Crowd::gather(world, &notes, &process.url, life, &mut dice))
         .collect();
-    let (cycles, begun) = (repeats(50, 10), Instant::now());
-    for _ in 0..cycles {
+    let (mut cycles, begun) = (0, Instant::now());
+    for _ in rounds(6) {
+        cycles += 1;
         // Not waits for anything: the random moments of the crash and of the repair.
         tokio::time::sleep(Duration::from_millis(5) + dice.micros(400_000)).await;
         server.crash();
@@ -486,7 +487,7 @@ async fn a_wire_to_the_database_that_is_cut_at_any_byte_neither_loses_nor_double
     let Some(server) = shared_server() else { return };
     let mut dice = Dice::printed("cut wire");
     let mut wire = OnTheWire::new(&server, &mut dice).await;
-    let (each, begun) = (repeats(50, 15), Instant::now());
+    let (each, begun) = (many(12, 50) as u64, Instant::now());
     let (mut cuts, mut late, mut unknown) = (0, 0, 0);
     for orders in [false, true] {
         let lengths = wire.measure(orders).await;
@@ -521,7 +522,7 @@ async fn a_wire_to_the_database_that_is_cut_at_any_byte_neither_loses_nor_double
             }
             // Longer than anybody waits: whoever was asked meanwhile cannot know, and pays nothing.
             if !orders {
-                for n in 0..repeats(4, 1) {
+                for n in 0..many(1, 4) as u64 {
                     let bytes = usize::try_from(length + dice.below(length)).unwrap();
                     let by_bytes = (towards == Towards::Server) == (n % 2 == 0);
                     unknown += wire.outage(by_bytes.then_some((towards, bytes))).await;
@@ -612,8 +613,7 @@ async fn nodes_that_are_restarted_one_after_the_other_fail_nobody() {
     let mut dice = Dice::printed("rolling restart");
     let nodes = Nodes::new(&server, "", &mut dice).await;
     let (world, notes) = (&nodes.world, Arc::new(Mutex::new(Notes::default())));
-    let rounds = repeats(10, 3);
-    let mut life = 0;
+    let (mut life, mut rounds) = (0, rounds(2));
     let mut running = Vec::new();
     for seat in &nodes.seats {
         let process = seat.start().await;
@@ -621,7 +621,7 @@ async fn nodes_that_are_restarted_one_after_the_other_fail_nobody() {
         running.push((process, crowd));
         life += 1;
     }
-    for _ in 0..rounds {
+    for _ in rounds.by_ref() {
         for seat in &nodes.seats {
             let (stopping, crowd) = running.remove(0);
             let before = notes.lock().unwrap().served.len();
@@ -648,7 +648,7 @@ async fn nodes_that_are_restarted_one_after_the_other_fail_nobody() {
     };
     settled(world, 2, || processes[0].log()).await;
     let notes = Arc::into_inner(notes).unwrap().into_inner().unwrap();
-    println!("{rounds} rounds; answers: {:?}; refused or closed: {}", notes.statuses, notes.broken);
+    println!("{} rounds; answers: {:?}; refused or closed: {}", rounds.begun(), notes.statuses, notes.broken);
     assert_eq!(
         number(&world.database, USAGE).await,
         i64::try_from(notes.served.len()).unwrap(),

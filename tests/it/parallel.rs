@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 
 use crate::support::dice::Dice;
+use crate::support::effort::rounds;
 use crate::support::http::Answer;
 use crate::support::raw::hang_up;
-use crate::support::{GOOD, GOOD_CARDS, Gateway, Pay, ROUTES, World, is_full, number};
+use crate::support::{GOOD, GOOD_CARDS, Gateway, Pay, ROUTES, World, number};
 
 const DEAR: &str = "\n[[routes]]\npath = \"/api/report\"\nprice = \"1.00\"\n";
 /// Captures that were not given back.
@@ -40,7 +41,7 @@ async fn fifty_callers_of_one_card_who_all_hang_up_are_one_charge_and_an_exact_b
     let mut dice = Dice::printed("hang up");
     let world = World::new().await;
     let mut captures = Vec::new();
-    for round in 1..=20 {
+    for round in rounds(8).map(|round| round + 1) {
         let gateway = world.gateway().await;
         let before = number(&world.database, STANDING).await;
         let plastic = *dice.pick(&GOOD_CARDS);
@@ -78,14 +79,11 @@ async fn fifty_callers_of_one_card_who_all_hang_up_are_one_charge_and_an_exact_b
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_parallel_spends_of_a_balance_for_a_hundred_serve_exactly_a_hundred() {
     // On PostgreSQL the same is asked of two nodes at once, in `nodes`.
-    let repeats = match (is_full(), crate::support::postgres::server()) {
-        (true, None) => 200,
-        (false, Some(_)) => 5,
-        _ => 20,
-    };
+    let mut done = 0;
     let world = World::with("[limits]\nmax_concurrent_per_client = 600\n", ROUTES).await;
     let gateway = world.gateway().await;
-    for repeat in 0..repeats {
+    for repeat in rounds(5) {
+        done += 1;
         let card = world.tokenise(GOOD).await;
         let body = format!("{{\"paymentMethodId\":\"{card}\",\"topUpAmount\":50000}}");
         let key = format!("repeat-{repeat}");
@@ -117,7 +115,7 @@ async fn five_hundred_parallel_spends_of_a_balance_for_a_hundred_serve_exactly_a
         assert_eq!(world.upstream.hits() - hits, 100, "what cannot be paid does not reach the API");
     }
     gateway.stop().await;
-    assert_eq!(number(&world.database, STANDING).await, 100 * repeats);
+    assert_eq!(number(&world.database, STANDING).await, 100 * done);
     world.assert_books_agree().await;
 }
 
@@ -125,7 +123,7 @@ async fn five_hundred_parallel_spends_of_a_balance_for_a_hundred_serve_exactly_a
 async fn a_client_that_makes_a_new_card_token_for_every_retry_is_charged_once() {
     let world = World::with("", &format!("{ROUTES}{DEAR}")).await;
     let gateway = world.gateway().await;
-    for _ in 0..10 {
+    for _ in rounds(4) {
         let client = gateway.new_client("/api/report").await;
         for _ in 0..4 {
             assert_eq!(gateway.pay("/api/report", &Pay::client(&client)).await.status, 200);
@@ -156,7 +154,7 @@ async fn anonymous_tokens_of_one_card_never_share_a_wallet() {
     let world = World::new().await;
     let gateway = world.gateway().await;
     let (mut together, mut alone) = (0, 0);
-    for _ in 0..5 {
+    for _ in rounds(5) {
         let before = world.succeeded_charges().await.len();
         let mut cards = Vec::new();
         for _ in 0..20 {

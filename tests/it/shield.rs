@@ -13,10 +13,11 @@ use serde_json::{Value, json};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
+use crate::support::effort::many;
 use crate::support::http::{Answer, Client};
 use crate::support::program::until;
 use crate::support::{
-    GOOD, GOOD_CARDS, Gateway, PUBLISHABLE_KEY, Pay, ROUTES, World, change, is_full, number, postgres,
+    GOOD, GOOD_CARDS, Gateway, PUBLISHABLE_KEY, Pay, ROUTES, World, change, number, postgres,
 };
 
 /// Cards that are declined, each for another reason.
@@ -42,11 +43,7 @@ async fn world(extra: &str) -> World {
 }
 
 fn attempts() -> usize {
-    match (postgres::server(), is_full()) {
-        (None, _) => 10_000,
-        (Some(_), true) => 5_000,
-        (Some(_), false) => 1_000,
-    }
+    many(1_000, 10_000)
 }
 
 /// How often the simulated Stripe was asked for this.

@@ -4,11 +4,7 @@ use prepaid402::protocol::card_number::is_card_number;
 
 use super::*;
 use crate::support::dice::Dice;
-
-/// So many numbers: what CI demands, or what a programmer waits for.
-fn numbers() -> u64 {
-    if crate::support::is_full() { 10_000 } else { 500 }
-}
+use crate::support::effort::many;
 
 /// A number that passes the check digit, of a test card's issuer.
 fn number_of(dice: &mut Dice) -> String {
@@ -31,7 +27,7 @@ async fn ten_thousand_numbers_lead_nobody_to_a_wallet_and_the_shield_holds() {
     let mut dice = Dice::printed("numbers");
     let mut told = std::collections::BTreeMap::<String, u64>::new();
     let before = charges(&world).await;
-    for n in 0..numbers() {
+    for n in 0..many(300, 10_000) {
         // Among them the numbers of those who have wallets, with a guess at their CVC.
         let token = match n % 10 {
             0 => world.tokenise_with(GOOD, Some("111")).await,

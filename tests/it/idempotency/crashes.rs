@@ -5,12 +5,9 @@ use std::time::{Duration, Instant};
 use super::*;
 use crate::support::callers::LEFT;
 use crate::support::dice::Dice;
+use crate::support::effort::rounds;
 use crate::support::process::{Process, Seat};
 use crate::support::verify;
-
-fn cycles() -> usize {
-    std::env::var("CRASH_CYCLES").map_or(30, |cycles| cycles.parse().unwrap())
-}
 
 /// As if the killed node had been noticed at once, instead of after its lease.
 async fn buried(world: &World) {
@@ -52,7 +49,7 @@ async fn killed_at_any_moment_a_post_is_done_at_most_once_and_a_get_is_served_in
     process.terminate().await;
     process.wait().await;
     let (mut outcomes, mut left) = (std::collections::BTreeMap::<String, usize>::new(), (PACK, PACK));
-    for cycle in 0..cycles() {
+    for cycle in rounds(12) {
         let process = seat.start().await;
         let held = dice.one_in(4);
         let path = if held {
@@ -135,10 +132,10 @@ async fn killed_at_any_moment_a_post_is_done_at_most_once_and_a_get_is_served_in
         // A stop that closes the books: what was delivered now stays charged.
         process.terminate().await;
         assert!(process.wait().await.success());
-        let report = verify(&world.database).await;
-        assert!(report.is_clean(), "cycle {cycle}: {:#?}", report.findings);
     }
     println!("{outcomes:#?}");
+    let report = verify(&world.database).await;
+    assert!(report.is_clean(), "{:#?}", report.findings);
     assert_eq!(number(&world.database, "SELECT COUNT(*) FROM holds").await, 0);
     world.assert_books_agree().await;
 }

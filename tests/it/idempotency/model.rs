@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::support::dice::Dice;
-use crate::support::{GOOD, ROUTES, is_full};
+use crate::support::effort::rounds;
+use crate::support::{GOOD, ROUTES};
 
 /// What a wallet holds at the beginning.
 const RICH: i64 = 2_000_000;
@@ -170,7 +171,7 @@ impl Model {
 #[tokio::test(flavor = "multi_thread")]
 async fn random_requests_are_answered_and_charged_as_the_model_says() {
     let mut dice = Dice::printed("model of keys");
-    for _ in 0..if is_full() { 10 } else { 2 } {
+    for _ in rounds(2) {
         sequence(&mut dice.split(), 250).await;
     }
 }

@@ -3,6 +3,7 @@
 pub mod callers;
 pub mod cut_proxy;
 pub mod dice;
+pub mod effort;
 pub mod http;
 pub mod log;
 pub mod postgres;
@@ -130,10 +131,14 @@ impl World {
 
     /// With a new database, which has its tables, on a PostgreSQL server.
     pub async fn on_postgres(server: &str, extra: &str, routes: &str) -> Self {
-        let database = DatabaseConfig::Postgres(Secret::new(postgres::new_database(server).await));
-        let mut connection = db::connect(&database).await.unwrap();
-        db::migrate(&mut connection, &database).await.unwrap();
-        connection.close().await.unwrap();
+        let migrate = async |url: String| {
+            let database = DatabaseConfig::Postgres(Secret::new(url));
+            let mut connection = db::connect(&database).await.unwrap();
+            db::migrate(&mut connection, &database).await.unwrap();
+            connection.close().await.unwrap();
+        };
+        let url = postgres::new_migrated_database(server, migrate).await;
+        let database = DatabaseConfig::Postgres(Secret::new(url));
         Self::on(tempfile::tempdir().unwrap(), database, extra, routes).await
     }
 
@@ -423,11 +428,6 @@ pub fn is_on_sqlite(why: &str) -> bool {
         return false;
     }
     true
-}
-
-/// Whether the repetitions are as many as CI demands, rather than as few as a programmer waits for.
-pub fn is_full() -> bool {
-    ["CI", "FULL"].iter().any(|name| std::env::var_os(name).is_some())
 }
 
 /// A running gateway.

@@ -3,15 +3,18 @@
 //! Tests run on SQLite. One test of each test program runs the others once more, in a process of their own, with
 //! `PREPAID402_TEST_POSTGRES` naming a server: then every database that a test asks for is a new one on that server.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
+use tokio::sync::OnceCell;
 
 /// Names the server that tests use instead of SQLite.
 pub const VARIABLE: &str = "PREPAID402_TEST_POSTGRES";
@@ -23,14 +26,44 @@ pub fn server() -> Option<String> {
 
 /// A new, empty database on the server that tests use: its URL.
 pub async fn new_database(server: &str) -> String {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let name = format!("t{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-    let mut connection = PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
-    // No index of a test's own is needed at once; the fast way copies files and makes everybody wait for a checkpoint.
-    let make = format!("CREATE DATABASE {name} STRATEGY WAL_LOG");
-    sqlx::raw_sql(AssertSqlSafe(make)).execute(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
+    copy_of(server, "template1").await
+}
+
+/// The same with everything that `migrate` makes in it, which is done once for each server: the rest are copies.
+pub async fn new_migrated_database(server: &str, migrate: impl AsyncFnOnce(String)) -> String {
+    static TEMPLATES: Mutex<BTreeMap<String, Arc<OnceCell<String>>>> = Mutex::new(BTreeMap::new());
+    let cell = Arc::clone(TEMPLATES.lock().unwrap().entry(server.to_owned()).or_default());
+    let template = cell
+        .get_or_init(async || {
+            let url = new_database(server).await;
+            migrate(url.clone()).await;
+            let name = url.rsplit('/').next().unwrap().to_owned();
+            // Nobody may be connected to what is copied, not even the server's own cleaning.
+            on(server, format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false")).await;
+            name
+        })
+        .await;
+    copy_of(server, template).await
+}
+
+/// A new database like this one, to which nobody is connected: its URL.
+async fn copy_of(server: &str, template: &str) -> String {
+    let name = new_name();
+    // The other way of copying makes everybody wait for a checkpoint.
+    on(server, format!("CREATE DATABASE {name} TEMPLATE {template} STRATEGY WAL_LOG")).await;
     format!("{server}/{name}")
+}
+
+fn new_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("t{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Runs a statement on the server, outside the databases of tests.
+async fn on(server: &str, sql: String) {
+    let mut connection = PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
 }
 
 /// A server of this test's own.
@@ -196,9 +229,15 @@ pub fn run_again_on_postgres(filters: &[&str], but: &[&str]) {
     for name in but {
         command.args(["--skip", name]);
     }
+    if std::env::var_os("SOAK").is_some() {
+        command.arg("--show-output");
+    }
     let done = command.stdin(Stdio::null()).output().unwrap();
     let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
     assert!(done.status.success(), "on PostgreSQL:\n{out}\n{err}");
+    for seed in out.lines().filter(|line| line.contains("SEED=")) {
+        let _ = writeln!(std::io::stderr(), "on PostgreSQL: {seed}");
+    }
     let summary = out.lines().find(|line| line.starts_with("test result")).unwrap_or_default();
     assert!(!summary.contains(" 0 passed"), "nothing was tested on PostgreSQL: {summary}");
     let _ = writeln!(std::io::stderr(), "on PostgreSQL: {summary}");
