@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use super::account::Account;
+use super::source::{EntrySource, Source, SourceKind};
 use crate::domain::{Currency, Micros};
 
 /// A client's number: integer, because the hot path joins on it.
@@ -99,8 +100,8 @@ pub enum Command {
 pub struct Capture {
     /// Who pays.
     pub client: ClientId,
-    /// `usage:REQUEST`.
-    pub source: String,
+    /// [`SourceKind::Usage`] of the request.
+    pub source: Source,
     /// The exact price.
     pub price: Micros,
     /// The route's number.
@@ -118,8 +119,8 @@ pub struct Capture {
 pub struct TopUp {
     /// Whose credit.
     pub client: ClientId,
-    /// `topup:ID`.
-    pub source: String,
+    /// [`SourceKind::TopUp`].
+    pub source: Source,
     /// Charged to the card.
     pub amount: Micros,
     /// Given on top.
@@ -131,8 +132,8 @@ pub struct TopUp {
 /// See [`Command::Reverse`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reverse {
-    /// `usage:REQUEST`, the capture to give back. The reversal's own source is `reversal:REQUEST`.
-    pub capture: String,
+    /// [`SourceKind::Usage`] of the request, the capture to give back. The reversal's own is [`SourceKind::Reversal`].
+    pub capture: Source,
     /// Whose capture it is, if that is known; it is looked up otherwise.
     pub client: Option<ClientId>,
 }
@@ -142,8 +143,8 @@ pub struct Reverse {
 pub struct Hold {
     /// Whose credit.
     pub client: ClientId,
-    /// `hold:REQUEST`.
-    pub source: String,
+    /// [`SourceKind::Hold`] of the request.
+    pub source: Source,
     /// How much.
     pub amount: Micros,
 }
@@ -153,8 +154,8 @@ pub struct Hold {
 pub struct Release {
     /// Whose credit.
     pub client: ClientId,
-    /// `hold:REQUEST`, the hold to end. The release's own source is `release:REQUEST`.
-    pub hold: String,
+    /// [`SourceKind::Hold`] of the request, the hold to end. The release's own is [`SourceKind::Release`].
+    pub hold: Source,
 }
 
 /// See [`Command::Clawback`].
@@ -162,8 +163,8 @@ pub struct Release {
 pub struct Clawback {
     /// From whom.
     pub client: ClientId,
-    /// `refund:ID`, `dispute:TRANSACTION`.
-    pub source: String,
+    /// [`SourceKind::Refund`], [`SourceKind::Dispute`] or [`SourceKind::WriteOffReturn`].
+    pub source: Source,
     /// How much.
     pub amount: Micros,
     /// Where it goes: `RefundPending`, `StripeClearing` when Stripe has taken it already, or `Adjustment`.
@@ -191,8 +192,8 @@ pub enum Within {
 pub struct PayOut {
     /// Whose refund.
     pub client: ClientId,
-    /// `refund:ID`, the clawback. The payout's own source is `refund-paid:ID`.
-    pub refund: String,
+    /// [`SourceKind::Refund`], the clawback. The payout's own is [`SourceKind::RefundPaid`].
+    pub refund: Source,
 }
 
 /// See [`Command::Reinstate`].
@@ -200,10 +201,10 @@ pub struct PayOut {
 pub struct Reinstate {
     /// To whom.
     pub client: ClientId,
-    /// `refund-return:ID`, `reinstatement:TRANSACTION`.
-    pub source: String,
+    /// [`SourceKind::RefundReturn`] or [`SourceKind::Reinstatement`].
+    pub source: Source,
     /// The clawback's source.
-    pub of: String,
+    pub of: Source,
     /// How much of it; `None`: all, and the bonus that was forfeited with it.
     pub amount: Option<Micros>,
 }
@@ -213,8 +214,8 @@ pub struct Reinstate {
 pub struct Fee {
     /// Whose payment.
     pub client: ClientId,
-    /// `fee:TRANSACTION`, `dispute-fee:TRANSACTION`.
-    pub source: String,
+    /// [`SourceKind::Fee`] or [`SourceKind::DisputeFee`].
+    pub source: Source,
     /// How much.
     pub amount: Micros,
     /// `StripeFees` or `Dispute`.
@@ -228,8 +229,8 @@ pub struct Fee {
 pub struct Adjust {
     /// To whom.
     pub client: ClientId,
-    /// `adjustment:ID`.
-    pub source: String,
+    /// [`SourceKind::Adjustment`].
+    pub source: Source,
     /// How much.
     pub amount: Micros,
     /// What becomes of it.
@@ -248,15 +249,15 @@ pub enum Gift {
 impl Command {
     /// The idempotency key of the change.
     #[must_use]
-    pub fn source(&self) -> String {
+    pub fn source(&self) -> Source {
         match self {
             Self::Capture(capture) => capture.source.clone(),
             Self::TopUp(top_up) => top_up.source.clone(),
-            Self::Reverse(reverse) => reversal_source(&reverse.capture),
+            Self::Reverse(reverse) => reverse.capture.sibling(SourceKind::Reversal),
             Self::Clawback(clawback) => clawback.source.clone(),
             Self::Hold(hold) => hold.source.clone(),
-            Self::Release(release) => release_source(&release.hold),
-            Self::PayOut(pay_out) => payout_source(&pay_out.refund),
+            Self::Release(release) => release.hold.sibling(SourceKind::Release),
+            Self::PayOut(pay_out) => pay_out.refund.sibling(SourceKind::RefundPaid),
             Self::Reinstate(reinstate) => reinstate.source.clone(),
             Self::Fee(fee) => fee.source.clone(),
             Self::Adjust(adjust) => adjust.source.clone(),
@@ -283,29 +284,33 @@ impl Command {
     /// The sources that must be looked up before it is applied. Captures and holds are new by construction and guarded by the
     /// unique index, so their own are looked up only when they are `repeated` after a failure.
     #[must_use]
-    pub fn recalls(&self, repeated: bool) -> Vec<String> {
+    pub fn recalls(&self, repeated: bool) -> Vec<Source> {
         match self {
             Self::Capture(capture) if capture.held => {
-                let hold = hold_source(&capture.source);
-                vec![capture.source.clone(), release_source(&hold), hold]
+                let of = |kind| capture.source.sibling(kind);
+                vec![capture.source.clone(), of(SourceKind::Release), of(SourceKind::Hold)]
             }
             Self::Capture(capture) if repeated => vec![capture.source.clone()],
             Self::Hold(hold) if repeated => vec![hold.source.clone()],
             Self::Capture(_) | Self::Hold(_) => Vec::new(),
             Self::Reverse(reverse) => vec![
                 reverse.capture.clone(),
-                reversal_source(&reverse.capture),
-                hold_source(&reverse.capture),
+                reverse.capture.sibling(SourceKind::Reversal),
+                reverse.capture.sibling(SourceKind::Hold),
             ],
             Self::Release(release) => {
-                vec![release.hold.clone(), release_source(&release.hold), sibling(&release.hold, "usage")]
+                vec![
+                    release.hold.clone(),
+                    release.hold.sibling(SourceKind::Release),
+                    release.hold.sibling(SourceKind::Usage),
+                ]
             }
             Self::TopUp(_) | Self::Clawback(_) | Self::Fee(_) | Self::Adjust(_) => vec![self.source()],
             Self::PayOut(pay_out) => {
-                vec![self.source(), pay_out.refund.clone(), return_source(&pay_out.refund)]
+                vec![self.source(), pay_out.refund.clone(), pay_out.refund.sibling(SourceKind::RefundReturn)]
             }
             Self::Reinstate(reinstate) => {
-                vec![self.source(), reinstate.of.clone(), payout_source(&reinstate.of)]
+                vec![self.source(), reinstate.of.clone(), reinstate.of.sibling(SourceKind::RefundPaid)]
             }
         }
     }
@@ -321,51 +326,6 @@ impl Command {
     }
 }
 
-/// The source of another kind for the same request.
-fn sibling(source: &str, kind: &str) -> String {
-    let id = source.split_once(':').map_or(source, |(_, id)| id);
-    format!("{kind}:{id}")
-}
-
-/// The source of the hold that a capture of the same request ends.
-#[must_use]
-pub fn hold_source(capture: &str) -> String {
-    sibling(capture, "hold")
-}
-
-/// The source of the release of a hold.
-#[must_use]
-pub fn release_source(hold: &str) -> String {
-    sibling(hold, "release")
-}
-
-/// The source of the reversal of a capture.
-#[must_use]
-pub fn reversal_source(capture: &str) -> String {
-    sibling(capture, "reversal")
-}
-
-/// The source of the payout of a refund.
-#[must_use]
-pub fn payout_source(refund: &str) -> String {
-    sibling(refund, "refund-paid")
-}
-
-/// The source of the return of a refund that failed.
-#[must_use]
-pub fn return_source(refund: &str) -> String {
-    sibling(refund, "refund-return")
-}
-
-/// The source of the n-th entry of one command: the first carries the plain source, so that one look-up finds it.
-#[must_use]
-pub fn leg_source(source: &str, leg: usize) -> String {
-    match leg {
-        0 => source.to_owned(),
-        n => format!("{source}/{}", n.saturating_add(1)),
-    }
-}
-
 /// The most entries one command makes.
 pub const MAX_LEGS: usize = 3;
 
@@ -375,7 +335,7 @@ pub struct Entry {
     /// Ascending.
     pub id: EntryId,
     /// Unique.
-    pub source: String,
+    pub source: EntrySource,
     /// The account that is debited.
     pub debit: Account,
     /// The account that is credited.
@@ -472,7 +432,7 @@ pub struct Batch {
     /// The clients that the commands touch, as read under the lock. A missing one does not exist.
     pub clients: HashMap<ClientId, ClientState>,
     /// Entries already in the books under the sources that may repeat, and under the captures to reverse.
-    pub recorded: HashMap<String, Entry>,
+    pub recorded: HashMap<EntrySource, Entry>,
     /// Appended by the commands.
     pub entries: Vec<Entry>,
     /// Clients whose state changed.
@@ -480,7 +440,7 @@ pub struct Batch {
     /// Ids for new entries.
     ids: Ids,
     /// Sources posted in this batch, for commands that come twice in it.
-    posted: HashMap<String, usize>,
+    posted: HashMap<EntrySource, usize>,
 }
 
 /// Where the ids of new entries come from.
@@ -575,7 +535,11 @@ impl Batch {
     }
 
     /// The first entry under a source, from the books or from this batch.
-    fn find(&self, source: &str) -> Option<&Entry> {
+    fn find(&self, source: &Source) -> Option<&Entry> {
+        self.find_entry(&source.entry(0))
+    }
+
+    fn find_entry(&self, source: &EntrySource) -> Option<&Entry> {
         match self.posted.get(source) {
             Some(index) => self.entries.get(*index),
             None => self.recorded.get(source),
@@ -583,15 +547,15 @@ impl Batch {
     }
 
     /// All entries of one command, in the order of its legs.
-    fn legs_of(&self, source: &str) -> Vec<Entry> {
-        (0..MAX_LEGS).map_while(|leg| self.find(&leg_source(source, leg)).cloned()).collect()
+    fn legs_of(&self, source: &Source) -> Vec<Entry> {
+        source.entries().map_while(|source| self.find_entry(&source).cloned()).collect()
     }
 
     /// The answer for a source that is in the books: the recorded outcome if the content is the same. `totals` are the
     /// accounts outside the client's wallet and what they move; how the wallet's side split depends on its state then.
     fn repeat(
         &self,
-        source: &str,
+        source: &Source,
         client: ClientId,
         totals: &[(Account, Micros)],
     ) -> Option<Result<Outcome, Refusal>> {
@@ -621,7 +585,7 @@ impl Batch {
         }
         if capture.held {
             let settled = |_| (Account::Holds, Account::Revenue);
-            let hold = hold_source(&capture.source);
+            let hold = capture.source.sibling(SourceKind::Hold);
             let legs = self.held_legs(capture.client, &hold, capture.price, settled)?;
             return self.post(capture.client, &capture.source, &legs, Some(capture));
         }
@@ -646,7 +610,7 @@ impl Batch {
             .iter()
             .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))
             .ok_or(Refusal::OutOfRange)?;
-        let source = release_source(&release.hold);
+        let source = release.hold.sibling(SourceKind::Release);
         if let Some(outcome) = self.repeat(&source, release.client, &[(Account::Holds, total)]) {
             return outcome;
         }
@@ -677,13 +641,13 @@ impl Batch {
     fn held_legs(
         &self,
         client: ClientId,
-        hold: &str,
+        hold: &Source,
         amount: Micros,
         accounts: impl Fn(Account) -> (Account, Account),
     ) -> Result<Vec<Leg>, Refusal> {
         let held = self.legs_of(hold);
-        let ended = [release_source(hold), sibling(hold, "usage")];
-        if held.is_empty() || ended.iter().any(|source| self.find(source).is_some()) {
+        let has_ended = |by| self.find(&hold.sibling(by)).is_some();
+        if held.is_empty() || has_ended(SourceKind::Release) || has_ended(SourceKind::Usage) {
             return Err(Refusal::NoHold);
         }
         let total = held.iter().try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount));
@@ -728,7 +692,7 @@ impl Batch {
             return Err(Refusal::NothingToReverse);
         }
         let client = first.client;
-        let source = reversal_source(&reverse.capture);
+        let source = reverse.capture.sibling(SourceKind::Reversal);
         let total = captured
             .iter()
             .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))
@@ -737,7 +701,7 @@ impl Batch {
             return outcome;
         }
         // What was captured from a hold goes back to where the hold had taken it from.
-        let held = self.legs_of(&hold_source(&reverse.capture));
+        let held = self.legs_of(&reverse.capture.sibling(SourceKind::Hold));
         let taken_from = |nth: usize, leg: &Entry| match leg.debit {
             Account::Holds => held.get(nth).map(|hold| hold.debit).ok_or(Refusal::NothingToReverse),
             debit => Ok(debit),
@@ -795,11 +759,11 @@ impl Batch {
         if amount.is_zero() {
             return Err(Refusal::NothingToReverse);
         }
-        let source = payout_source(&pay_out.refund);
+        let source = pay_out.refund.sibling(SourceKind::RefundPaid);
         if let Some(outcome) = self.repeat(&source, pay_out.client, &[(Account::RefundPending, amount)]) {
             return outcome;
         }
-        if self.find(&return_source(&pay_out.refund)).is_some() {
+        if self.find(&pay_out.refund.sibling(SourceKind::RefundReturn)).is_some() {
             return Err(Refusal::SourceConflict);
         }
         let leg = Leg { debit: Account::RefundPending, credit: Account::StripeClearing, amount };
@@ -820,7 +784,8 @@ impl Batch {
             Some(_) => Micros::ZERO,
         };
         // A refund that had left for the card comes back to where it had come from.
-        let has_left = to == Account::RefundPending && self.find(&payout_source(&reinstate.of)).is_some();
+        let has_left = to == Account::RefundPending
+            && self.find(&reinstate.of.sibling(SourceKind::RefundPaid)).is_some();
         let from = match self.find(&reinstate.source).map(|first| first.debit) {
             // Asked for again: it may have left only after a part had come back.
             Some(before) if before == to => to,
@@ -879,7 +844,7 @@ impl Batch {
     fn post(
         &mut self,
         client: ClientId,
-        source: &str,
+        source: &Source,
         legs: &[Leg],
         usage: Option<&Capture>,
     ) -> Result<Outcome, Refusal> {
@@ -891,7 +856,7 @@ impl Batch {
             let id = self.ids.nth(entries.len()).ok_or(Refusal::OutOfRange)?;
             entries.push(Entry {
                 id,
-                source: leg_source(source, entries.len()),
+                source: source.entry(entries.len()),
                 debit: leg.debit,
                 credit: leg.credit,
                 amount: leg.amount,

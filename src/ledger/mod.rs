@@ -5,7 +5,7 @@
 //!                     top-up ──┼─► writer: BEGIN · read · core::apply · append entries · update clients · COMMIT ─► answers
 //!                    reverse ──┘
 //! ```
-//! `core.rs` has every rule and no I/O. `writer.rs` commits batches; `fault.rs` decides what a failed one means. `storage.rs`
+//! `core.rs` has every rule and no I/O; `source.rs` says what entries stand for, and which accounts that may move. `writer.rs` commits batches; `fault.rs` decides what a failed one means. `storage.rs`
 //! reads and writes, with the bulk statements of `sqlite.rs` and `postgres.rs`: two databases, one ledger.
 //! `reservations.rs` is what running requests of this node have set aside; holds set aside across nodes. `nodes.rs` finishes
 //! what dead nodes left. `mailbox.rs` brings outcomes to the threads that wait for them. `answers.rs` keeps answers for
@@ -37,6 +37,7 @@ pub mod repeat_key;
 pub mod request_key;
 pub mod reservations;
 mod shared_reads;
+pub mod source;
 mod sqlite;
 mod storage;
 #[cfg(test)]
@@ -60,6 +61,7 @@ use self::nodes::Node;
 pub use self::recording::SucceededCharge;
 pub use self::reservations::{NotReserved, Reservation, Reservations};
 use self::shared_reads::SharedReads;
+pub use self::source::{Source, SourceKind};
 pub(crate) use self::storage::undelivered_entries;
 use self::writer::{Deliveries, Job, Shared, Writer};
 pub use self::writer::{Posted, WriterCounts};
@@ -272,7 +274,7 @@ impl Ledger {
             return Err(LedgerError::Unavailable("this node's lease is not certain".to_owned()));
         }
         let (client, amount) = (reservation.client(), reservation.amount());
-        let hold = Hold { client, source: hold_source_of(&request), amount };
+        let hold = Hold { client, source: Source::new(SourceKind::Hold, request), amount };
         self.ask(|answer| Job::Hold { hold, reservation, answer }).await
     }
 
@@ -282,7 +284,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn release(&self, request: RequestId, client: ClientId) -> Result<Posted, LedgerError> {
-        self.release_held(Release { client, hold: hold_source_of(&request) }).await
+        self.release_held(Release { client, hold: Source::new(SourceKind::Hold, request) }).await
     }
 
     async fn release_held(&self, release: Release) -> Result<Posted, LedgerError> {
@@ -323,7 +325,8 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn reverse(&self, request: RequestId) -> Result<Posted, LedgerError> {
-        self.reverse_captured(Reverse { capture: usage_source(request), client: None }).await
+        self.reverse_captured(Reverse { capture: Source::new(SourceKind::Usage, request), client: None })
+            .await
     }
 
     /// The same, where it is known whose request it is.
@@ -331,7 +334,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn give_back(&self, request: RequestId, client: ClientId) -> Result<Posted, LedgerError> {
-        self.reverse_captured(Reverse { capture: usage_source(request), client: Some(client) }).await
+        self.reverse_captured(Reverse {
+            capture: Source::new(SourceKind::Usage, request),
+            client: Some(client),
+        })
+        .await
     }
 
     /// Waits until it is certain that a request whose capture has an unknown outcome is not charged: what the writer does
@@ -358,7 +365,8 @@ impl Ledger {
     /// [`DbError`].
     pub async fn is_charged(&self, request: RequestId) -> Result<bool, DbError> {
         const IS_CHARGED: &str = "SELECT EXISTS (SELECT 1 FROM entries WHERE source = $1)";
-        Ok(query_scalar(IS_CHARGED).bind(usage_source(request)).fetch_one(self.db.reader()).await?)
+        let source = Source::new(SourceKind::Usage, request).to_string();
+        Ok(query_scalar(IS_CHARGED).bind(source).fetch_one(self.db.reader()).await?)
     }
 
     async fn reverse_captured(&self, reverse: Reverse) -> Result<Posted, LedgerError> {
@@ -398,17 +406,6 @@ impl Ledger {
     pub fn total_reserved(&self) -> Micros {
         self.reservations.total_reserved()
     }
-}
-
-/// The source of a request's usage entries.
-#[must_use]
-pub fn usage_source(request: RequestId) -> String {
-    format!("usage:{request}")
-}
-
-/// The source of a request's hold.
-fn hold_source_of(request: &impl std::fmt::Display) -> String {
-    format!("hold:{request}")
 }
 
 /// Why nothing could be set aside.

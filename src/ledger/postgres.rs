@@ -210,7 +210,7 @@ fn with_rows<'q>(
     sqlx::query_scalar(statement)
         .bind(at)
         .bind(numbers(|e| e.id))
-        .bind(entries.iter().map(|e| e.source.as_str()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|e| e.source.to_string()).collect::<Vec<_>>())
         .bind(numbers(|e| e.client))
         .bind(numbers(|e| e.sequence))
         .bind(entries.iter().map(|e| e.previous).collect::<Vec<_>>())
@@ -253,7 +253,7 @@ pub(super) async fn insert_holds(
     holds: &[HoldRow],
 ) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(INSERT_HOLDS)
-        .bind(holds.iter().map(|hold| hold.request.as_str()).collect::<Vec<_>>())
+        .bind(holds.iter().map(|hold| hold.request.to_string()).collect::<Vec<_>>())
         .bind(holds.iter().map(|hold| hold.client).collect::<Vec<_>>())
         .bind(holds.iter().map(|hold| hold.amount.get()).collect::<Vec<_>>())
         .bind(node)

@@ -29,6 +29,7 @@ use super::fault::Fault;
 use super::mailbox::Recipient;
 use super::recording::{self, SucceededCharge};
 use super::reservations::{NotReserved, Reservation, Reservations};
+use super::source::Source;
 use super::storage::{self, HoldRow, Writing};
 use super::{LedgerError, sqlite};
 use crate::config::DatabaseConfig;
@@ -258,9 +259,7 @@ impl Writer {
         let holds = storage::open_holds(&mut self.connection, None).await?;
         let reversals =
             captures.into_iter().map(|(capture, client)| Command::Reverse(Reverse { capture, client }));
-        let releases = holds.into_iter().map(|(request, client)| {
-            Command::Release(Release { client, hold: super::hold_source_of(&request) })
-        });
+        let releases = holds.into_iter().map(|(hold, client)| Command::Release(Release { client, hold }));
         let asked: Vec<Asked> = reversals.chain(releases).map(Asked::Command).collect();
         let mut reversed = 0u64;
         for chunk in asked.chunks(MAX_BATCH) {
@@ -662,7 +661,7 @@ impl Writer {
     }
 
     async fn commit_jobs(&mut self, jobs: &[Job], repeated: bool) -> Result<Committed, Fault> {
-        let asked: Vec<Asked> = jobs.iter().map(Job::asked).collect();
+        let asked: Vec<Asked> = jobs.iter().filter_map(Job::asked).collect();
         let stores: Vec<Option<&StoredAnswer>> = jobs.iter().map(Job::store).collect();
         self.commit(asked, &stores, repeated).await
     }
@@ -883,7 +882,7 @@ impl Writer {
     /// whose outcome is unknown holds those locks until it has ended one way or the other.
     async fn read(&mut self, commands: &[Option<Command>], repeated: bool) -> Result<Batch, Fault> {
         let known = commands.iter().flatten();
-        let nameless: Vec<String> = known
+        let nameless: Vec<Source> = known
             .clone()
             .filter_map(|command| match command {
                 Command::Reverse(Reverse { capture, client: None }) => Some(capture.clone()),
@@ -905,7 +904,7 @@ impl Writer {
         }
         let locked = storage::lock_clients(&mut self.connection, &touched).await?;
         clients.extend(locked.clients);
-        let recall: Vec<String> = known.flat_map(|command| command.recalls(repeated)).collect();
+        let recall: Vec<Source> = known.flat_map(|command| command.recalls(repeated)).collect();
         let recorded = storage::load_recorded(&mut self.connection, &recall).await?;
         let ids = locked.entry_ids;
         let mut batch = ids.map_or_else(|| Batch::starting_at(self.next_entry), Batch::within);
@@ -925,17 +924,17 @@ impl Writer {
         for (command, outcome) in commands.iter().zip(outcomes) {
             match (command, outcome) {
                 (Some(Command::Hold(hold)), Outcome::Posted { repeated: false, .. }) => taken.push(HoldRow {
-                    request: request_of(&hold.source),
+                    request: hold.source.id().clone(),
                     client: hold.client,
                     amount: hold.amount,
                 }),
                 (Some(Command::Capture(capture)), Outcome::Posted { repeated: false, .. })
                     if capture.held =>
                 {
-                    ended.push(request_of(&capture.source));
+                    ended.push(capture.source.id().clone());
                 }
                 (Some(Command::Release(release)), Outcome::Posted { repeated: false, .. }) => {
-                    ended.push(request_of(&release.hold));
+                    ended.push(release.hold.id().clone());
                 }
                 _ => {}
             }
@@ -1011,24 +1010,17 @@ fn is_noted(store: Option<&StoredAnswer>) -> bool {
     store.is_none_or(|answer| answer.body.is_none())
 }
 
-/// `REQUEST` of `usage:REQUEST`.
-fn request_of(source: &str) -> String {
-    source.split_once(':').map_or(source, |(_, request)| request).to_owned()
-}
-
 impl Job {
-    fn asked(&self) -> Asked {
-        match self {
+    /// `None`: never in a batch.
+    fn asked(&self) -> Option<Asked> {
+        Some(match self {
             Self::Capture { capture, .. } => Asked::Command(Command::Capture(capture.clone())),
             Self::Hold { hold, .. } => Asked::Command(Command::Hold(hold.clone())),
             Self::Release { release, .. } => Asked::Command(Command::Release(release.clone())),
             Self::Reverse { reverse, .. } => Asked::Command(Command::Reverse(reverse.clone())),
             Self::TopUp { charge, .. } => Asked::Charge(charge.clone()),
-            // Never in a batch.
-            Self::Change { .. } => {
-                Asked::Command(Command::Reverse(Reverse { capture: String::new(), client: None }))
-            }
-        }
+            Self::Change { .. } => return None,
+        })
     }
 
     fn store(&self) -> Option<&StoredAnswer> {

@@ -36,7 +36,7 @@ use crate::ledger::answers::{self, KeyState, NewKey};
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{
     Capture, ClientId, ClientState, KeptHeader, Ledger, LedgerError, NotReserved, Posted, Reservation,
-    ReserveError, StoredAnswer, usage_source,
+    ReserveError, Source, SourceKind, StoredAnswer,
 };
 use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
@@ -845,7 +845,7 @@ impl Paywall {
         let is_kept = store.as_ref().is_some_and(|store| store.body.is_some());
         let capture = Capture {
             client: wallet.record.client,
-            source: usage_source(usage.request),
+            source: Source::new(SourceKind::Usage, usage.request),
             price,
             route: usage.route,
             price_list: usage.price_list,

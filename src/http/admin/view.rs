@@ -5,6 +5,7 @@ use chrono::{DateTime, SecondsFormat};
 use super::AdminState;
 use super::sessions::Session;
 use crate::domain::decimal_in;
+use crate::ledger::SourceKind;
 use crate::ledger::account::Account;
 use crate::ledger::adjustments::Adjustment;
 use crate::ledger::read::{ClientRow, EntryRow, KeyRow, PaymentTrouble, Sum, TopUpRow};
@@ -102,30 +103,27 @@ fn direction(debit: Account, credit: Account) -> i8 {
 
 /// A ledger entry in words.
 fn describe(entry: &EntryRow) -> String {
-    let kind = entry.source.split(':').next().unwrap_or_default();
     let touches = |account| entry.debit == account || entry.credit == account;
-    let words = match kind {
-        "topup" | "top_up" if entry.credit == Account::ClientDebt => "Top-up, repaying debt",
-        "topup" | "top_up" if touches(Account::Promotion) => "Bonus of a top-up",
-        "topup" | "top_up" => "Top-up",
-        "bonus" | "promotion" => "Bonus",
-        "usage" | "capture" => "Usage",
-        "reversal" => "Reversal",
-        "refund" => "Refund",
-        "refund-paid" => "Refund paid out",
-        "refund-return" => "Refund returned",
-        "reinstatement" => "Dispute, money back",
-        "dispute-fee" => "Dispute fee",
-        "fee" => "Stripe fee",
-        "dispute" => "Dispute",
-        "hold" => "Hold",
-        "settle" => "Hold settled",
-        "release" => "Hold released",
-        "expire" | "expiry" => "Expired credit",
-        "adjustment" if entry.credit == Account::ClientDebt => "Adjustment, debt written off",
-        "adjustment" => "Adjustment, credit given",
-        "write-off-return" => "Adjustment, written-off debt taken back",
-        _ => "Entry",
+    let words = match entry.of().map(|source| source.kind()) {
+        Some(SourceKind::TopUp) if entry.credit == Account::ClientDebt => "Top-up, repaying debt",
+        Some(SourceKind::TopUp) if touches(Account::Promotion) => "Bonus of a top-up",
+        Some(SourceKind::TopUp) => "Top-up",
+        Some(SourceKind::Usage) => "Usage",
+        Some(SourceKind::Reversal) => "Reversal",
+        Some(SourceKind::Refund) => "Refund",
+        Some(SourceKind::RefundPaid) => "Refund paid out",
+        Some(SourceKind::RefundReturn) => "Refund returned",
+        Some(SourceKind::Reinstatement) => "Dispute, money back",
+        Some(SourceKind::DisputeFee) => "Dispute fee",
+        Some(SourceKind::Fee) => "Stripe fee",
+        Some(SourceKind::Dispute) => "Dispute",
+        Some(SourceKind::Hold) => "Hold",
+        Some(SourceKind::Release) => "Hold released",
+        Some(SourceKind::Adjustment) if entry.credit == Account::ClientDebt => "Adjustment, debt written off",
+        Some(SourceKind::Adjustment) => "Adjustment, credit given",
+        Some(SourceKind::WriteOffReturn) => "Adjustment, written-off debt taken back",
+        // Of a newer program.
+        None => "Entry",
     };
     match &entry.route {
         Some(route) if words == "Usage" => format!("Usage {route}"),
@@ -414,8 +412,8 @@ mod tests {
         use Account::{ClientBonus, ClientDebt, ClientPaid, Promotion, Revenue, StripeClearing};
         for (source, debit, credit, route, expected, sign) in [
             ("topup:1", StripeClearing, ClientPaid, None, "Top-up", "+"),
-            ("topup:1:bonus", Promotion, ClientBonus, None, "Bonus of a top-up", "+"),
-            ("topup:1:debt", StripeClearing, ClientDebt, None, "Top-up, repaying debt", "+"),
+            ("topup:1/2", Promotion, ClientBonus, None, "Bonus of a top-up", "+"),
+            ("topup:1/2", StripeClearing, ClientDebt, None, "Top-up, repaying debt", "+"),
             ("usage:1", ClientPaid, Revenue, Some("GET /a"), "Usage GET /a", "\u{2212}"),
             ("reversal:1", Revenue, ClientPaid, Some("GET /a"), "Reversal (GET /a)", "+"),
             ("repay:1", ClientPaid, ClientDebt, None, "Entry", ""),

@@ -63,7 +63,7 @@ async fn original() -> Original {
     batch.clients.extend(locked.clients);
     batch.apply(&Command::Clawback(Clawback {
         client: second,
-        source: "dispute:1".to_owned(),
+        source: "dispute:1".parse().unwrap(),
         amount: m(400),
         to: Account::StripeClearing,
         forfeits: m(0),
@@ -71,7 +71,7 @@ async fn original() -> Original {
     }));
     batch.apply(&Command::TopUp(TopUp {
         client: second,
-        source: "topup:later".to_owned(),
+        source: "topup:later".parse().unwrap(),
         amount: m(50),
         bonus: m(0),
         currency: Currency::USD,
@@ -275,6 +275,27 @@ const DAMAGES: &[(&str, &str, &str)] = &[
         "same account",
         "UPDATE entries SET credit = debit WHERE id = #4",
         "entry #4: it debits and credits the same",
+    ),
+    (
+        "kind that does not exist",
+        "UPDATE entries SET source = 'usages:a' WHERE id = #4",
+        "entry #4: the kind of its source is unknown",
+    ),
+    (
+        "no kind",
+        "UPDATE entries SET source = 'a' WHERE id = #4",
+        "entry #4: the kind of its source is unknown",
+    ),
+    ("no id", "UPDATE entries SET source = 'usage:' WHERE id = #4", "entry #4: its source is malformed"),
+    (
+        "fourth entry",
+        "UPDATE entries SET source = 'usage:a/4' WHERE id = #4",
+        "entry #4: its source is malformed",
+    ),
+    (
+        "usage as another kind",
+        "UPDATE entries SET source = 'hold:a' WHERE id = #4",
+        "entry #4: its accounts are not those of its kind",
     ),
     ("usage that is no revenue", "UPDATE entries SET credit = 12 WHERE id = #13", "entry #13: its accounts"),
     ("top-up out of nothing", "UPDATE entries SET debit = 10 WHERE id = #3", "entry #3: its accounts"),

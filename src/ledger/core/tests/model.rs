@@ -45,7 +45,7 @@ struct Done {
 #[derive(Debug, Default)]
 struct Model {
     wallets: BTreeMap<ClientId, Wallet>,
-    done: BTreeMap<String, Done>,
+    done: BTreeMap<Source, Done>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,12 +137,12 @@ impl Model {
     /// What becomes of a command that needs a hold, unless that is a matter of balances. `None`: it is.
     fn ends_a_hold(&mut self, command: &Command) -> Option<Expected> {
         let (client, hold, amount) = match command {
-            Command::Capture(c) if c.held => (c.client, c.source.replace("usage", "hold"), Some(c.price)),
+            Command::Capture(c) if c.held => (c.client, c.source.sibling(SourceKind::Hold), Some(c.price)),
             Command::Release(r) => (r.client, r.hold.clone(), None),
             _ => return None,
         };
-        let number = hold.split_once(':').map_or("", |(_, number)| number);
-        let over = ["usage", "release"].iter().any(|end| self.done.contains_key(&format!("{end}:{number}")));
+        let ends = [SourceKind::Usage, SourceKind::Release];
+        let over = ends.into_iter().any(|end| self.done.contains_key(&hold.sibling(end)));
         let Some(Done { command: Command::Hold(held), paid, bonus, .. }) = self.done.get(&hold).cloned()
         else {
             return Some(Expected::Refused(Refusal::NoHold));
@@ -163,7 +163,7 @@ impl Model {
     }
 
     /// A clawback that is in the books: what it asked for, and the bonus that it forfeited.
-    fn clawed(&self, source: &str) -> Option<(&Clawback, i64)> {
+    fn clawed(&self, source: &Source) -> Option<(&Clawback, i64)> {
         match self.done.get(source) {
             Some(Done { command: Command::Clawback(clawback), bonus, .. }) => Some((clawback, *bonus)),
             _ => None,
@@ -181,8 +181,8 @@ impl Model {
             Command::PayOut(p) => match self.clawed(&p.refund) {
                 Some((of, _)) if of.client != p.client => Some(Refusal::SourceConflict),
                 Some((of, _)) if of.to != Account::RefundPending => Some(Refusal::NothingToReverse),
-                Some(_) if self.done.contains_key(&p.refund.replace("refund", "refund-return")) => {
-                    let left = self.done.contains_key(&p.refund.replace("refund", "refund-paid"));
+                Some(_) if self.done.contains_key(&p.refund.sibling(SourceKind::RefundReturn)) => {
+                    let left = self.done.contains_key(&p.refund.sibling(SourceKind::RefundPaid));
                     (!left).then_some(Refusal::SourceConflict)
                 }
                 Some(_) => None,
@@ -202,7 +202,7 @@ impl Model {
 
     /// What a command that is accepted moves outside of the wallets: debits minus credits.
     fn others(&self, command: &Command, before: Wallet) -> Vec<(Account, i64)> {
-        let of = |source: &String| match &self.done[source].command {
+        let of = |source: &Source| match &self.done[source].command {
             Command::Capture(c) => c.price.get(),
             Command::Hold(h) => h.amount.get(),
             other => panic!("{other:?}"),
@@ -226,7 +226,7 @@ impl Model {
             Command::Reinstate(r) => {
                 let (of, forfeited) = self.clawed(&r.of).unwrap();
                 let has_left = of.to == Account::RefundPending
-                    && self.done.contains_key(&r.of.replace("refund", "refund-paid"));
+                    && self.done.contains_key(&r.of.sibling(SourceKind::RefundPaid));
                 let from = if has_left { Account::StripeClearing } else { of.to };
                 let amount = r.amount.unwrap_or(of.amount).get();
                 vec![(from, amount), (Account::Promotion, if r.amount.is_none() { forfeited } else { 0 })]
@@ -344,10 +344,8 @@ impl Books {
             Step::Do(command) => Some(command),
             Step::NextBatch => None,
         });
-        let recalled: HashSet<String> = commands
-            .flat_map(|command| command.recalls(true))
-            .flat_map(|source| (0..MAX_LEGS).map(move |leg| leg_source(&source, leg)))
-            .collect();
+        let recalled: HashSet<EntrySource> =
+            commands.flat_map(|command| command.recalls(true)).flat_map(|source| source.entries()).collect();
         let recorded = self.entries.iter().filter(|entry| recalled.contains(&entry.source));
         batch.recorded = recorded.map(|entry| (entry.source.clone(), entry.clone())).collect();
         batch
@@ -440,7 +438,7 @@ fn play(steps: &[Step], seen: &mut Seen) {
         };
         let entries = batch.entries.len();
         let debt = model.wallets.values().map(|wallet| i128::from(wallet.debt)).sum::<i128>();
-        let in_books = batch.recorded.contains_key(&command.source());
+        let in_books = batch.recorded.contains_key(&command.source().entry(0));
         let expected = model.expect(command);
         let outcome = batch.apply(command);
         let added = batch.entries.len() - entries;
@@ -481,8 +479,9 @@ fn play(steps: &[Step], seen: &mut Seen) {
             Command::Adjust(_) => "write-off",
         };
         *seen.entry(format!("{kind}: {what}")).or_default() += 1;
-        let settled =
-            |entry: &Entry| entry.source == command.source() && command.source().starts_with("reversal");
+        let settled = |entry: &Entry| {
+            entry.source == command.source().entry(0) && entry.source.kind() == SourceKind::Reversal
+        };
         let of_a_hold = match command {
             Command::Reverse(r) => batch.find(&r.capture).is_some_and(|entry| entry.debit == Account::Holds),
             _ => false,
@@ -491,7 +490,7 @@ fn play(steps: &[Step], seen: &mut Seen) {
             *seen.entry("reverse: of a settled hold".to_owned()).or_default() += 1;
         }
         if let (Command::Reinstate(r), Outcome::Posted { repeated: false, .. }) = (command, &outcome)
-            && batch.find(&payout_source(&r.of)).is_some()
+            && batch.find(&r.of.sibling(SourceKind::RefundPaid)).is_some()
         {
             *seen.entry("back: of what had left".to_owned()).or_default() += 1;
         }
@@ -519,6 +518,10 @@ fn clients() -> impl Strategy<Value = ClientId> {
     prop_oneof![12 => Just(1i64), 6 => Just(2i64), 4 => Just(3i64), 2 => Just(4i64), 1 => Just(9i64)]
 }
 
+fn numbered(kind: &str, number: u8) -> Source {
+    format!("{kind}:{number}").parse().unwrap()
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let number = 0..40u8;
     let amount = prop_oneof![2 => amounts(), 1 => few_amounts()];
@@ -526,7 +529,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (clients(), number.clone(), amount.clone(), 0..3i64).prop_map(|(client, n, price, route)| {
             Command::Capture(Capture {
                 client,
-                source: format!("usage:{n}"),
+                source: numbered("usage", n),
                 price,
                 route,
                 price_list: 1,
@@ -541,7 +544,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             let bonus = if odd % 2 == 0 { bonus } else { Micros::ZERO };
             // Client 2 lives at the end of the range, where giving back may not fit any more.
             let amount = if client == 2 && odd > 9 { Micros::MAX.saturating_sub(amount) } else { amount };
-            Command::TopUp(TopUp { client, source: format!("topup:{n}"), amount, bonus, currency })
+            Command::TopUp(TopUp { client, source: numbered("topup", n), amount, bonus, currency })
         },
     );
     let reverse = (number.clone(), 0..20u8).prop_map(|(n, odd)| {
@@ -551,16 +554,16 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             2 => "refund",
             _ => "usage",
         };
-        Command::Reverse(Reverse { capture: format!("{of}:{n}"), client: None })
+        Command::Reverse(Reverse { capture: numbered(of, n), client: None })
     });
     // Settling and releasing hit a hold when they name the same number; settling when the amount fits, too.
     let held = 35..80u8;
     let hold = (clients(), held.clone(), prop_oneof![1 => amount.clone(), 3 => few_amounts()])
-        .prop_map(|(client, n, amount)| Command::Hold(Hold { client, source: format!("hold:{n}"), amount }));
+        .prop_map(|(client, n, amount)| Command::Hold(Hold { client, source: numbered("hold", n), amount }));
     let settle = (clients(), held.clone(), few_amounts()).prop_map(|(client, n, price)| {
         Command::Capture(Capture {
             client,
-            source: format!("usage:{n}"),
+            source: numbered("usage", n),
             price,
             route: 1,
             price_list: 1,
@@ -574,7 +577,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             1 => "release",
             _ => "hold",
         };
-        Command::Release(Release { client, hold: format!("{of}:{n}") })
+        Command::Release(Release { client, hold: numbered(of, n) })
     });
     let within = prop_oneof![
         2 => Just(Within::Debt),
@@ -587,7 +590,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             let to = if dispute { Account::StripeClearing } else { Account::RefundPending };
             Command::Clawback(Clawback {
                 client,
-                source: format!("refund:{n}"),
+                source: numbered("refund", n),
                 amount,
                 to,
                 forfeits,
@@ -596,23 +599,23 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         },
     );
     let pay_out = (clients(), number.clone())
-        .prop_map(|(client, n)| Command::PayOut(PayOut { client, refund: format!("refund:{n}") }));
+        .prop_map(|(client, n)| Command::PayOut(PayOut { client, refund: numbered("refund", n) }));
     let back =
         (clients(), number.clone(), proptest::option::of(amount.clone())).prop_map(|(client, n, part)| {
             // What comes back in part comes back under a source of its own.
             let kind = if part.is_some() { "reinstatement" } else { "refund-return" };
-            let source = format!("{kind}:{n}");
-            Command::Reinstate(Reinstate { client, source, of: format!("refund:{n}"), amount: part })
+            let source = numbered(kind, n);
+            Command::Reinstate(Reinstate { client, source, of: numbered("refund", n), amount: part })
         });
     let adjust =
         (clients(), number.clone(), few_amounts(), any::<bool>()).prop_map(|(client, n, amount, credit)| {
             let gift = if credit { Gift::Credit } else { Gift::Forgiveness };
-            Command::Adjust(Adjust { client, source: format!("adjustment:{n}"), amount, gift })
+            Command::Adjust(Adjust { client, source: numbered("adjustment", n), amount, gift })
         });
     let fee = (clients(), number, few_amounts(), any::<bool>(), any::<bool>()).prop_map(
         |(client, n, amount, dispute, is_returned)| {
             let account = if dispute { Account::Dispute } else { Account::StripeFees };
-            Command::Fee(Fee { client, source: format!("fee:{n}"), amount, account, is_returned })
+            Command::Fee(Fee { client, source: numbered("fee", n), amount, account, is_returned })
         },
     );
     let command = prop_oneof![
@@ -639,11 +642,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// What may come after a hold, a capture or a clawback.
 fn follow_up(step: &Step, which: u8) -> Option<Step> {
-    let number = |source: &str| source.split_once(':').map(|(_, number)| number.to_owned());
     let command = match (step, which) {
         (Step::Do(Command::Hold(hold)), 0 | 1) => Command::Capture(Capture {
             client: hold.client,
-            source: format!("usage:{}", number(&hold.source)?),
+            source: hold.source.sibling(SourceKind::Usage),
             price: hold.amount,
             route: 1,
             price_list: 1,
@@ -661,18 +663,17 @@ fn follow_up(step: &Step, which: u8) -> Option<Step> {
         }
         (Step::Do(Command::Clawback(taken)), which) => Command::Reinstate(Reinstate {
             client: taken.client,
-            source: format!(
-                "{}:{}",
-                if which == 1 { "reinstatement" } else { "refund-return" },
-                number(&taken.source)?
-            ),
+            source: taken.source.sibling(match which {
+                1 => SourceKind::Reinstatement,
+                _ => SourceKind::RefundReturn,
+            }),
             of: taken.source.clone(),
             amount: (which == 1).then(|| taken.amount.min(Micros::new(7).unwrap_or(Micros::ZERO))),
         }),
         // Whoever lives at the end of the range and is filled up again cannot be given back what was spent before.
         (Step::Do(Command::Capture(capture)), 1) if capture.client == 2 => Command::TopUp(TopUp {
             client: 2,
-            source: format!("topup:{}", number(&capture.source)?),
+            source: capture.source.sibling(SourceKind::TopUp),
             amount: capture.price,
             bonus: Micros::ZERO,
             currency: Currency::USD,
