@@ -131,6 +131,7 @@ async fn group_commit(name: &str, database: &DatabaseConfig, duration: Duration,
                 price_list: 1,
                 upstream_status: 200,
                 held: false,
+                key: None,
             };
             let posted = ledger.capture(capture, reservation).await.expect("captured");
             ledger.delivered(posted.entry);

@@ -79,6 +79,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::ledger::account::Rail;
 
     fn entry(source: &str, debit: Account, credit: Account) -> EntryRow {
         EntryRow {
@@ -99,6 +100,7 @@ mod tests {
             route: None,
             price_list: Some(1),
             upstream_status: None,
+            key: None,
         }
     }
 
@@ -106,11 +108,11 @@ mod tests {
     fn every_movement_has_a_word_of_the_payers() {
         use Account::{
             Adjustment, ClientBonus, ClientDebt, ClientPaid, Holds, Promotion, RefundPending, Revenue,
-            StripeClearing,
         };
+        const CLEARING: Account = Account::Clearing(Rail::Stripe);
         for (source, debit, credit, kind, part, change) in [
-            ("topup:t", StripeClearing, ClientDebt, "topup", "debt", "-1.50"),
-            ("topup:t/2", StripeClearing, ClientPaid, "topup", "paid", "1.50"),
+            ("topup:t", CLEARING, ClientDebt, "topup", "debt", "-1.50"),
+            ("topup:t/2", CLEARING, ClientPaid, "topup", "paid", "1.50"),
             ("topup:t/3", Promotion, ClientBonus, "bonus", "bonus", "1.50"),
             ("usage:r", ClientPaid, Revenue, "usage", "paid", "-1.50"),
             ("usage:r/2", ClientBonus, Revenue, "usage", "bonus", "-1.50"),
@@ -121,8 +123,8 @@ mod tests {
             ("refund:x/2", ClientDebt, RefundPending, "refund", "debt", "1.50"),
             ("refund:x/3", ClientBonus, Promotion, "refund", "bonus", "-1.50"),
             ("refund-return:x", RefundPending, ClientPaid, "refund_returned", "paid", "1.50"),
-            ("dispute:txn_1", ClientDebt, StripeClearing, "dispute", "debt", "1.50"),
-            ("reinstatement:txn_2", StripeClearing, ClientPaid, "dispute_returned", "paid", "1.50"),
+            ("dispute:txn_1", ClientDebt, CLEARING, "dispute", "debt", "1.50"),
+            ("reinstatement:txn_2", CLEARING, ClientPaid, "dispute_returned", "paid", "1.50"),
             ("adjustment:a", Adjustment, ClientBonus, "adjustment", "bonus", "1.50"),
             ("adjustment:a", Adjustment, ClientDebt, "adjustment", "debt", "-1.50"),
             ("write-off-return:a.2", ClientPaid, Adjustment, "adjustment", "paid", "-1.50"),

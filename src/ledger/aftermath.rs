@@ -5,7 +5,7 @@
 //! that Stripe knows about one charge at one moment, each movement of money with a name of its own, and a movement that is in
 //! the books already is found there. Facts only ever grow; one that was read earlier and arrives later changes nothing.
 
-use super::account::Account;
+use super::account::{Account, Rail};
 use super::adjustments::{NewAdjustment, adjust};
 use super::core::{Clawback, ClientId, Command, Fee, PayOut, Refusal, Reinstate, Within};
 use super::request_key::asked_before;
@@ -356,7 +356,7 @@ async fn align(connection: &mut Connection, facts: &ChargeFacts, at: i64) -> Res
     let mut commands = Vec::new();
     if let Some(fee) = &facts.fee {
         let source = Source::named(SourceKind::Fee, &fee.id)?;
-        push_fee(&mut commands, client, source, fee.amount, Account::StripeFees, false);
+        push_fee(&mut commands, client, source, fee.amount, Account::Fees(Rail::Stripe), false);
     }
     for refund in &facts.refunds {
         if let Err(refusal) = align_refund(connection, &charge, refund, at, &mut commands).await? {
@@ -616,7 +616,7 @@ fn movements(
                     client,
                     source: source.clone(),
                     amount: movement.amount,
-                    to: Account::StripeClearing,
+                    to: Account::Clearing(Rail::Stripe),
                     forfeits: Micros::ZERO,
                     within: Within::Debt,
                 }));
@@ -633,7 +633,14 @@ fn movements(
             }
         }
         let source = Source::named(SourceKind::DisputeFee, &movement.id)?;
-        push_fee(commands, client, source, movement.fee, Account::Dispute, movement.fee_is_returned);
+        push_fee(
+            commands,
+            client,
+            source,
+            movement.fee,
+            Account::Dispute(Rail::Stripe),
+            movement.fee_is_returned,
+        );
     }
     Ok(())
 }

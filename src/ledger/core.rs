@@ -7,12 +7,14 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::account::Account;
+use super::account::{Account, Rail};
 use super::source::{EntrySource, Source, SourceKind};
 use crate::domain::{Currency, Micros};
 
 /// A client's number: integer, because the hot path joins on it.
 pub type ClientId = i64;
+/// A client key's number.
+pub type KeyNumber = i64;
 /// An entry's number. Those of one client ascend in the order of commits; where there is one writer, all do.
 pub type EntryId = i64;
 
@@ -112,6 +114,8 @@ pub struct Capture {
     pub upstream_status: u16,
     /// Whether the price was set aside by a hold of the same request, which this ends.
     pub held: bool,
+    /// The client key that spends.
+    pub key: Option<KeyNumber>,
 }
 
 /// See [`Command::TopUp`].
@@ -147,6 +151,8 @@ pub struct Hold {
     pub source: Source,
     /// How much.
     pub amount: Micros,
+    /// The client key that spends.
+    pub key: Option<KeyNumber>,
 }
 
 /// See [`Command::Release`].
@@ -362,6 +368,8 @@ pub struct Entry {
     pub price_list: Option<i64>,
     /// For usage: what the upstream answered.
     pub upstream_status: Option<u16>,
+    /// For usage and holds: the client key that spent. `None` where nobody did, and before schema 8.
+    pub key: Option<KeyNumber>,
 }
 
 /// What became of a command.
@@ -477,6 +485,26 @@ impl Ids {
     }
 }
 
+/// What an entry says beside what it moves.
+#[derive(Debug, Clone, Copy, Default)]
+struct About {
+    route: Option<i64>,
+    price_list: Option<i64>,
+    upstream_status: Option<u16>,
+    key: Option<KeyNumber>,
+}
+
+impl Capture {
+    fn about(&self) -> About {
+        About {
+            route: Some(self.route),
+            price_list: Some(self.price_list),
+            upstream_status: Some(self.upstream_status),
+            key: self.key,
+        }
+    }
+}
+
 /// One movement between accounts, before it becomes an entry.
 #[derive(Debug, Clone, Copy)]
 struct Leg {
@@ -587,10 +615,10 @@ impl Batch {
             let settled = |_| (Account::Holds, Account::Revenue);
             let hold = capture.source.sibling(SourceKind::Hold);
             let legs = self.held_legs(capture.client, &hold, capture.price, settled)?;
-            return self.post(capture.client, &capture.source, &legs, Some(capture));
+            return self.post(capture.client, &capture.source, &legs, capture.about());
         }
         let legs = self.spending_legs(capture.client, capture.price, Account::Revenue)?;
-        self.post(capture.client, &capture.source, &legs, Some(capture))
+        self.post(capture.client, &capture.source, &legs, capture.about())
     }
 
     fn hold(&mut self, hold: &Hold) -> Result<Outcome, Refusal> {
@@ -598,7 +626,7 @@ impl Batch {
             return outcome;
         }
         let legs = self.spending_legs(hold.client, hold.amount, Account::Holds)?;
-        self.post(hold.client, &hold.source, &legs, None)
+        self.post(hold.client, &hold.source, &legs, About { key: hold.key, ..About::default() })
     }
 
     fn release(&mut self, release: &Release) -> Result<Outcome, Refusal> {
@@ -616,7 +644,7 @@ impl Batch {
         }
         let legs =
             self.held_legs(release.client, &release.hold, total, |taken_from| (Account::Holds, taken_from))?;
-        self.post(release.client, &source, &legs, None)
+        self.post(release.client, &source, &legs, About::default())
     }
 
     /// Paid credit first, then bonus.
@@ -665,7 +693,7 @@ impl Batch {
         if self.find(&top_up.source).is_some_and(|first| first.currency != top_up.currency) {
             return Err(Refusal::SourceConflict);
         }
-        let totals = [(Account::StripeClearing, top_up.amount), (Account::Promotion, top_up.bonus)];
+        let totals = [(Account::Clearing(Rail::Stripe), top_up.amount), (Account::Promotion, top_up.bonus)];
         if let Some(outcome) = self.repeat(&top_up.source, top_up.client, &totals) {
             return outcome;
         }
@@ -676,11 +704,11 @@ impl Batch {
         let repaid = state.debt.min(top_up.amount);
         let credited = top_up.amount.checked_sub(repaid).ok_or(Refusal::OutOfRange)?;
         let legs = [
-            Leg { debit: Account::StripeClearing, credit: Account::ClientDebt, amount: repaid },
-            Leg { debit: Account::StripeClearing, credit: Account::ClientPaid, amount: credited },
+            Leg { debit: Account::Clearing(Rail::Stripe), credit: Account::ClientDebt, amount: repaid },
+            Leg { debit: Account::Clearing(Rail::Stripe), credit: Account::ClientPaid, amount: credited },
             Leg { debit: Account::Promotion, credit: Account::ClientBonus, amount: top_up.bonus },
         ];
-        self.post(top_up.client, &top_up.source, &legs, None)
+        self.post(top_up.client, &top_up.source, &legs, About::default())
     }
 
     fn reverse(&mut self, reverse: &Reverse) -> Result<Outcome, Refusal> {
@@ -713,7 +741,7 @@ impl Batch {
                 Ok(Leg { debit: leg.credit, credit: taken_from(nth, leg)?, amount: leg.amount })
             })
             .collect::<Result<Vec<Leg>, Refusal>>()?;
-        self.post(client, &source, &legs, None)
+        self.post(client, &source, &legs, About::default())
     }
 
     fn clawback(&mut self, clawback: &Clawback) -> Result<Outcome, Refusal> {
@@ -747,7 +775,7 @@ impl Batch {
             Leg { debit: Account::ClientDebt, credit: clawback.to, amount: owed },
             Leg { debit: Account::ClientBonus, credit: Account::Promotion, amount: forfeited },
         ];
-        self.post(clawback.client, &clawback.source, &legs, None)
+        self.post(clawback.client, &clawback.source, &legs, About::default())
     }
 
     fn pay_out(&mut self, pay_out: &PayOut) -> Result<Outcome, Refusal> {
@@ -766,8 +794,8 @@ impl Batch {
         if self.find(&pay_out.refund.sibling(SourceKind::RefundReturn)).is_some() {
             return Err(Refusal::SourceConflict);
         }
-        let leg = Leg { debit: Account::RefundPending, credit: Account::StripeClearing, amount };
-        self.post(pay_out.client, &source, &[leg], None)
+        let leg = Leg { debit: Account::RefundPending, credit: Account::Clearing(Rail::Stripe), amount };
+        self.post(pay_out.client, &source, &[leg], About::default())
     }
 
     /// Debt is repaid first, whatever it came from, and the rest is paid credit again; so is the bonus that was forfeited.
@@ -789,7 +817,7 @@ impl Batch {
         let from = match self.find(&reinstate.source).map(|first| first.debit) {
             // Asked for again: it may have left only after a part had come back.
             Some(before) if before == to => to,
-            _ if has_left => Account::StripeClearing,
+            _ if has_left => Account::Clearing(Rail::Stripe),
             _ => to,
         };
         let totals = [(from, amount), (Account::Promotion, forfeited)];
@@ -806,7 +834,7 @@ impl Batch {
             Leg { debit: from, credit: Account::ClientPaid, amount: credited },
             Leg { debit: Account::Promotion, credit: Account::ClientBonus, amount: forfeited },
         ];
-        self.post(reinstate.client, &reinstate.source, &legs, None)
+        self.post(reinstate.client, &reinstate.source, &legs, About::default())
     }
 
     fn fee(&mut self, fee: &Fee) -> Result<Outcome, Refusal> {
@@ -815,10 +843,10 @@ impl Batch {
             return outcome;
         }
         let (debit, credit) = match fee.is_returned {
-            false => (fee.account, Account::StripeClearing),
-            true => (Account::StripeClearing, fee.account),
+            false => (fee.account, Account::Clearing(Rail::Stripe)),
+            true => (Account::Clearing(Rail::Stripe), fee.account),
         };
-        self.post(fee.client, &fee.source, &[Leg { debit, credit, amount: fee.amount }], None)
+        self.post(fee.client, &fee.source, &[Leg { debit, credit, amount: fee.amount }], About::default())
     }
 
     fn adjust(&mut self, adjust: &Adjust) -> Result<Outcome, Refusal> {
@@ -837,7 +865,7 @@ impl Batch {
             return Err(Refusal::ExceedsDebt);
         }
         let leg = Leg { debit: Account::Adjustment, credit: to, amount: adjust.amount };
-        self.post(adjust.client, &adjust.source, &[leg], None)
+        self.post(adjust.client, &adjust.source, &[leg], About::default())
     }
 
     /// Appends the legs that are more than nothing, or changes nothing at all.
@@ -846,7 +874,7 @@ impl Batch {
         client: ClientId,
         source: &Source,
         legs: &[Leg],
-        usage: Option<&Capture>,
+        about: About,
     ) -> Result<Outcome, Refusal> {
         let mut state = self.client(client)?;
         let mut entries = Vec::with_capacity(legs.len());
@@ -867,9 +895,10 @@ impl Batch {
                 paid_after: state.paid,
                 bonus_after: state.bonus,
                 debt_after: state.debt,
-                route: usage.map(|capture| capture.route),
-                price_list: usage.map(|capture| capture.price_list),
-                upstream_status: usage.map(|capture| capture.upstream_status),
+                route: about.route,
+                price_list: about.price_list,
+                upstream_status: about.upstream_status,
+                key: about.key,
             });
             state.last_entry = Some(id);
         }

@@ -54,7 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::aftermath::{Change, NewRefund};
 pub use self::answers::{KeptHeader, StoredAnswer};
-pub use self::core::{Capture, ClientId, ClientState, EntryId, Refusal};
+pub use self::core::{Capture, ClientId, ClientState, EntryId, KeyNumber, Refusal};
 use self::core::{Hold, Release, Reverse};
 use self::mailbox::Recipient;
 use self::nodes::Node;
@@ -259,7 +259,7 @@ impl Ledger {
         self.ask(job).await
     }
 
-    /// Turns a reservation into a hold that every node sees, durably. What comes back is the reservation without its amount; it
+    /// Turns a reservation of a client key into a hold that every node sees, durably. What comes back is the reservation without its amount; it
     /// still counts as a running request.
     ///
     /// # Errors
@@ -268,13 +268,14 @@ impl Ledger {
         &self,
         request: RequestId,
         reservation: Reservation,
+        key: Option<KeyNumber>,
     ) -> Result<(Posted, Reservation), LedgerError> {
         if self.is_shared() && !self.node.is_fresh() {
             // Others may be finishing what this node runs; it must renew its lease first.
             return Err(LedgerError::Unavailable("this node's lease is not certain".to_owned()));
         }
         let (client, amount) = (reservation.client(), reservation.amount());
-        let hold = Hold { client, source: Source::new(SourceKind::Hold, request), amount };
+        let hold = Hold { client, source: Source::new(SourceKind::Hold, request), amount, key };
         self.ask(|answer| Job::Hold { hold, reservation, answer }).await
     }
 

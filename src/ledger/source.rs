@@ -104,35 +104,34 @@ impl SourceKind {
     #[must_use]
     pub const fn allows(self, debit: Account, credit: Account) -> bool {
         use Account::{
-            Adjustment, ClientBonus, ClientDebt, ClientPaid, Dispute, Holds, Promotion, RefundPending,
-            Revenue, StripeClearing, StripeFees,
+            Adjustment, Clearing, ClientBonus, ClientDebt, ClientPaid, Dispute, Fees, Holds, Promotion,
+            RefundPending, Revenue,
         };
         match self {
             Self::Usage => matches!((debit, credit), (ClientPaid | ClientBonus | Holds, Revenue)),
             Self::Hold => matches!((debit, credit), (ClientPaid | ClientBonus, Holds)),
             Self::Release => matches!((debit, credit), (Holds, ClientPaid | ClientBonus)),
             Self::Reversal => matches!((debit, credit), (Revenue, ClientPaid | ClientBonus)),
-            Self::TopUp => matches!(
-                (debit, credit),
-                (StripeClearing, ClientPaid | ClientDebt) | (Promotion, ClientBonus)
-            ),
+            Self::TopUp => {
+                matches!((debit, credit), (Clearing(_), ClientPaid | ClientDebt) | (Promotion, ClientBonus))
+            }
             Self::Refund => {
                 matches!((debit, credit), (ClientPaid | ClientDebt, RefundPending) | (ClientBonus, Promotion))
             }
-            Self::RefundPaid => matches!((debit, credit), (RefundPending, StripeClearing)),
+            Self::RefundPaid => matches!((debit, credit), (RefundPending, Clearing(_))),
             Self::RefundReturn => matches!(
                 (debit, credit),
-                (RefundPending | StripeClearing, ClientPaid | ClientDebt) | (Promotion, ClientBonus)
+                (RefundPending | Clearing(_), ClientPaid | ClientDebt) | (Promotion, ClientBonus)
             ),
-            Self::Dispute => matches!((debit, credit), (ClientPaid | ClientDebt, StripeClearing)),
-            Self::Reinstatement => matches!((debit, credit), (StripeClearing, ClientPaid | ClientDebt)),
+            Self::Dispute => matches!((debit, credit), (ClientPaid | ClientDebt, Clearing(_))),
+            Self::Reinstatement => matches!((debit, credit), (Clearing(_), ClientPaid | ClientDebt)),
             Self::WriteOffReturn => matches!((debit, credit), (ClientPaid | ClientDebt, Adjustment)),
             Self::Adjustment => matches!((debit, credit), (Adjustment, ClientBonus | ClientDebt)),
             Self::Fee => {
-                matches!((debit, credit), (StripeFees, StripeClearing) | (StripeClearing, StripeFees))
+                matches!((debit, credit), (Fees(_), Clearing(_)) | (Clearing(_), Fees(_)))
             }
             Self::DisputeFee => {
-                matches!((debit, credit), (Dispute, StripeClearing) | (StripeClearing, Dispute))
+                matches!((debit, credit), (Dispute(_), Clearing(_)) | (Clearing(_), Dispute(_)))
             }
         }
     }

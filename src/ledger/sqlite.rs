@@ -40,9 +40,9 @@ WITH kinds AS MATERIALIZED (
            value->>5 AS price_list, value->>6 AS upstream_status
     FROM jsonb_each($5))
 INSERT INTO entries (id, at, source, debit, credit, amount, currency, client, sequence, previous,
-                     paid_after, bonus_after, debt_after, route, price_list, upstream_status)
+                     paid_after, bonus_after, debt_after, route, price_list, upstream_status, key)
 SELECT $1 + e.key, $2, e.value->>1, k.debit, k.credit, k.amount, k.currency, e.value->>2, e.value->>3, e.value->>4,
-       e.value->>5, e.value->>6, e.value->>7, k.route, k.price_list, k.upstream_status
+       e.value->>5, e.value->>6, e.value->>7, k.route, k.price_list, k.upstream_status, e.value->>8
 FROM jsonb_each($3) AS e CROSS JOIN kinds AS k ON k.key = e.value->>0;
 UPDATE clients SET paid = v.value->>1, bonus = v.value->>2, debt = v.value->>3, sequence = v.value->>4,
                    last_entry = v.value->>5
@@ -203,7 +203,7 @@ fn entry_rows(entries: &[Entry]) -> (String, String) {
         // A source has letters, digits and `:_-./`, and nothing that needs escaping: it could not be made otherwise.
         let _ = write!(
             rows,
-            r#"[{number},"{}",{},{},{},{},{},{}]"#,
+            r#"[{number},"{}",{},{},{},{},{},{},{}]"#,
             e.source,
             e.client,
             e.sequence,
@@ -211,6 +211,7 @@ fn entry_rows(entries: &[Entry]) -> (String, String) {
             e.paid_after.get(),
             e.bonus_after.get(),
             e.debt_after.get(),
+            Nullable(e.key),
         );
     }
     kinds.push(']');

@@ -21,7 +21,7 @@ macro_rules! state_columns {
 macro_rules! entry_columns {
     () => {
         "e.id, e.source, e.debit, e.credit, e.amount, e.currency, e.client, e.sequence, e.previous, \
-         e.paid_after, e.bonus_after, e.debt_after, e.route, e.price_list, e.upstream_status"
+         e.paid_after, e.bonus_after, e.debt_after, e.route, e.price_list, e.upstream_status, e.key"
     };
 }
 pub(super) use {entry_columns, state_columns};
@@ -113,6 +113,7 @@ fn entry(row: &Row) -> Result<Entry, sqlx::Error> {
         route: row.try_get(12)?,
         price_list: row.try_get(13)?,
         upstream_status: status.map(u16::try_from).transpose().map_err(|_| corrupt("status"))?,
+        key: row.try_get(15)?,
     })
 }
 

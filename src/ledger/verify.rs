@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::account::Account;
+use super::account::{Account, Rail};
 use super::source::{EntrySource, Source, SourceError, SourceId, SourceKind};
 use crate::db::{Connection, Row, Sql, query, query_scalar};
 
@@ -124,6 +124,10 @@ struct Gathered {
     foreign_holds: Vec<SourceId>,
     routes: HashSet<i64>,
     price_lists: HashSet<i64>,
+    /// Whose each client key is.
+    keys: HashMap<i64, i64>,
+    /// Accounts that have a row.
+    accounts: HashSet<i64>,
     trial: HashMap<(String, i64), i128>,
     /// The id that must come next, where ids have no gaps.
     next_id: Option<i64>,
@@ -131,7 +135,7 @@ struct Gathered {
 
 const ENTRIES: &str = "\
 SELECT id, source, debit, credit, amount, currency, client, sequence, previous, paid_after, bonus_after, debt_after,
-       route, price_list
+       route, price_list, key
 FROM entries WHERE id > $1 ORDER BY id LIMIT $2";
 
 /// Verifies the whole database. `progress` is told the number of entries read now and then.
@@ -165,6 +169,12 @@ pub async fn verify(
             .collect(),
         ..Gathered::default()
     };
+    check_accounts(connection, &mut gathered, &mut report).await?;
+    for row in query("SELECT number, client FROM client_keys").fetch_all(&mut *connection).await? {
+        if let Some(number) = row.try_get::<Option<i64>, _>(0)? {
+            gathered.keys.insert(number, row.try_get(1)?);
+        }
+    }
     for row in query("SELECT id, currency FROM clients").fetch_all(&mut *connection).await? {
         report.clients = report.clients.saturating_add(1);
         gathered.currencies.insert(row.try_get(0)?, row.try_get(1)?);
@@ -308,6 +318,29 @@ async fn check_references(connection: &mut Connection, report: &mut Verification
     Ok(())
 }
 
+/// The rows of accounts are the accounts of this program.
+async fn check_accounts(
+    connection: &mut Connection,
+    gathered: &mut Gathered,
+    report: &mut Verification,
+) -> Result<(), sqlx::Error> {
+    for row in query("SELECT number, kind, instance FROM accounts").fetch_all(connection).await? {
+        let (number, kind, instance): (i64, &str, &str) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        gathered.accounts.insert(number);
+        match Account::from_number(number) {
+            Some(account) if (account.kind(), account.instance()) == (kind, instance) => {}
+            Some(_) => report.find(format!("account {number}: its row is of another account")),
+            None => report.find(format!("account {number}: this program does not know it")),
+        }
+    }
+    for account in Account::ALL {
+        if !gathered.accounts.contains(&account.number()) {
+            report.find(format!("account {}: it has no row", account.number()));
+        }
+    }
+    Ok(())
+}
+
 fn single_spaced(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -366,6 +399,9 @@ fn check_entry(row: &Row, gathered: &mut Gathered, report: &mut Verification) ->
         }
         Err(SourceError::Malformed) => report.find(format!("entry {id}: its source is malformed")),
     }
+    if [debit, credit].iter().any(|account| !gathered.accounts.contains(&account.number())) {
+        report.find(format!("entry {id}: it names an account that has no row"));
+    }
     for (account, signed) in [(debit, i128::from(amount)), (credit, i128::from(amount).saturating_neg())] {
         let sum = gathered.trial.entry((currency.to_owned(), account.number())).or_default();
         *sum = sum.saturating_add(signed);
@@ -376,6 +412,10 @@ fn check_entry(row: &Row, gathered: &mut Gathered, report: &mut Verification) ->
     };
     if gathered.currencies.get(&client).is_none_or(|of_client| of_client != currency) {
         report.find(format!("entry {id}: its currency is not its client's"));
+    }
+    let key: Option<i64> = row.try_get(14)?;
+    if key.is_some_and(|key| gathered.keys.get(&key) != Some(&client)) {
+        report.find(format!("entry {id}: it names a key that is not its client's"));
     }
     let state = gathered.clients.entry(client).or_default();
     let previous: Option<i64> = row.try_get(8)?;
@@ -437,7 +477,7 @@ fn note_source(
             let sums = gathered.top_ups.entry(source.id().clone()).or_default();
             sums.client = client;
             match debit {
-                Account::StripeClearing => sums.clearing = sums.clearing.saturating_add(amount),
+                Account::Clearing(Rail::Stripe) => sums.clearing = sums.clearing.saturating_add(amount),
                 Account::Promotion => sums.promotion = sums.promotion.saturating_add(amount),
                 _ => {}
             }

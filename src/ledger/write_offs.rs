@@ -171,6 +171,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use super::super::account::Rail;
     use super::super::core::{Adjust, Batch, Capture, ClientState, Gift, Outcome, TopUp};
     use super::*;
     use crate::domain::Currency;
@@ -251,6 +252,7 @@ mod tests {
                         price_list: 1,
                         upstream_status: 200,
                         held: false,
+                        key: None,
                     };
                     if self.post(&Command::Capture(capture)) {
                         self.spent += price;
@@ -262,7 +264,7 @@ mod tests {
                         client: 1,
                         source: source.clone(),
                         amount: m(amount),
-                        to: Account::StripeClearing,
+                        to: Account::Clearing(Rail::Stripe),
                         forfeits: Micros::ZERO,
                         within: Within::Debt,
                     };

@@ -17,7 +17,7 @@ use super::window::{Listener, Progress, Window, second};
 use crate::config::DatabaseConfig;
 use crate::db::{Connection, DbError, Row, connect_read_only, query, query_scalar, require_current};
 use crate::domain::{ClientPublicId, InstallationId, RefundId, TopUpId};
-use crate::ledger::account::Account;
+use crate::ledger::account::{Account, Rail};
 use crate::ledger::source::EntrySource;
 use crate::ledger::{Source, SourceKind};
 use crate::stripe::{BalanceTransaction, MovementSource, PaymentIntentStatus, Stripe, StripeFailure};
@@ -68,8 +68,12 @@ impl From<sqlx::Error> for GatherError {
 }
 
 /// Only what moves money at Stripe touches one of these; usage and holds do not.
-const AT_STRIPE: [Account; 4] =
-    [Account::StripeClearing, Account::StripeFees, Account::RefundPending, Account::Dispute];
+const AT_STRIPE: [Account; 4] = [
+    Account::Clearing(Rail::Stripe),
+    Account::Fees(Rail::Stripe),
+    Account::RefundPending,
+    Account::Dispute(Rail::Stripe),
+];
 const ENTRIES_BETWEEN: &str = "\
 SELECT source, debit, credit, amount, currency, client FROM entries
 WHERE at >= $1 AND at < $2 AND (debit IN ($3, $4, $5, $6) OR credit IN ($3, $4, $5, $6))";
@@ -285,10 +289,10 @@ impl Entries {
         sums.client = row.try_get(5)?;
         for (account, amount) in [(debit, amount), (credit, amount.saturating_neg())] {
             let sum = match Account::from_number(account) {
-                Some(Account::StripeClearing) => &mut sums.clearing,
+                Some(Account::Clearing(Rail::Stripe)) => &mut sums.clearing,
                 Some(Account::RefundPending) => &mut sums.pending,
-                Some(Account::StripeFees) => &mut sums.fees,
-                Some(Account::Dispute) => &mut sums.dispute,
+                Some(Account::Fees(Rail::Stripe)) => &mut sums.fees,
+                Some(Account::Dispute(Rail::Stripe)) => &mut sums.dispute,
                 _ => continue,
             };
             *sum = sum.saturating_add(amount);

@@ -115,6 +115,8 @@ pub struct PaidRequest {
     pub price: i64,
     /// What the API answered.
     pub upstream_status: Option<i64>,
+    /// The first characters of the client key that paid; `None` for what was paid before schema 8.
+    pub key: Option<String>,
     /// What became of the answer.
     pub outcome: Outcome,
     /// Paid and bonus credit right after it, in micros.
@@ -173,8 +175,9 @@ WITH RECURSIVE chain (id, step) AS (
     SELECT CAST($1 AS BIGINT), 1
     UNION ALL SELECT e.previous, chain.step + 1 FROM chain JOIN entries AS e ON e.id = chain.id
     WHERE e.previous IS NOT NULL AND chain.step < $2)
-SELECT e.id, e.at, e.source, e.credit, e.amount, e.sequence, e.previous, e.paid_after, e.bonus_after, r.name, e.upstream_status
-FROM chain JOIN entries AS e ON e.id = chain.id LEFT JOIN routes AS r ON r.id = e.route ORDER BY chain.step";
+SELECT e.id, e.at, e.source, e.credit, e.amount, e.sequence, e.previous, e.paid_after, e.bonus_after, r.name, e.upstream_status, k.shown_prefix
+FROM chain JOIN entries AS e ON e.id = chain.id LEFT JOIN routes AS r ON r.id = e.route
+LEFT JOIN client_keys AS k ON k.number = e.key ORDER BY chain.step";
 
 /// The freezes of a client, oldest first.
 ///
@@ -327,6 +330,7 @@ async fn requests(books: &mut On<'_>, span: Span) -> Result<(Vec<PaidRequest>, b
                 route: row.try_get::<Option<String>, _>(9)?.unwrap_or_default(),
                 price: amount,
                 upstream_status: row.try_get(10)?,
+                key: row.try_get(11)?,
                 outcome,
                 balance_after: balance(row.try_get(7)?, row.try_get(8)?).unwrap_or(0),
             });
@@ -376,6 +380,7 @@ impl Evidence {
                 "upstreamStatus": request.upstream_status,
                 "outcome": request.outcome.word(),
                 "balanceAfter": self.decimal(request.balance_after),
+                "key": request.key,
             })
         });
         let refunds = self.refunds.iter().map(|refund| {
@@ -449,7 +454,7 @@ impl Evidence {
     #[must_use]
     pub fn csv(&self) -> String {
         let mut csv =
-            "time,request_id,route,price,currency,upstream_status,outcome,balance_after\r\n".to_owned();
+            "time,request_id,route,price,currency,upstream_status,outcome,balance_after,key\r\n".to_owned();
         for request in &self.requests {
             let status = request.upstream_status.map(|status| status.to_string()).unwrap_or_default();
             let fields = [
@@ -461,6 +466,7 @@ impl Evidence {
                 status,
                 request.outcome.word().to_owned(),
                 self.decimal(request.balance_after),
+                request.key.clone().unwrap_or_default(),
             ];
             csv.push_str(&fields.map(|text| field(&text)).join(","));
             csv.push_str("\r\n");
@@ -577,6 +583,7 @@ mod tests {
             price_list: 1,
             upstream_status: 200,
             held: false,
+            key: None,
         };
         ledger.capture(capture, reservation).await.unwrap();
         let legs = db.reader().ask::<i64>("SELECT COUNT(*) FROM entries WHERE source LIKE 'usage:%'".into());

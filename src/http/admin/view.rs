@@ -6,7 +6,7 @@ use super::AdminState;
 use super::sessions::Session;
 use crate::domain::decimal_in;
 use crate::ledger::SourceKind;
-use crate::ledger::account::Account;
+use crate::ledger::account::{Account, Rail};
 use crate::ledger::adjustments::Adjustment;
 use crate::ledger::read::{ClientRow, EntryRow, KeyRow, PaymentTrouble, Sum, TopUpRow};
 use crate::payments::evidence::Freeze;
@@ -81,13 +81,13 @@ pub(super) const fn account_name(account: Account) -> &'static str {
         Account::ClientBonus => "Bonus credit",
         Account::ClientDebt => "Debt",
         Account::Holds => "Holds",
-        Account::StripeClearing => "Stripe clearing",
-        Account::StripeFees => "Stripe fees",
+        Account::Clearing(Rail::Stripe) => "Stripe clearing",
+        Account::Fees(Rail::Stripe) => "Stripe fees",
         Account::RefundPending => "Refunds on their way",
         Account::Revenue => "Revenue",
         Account::Promotion => "Promotion",
         Account::Adjustment => "Adjustment",
-        Account::Dispute => "Disputes",
+        Account::Dispute(Rail::Stripe) => "Disputes",
         Account::Breakage => "Expired credit",
     }
 }
@@ -147,6 +147,7 @@ pub(super) struct EntryView {
     pub(super) bonus_after: String,
     pub(super) debt_after: String,
     pub(super) upstream_status: Option<i64>,
+    pub(super) key: Option<String>,
 }
 
 impl From<EntryRow> for EntryView {
@@ -170,6 +171,7 @@ impl From<EntryRow> for EntryView {
             bonus_after: after(entry.bonus_after),
             debt_after: after(entry.debt_after),
             upstream_status: entry.upstream_status,
+            key: entry.key,
             client: entry.client_public_id,
             source: entry.source,
         }
@@ -408,12 +410,14 @@ mod tests {
             route: route.map(str::to_owned),
             price_list: None,
             upstream_status: None,
+            key: None,
         };
-        use Account::{ClientBonus, ClientDebt, ClientPaid, Promotion, Revenue, StripeClearing};
+        use Account::{ClientBonus, ClientDebt, ClientPaid, Promotion, Revenue};
+        const CLEARING: Account = Account::Clearing(Rail::Stripe);
         for (source, debit, credit, route, expected, sign) in [
-            ("topup:1", StripeClearing, ClientPaid, None, "Top-up", "+"),
+            ("topup:1", CLEARING, ClientPaid, None, "Top-up", "+"),
             ("topup:1/2", Promotion, ClientBonus, None, "Bonus of a top-up", "+"),
-            ("topup:1/2", StripeClearing, ClientDebt, None, "Top-up, repaying debt", "+"),
+            ("topup:1/2", CLEARING, ClientDebt, None, "Top-up, repaying debt", "+"),
             ("usage:1", ClientPaid, Revenue, Some("GET /a"), "Usage GET /a", "\u{2212}"),
             ("reversal:1", Revenue, ClientPaid, Some("GET /a"), "Reversal (GET /a)", "+"),
             ("repay:1", ClientPaid, ClientDebt, None, "Entry", ""),

@@ -51,6 +51,7 @@ fn capture(request: &str, price: i64) -> Command {
         price_list: 6,
         upstream_status: 201,
         held: false,
+        key: Some(3),
     })
 }
 
@@ -80,7 +81,7 @@ fn reverse(capture: &str) -> Command {
 }
 
 fn hold(request: &str, amount: i64) -> Hold {
-    Hold { client: 1, source: source("hold", request), amount: m(amount) }
+    Hold { client: 1, source: source("hold", request), amount: m(amount), key: Some(3) }
 }
 
 /// A capture that ends the hold of the same request.
@@ -123,10 +124,11 @@ fn refuses(batch: &mut Batch, command: &Command, because: Refusal) {
     assert_eq!(known, batch.posted);
 }
 
-use Account::{
-    ClientBonus, ClientDebt, ClientPaid, Dispute, Holds, Promotion, RefundPending, Revenue, StripeClearing,
-    StripeFees,
-};
+use Account::{ClientBonus, ClientDebt, ClientPaid, Holds, Promotion, RefundPending, Revenue};
+
+const CLEARING: Account = Account::Clearing(Rail::Stripe);
+const FEES: Account = Account::Fees(Rail::Stripe);
+const DISPUTE: Account = Account::Dispute(Rail::Stripe);
 
 #[test]
 fn a_capture_takes_paid_credit_first_then_bonus() {
@@ -173,7 +175,10 @@ fn an_entry_says_everything_about_its_use() {
     assert_eq!((first.paid_after, first.bonus_after), (m(0), m(5)));
     assert_eq!((second.paid_after, second.bonus_after), (m(0), m(3)));
     for entry in [first, second] {
-        assert_eq!((entry.route, entry.price_list, entry.upstream_status), (Some(5), Some(6), Some(201)));
+        assert_eq!(
+            (entry.route, entry.price_list, entry.upstream_status, entry.key),
+            (Some(5), Some(6), Some(201), Some(3))
+        );
         assert_eq!((entry.client, entry.currency), (1, Currency::USD));
     }
     assert_eq!((batch.next_entry().unwrap(), batch.clients[&1].last_entry), (42, Some(41)));
@@ -214,28 +219,24 @@ fn what_is_refused_changes_nothing() {
 #[test]
 fn a_top_up_repays_debt_first() {
     for (name, debt, amount, bonus, after, expected) in [
-        ("no debt", 0, 100, 0, (100, 0, 0), vec![(StripeClearing, ClientPaid, 100)]),
+        ("no debt", 0, 100, 0, (100, 0, 0), vec![(CLEARING, ClientPaid, 100)]),
         (
             "with bonus",
             0,
             100,
             20,
             (100, 20, 0),
-            vec![(StripeClearing, ClientPaid, 100), (Promotion, ClientBonus, 20)],
+            vec![(CLEARING, ClientPaid, 100), (Promotion, ClientBonus, 20)],
         ),
-        ("less than the debt", 70, 30, 0, (0, 0, 40), vec![(StripeClearing, ClientDebt, 30)]),
-        ("exactly the debt", 70, 70, 0, (0, 0, 0), vec![(StripeClearing, ClientDebt, 70)]),
+        ("less than the debt", 70, 30, 0, (0, 0, 40), vec![(CLEARING, ClientDebt, 30)]),
+        ("exactly the debt", 70, 70, 0, (0, 0, 0), vec![(CLEARING, ClientDebt, 70)]),
         (
             "more than the debt",
             70,
             100,
             20,
             (30, 20, 0),
-            vec![
-                (StripeClearing, ClientDebt, 70),
-                (StripeClearing, ClientPaid, 30),
-                (Promotion, ClientBonus, 20),
-            ],
+            vec![(CLEARING, ClientDebt, 70), (CLEARING, ClientPaid, 30), (Promotion, ClientBonus, 20)],
         ),
     ] {
         let mut batch = batch(wallet(0, 0, debt));
@@ -370,7 +371,7 @@ fn returned(id: &str) -> Reinstate {
 }
 
 fn fee(id: &str, amount: i64, is_returned: bool) -> Fee {
-    Fee { client: 1, source: source("fee", id), amount: m(amount), account: StripeFees, is_returned }
+    Fee { client: 1, source: source("fee", id), amount: m(amount), account: FEES, is_returned }
 }
 
 #[test]
@@ -390,7 +391,7 @@ fn a_refund_leaves_once_and_for_its_whole_amount() {
         assert_eq!(posted(&batch.apply(&Command::PayOut(pay_out("a")))), (first.0, true));
         assert_eq!(balances(&batch), before.0);
         let made = if across_batches { 0 } else { before.1 };
-        assert_eq!(moves(&batch)[made..], [(RefundPending, StripeClearing, 70)]);
+        assert_eq!(moves(&batch)[made..], [(RefundPending, CLEARING, 70)]);
         assert_eq!(batch.entries[made].source, "refund-paid:a");
     }
 }
@@ -408,14 +409,14 @@ fn a_refund_that_has_come_back_does_not_leave_any_more() {
     }
     // What Stripe has taken itself is not on its way.
     let mut batch = batch(wallet(50, 0, 0));
-    posted(&batch.apply(&Command::Clawback(Clawback { to: StripeClearing, ..clawback("a", 20) })));
+    posted(&batch.apply(&Command::Clawback(Clawback { to: CLEARING, ..clawback("a", 20) })));
     refuses(&mut batch, &Command::PayOut(pay_out("a")), Refusal::NothingToReverse);
 }
 
 #[test]
 fn what_comes_back_repays_debt_first_and_brings_the_forfeited_bonus() {
     for across_batches in [false, true] {
-        for (left, from) in [(false, RefundPending), (true, StripeClearing)] {
+        for (left, from) in [(false, RefundPending), (true, CLEARING)] {
             let mut batch = batch(wallet(50, 20, 0));
             posted(&batch.apply(&Command::Clawback(Clawback { forfeits: m(5), ..clawback("a", 70) })));
             assert_eq!(balances(&batch), (0, 15, 20));
@@ -474,16 +475,15 @@ fn a_part_comes_back_without_bonus_and_never_more_than_was_taken() {
 fn fees_touch_no_balance() {
     let mut batch = batch(wallet(0, 0, 7));
     let first = posted(&batch.apply(&Command::Fee(fee("a", 3, false))));
-    posted(&batch.apply(&Command::Fee(Fee { account: Dispute, ..fee("b", 15, false) })));
-    posted(&batch.apply(&Command::Fee(Fee { account: Dispute, ..fee("c", 15, true) })));
+    posted(&batch.apply(&Command::Fee(Fee { account: DISPUTE, ..fee("b", 15, false) })));
+    posted(&batch.apply(&Command::Fee(Fee { account: DISPUTE, ..fee("c", 15, true) })));
     assert_eq!(balances(&batch), (0, 0, 7));
-    let expected =
-        [(StripeFees, StripeClearing, 3), (Dispute, StripeClearing, 15), (StripeClearing, Dispute, 15)];
+    let expected = [(FEES, CLEARING, 3), (DISPUTE, CLEARING, 15), (CLEARING, DISPUTE, 15)];
     assert_eq!(moves(&batch), expected);
     assert_eq!(posted(&batch.apply(&Command::Fee(fee("a", 3, false)))), (first.0, true));
     for (other, because) in [
         (fee("a", 4, false), Refusal::SourceConflict),
-        (Fee { account: Dispute, ..fee("a", 3, false) }, Refusal::SourceConflict),
+        (Fee { account: DISPUTE, ..fee("a", 3, false) }, Refusal::SourceConflict),
         (Fee { client: 2, ..fee("a", 3, false) }, Refusal::SourceConflict),
         (Fee { client: 9, ..fee("d", 3, false) }, Refusal::UnknownClient),
         (fee("d", 0, false), Refusal::OutOfRange),
@@ -623,7 +623,7 @@ fn the_same_source_with_other_content_conflicts() {
         Command::Clawback(clawback("c", 124)),
         Command::Clawback(clawback("c", 5)),
         Command::Clawback(Clawback { client: 2, ..clawback("c", 125) }),
-        Command::Clawback(Clawback { to: Account::Dispute, ..clawback("c", 125) }),
+        Command::Clawback(Clawback { to: Account::Dispute(Rail::Stripe), ..clawback("c", 125) }),
         Command::Clawback(Clawback { source: stored("topup:t"), ..clawback("c", 100) }),
         Command::TopUp(TopUp { source: stored("usage:a"), ..top_up("t", 110, 0) }),
     ];
@@ -691,6 +691,7 @@ fn a_hold_takes_paid_credit_first_then_bonus() {
         assert_eq!(moves(&batch), expected);
         // It is no use yet.
         assert_eq!((batch.entries[0].route, batch.entries[0].upstream_status), (None, None));
+        assert!(batch.entries.iter().all(|entry| entry.key == Some(3)));
     }
     for (state, amount, because) in [
         (wallet(100, 50, 0), 151, Refusal::InsufficientCredits),
@@ -720,7 +721,10 @@ fn a_hold_that_is_settled_becomes_revenue_and_nothing_else_moves() {
         assert_eq!(balances(&batch), before.1);
         assert_eq!(moves(&batch)[before.0..], [(Holds, Revenue, 100), (Holds, Revenue, 20)]);
         for entry in &batch.entries[before.0..] {
-            assert_eq!((entry.route, entry.price_list, entry.upstream_status), (Some(5), Some(6), Some(201)));
+            assert_eq!(
+                (entry.route, entry.price_list, entry.upstream_status, entry.key),
+                (Some(5), Some(6), Some(201), Some(3))
+            );
             assert_eq!((entry.paid_after, entry.bonus_after), (m(1000), m(30)));
         }
     }
@@ -741,6 +745,7 @@ fn a_release_gives_back_to_where_the_hold_had_taken_it_from() {
         posted(&batch.apply(&Command::Release(release("a"))));
         assert_eq!(balances(&batch), (30, 50, 5));
         assert_eq!(moves(&batch)[before..], [(Holds, ClientPaid, 30), (Holds, ClientBonus, 15)]);
+        assert!(batch.entries[before..].iter().all(|entry| entry.key.is_none()), "nobody spends");
         assert_eq!(batch.entries[before].source, "release:a");
         assert_eq!(batch.entries[before + 1].source, "release:a/2");
     }

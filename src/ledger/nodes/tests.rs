@@ -20,7 +20,7 @@ impl Books {
     async fn leave_something(&self, client: ClientId) -> EntryId {
         let (_, posted) = self.charge(client, 30).await.unwrap();
         let reservation = self.ledger.reserve(client, m(20)).await.unwrap();
-        self.ledger.hold(RequestId::new(), reservation).await.unwrap();
+        self.ledger.hold(RequestId::new(), reservation, None).await.unwrap();
         posted.entry
     }
 
@@ -279,7 +279,7 @@ async fn a_node_that_was_asleep_cannot_settle_a_hold_that_was_released() {
     let client = asleep.client(100, 0).await;
     let request = RequestId::new();
     let reservation = asleep.ledger.reserve(client, m(60)).await.unwrap();
-    let (_, running) = asleep.ledger.hold(request, reservation).await.unwrap();
+    let (_, running) = asleep.ledger.hold(request, reservation, None).await.unwrap();
     let sweeper = asleep.another_node().await;
     sweeper.grow_old();
     asleep.set_lease(asleep.ledger.node(), "1").await;

@@ -42,6 +42,8 @@ pub struct EntryRow {
     pub price_list: Option<i64>,
     /// The status that the upstream answered with.
     pub upstream_status: Option<i64>,
+    /// The first characters of the client key that spent.
+    pub key: Option<String>,
 }
 
 impl EntryRow {
@@ -75,6 +77,7 @@ impl EntryRow {
             route: row.try_get("route_name")?,
             price_list: row.try_get("price_list")?,
             upstream_status: row.try_get("upstream_status")?,
+            key: row.try_get("key_shown")?,
         })
     }
 }
@@ -88,7 +91,8 @@ macro_rules! columns {
             "SELECT e.id, e.at, e.source, e.debit, e.credit, e.amount, e.currency, e.client, c.public_id AS client_public_id, e.sequence, \
              e.previous, e.paid_after, e.bonus_after, e.debt_after, r.name AS route_name, e.price_list, ",
             $status,
-            " AS upstream_status "
+            " AS upstream_status, \
+             (SELECT k.shown_prefix FROM client_keys k WHERE k.number = e.key) AS key_shown "
         )
     };
 }
@@ -132,7 +136,7 @@ macro_rules! walk_of_payer {
 }
 const PAYERS_FROM_NEWEST: &str =
     walk_of_payer!("SELECT last_entry, 1 FROM clients WHERE id = $1 AND last_entry IS NOT NULL");
-const PAYERS_FROM_CURSOR: &str =
+pub(super) const PAYERS_FROM_CURSOR: &str =
     walk_of_payer!("SELECT previous, 1 FROM entries WHERE id = $5 AND client = $1 AND previous IS NOT NULL");
 const RECENT: &str = concat!(
     columns!(),

@@ -35,6 +35,7 @@ pub(in crate::ledger) fn capture(client: ClientId, request: RequestId, price: i6
         price_list: 1,
         upstream_status: 200,
         held: false,
+        key: None,
     }
 }
 

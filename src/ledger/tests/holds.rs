@@ -13,7 +13,7 @@ impl Books {
     async fn hold(&self, client: ClientId, amount: i64) -> (RequestId, Reservation) {
         let request = RequestId::new();
         let reservation = self.ledger.reserve(client, m(amount)).await.unwrap();
-        let (posted, running) = self.ledger.hold(request, reservation).await.unwrap();
+        let (posted, running) = self.ledger.hold(request, reservation, None).await.unwrap();
         assert!(!posted.repeated && posted.client == client);
         (request, running)
     }
@@ -97,7 +97,7 @@ async fn hold_and_end_in_one_batch_leave_no_row() {
     let request = RequestId::new();
     let reservation = books.ledger.reserve(client, m(120)).await.unwrap();
     let (held, released) =
-        tokio::join!(books.ledger.hold(request, reservation), books.ledger.release(request, client));
+        tokio::join!(books.ledger.hold(request, reservation, None), books.ledger.release(request, client));
     assert!(!held.unwrap().0.repeated && !released.unwrap().repeated);
     assert_eq!((books.balances(client).await, books.held().await), ((100, 50, 0), 0));
     assert_eq!(books.replays(), 0);
@@ -114,7 +114,7 @@ async fn a_hold_of_unknown_outcome_is_released() {
     let request = RequestId::new();
     let reservation = books.ledger.reserve(client, m(120)).await.unwrap();
     let lock = books.lock().await;
-    let unknown = books.ledger.hold(request, reservation).await.unwrap_err();
+    let unknown = books.ledger.hold(request, reservation, None).await.unwrap_err();
     assert!(matches!(unknown, LedgerError::Unavailable(_)));
     assert_eq!(books.ledger.total_reserved(), Micros::ZERO);
     let not_yet = books.ledger.release(request, client).await.unwrap_err();
@@ -172,7 +172,7 @@ async fn the_hold_of_a_guilty_neighbour_is_taken_once() {
     let guilty = Capture { route: 999, ..capture(client, RequestId::new(), 10) };
     let guilty_reservation = books.ledger.reserve(client, m(10)).await.unwrap();
     let (held, settled, released, failed) = tokio::join!(
-        books.ledger.hold(new, reservation),
+        books.ledger.hold(new, reservation, None),
         books.ledger.capture(settling(client, first, 50), running),
         books.ledger.release(ended.0, client),
         books.ledger.capture(guilty, guilty_reservation),
@@ -311,5 +311,55 @@ async fn many_holds_at_once_leave_every_client_with_what_it_did_not_use() {
     }
     assert_eq!(left, 6_700 - spent.load(Ordering::SeqCst));
     assert_eq!((books.held().await, books.ledger.total_reserved()), (0, Micros::ZERO));
+    books.assert_clean().await;
+}
+
+/// Charges and holds name the key that spent, in one statement and in a batch of many; what nobody spends names none.
+#[tokio::test]
+async fn entries_name_the_key_that_spent() {
+    let books = Books::open().await;
+    let mut keys = Vec::new();
+    for _ in 0..3 {
+        let client = books.client(100, 50).await;
+        let number: i64 = books.ask(format!("SELECT number FROM client_keys WHERE client = {client}")).await;
+        keys.push((client, number));
+    }
+    let charges = keys.iter().map(async |(client, number)| {
+        let reservation = books.ledger.reserve(*client, m(110)).await.unwrap();
+        let capture = Capture { key: Some(*number), ..capture(*client, RequestId::new(), 110) };
+        books.ledger.capture(capture, reservation).await.unwrap();
+    });
+    futures_util::future::join_all(charges).await;
+    // Alone, after the node has taken a block of ids.
+    let (client, number) = keys[0];
+    for (key, price) in [(Some(number), 1), (None, 2)] {
+        let reservation = books.ledger.reserve(client, m(price)).await.unwrap();
+        let capture = Capture { key, ..capture(client, RequestId::new(), price) };
+        books.ledger.capture(capture, reservation).await.unwrap();
+    }
+    let (client, number) = keys[1];
+    let held = RequestId::new();
+    let reservation = books.ledger.reserve(client, m(5)).await.unwrap();
+    drop(books.ledger.hold(held, reservation, Some(number)).await.unwrap());
+    books.ledger.release(held, client).await.unwrap();
+    for (client, number) in keys {
+        let named = format!(
+            "SELECT COUNT(*) FROM entries WHERE client = {client} AND key = {number} AND source LIKE 'usage:%'"
+        );
+        let expected = if client == 1 { 3 } else { 2 };
+        assert_eq!(books.ask::<i64>(named).await, expected, "{client}");
+    }
+    for (what, count) in [
+        ("key IS NOT NULL AND source NOT LIKE 'usage:%' AND source NOT LIKE 'hold:%'", 0),
+        ("key IS NULL AND source LIKE 'hold:%'", 0),
+        ("key IS NULL AND source LIKE 'usage:%'", 1),
+        ("key IS NULL AND source LIKE 'release:%'", 1),
+    ] {
+        assert_eq!(
+            books.ask::<i64>(format!("SELECT COUNT(*) FROM entries WHERE {what}")).await,
+            count,
+            "{what}"
+        );
+    }
     books.assert_clean().await;
 }

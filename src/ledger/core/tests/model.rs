@@ -214,26 +214,26 @@ impl Model {
             Command::Release(r) => vec![(Account::Holds, of(&r.hold))],
             Command::Reverse(r) => vec![(Account::Revenue, of(&r.capture))],
             Command::TopUp(t) => {
-                vec![(Account::StripeClearing, t.amount.get()), (Account::Promotion, t.bonus.get())]
+                vec![(Account::Clearing(Rail::Stripe), t.amount.get()), (Account::Promotion, t.bonus.get())]
             }
             Command::Clawback(c) => {
                 vec![(c.to, -c.amount.get()), (Account::Promotion, -c.forfeits.get().min(before.bonus))]
             }
             Command::PayOut(p) => {
                 let amount = self.clawed(&p.refund).unwrap().0.amount.get();
-                vec![(Account::RefundPending, amount), (Account::StripeClearing, -amount)]
+                vec![(Account::RefundPending, amount), (Account::Clearing(Rail::Stripe), -amount)]
             }
             Command::Reinstate(r) => {
                 let (of, forfeited) = self.clawed(&r.of).unwrap();
                 let has_left = of.to == Account::RefundPending
                     && self.done.contains_key(&r.of.sibling(SourceKind::RefundPaid));
-                let from = if has_left { Account::StripeClearing } else { of.to };
+                let from = if has_left { Account::Clearing(Rail::Stripe) } else { of.to };
                 let amount = r.amount.unwrap_or(of.amount).get();
                 vec![(from, amount), (Account::Promotion, if r.amount.is_none() { forfeited } else { 0 })]
             }
             Command::Fee(f) => {
                 let amount = if f.is_returned { -f.amount.get() } else { f.amount.get() };
-                vec![(f.account, amount), (Account::StripeClearing, -amount)]
+                vec![(f.account, amount), (Account::Clearing(Rail::Stripe), -amount)]
             }
             Command::Adjust(a) => vec![(Account::Adjustment, a.amount.get())],
         };
@@ -535,6 +535,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
                 price_list: 1,
                 upstream_status: 200,
                 held: false,
+                key: None,
             })
         });
     let top_up = (clients(), number.clone(), amount.clone(), few_amounts(), 0..20u8).prop_map(
@@ -558,8 +559,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     });
     // Settling and releasing hit a hold when they name the same number; settling when the amount fits, too.
     let held = 35..80u8;
-    let hold = (clients(), held.clone(), prop_oneof![1 => amount.clone(), 3 => few_amounts()])
-        .prop_map(|(client, n, amount)| Command::Hold(Hold { client, source: numbered("hold", n), amount }));
+    let hold = (clients(), held.clone(), prop_oneof![1 => amount.clone(), 3 => few_amounts()]).prop_map(
+        |(client, n, amount)| Command::Hold(Hold { client, source: numbered("hold", n), amount, key: None }),
+    );
     let settle = (clients(), held.clone(), few_amounts()).prop_map(|(client, n, price)| {
         Command::Capture(Capture {
             client,
@@ -569,6 +571,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             price_list: 1,
             upstream_status: 200,
             held: true,
+            key: None,
         })
     });
     let release = (clients(), held, 0..20u8).prop_map(|(client, n, odd)| {
@@ -587,7 +590,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let forfeits = prop_oneof![2 => Just(Micros::ZERO), 3 => few_amounts()];
     let clawback = (clients(), number.clone(), amount.clone(), any::<bool>(), forfeits, within).prop_map(
         |(client, n, amount, dispute, forfeits, within)| {
-            let to = if dispute { Account::StripeClearing } else { Account::RefundPending };
+            let to = if dispute { Account::Clearing(Rail::Stripe) } else { Account::RefundPending };
             Command::Clawback(Clawback {
                 client,
                 source: numbered("refund", n),
@@ -614,7 +617,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         });
     let fee = (clients(), number, few_amounts(), any::<bool>(), any::<bool>()).prop_map(
         |(client, n, amount, dispute, is_returned)| {
-            let account = if dispute { Account::Dispute } else { Account::StripeFees };
+            let account = if dispute { Account::Dispute(Rail::Stripe) } else { Account::Fees(Rail::Stripe) };
             Command::Fee(Fee { client, source: numbered("fee", n), amount, account, is_returned })
         },
     );
@@ -651,6 +654,7 @@ fn follow_up(step: &Step, which: u8) -> Option<Step> {
             price_list: 1,
             upstream_status: 200,
             held: true,
+            key: None,
         }),
         (Step::Do(Command::Hold(hold)), 2) => {
             Command::Release(Release { client: hold.client, hold: hold.source.clone() })
