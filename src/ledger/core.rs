@@ -87,6 +87,9 @@ pub enum Command {
     Hold(Hold),
     /// Give a held amount back to the credit it was taken from, because its request was not charged.
     Release(Release),
+    /// End a hold with what its request came to: so much becomes revenue, paid credit first, and what is left goes back to the
+    /// credit it was taken from.
+    Settle(Settle),
     /// Note that a refund has left for the card.
     PayOut(PayOut),
     /// Give back what a clawback took, because the refund failed or the dispute was won.
@@ -162,6 +165,53 @@ pub struct Release {
     pub client: ClientId,
     /// [`SourceKind::Hold`] of the request, the hold to end. The release's own is [`SourceKind::Release`].
     pub hold: Source,
+}
+
+/// See [`Command::Settle`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settle {
+    /// Who pays.
+    pub client: ClientId,
+    /// [`SourceKind::Hold`] of the request, the hold to end. What is charged has [`SourceKind::Usage`], like every charge, and what
+    /// goes back [`SourceKind::Release`].
+    pub hold: Source,
+    /// What the request came to, in micros: at most what is held. Nothing at all is a [`Command::Release`].
+    pub amount: Micros,
+    /// The route's number.
+    pub route: i64,
+    /// The price list's number.
+    pub price_list: i64,
+    /// What the upstream answered.
+    pub upstream_status: u16,
+    /// The client key that spends.
+    pub key: Option<KeyNumber>,
+}
+
+impl Settle {
+    /// The source of what is charged.
+    #[must_use]
+    pub fn usage(&self) -> Source {
+        self.hold.sibling(SourceKind::Usage)
+    }
+
+    /// Whether anything is charged.
+    #[must_use]
+    pub fn charges(&self) -> bool {
+        !self.amount.is_zero()
+    }
+
+    fn release(&self) -> Release {
+        Release { client: self.client, hold: self.hold.clone() }
+    }
+
+    fn about(&self) -> About {
+        About {
+            route: Some(self.route),
+            price_list: Some(self.price_list),
+            upstream_status: Some(self.upstream_status),
+            key: self.key,
+        }
+    }
 }
 
 /// See [`Command::Clawback`].
@@ -263,6 +313,8 @@ impl Command {
             Self::Clawback(clawback) => clawback.source.clone(),
             Self::Hold(hold) => hold.source.clone(),
             Self::Release(release) => release.hold.sibling(SourceKind::Release),
+            Self::Settle(settle) if settle.charges() => settle.usage(),
+            Self::Settle(settle) => settle.hold.sibling(SourceKind::Release),
             Self::PayOut(pay_out) => pay_out.refund.sibling(SourceKind::RefundPaid),
             Self::Reinstate(reinstate) => reinstate.source.clone(),
             Self::Fee(fee) => fee.source.clone(),
@@ -280,6 +332,7 @@ impl Command {
             Self::Clawback(clawback) => Some(clawback.client),
             Self::Hold(hold) => Some(hold.client),
             Self::Release(release) => Some(release.client),
+            Self::Settle(settle) => Some(settle.client),
             Self::PayOut(pay_out) => Some(pay_out.client),
             Self::Reinstate(reinstate) => Some(reinstate.client),
             Self::Fee(fee) => Some(fee.client),
@@ -311,6 +364,9 @@ impl Command {
                     release.hold.sibling(SourceKind::Usage),
                 ]
             }
+            Self::Settle(settle) => {
+                vec![settle.usage(), settle.hold.sibling(SourceKind::Release), settle.hold.clone()]
+            }
             Self::TopUp(_) | Self::Clawback(_) | Self::Fee(_) | Self::Adjust(_) => vec![self.source()],
             Self::PayOut(pay_out) => {
                 vec![self.source(), pay_out.refund.clone(), pay_out.refund.sibling(SourceKind::RefundReturn)]
@@ -326,7 +382,8 @@ impl Command {
     pub fn max_legs(&self) -> usize {
         match self {
             Self::Capture(_) | Self::Reverse(_) | Self::Hold(_) | Self::Release(_) => 2,
-            Self::TopUp(_) | Self::Clawback(_) | Self::Reinstate(_) => MAX_LEGS,
+            // Of two parts that are held, at most one is divided.
+            Self::TopUp(_) | Self::Clawback(_) | Self::Reinstate(_) | Self::Settle(_) => MAX_LEGS,
             Self::PayOut(_) | Self::Fee(_) | Self::Adjust(_) => 1,
         }
     }
@@ -417,6 +474,9 @@ pub enum Refusal {
     /// The credit is there, but running requests have set it aside.
     #[error("running requests have set the credit aside")]
     ReservationsInFlight,
+    /// More than is held.
+    #[error("that is more than is held")]
+    ExceedsHold,
     /// More than is left of the charge.
     #[error("that is more than is left of the charge")]
     ExceedsCharge,
@@ -505,6 +565,14 @@ impl Capture {
     }
 }
 
+/// What is posted under one source.
+#[derive(Debug, Clone, Copy)]
+struct Part<'a> {
+    source: &'a Source,
+    legs: &'a [Leg],
+    about: About,
+}
+
 /// One movement between accounts, before it becomes an entry.
 #[derive(Debug, Clone, Copy)]
 struct Leg {
@@ -550,6 +618,7 @@ impl Batch {
             Command::Clawback(clawback) => self.clawback(clawback),
             Command::Hold(hold) => self.hold(hold),
             Command::Release(release) => self.release(release),
+            Command::Settle(settle) => self.settle(settle),
             Command::PayOut(pay_out) => self.pay_out(pay_out),
             Command::Reinstate(reinstate) => self.reinstate(reinstate),
             Command::Fee(fee) => self.fee(fee),
@@ -638,6 +707,10 @@ impl Batch {
             .iter()
             .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))
             .ok_or(Refusal::OutOfRange)?;
+        if self.find(&release.hold.sibling(SourceKind::Usage)).is_some() {
+            // What went back by then was the rest of what was charged.
+            return Err(Refusal::NoHold);
+        }
         let source = release.hold.sibling(SourceKind::Release);
         if let Some(outcome) = self.repeat(&source, release.client, &[(Account::Holds, total)]) {
             return outcome;
@@ -645,6 +718,47 @@ impl Batch {
         let legs =
             self.held_legs(release.client, &release.hold, total, |taken_from| (Account::Holds, taken_from))?;
         self.post(release.client, &source, &legs, About::default())
+    }
+
+    fn settle(&mut self, settle: &Settle) -> Result<Outcome, Refusal> {
+        if !settle.charges() {
+            return self.release(&settle.release());
+        }
+        let usage = settle.usage();
+        if let Some(outcome) = self.repeat(&usage, settle.client, &[(Account::Revenue, settle.amount)]) {
+            // Charged without a hold, it was another request.
+            let is_of_hold = self.find(&usage).is_some_and(|first| first.debit == Account::Holds);
+            return if is_of_hold { outcome } else { Err(Refusal::SourceConflict) };
+        }
+        let release = settle.hold.sibling(SourceKind::Release);
+        let held = self.legs_of(&settle.hold);
+        if held.is_empty()
+            || held.iter().any(|leg| leg.credit != Account::Holds)
+            || self.find(&release).is_some()
+        {
+            return Err(Refusal::NoHold);
+        }
+        if held.iter().any(|leg| leg.client != settle.client) {
+            return Err(Refusal::SourceConflict);
+        }
+        // The hold's legs are in the order in which credit is spent, and so is what is charged of them.
+        let mut left = settle.amount;
+        let (mut charged, mut back) = (Vec::with_capacity(held.len()), Vec::with_capacity(held.len()));
+        for leg in &held {
+            let charge = left.min(leg.amount);
+            let rest = leg.amount.checked_sub(charge).ok_or(Refusal::OutOfRange)?;
+            left = left.checked_sub(charge).ok_or(Refusal::OutOfRange)?;
+            charged.push(Leg { debit: Account::Holds, credit: Account::Revenue, amount: charge });
+            back.push(Leg { debit: Account::Holds, credit: leg.debit, amount: rest });
+        }
+        if !left.is_zero() {
+            return Err(Refusal::ExceedsHold);
+        }
+        let parts = [
+            Part { source: &usage, legs: &charged, about: settle.about() },
+            Part { source: &release, legs: &back, about: About::default() },
+        ];
+        self.post_parts(settle.client, &parts)
     }
 
     /// Paid credit first, then bonus.
@@ -868,7 +982,6 @@ impl Batch {
         self.post(adjust.client, &adjust.source, &[leg], About::default())
     }
 
-    /// Appends the legs that are more than nothing, or changes nothing at all.
     fn post(
         &mut self,
         client: ClientId,
@@ -876,31 +989,38 @@ impl Batch {
         legs: &[Leg],
         about: About,
     ) -> Result<Outcome, Refusal> {
+        self.post_parts(client, &[Part { source, legs, about }])
+    }
+
+    /// Appends the legs that are more than nothing, or changes nothing at all.
+    fn post_parts(&mut self, client: ClientId, parts: &[Part<'_>]) -> Result<Outcome, Refusal> {
         let mut state = self.client(client)?;
-        let mut entries = Vec::with_capacity(legs.len());
-        for leg in legs.iter().filter(|leg| !leg.amount.is_zero()) {
-            state = moved(state, *leg)?;
-            state.sequence = state.sequence.checked_add(1).ok_or(Refusal::OutOfRange)?;
-            let id = self.ids.nth(entries.len()).ok_or(Refusal::OutOfRange)?;
-            entries.push(Entry {
-                id,
-                source: source.entry(entries.len()),
-                debit: leg.debit,
-                credit: leg.credit,
-                amount: leg.amount,
-                currency: state.currency,
-                client,
-                sequence: state.sequence,
-                previous: state.last_entry,
-                paid_after: state.paid,
-                bonus_after: state.bonus,
-                debt_after: state.debt,
-                route: about.route,
-                price_list: about.price_list,
-                upstream_status: about.upstream_status,
-                key: about.key,
-            });
-            state.last_entry = Some(id);
+        let mut entries = Vec::with_capacity(parts.iter().map(|part| part.legs.len()).sum());
+        for Part { source, legs, about } in parts {
+            for (nth, leg) in legs.iter().filter(|leg| !leg.amount.is_zero()).enumerate() {
+                state = moved(state, *leg)?;
+                state.sequence = state.sequence.checked_add(1).ok_or(Refusal::OutOfRange)?;
+                let id = self.ids.nth(entries.len()).ok_or(Refusal::OutOfRange)?;
+                entries.push(Entry {
+                    id,
+                    source: source.entry(nth),
+                    debit: leg.debit,
+                    credit: leg.credit,
+                    amount: leg.amount,
+                    currency: state.currency,
+                    client,
+                    sequence: state.sequence,
+                    previous: state.last_entry,
+                    paid_after: state.paid,
+                    bonus_after: state.bonus,
+                    debt_after: state.debt,
+                    route: about.route,
+                    price_list: about.price_list,
+                    upstream_status: about.upstream_status,
+                    key: about.key,
+                });
+                state.last_entry = Some(id);
+            }
         }
         let Some(first) = entries.first() else {
             // An amount of nothing is no change, so there is nothing to find again under its source.

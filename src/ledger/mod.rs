@@ -54,7 +54,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::aftermath::{Change, NewRefund};
 pub use self::answers::{KeptHeader, StoredAnswer};
-pub use self::core::{Capture, ClientId, ClientState, EntryId, KeyNumber, Refusal};
+pub use self::core::{Capture, ClientId, ClientState, EntryId, KeyNumber, Refusal, Settle};
 use self::core::{Hold, Release, Reverse};
 use self::mailbox::Recipient;
 use self::nodes::Node;
@@ -286,6 +286,25 @@ impl Ledger {
     /// [`LedgerError`].
     pub async fn release(&self, request: RequestId, client: ClientId) -> Result<Posted, LedgerError> {
         self.release_held(Release { client, hold: Source::new(SourceKind::Hold, request) }).await
+    }
+
+    /// Ends the hold of a request with what it came to, which is known only now: so much is charged, and the rest goes back to the
+    /// credit it was taken from, in one step, durably. Paid credit is charged first, then bonus. `running` is what
+    /// [`Ledger::hold`] gave back.
+    ///
+    /// The amount is in micros, and at most what is held ([`Refusal::ExceedsHold`] above that). The charge counts as undelivered
+    /// until [`Ledger::delivered`], like a capture, and [`Ledger::reverse`] gives it back. Nothing at all is a release. Idempotent
+    /// by the request: the same amount again is the same outcome, another one is [`Refusal::SourceConflict`].
+    ///
+    /// # Errors
+    /// [`LedgerError`]; nothing may be delivered then. When that says [`LedgerError::Unavailable`], the hold may still be there:
+    /// [`Ledger::settle`], then [`Ledger::release`].
+    pub async fn settle_held(&self, settle: Settle, running: Reservation) -> Result<Posted, LedgerError> {
+        let job = |caller| {
+            let answer = Recipient::new(caller, mailbox::here());
+            Job::Settle { settle, running, answer }
+        };
+        self.ask(job).await
     }
 
     async fn release_held(&self, release: Release) -> Result<Posted, LedgerError> {

@@ -94,6 +94,27 @@ struct RefundSums {
     given_back: i64,
 }
 
+/// What the books say about one request's hold.
+#[derive(Debug, Clone, Copy)]
+struct HeldSums {
+    client: i64,
+    /// Not ended yet.
+    held: i64,
+    /// Taken from paid credit, less what was given back to it; the same of bonus.
+    paid: i64,
+    bonus: i64,
+    taken_from_paid: i64,
+    charged: i64,
+}
+
+impl HeldSums {
+    /// What was charged was charged to paid credit first, and the rest of each is back where it was taken from.
+    fn is_where_it_belongs(&self) -> bool {
+        let from_paid = self.charged.min(self.taken_from_paid);
+        (self.paid, self.bonus) == (from_paid, self.charged.saturating_sub(from_paid))
+    }
+}
+
 /// One entry of a reversal.
 #[derive(Debug)]
 struct Reversal {
@@ -118,10 +139,12 @@ struct Gathered {
     adjustments: HashMap<SourceId, (i64, i64, Account)>,
     /// What of each write-off was taken back.
     taken_back: HashMap<SourceId, i64>,
-    /// Requests that hold something: whose, and how much.
-    holds: HashMap<SourceId, (i64, i64)>,
+    /// Requests that hold something.
+    holds: HashMap<SourceId, HeldSums>,
     /// Requests whose hold ended with somebody else.
     foreign_holds: Vec<SourceId>,
+    /// Requests whose hold was not given back to where it was taken from.
+    misplaced_holds: Vec<SourceId>,
     routes: HashSet<i64>,
     price_lists: HashSet<i64>,
     /// Whose each client key is.
@@ -462,13 +485,33 @@ fn note_source(
 ) {
     if debit == Account::Holds || credit == Account::Holds {
         let request = source.id();
-        let change = if credit == Account::Holds { amount } else { amount.saturating_neg() };
-        let (holder, held) = gathered.holds.entry(request.clone()).or_insert((client, 0));
-        if *holder != client {
+        let sums = gathered.holds.entry(request.clone()).or_insert(HeldSums {
+            client,
+            held: 0,
+            paid: 0,
+            bonus: 0,
+            taken_from_paid: 0,
+            charged: 0,
+        });
+        if sums.client != client {
             gathered.foreign_holds.push(request.clone());
         }
-        *held = held.saturating_add(change);
-        if *held == 0 {
+        let add = |sum: &mut i64, by: i64| *sum = sum.saturating_add(by);
+        add(&mut sums.held, if credit == Account::Holds { amount } else { amount.saturating_neg() });
+        match (debit, credit) {
+            (Account::ClientPaid, _) => {
+                add(&mut sums.paid, amount);
+                add(&mut sums.taken_from_paid, amount);
+            }
+            (Account::ClientBonus, _) => add(&mut sums.bonus, amount),
+            (_, Account::ClientPaid) => add(&mut sums.paid, amount.saturating_neg()),
+            (_, Account::ClientBonus) => add(&mut sums.bonus, amount.saturating_neg()),
+            _ => add(&mut sums.charged, amount),
+        }
+        if sums.held == 0 {
+            if !sums.is_where_it_belongs() {
+                gathered.misplaced_holds.push(request.clone());
+            }
             gathered.holds.remove(request);
         }
     }
@@ -669,12 +712,16 @@ async fn check_holds(
         report.open_holds = report.open_holds.saturating_add(1);
         let request: String = row.try_get(0)?;
         let stored: (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
-        if taken(&mut gathered.holds, &request) != Some(stored) {
+        let told = taken(&mut gathered.holds, &request).map(|sums| (sums.client, sums.held));
+        if told != Some(stored) {
             report.find(format!("hold {request}: its row is not what the books hold for it"));
         }
     }
     for request in &gathered.foreign_holds {
         report.find(format!("hold {request}: it was taken from one client and ended with another"));
+    }
+    for request in &gathered.misplaced_holds {
+        report.find(format!("hold {request}: it was not given back to the credit it was taken from"));
     }
     for request in gathered.holds.keys() {
         report.find(format!("hold {request}: the books hold something for it, but it has no row"));

@@ -23,7 +23,7 @@ use super::aftermath::{self, Change, NewRefund, Prepared, RefundOrigin};
 use super::answers::{self, StoredAnswer};
 use super::core::{
     Batch, Capture, ClientId, ClientState, Command, EntryId, Hold, MAX_LEGS, Outcome, Refusal, Release,
-    Reverse,
+    Reverse, Settle,
 };
 use super::fault::Fault;
 use super::mailbox::Recipient;
@@ -74,6 +74,12 @@ pub(super) enum Job {
     Release {
         release: Release,
         answer: oneshot::Sender<Answer>,
+    },
+    Settle {
+        settle: Settle,
+        /// Without its amount, which the hold has.
+        running: Reservation,
+        answer: Recipient<Answer>,
     },
     TopUp {
         charge: SucceededCharge,
@@ -596,9 +602,12 @@ impl Writer {
         self.counts.batches.fetch_add(1, Relaxed);
         self.counts.commands.fetch_add(jobs.len().try_into().unwrap_or(u64::MAX), Relaxed);
         for (job, outcome) in jobs.iter().zip(&committed.outcomes) {
-            if let (Job::Capture { store, .. }, Outcome::Posted { entry, .. }) = (job, outcome)
-                && is_noted(store.as_ref())
-            {
+            let is_noted = match job {
+                Job::Capture { store, .. } => is_noted(store.as_ref()),
+                Job::Settle { settle, .. } => settle.charges(),
+                _ => false,
+            };
+            if let (true, Outcome::Posted { entry, .. }) = (is_noted, outcome) {
                 self.undelivered.insert(*entry);
             }
         }
@@ -642,6 +651,13 @@ impl Writer {
             }
             Job::TopUp { answer, .. } => {
                 let _ = answer.send(Err(unknown()));
+            }
+            Job::Settle { settle, answer, .. } => {
+                if settle.charges() {
+                    let client = Some(settle.client);
+                    self.doubtful.push(Reverse { capture: settle.usage(), client });
+                }
+                answer.answer(Err(unknown()));
             }
             // Whoever asked for the hold releases it until that is certain.
             Job::Hold { answer, .. } => {
@@ -933,9 +949,10 @@ impl Writer {
                 {
                     ended.push(capture.source.id().clone());
                 }
-                (Some(Command::Release(release)), Outcome::Posted { repeated: false, .. }) => {
-                    ended.push(release.hold.id().clone());
-                }
+                (
+                    Some(Command::Release(Release { hold, .. }) | Command::Settle(Settle { hold, .. })),
+                    Outcome::Posted { repeated: false, .. },
+                ) => ended.push(hold.id().clone()),
                 _ => {}
             }
         }
@@ -954,7 +971,7 @@ impl Writer {
         outcomes: &[Outcome],
         stores: &[Option<&StoredAnswer>],
     ) -> Result<(), Fault> {
-        for (_, outcome, store) in captures(commands, outcomes, stores) {
+        for (outcome, store) in charges(commands, outcomes, stores) {
             if let (Some(answer), Outcome::Posted { repeated: false, .. }) = (store, outcome)
                 && !answers::store(&mut self.connection, answer).await?
             {
@@ -977,27 +994,28 @@ impl Writer {
     }
 }
 
-/// The captures of a batch, with what became of them and the answer that is stored with each.
-fn captures<'a>(
+/// What became of the commands of a batch that charge a request, and the answer that is stored with each.
+fn charges<'a>(
     commands: &'a [Option<Command>],
     outcomes: &'a [Outcome],
     stores: &'a [Option<&'a StoredAnswer>],
-) -> impl Iterator<Item = (&'a Capture, &'a Outcome, Option<&'a StoredAnswer>)> {
+) -> impl Iterator<Item = (&'a Outcome, Option<&'a StoredAnswer>)> {
     let with_outcomes = commands.iter().zip(outcomes).enumerate();
     with_outcomes.filter_map(|(index, (command, outcome))| match command {
-        Some(Command::Capture(capture)) => Some((capture, outcome, stores.get(index).copied().flatten())),
+        Some(Command::Capture(_)) => Some((outcome, stores.get(index).copied().flatten())),
+        Some(Command::Settle(settle)) if settle.charges() => Some((outcome, None)),
         _ => None,
     })
 }
 
-/// The captures of a batch that are to be noted as undelivered.
+/// The charges of a batch that are to be noted as undelivered.
 fn noted(
     commands: &[Option<Command>],
     outcomes: &[Outcome],
     stores: &[Option<&StoredAnswer>],
 ) -> Vec<EntryId> {
-    captures(commands, outcomes, stores)
-        .filter_map(|(_, outcome, store)| match outcome {
+    charges(commands, outcomes, stores)
+        .filter_map(|(outcome, store)| match outcome {
             Outcome::Posted { entry, .. } if is_noted(store) => Some(*entry),
             _ => None,
         })
@@ -1017,6 +1035,7 @@ impl Job {
             Self::Capture { capture, .. } => Asked::Command(Command::Capture(capture.clone())),
             Self::Hold { hold, .. } => Asked::Command(Command::Hold(hold.clone())),
             Self::Release { release, .. } => Asked::Command(Command::Release(release.clone())),
+            Self::Settle { settle, .. } => Asked::Command(Command::Settle(settle.clone())),
             Self::Reverse { reverse, .. } => Asked::Command(Command::Reverse(reverse.clone())),
             Self::TopUp { charge, .. } => Asked::Charge(charge.clone()),
             Self::Change { .. } => return None,
@@ -1035,6 +1054,7 @@ impl Job {
             Self::Capture { capture, .. } => Some(capture.client),
             Self::Hold { hold, .. } => Some(hold.client),
             Self::Release { release, .. } => Some(release.client),
+            Self::Settle { settle, .. } => Some(settle.client),
             Self::Reverse { reverse, .. } => reverse.client,
             Self::TopUp { .. } | Self::Change { .. } => None,
         }

@@ -94,6 +94,19 @@ fn release(request: &str) -> Release {
     Release { client: 1, hold: source("hold", request) }
 }
 
+/// The end of a hold with what its request came to.
+fn came_to(request: &str, amount: i64) -> Settle {
+    Settle {
+        client: 1,
+        hold: source("hold", request),
+        amount: m(amount),
+        route: 5,
+        price_list: 6,
+        upstream_status: 201,
+        key: Some(3),
+    }
+}
+
 /// Paid, bonus and debt of client 1.
 fn balances(batch: &Batch) -> (i64, i64, i64) {
     let state = batch.clients[&1];
@@ -880,6 +893,131 @@ fn a_release_that_does_not_fit_any_more_changes_nothing() {
     refuses(&mut batch, &Command::Release(release("a")), Refusal::OutOfRange);
 }
 
+#[test]
+fn a_settled_hold_charges_paid_credit_first_and_gives_the_rest_of_each_back() {
+    for across_batches in [false, true] {
+        for (before, amount, after, expected) in [
+            (
+                (100, 50),
+                1,
+                (99, 50),
+                vec![(Holds, Revenue, 1), (Holds, ClientPaid, 99), (Holds, ClientBonus, 20)],
+            ),
+            (
+                (100, 50),
+                99,
+                (1, 50),
+                vec![(Holds, Revenue, 99), (Holds, ClientPaid, 1), (Holds, ClientBonus, 20)],
+            ),
+            ((100, 50), 100, (0, 50), vec![(Holds, Revenue, 100), (Holds, ClientBonus, 20)]),
+            (
+                (100, 50),
+                101,
+                (0, 49),
+                vec![(Holds, Revenue, 100), (Holds, Revenue, 1), (Holds, ClientBonus, 19)],
+            ),
+            ((100, 50), 120, (0, 30), vec![(Holds, Revenue, 100), (Holds, Revenue, 20)]),
+            ((200, 50), 30, (170, 50), vec![(Holds, Revenue, 30), (Holds, ClientPaid, 90)]),
+            ((0, 150), 30, (0, 120), vec![(Holds, Revenue, 30), (Holds, ClientBonus, 90)]),
+            ((100, 50), 0, (100, 50), vec![(Holds, ClientPaid, 100), (Holds, ClientBonus, 20)]),
+        ] {
+            let mut batch = batch(wallet(before.0, before.1, 0));
+            posted(&batch.apply(&Command::Hold(hold("a", 120))));
+            // What comes in between is not touched by it.
+            posted(&batch.apply(&Command::TopUp(top_up("t", 1000, 0))));
+            if across_batches {
+                batch = next_batch(batch);
+            }
+            let made = batch.entries.len();
+            let settled = posted(&batch.apply(&Command::Settle(came_to("a", amount)))).0;
+            assert_eq!(balances(&batch), (after.0 + 1000, after.1, 0), "{amount}");
+            assert_eq!(moves(&batch)[made..], expected, "{amount}");
+            for entry in &batch.entries[made..] {
+                let told = (entry.route, entry.price_list, entry.upstream_status, entry.key);
+                match entry.source.kind() {
+                    SourceKind::Usage => assert_eq!(told, (Some(5), Some(6), Some(201), Some(3))),
+                    _ => assert_eq!(told, (None, None, None, None)),
+                }
+            }
+            let first_back = expected.iter().position(|(_, credit, _)| *credit != Revenue);
+            if let Some(first_back) = first_back {
+                assert_eq!(batch.entries[made + first_back].source, "release:a");
+            }
+            // The same again adds nothing; anything else is refused.
+            for _ in 0..2 {
+                assert_eq!(posted(&batch.apply(&Command::Settle(came_to("a", amount)))), (settled, true));
+            }
+            let (other, conflict) = match amount {
+                0 => (3, Refusal::NoHold),
+                _ => (amount - 1, Refusal::SourceConflict),
+            };
+            if other > 0 {
+                refuses(&mut batch, &Command::Settle(came_to("a", other)), conflict);
+            }
+            if amount > 0 {
+                refuses(&mut batch, &Command::Release(release("a")), Refusal::NoHold);
+                refuses(&mut batch, &Command::Settle(came_to("a", 0)), Refusal::NoHold);
+                // A cut answer gives back what was charged, to where it was taken from.
+                posted(&batch.apply(&reverse("usage:a")));
+                assert_eq!(balances(&batch), (before.0 + 1000, before.1, 0), "{amount}");
+                refuses(&mut batch, &Command::Release(release("a")), Refusal::NoHold);
+            } else {
+                assert!(posted(&batch.apply(&Command::Release(release("a")))).1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hold_is_settled_for_its_own_client_and_for_no_more_than_it_holds() {
+    for across_batches in [false, true] {
+        let mut batch = batch(wallet(100, 50, 0));
+        batch.clients.insert(2, wallet(1000, 0, 0));
+        posted(&batch.apply(&Command::Hold(hold("a", 120))));
+        posted(&batch.apply(&capture("plain", 5)));
+        if across_batches {
+            batch = next_batch(batch);
+        }
+        for (settle, because) in [
+            (came_to("a", 121), Refusal::ExceedsHold),
+            (came_to("a", Micros::MAX.get()), Refusal::ExceedsHold),
+            (Settle { client: 2, ..came_to("a", 10) }, Refusal::SourceConflict),
+            (Settle { client: 77, ..came_to("a", 10) }, Refusal::SourceConflict),
+            (Settle { client: 2, ..came_to("a", 0) }, Refusal::SourceConflict),
+            (came_to("b", 1), Refusal::NoHold),
+            (came_to("b", 0), Refusal::NoHold),
+            // Charged at once, it is no end of a hold.
+            (came_to("plain", 5), Refusal::SourceConflict),
+            (came_to("plain", 4), Refusal::SourceConflict),
+            (Settle { hold: stored("usage:plain"), ..came_to("plain", 5) }, Refusal::SourceConflict),
+        ] {
+            refuses(&mut batch, &Command::Settle(settle), because);
+        }
+        posted(&batch.apply(&Command::Release(release("a"))));
+        refuses(&mut batch, &Command::Settle(came_to("a", 10)), Refusal::NoHold);
+        assert_eq!(balances(&batch), (100, 45, 0));
+    }
+}
+
+#[test]
+fn a_settle_that_does_not_fit_any_more_changes_nothing() {
+    let mut batch = batch(wallet(30, 10, 0));
+    posted(&batch.apply(&Command::Hold(hold("a", 40))));
+    posted(&batch.apply(&Command::TopUp(top_up("t", 5, Micros::MAX.get()))));
+    // What is charged fits, what goes back does not: neither may stay.
+    refuses(&mut batch, &Command::Settle(came_to("a", 35)), Refusal::OutOfRange);
+    posted(&batch.apply(&Command::Settle(came_to("a", 40))));
+}
+
+#[test]
+fn what_a_frozen_client_holds_is_settled_for_less() {
+    let mut batch = batch(wallet(100, 0, 0));
+    posted(&batch.apply(&Command::Hold(hold("a", 50))));
+    batch.clients.get_mut(&1).unwrap().frozen = true;
+    posted(&batch.apply(&Command::Settle(came_to("a", 20))));
+    assert_eq!(balances(&batch), (80, 0, 0));
+}
+
 /// The shell takes a block of ids beforehand. Too few must not leave half a command in the books.
 #[test]
 fn a_batch_that_runs_out_of_ids_refuses_and_changes_nothing() {
@@ -913,6 +1051,8 @@ fn commands_recall_every_source_that_decides_them() {
         (Command::Hold(hold("a", 1)), false, vec![]),
         (Command::Hold(hold("a", 1)), true, vec!["hold:a"]),
         (Command::Release(release("a")), false, vec!["hold:a", "release:a", "usage:a"]),
+        (Command::Settle(came_to("a", 1)), false, vec!["usage:a", "release:a", "hold:a"]),
+        (Command::Settle(came_to("a", 0)), false, vec!["usage:a", "release:a", "hold:a"]),
         (reverse("usage:a"), false, vec!["usage:a", "reversal:a", "hold:a"]),
         (Command::TopUp(top_up("a", 1, 0)), false, vec!["topup:a"]),
         (Command::Clawback(clawback("a", 1)), false, vec!["refund:a"]),

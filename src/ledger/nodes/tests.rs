@@ -287,6 +287,18 @@ async fn a_node_that_was_asleep_cannot_settle_a_hold_that_was_released() {
     let settled = super::super::Capture { held: true, ..capture(client, request, 60) };
     let refused = asleep.ledger.capture(settled, running).await.unwrap_err();
     assert_eq!(refused, super::super::LedgerError::Refused(super::super::Refusal::NoHold));
+    let less = super::super::Settle {
+        client,
+        hold: super::super::Source::new(super::super::SourceKind::Hold, request),
+        amount: m(20),
+        route: 1,
+        price_list: 1,
+        upstream_status: 200,
+        key: None,
+    };
+    let running = asleep.ledger.reserve(client, m(1)).await.unwrap();
+    let refused = asleep.ledger.settle_held(less, running).await.unwrap_err();
+    assert_eq!(refused, super::super::LedgerError::Refused(super::super::Refusal::NoHold));
     assert_eq!(asleep.balances(client).await, (100, 0, 0));
     asleep.assert_clean().await;
 }

@@ -58,6 +58,10 @@ enum Expected {
 /// Two commands that ask for the same money to move.
 fn same_content(a: &Command, b: &Command) -> bool {
     match (a, b) {
+        (Command::Settle(a), Command::Settle(b)) => (a.client, a.amount) == (b.client, b.amount),
+        // For the whole of it, a hold ends either way; without a hold, it was another request.
+        (Command::Capture(a), Command::Settle(b)) => a.held && (a.client, a.price) == (b.client, b.amount),
+        (Command::Settle(a), Command::Capture(b)) => (a.client, a.amount) == (b.client, b.price),
         // Where the money was spent is not part of it: the price and the client are.
         (Command::Capture(a), Command::Capture(b)) => (a.client, a.price) == (b.client, b.price),
         // What was set aside when it was asked for is not part of it, nor is bonus that had been spent.
@@ -77,6 +81,11 @@ impl Model {
     }
 
     fn expect(&mut self, command: &Command) -> Expected {
+        if let Command::Settle(s) = command
+            && s.amount.is_zero()
+        {
+            return self.expect(&Command::Release(Release { client: s.client, hold: s.hold.clone() }));
+        }
         let source = command.source();
         if let Command::Release(r) = command
             && self.done.get(&r.hold).is_some_and(|done| !matches!(done.command, Command::Hold(_)))
@@ -84,7 +93,10 @@ impl Model {
             return Expected::Refused(Refusal::NoHold);
         }
         if let Command::Reverse(r) = command
-            && !matches!(self.done.get(&r.capture), Some(Done { command: Command::Capture(_), .. }))
+            && !matches!(
+                self.done.get(&r.capture),
+                Some(Done { command: Command::Capture(_) | Command::Settle(_), .. })
+            )
         {
             return Expected::Refused(Refusal::NothingToReverse);
         }
@@ -104,6 +116,7 @@ impl Model {
             Command::Clawback(c) => c.client,
             Command::Hold(h) => h.client,
             Command::Release(r) => r.client,
+            Command::Settle(s) => s.client,
             Command::Reverse(r) => self.done[&r.capture].client,
             Command::PayOut(p) => p.client,
             Command::Reinstate(r) => r.client,
@@ -139,6 +152,7 @@ impl Model {
         let (client, hold, amount) = match command {
             Command::Capture(c) if c.held => (c.client, c.source.sibling(SourceKind::Hold), Some(c.price)),
             Command::Release(r) => (r.client, r.hold.clone(), None),
+            Command::Settle(s) => (s.client, s.hold.clone(), None),
             _ => return None,
         };
         let ends = [SourceKind::Usage, SourceKind::Release];
@@ -156,10 +170,37 @@ impl Model {
         if matches!(command, Command::Release(_)) {
             return None;
         }
+        if let Command::Settle(s) = command {
+            return Some(self.settle(s, held.amount.get(), (paid, bonus)));
+        }
         // The wallet has paid already, whatever has become of it since; what was taken from where is still the hold's.
         let others = vec![(Account::Revenue, -held.amount.get()), (Account::Holds, held.amount.get())];
         self.done.insert(command.source(), Done { command: command.clone(), client, paid, bonus, others });
         Some(Expected::Added)
+    }
+
+    /// What a request came to is charged to the paid credit that was set aside, then to the bonus; what is left of each is back.
+    fn settle(&mut self, settle: &Settle, held: i64, (paid, bonus): (i64, i64)) -> Expected {
+        let amount = settle.amount.get();
+        if amount > held {
+            return Expected::Refused(Refusal::ExceedsHold);
+        }
+        let (from_paid, from_bonus) = (amount.min(paid), (amount - paid).max(0));
+        let wallet = self.wallets.get_mut(&settle.client).unwrap();
+        let after = Wallet {
+            paid: wallet.paid + paid - from_paid,
+            bonus: wallet.bonus + bonus - from_bonus,
+            debt: wallet.debt,
+        };
+        if after.paid > MAX || after.bonus > MAX {
+            return Expected::Refused(Refusal::OutOfRange);
+        }
+        *wallet = after;
+        let others = vec![(Account::Revenue, -amount), (Account::Holds, held)];
+        let command = Command::Settle(settle.clone());
+        let done = Done { command, client: settle.client, paid: from_paid, bonus: from_bonus, others };
+        self.done.insert(settle.usage(), done);
+        Expected::Added
     }
 
     /// A clawback that is in the books: what it asked for, and the bonus that it forfeited.
@@ -204,11 +245,13 @@ impl Model {
     fn others(&self, command: &Command, before: Wallet) -> Vec<(Account, i64)> {
         let of = |source: &Source| match &self.done[source].command {
             Command::Capture(c) => c.price.get(),
+            Command::Settle(s) => s.amount.get(),
             Command::Hold(h) => h.amount.get(),
             other => panic!("{other:?}"),
         };
         let mut others = match command {
-            // One that ends a hold has been dealt with.
+            // What ends a hold has been dealt with.
+            Command::Settle(_) => unreachable!("{command:?}"),
             Command::Capture(c) => vec![(Account::Revenue, -c.price.get())],
             Command::Hold(h) => vec![(Account::Holds, -h.amount.get())],
             Command::Release(r) => vec![(Account::Holds, of(&r.hold))],
@@ -291,6 +334,7 @@ impl Model {
                 after.paid += (amount - before.debt).max(0);
                 after.bonus += if r.amount.is_none() { forfeited } else { 0 };
             }
+            Command::Settle(_) => unreachable!("{command:?}"),
             Command::PayOut(_) | Command::Fee(_) => {}
             Command::Adjust(a) if a.gift == Gift::Credit => after.bonus += a.amount.get(),
             Command::Adjust(a) if a.amount.get() > before.debt => return Err(Refusal::ExceedsDebt),
@@ -467,6 +511,8 @@ fn play(steps: &[Step], seen: &mut Seen) {
             Command::Capture(_) => "capture",
             Command::Hold(_) => "hold",
             Command::Release(_) => "release",
+            Command::Settle(s) if s.amount.is_zero() => "for nothing",
+            Command::Settle(_) => "for less",
             Command::TopUp(_) => "top-up",
             Command::Reverse(_) => "reverse",
             Command::Clawback(Clawback { within: Within::Credit { .. }, .. }) => "refund",
@@ -516,6 +562,10 @@ fn few_amounts() -> impl Strategy<Value = Micros> {
 
 fn clients() -> impl Strategy<Value = ClientId> {
     prop_oneof![12 => Just(1i64), 6 => Just(2i64), 4 => Just(3i64), 2 => Just(4i64), 1 => Just(9i64)]
+}
+
+fn came_to(client: ClientId, hold: Source, amount: Micros) -> Settle {
+    Settle { client, hold, amount, route: 1, price_list: 1, upstream_status: 200, key: None }
 }
 
 fn numbered(kind: &str, number: u8) -> Source {
@@ -574,6 +624,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             key: None,
         })
     });
+    let came_to = (clients(), held.clone(), prop_oneof![1 => amounts(), 3 => few_amounts()])
+        .prop_map(|(client, n, amount)| Command::Settle(came_to(client, numbered("hold", n), amount)));
     let release = (clients(), held, 0..20u8).prop_map(|(client, n, odd)| {
         let of = match odd {
             0 => "usage",
@@ -622,7 +674,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         },
     );
     let command = prop_oneof![
-        8 => capture, 6 => top_up, 3 => reverse, 4 => clawback, 5 => hold, 1 => settle, 1 => release, 1 => pay_out,
+        8 => capture, 6 => top_up, 3 => reverse, 4 => clawback, 5 => hold, 1 => settle, 1 => came_to, 1 => release, 1 => pay_out,
         1 => back, 1 => fee, 2 => adjust
     ]
     .boxed();
@@ -646,16 +698,36 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// What may come after a hold, a capture or a clawback.
 fn follow_up(step: &Step, which: u8) -> Option<Step> {
     let command = match (step, which) {
-        (Step::Do(Command::Hold(hold)), 0 | 1) => Command::Capture(Capture {
-            client: hold.client,
-            source: hold.source.sibling(SourceKind::Usage),
-            price: hold.amount,
-            route: 1,
-            price_list: 1,
-            upstream_status: 200,
-            held: true,
-            key: None,
-        }),
+        (Step::Do(Command::Hold(hold)), which)
+            if which == 0 || (which == 1 && hold.amount.get() % 2 == 1) =>
+        {
+            Command::Capture(Capture {
+                client: hold.client,
+                source: hold.source.sibling(SourceKind::Usage),
+                price: hold.amount,
+                route: 1,
+                price_list: 1,
+                upstream_status: 200,
+                held: true,
+                key: None,
+            })
+        }
+        (Step::Do(Command::Hold(hold)), 1 | 3) => {
+            let (number, held): (u8, i64) = (hold.source.id().to_string().parse().ok()?, hold.amount.get());
+            let amount = match number % 8 {
+                0 => 0,
+                1 => held,
+                2 => held + 1,
+                _ => held / 2,
+            };
+            Command::Settle(came_to(hold.client, hold.source.clone(), Micros::new(amount)?))
+        }
+        (Step::Do(Command::Settle(settle)), 0) => {
+            Command::Release(Release { client: settle.client, hold: settle.hold.clone() })
+        }
+        (Step::Do(Command::Settle(settle)), 1) => {
+            Command::Reverse(Reverse { capture: settle.usage(), client: None })
+        }
         (Step::Do(Command::Hold(hold)), 2) => {
             Command::Release(Release { client: hold.client, hold: hold.source.clone() })
         }
@@ -798,6 +870,16 @@ fn the_random_commands_reach_every_case() {
         "release: SourceConflict",
         "release: repeated, in one batch",
         "release: repeated, from the books",
+        "for less: 1 entries",
+        "for less: 2 entries",
+        "for less: 3 entries",
+        "for less: NoHold",
+        "for less: SourceConflict",
+        "for less: ExceedsHold",
+        "for less: repeated, in one batch",
+        "for less: repeated, from the books",
+        "for nothing: 1 entries",
+        "for nothing: NoHold",
         "reverse: of a settled hold",
         "debt made",
         "debt repaid",
