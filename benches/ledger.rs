@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use prepaid402::config::{DatabaseConfig, Secret};
 use prepaid402::db::{Connection, query};
 use prepaid402::domain::{ClientPublicId, Micros, RequestId};
-use prepaid402::ledger::{Capture, Ledger, usage_source};
+use prepaid402::ledger::{Capture, Ledger, Source, SourceKind};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 
@@ -125,12 +125,13 @@ async fn group_commit(name: &str, database: &DatabaseConfig, duration: Duration,
             let reservation = ledger.reserve(client, price).await.expect("reserved");
             let capture = Capture {
                 client,
-                source: usage_source(RequestId::new()),
+                source: Source::new(SourceKind::Usage, RequestId::new()),
                 price,
                 route: 1,
                 price_list: 1,
                 upstream_status: 200,
                 held: false,
+                key: None,
             };
             let posted = ledger.capture(capture, reservation).await.expect("captured");
             ledger.delivered(posted.entry);
@@ -157,7 +158,7 @@ async fn bare_statements(url: &str, duration: Duration, callers: i64) -> f64 {
     let (ask, asked) = tokio::sync::mpsc::channel(1024);
     let writer = tokio::spawn(write_bare_statements(connection, asked));
     let rate = drive("bare statements, PostgreSQL", duration, callers, move |account| {
-        let (ask, source) = (ask.clone(), usage_source(RequestId::new()));
+        let (ask, source) = (ask.clone(), Source::new(SourceKind::Usage, RequestId::new()).to_string());
         async move {
             let (answer, answered) = tokio::sync::oneshot::channel();
             ask.send((account, source, answer)).await.expect("the writer runs");
@@ -243,7 +244,7 @@ async fn one_commit_per_request(duration: Duration, directory: &Path, callers: i
                 "INSERT INTO entries (at, source, debit, credit, amount, currency, client) \
                  VALUES (0, $1, 1, 8, $2, 'usd', $3)",
             )
-            .bind(usage_source(RequestId::new()))
+            .bind(Source::new(SourceKind::Usage, RequestId::new()).to_string())
             .bind(PRICE)
             .bind(client)
             .execute(&mut *transaction)

@@ -13,9 +13,9 @@ use super::{Connection, DbError, Sql, file, query, query_scalar};
 use crate::config::DatabaseConfig;
 
 /// The version of the tables that this program works with.
-pub const SCHEMA_VERSION: i64 = 7;
+pub const SCHEMA_VERSION: i64 = 8;
 
-const SQLITE: [(i64, &str, &str); 7] = [
+const SQLITE: [(i64, &str, &str); 8] = [
     (1, "ledger", include_str!("../../migrations/sqlite/0001_ledger.sql")),
     (2, "admin", include_str!("../../migrations/sqlite/0002_admin.sql")),
     (3, "nodes", include_str!("../../migrations/sqlite/0003_nodes.sql")),
@@ -23,14 +23,16 @@ const SQLITE: [(i64, &str, &str); 7] = [
     (5, "at once", include_str!("../../migrations/sqlite/0005_at_once.sql")),
     (6, "mended money", include_str!("../../migrations/sqlite/0006_mended_money.sql")),
     (7, "card identity", include_str!("../../migrations/sqlite/0007_card_identity.sql")),
+    (8, "typed ledger", include_str!("../../migrations/sqlite/0008_typed_ledger.sql")),
 ];
 /// The first version that PostgreSQL had is 3: its first file is everything up to then.
-const POSTGRES: [(i64, &str, &str); 5] = [
+const POSTGRES: [(i64, &str, &str); 6] = [
     (3, "everything", include_str!("../../migrations/postgres/0003_everything.sql")),
     (4, "money truth", include_str!("../../migrations/postgres/0004_money_truth.sql")),
     (5, "at once", include_str!("../../migrations/postgres/0005_at_once.sql")),
     (6, "mended money", include_str!("../../migrations/postgres/0006_mended_money.sql")),
     (7, "card identity", include_str!("../../migrations/postgres/0007_card_identity.sql")),
+    (8, "typed ledger", include_str!("../../migrations/postgres/0008_typed_ledger.sql")),
 ];
 
 /// What a migration did.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::domain::decimal_in;
 use crate::ledger::account::Account;
 use crate::ledger::read::EntryRow;
+use crate::ledger::source::{SourceId, SourceKind};
 
 /// One line of a payer's statement.
 pub(super) fn line(entry: &EntryRow) -> Value {
@@ -27,7 +28,7 @@ pub(super) fn line(entry: &EntryRow) -> Value {
         "debtAfterExact": exact(entry.debt_after.unwrap_or(0)),
     });
     if let Value::Object(members) = &mut line {
-        let id = about.map(|name| (name.to_owned(), json!(id_of(&entry.source))));
+        let id = about.map(|(name, id)| (name.to_owned(), json!(id.to_string())));
         let route = entry.route.as_ref().map(|route| ("route".to_owned(), json!(route)));
         let status = entry.upstream_status.map(|status| ("upstreamStatus".to_owned(), json!(status)));
         members.extend(id.into_iter().chain(route).chain(status));
@@ -47,29 +48,30 @@ fn movement(entry: &EntryRow) -> (&'static str, bool) {
     }
 }
 
-/// The word for an entry, and what its id names, if that means something to a payer.
-fn kind(entry: &EntryRow) -> (&'static str, Option<&'static str>) {
-    const REQUEST: Option<&str> = Some("requestId");
-    match entry.source.split(':').next().unwrap_or_default() {
-        "topup" if entry.credit == Account::ClientBonus => ("bonus", Some("topUpId")),
-        "topup" => ("topup", Some("topUpId")),
-        "usage" => ("usage", REQUEST),
+/// The word for an entry, and what its id names with that id, if it means something to a payer.
+fn kind(entry: &EntryRow) -> (&'static str, Option<(&'static str, SourceId)>) {
+    let Some(source) = entry.of() else {
+        return ("adjustment", None);
+    };
+    let about = |name| Some((name, source.id().clone()));
+    match source.kind() {
+        SourceKind::TopUp if entry.credit == Account::ClientBonus => ("bonus", about("topUpId")),
+        SourceKind::TopUp => ("topup", about("topUpId")),
+        SourceKind::Usage => ("usage", about("requestId")),
         // What was set aside has paid for the request once the API's answer is known.
-        "hold" if entry.upstream_status.is_some() => ("usage", REQUEST),
-        "hold" => ("set_aside", REQUEST),
-        "reversal" | "release" => ("given_back", REQUEST),
-        "refund" => ("refund", None),
-        "refund-return" => ("refund_returned", None),
-        "dispute" => ("dispute", None),
-        "reinstatement" => ("dispute_returned", None),
-        _ => ("adjustment", None),
+        SourceKind::Hold if entry.upstream_status.is_some() => ("usage", about("requestId")),
+        SourceKind::Hold => ("set_aside", about("requestId")),
+        SourceKind::Reversal | SourceKind::Release => ("given_back", about("requestId")),
+        SourceKind::Refund => ("refund", None),
+        SourceKind::RefundReturn => ("refund_returned", None),
+        SourceKind::Dispute => ("dispute", None),
+        SourceKind::Reinstatement => ("dispute_returned", None),
+        SourceKind::RefundPaid
+        | SourceKind::Fee
+        | SourceKind::DisputeFee
+        | SourceKind::Adjustment
+        | SourceKind::WriteOffReturn => ("adjustment", None),
     }
-}
-
-/// `topup:ID` and `topup:ID/2` → `ID`.
-fn id_of(source: &str) -> &str {
-    let id = source.split_once(':').map_or(source, |(_, id)| id);
-    id.split('/').next().unwrap_or(id)
 }
 
 #[cfg(test)]
@@ -77,6 +79,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::ledger::account::Rail;
 
     fn entry(source: &str, debit: Account, credit: Account) -> EntryRow {
         EntryRow {
@@ -97,6 +100,7 @@ mod tests {
             route: None,
             price_list: Some(1),
             upstream_status: None,
+            key: None,
         }
     }
 
@@ -104,11 +108,11 @@ mod tests {
     fn every_movement_has_a_word_of_the_payers() {
         use Account::{
             Adjustment, ClientBonus, ClientDebt, ClientPaid, Holds, Promotion, RefundPending, Revenue,
-            StripeClearing,
         };
+        const CLEARING: Account = Account::Clearing(Rail::Stripe);
         for (source, debit, credit, kind, part, change) in [
-            ("topup:t", StripeClearing, ClientDebt, "topup", "debt", "-1.50"),
-            ("topup:t/2", StripeClearing, ClientPaid, "topup", "paid", "1.50"),
+            ("topup:t", CLEARING, ClientDebt, "topup", "debt", "-1.50"),
+            ("topup:t/2", CLEARING, ClientPaid, "topup", "paid", "1.50"),
             ("topup:t/3", Promotion, ClientBonus, "bonus", "bonus", "1.50"),
             ("usage:r", ClientPaid, Revenue, "usage", "paid", "-1.50"),
             ("usage:r/2", ClientBonus, Revenue, "usage", "bonus", "-1.50"),
@@ -119,8 +123,8 @@ mod tests {
             ("refund:x/2", ClientDebt, RefundPending, "refund", "debt", "1.50"),
             ("refund:x/3", ClientBonus, Promotion, "refund", "bonus", "-1.50"),
             ("refund-return:x", RefundPending, ClientPaid, "refund_returned", "paid", "1.50"),
-            ("dispute:txn_1", ClientDebt, StripeClearing, "dispute", "debt", "1.50"),
-            ("reinstatement:txn_2", StripeClearing, ClientPaid, "dispute_returned", "paid", "1.50"),
+            ("dispute:txn_1", ClientDebt, CLEARING, "dispute", "debt", "1.50"),
+            ("reinstatement:txn_2", CLEARING, ClientPaid, "dispute_returned", "paid", "1.50"),
             ("adjustment:a", Adjustment, ClientBonus, "adjustment", "bonus", "1.50"),
             ("adjustment:a", Adjustment, ClientDebt, "adjustment", "debt", "-1.50"),
             ("write-off-return:a.2", ClientPaid, Adjustment, "adjustment", "paid", "-1.50"),

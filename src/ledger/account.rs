@@ -1,4 +1,22 @@
-//! The accounts that entries debit and credit.
+//! The accounts that entries debit and credit: the rows of `accounts`, each a kind, and through whom its money goes where there may
+//! be several. Another rail is another value of [`Rail`], a number for each of its accounts, and a migration with their rows.
+
+/// Through whom money comes in and goes out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Rail {
+    /// Cards, charged at Stripe.
+    Stripe,
+}
+
+impl Rail {
+    /// The stored word.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Stripe => "stripe",
+        }
+    }
+}
 
 /// An account of the books. The numbers are stored; never renumber.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -11,10 +29,10 @@ pub enum Account {
     ClientDebt,
     /// Reserved for running metered requests (liability).
     Holds,
-    /// Charged at Stripe, on its way (asset).
-    StripeClearing,
-    /// What Stripe keeps (expense).
-    StripeFees,
+    /// Charged there, on its way (asset).
+    Clearing(Rail),
+    /// What is kept there (expense).
+    Fees(Rail),
     /// Refunds on their way to cards (liability).
     RefundPending,
     /// Earned by serving requests (income).
@@ -23,8 +41,8 @@ pub enum Account {
     Promotion,
     /// Corrections by the operator.
     Adjustment,
-    /// What Stripe charges for disputes (expense).
-    Dispute,
+    /// What disputes cost there (expense).
+    Dispute(Rail),
     /// Credit that expired unused (income).
     Breakage,
 }
@@ -36,13 +54,13 @@ impl Account {
         Self::ClientBonus,
         Self::ClientDebt,
         Self::Holds,
-        Self::StripeClearing,
-        Self::StripeFees,
+        Self::Clearing(Rail::Stripe),
+        Self::Fees(Rail::Stripe),
         Self::RefundPending,
         Self::Revenue,
         Self::Promotion,
         Self::Adjustment,
-        Self::Dispute,
+        Self::Dispute(Rail::Stripe),
         Self::Breakage,
     ];
 
@@ -54,13 +72,13 @@ impl Account {
             Self::ClientBonus => 2,
             Self::ClientDebt => 3,
             Self::Holds => 4,
-            Self::StripeClearing => 5,
-            Self::StripeFees => 6,
+            Self::Clearing(Rail::Stripe) => 5,
+            Self::Fees(Rail::Stripe) => 6,
             Self::RefundPending => 7,
             Self::Revenue => 8,
             Self::Promotion => 9,
             Self::Adjustment => 10,
-            Self::Dispute => 11,
+            Self::Dispute(Rail::Stripe) => 11,
             Self::Breakage => 12,
         }
     }
@@ -77,6 +95,31 @@ impl Account {
         Self::ALL.into_iter().find(|account| account.number() == number)
     }
 
+    /// What it is, as its row says.
+    #[must_use]
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Clearing(_) => "clearing",
+            Self::Fees(_) => "fees",
+            other => other.name(),
+        }
+    }
+
+    /// Through whom its money goes, where there may be several.
+    #[must_use]
+    pub const fn rail(self) -> Option<Rail> {
+        match self {
+            Self::Clearing(rail) | Self::Fees(rail) | Self::Dispute(rail) => Some(rail),
+            _ => None,
+        }
+    }
+
+    /// The word of its rail, as its row says; empty for one that has none.
+    #[must_use]
+    pub fn instance(self) -> &'static str {
+        self.rail().map_or("", Rail::word)
+    }
+
     /// The name in exports and pages.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -85,13 +128,13 @@ impl Account {
             Self::ClientBonus => "client_bonus",
             Self::ClientDebt => "client_debt",
             Self::Holds => "holds",
-            Self::StripeClearing => "stripe_clearing",
-            Self::StripeFees => "stripe_fees",
+            Self::Clearing(Rail::Stripe) => "stripe_clearing",
+            Self::Fees(Rail::Stripe) => "stripe_fees",
             Self::RefundPending => "refund_pending",
             Self::Revenue => "revenue",
             Self::Promotion => "promotion",
             Self::Adjustment => "adjustment",
-            Self::Dispute => "dispute",
+            Self::Dispute(Rail::Stripe) => "dispute",
             Self::Breakage => "breakage",
         }
     }

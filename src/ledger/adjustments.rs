@@ -4,6 +4,7 @@
 use super::aftermath::{Prepared, lock_client};
 use super::core::{Adjust, ClientId, Command, Gift, Refusal};
 use super::request_key::{asked_before, made_under};
+use super::source::{Source, SourceKind};
 use crate::db::{Connection, On, Row, Sql, query, query_scalar};
 use crate::domain::Micros;
 
@@ -134,7 +135,7 @@ pub(super) async fn adjust(
         .bind(at)
         .execute(connection)
         .await?;
-    let source = format!("adjustment:{}", new.id);
+    let source = Source::named(SourceKind::Adjustment, &new.id)?;
     let command = Command::Adjust(Adjust { client: new.client, source, amount, gift: new.gift });
     Ok(Prepared::Commands(new.client, vec![command]))
 }

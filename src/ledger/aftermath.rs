@@ -5,11 +5,12 @@
 //! that Stripe knows about one charge at one moment, each movement of money with a name of its own, and a movement that is in
 //! the books already is found there. Facts only ever grow; one that was read earlier and arrives later changes nothing.
 
-use super::account::Account;
+use super::account::{Account, Rail};
 use super::adjustments::{NewAdjustment, adjust};
-use super::core::{Clawback, ClientId, Command, Fee, PayOut, Refusal, Reinstate, Within, return_source};
+use super::core::{Clawback, ClientId, Command, Fee, PayOut, Refusal, Reinstate, Within};
 use super::request_key::asked_before;
 use super::reservations::Reservations;
+use super::source::{Source, SourceKind};
 use super::write_offs::with_take_backs;
 use crate::db::{Connection, Sql, query, query_scalar};
 use crate::domain::{Micros, RefundId, TopUpId};
@@ -198,12 +199,6 @@ pub(super) enum Prepared {
     Refused(Refusal),
 }
 
-/// The source of a refund's entries.
-#[must_use]
-pub fn refund_source(id: impl std::fmt::Display) -> String {
-    format!("refund:{id}")
-}
-
 /// The top-up's row is locked until the transaction ends: changes about one charge come one after the other.
 const TOP_UP: Sql = Sql::each(
     "SELECT client, amount, bonus FROM top_ups WHERE id = $1 AND state = 'succeeded'",
@@ -360,7 +355,8 @@ async fn align(connection: &mut Connection, facts: &ChargeFacts, at: i64) -> Res
         .await?;
     let mut commands = Vec::new();
     if let Some(fee) = &facts.fee {
-        push_fee(&mut commands, client, format!("fee:{}", fee.id), fee.amount, Account::StripeFees, false);
+        let source = Source::named(SourceKind::Fee, &fee.id)?;
+        push_fee(&mut commands, client, source, fee.amount, Account::Fees(Rail::Stripe), false);
     }
     for refund in &facts.refunds {
         if let Err(refusal) = align_refund(connection, &charge, refund, at, &mut commands).await? {
@@ -392,7 +388,7 @@ async fn align(connection: &mut Connection, facts: &ChargeFacts, at: i64) -> Res
 fn push_fee(
     commands: &mut Vec<Command>,
     client: ClientId,
-    source: String,
+    source: Source,
     amount: Micros,
     account: Account,
     is_returned: bool,
@@ -464,7 +460,7 @@ async fn align_refund(
             if refund.status != RefundStatus::Failed {
                 commands.push(Command::Clawback(Clawback {
                     client: charge.client,
-                    source: refund_source(&id),
+                    source: Source::named(SourceKind::Refund, &id)?,
                     amount: refund.amount,
                     to: Account::RefundPending,
                     forfeits: bonus,
@@ -487,12 +483,13 @@ async fn align_refund(
         .bind(at)
         .execute(connection)
         .await?;
+    let source = Source::named(SourceKind::Refund, &id)?;
     match refund.status {
         RefundStatus::Pending => {}
         RefundStatus::Succeeded => {
-            commands.push(Command::PayOut(PayOut { client: charge.client, refund: refund_source(&id) }));
+            commands.push(Command::PayOut(PayOut { client: charge.client, refund: source }));
         }
-        RefundStatus::Failed if found.is_some() => commands.push(returned(charge.client, &id)),
+        RefundStatus::Failed if found.is_some() => commands.push(returned(charge.client, source)),
         RefundStatus::Failed => {}
     }
     Ok(Ok(()))
@@ -523,9 +520,9 @@ async fn identity(connection: &mut Connection, refund: &RefundFacts) -> Result<I
 }
 
 /// The whole of a refund comes back.
-fn returned(client: ClientId, refund: &str) -> Command {
-    let of = refund_source(refund);
-    Command::Reinstate(Reinstate { client, source: return_source(&of), of, amount: None })
+fn returned(client: ClientId, of: Source) -> Command {
+    let source = of.sibling(SourceKind::RefundReturn);
+    Command::Reinstate(Reinstate { client, source, of, amount: None })
 }
 
 async fn align_dispute(
@@ -614,12 +611,12 @@ fn movements(
     for movement in &dispute.movements {
         match (movement.is_reinstated, &taken) {
             (false, _) => {
-                let source = format!("dispute:{}", movement.id);
+                let source = Source::named(SourceKind::Dispute, &movement.id)?;
                 commands.push(Command::Clawback(Clawback {
                     client,
                     source: source.clone(),
                     amount: movement.amount,
-                    to: Account::StripeClearing,
+                    to: Account::Clearing(Rail::Stripe),
                     forfeits: Micros::ZERO,
                     within: Within::Debt,
                 }));
@@ -627,7 +624,7 @@ fn movements(
             }
             (true, Some(of)) => commands.push(Command::Reinstate(Reinstate {
                 client,
-                source: format!("reinstatement:{}", movement.id),
+                source: Source::named(SourceKind::Reinstatement, &movement.id)?,
                 of: of.clone(),
                 amount: Some(movement.amount),
             })),
@@ -635,8 +632,15 @@ fn movements(
                 return Err(sqlx::Error::Decode("a dispute gives back what it has not taken".into()));
             }
         }
-        let source = format!("dispute-fee:{}", movement.id);
-        push_fee(commands, client, source, movement.fee, Account::Dispute, movement.fee_is_returned);
+        let source = Source::named(SourceKind::DisputeFee, &movement.id)?;
+        push_fee(
+            commands,
+            client,
+            source,
+            movement.fee,
+            Account::Dispute(Rail::Stripe),
+            movement.fee_is_returned,
+        );
     }
     Ok(())
 }
@@ -694,7 +698,7 @@ async fn request_refund(
     };
     let clawback = Clawback {
         client: charge.client,
-        source: refund_source(new.id),
+        source: Source::new(SourceKind::Refund, new.id),
         amount,
         to: Account::RefundPending,
         forfeits,
@@ -722,5 +726,10 @@ async fn fail_refund(
         return Ok(Prepared::Commands(charge.client, Vec::new()));
     }
     lock_client(connection, charge.client).await?;
-    with_take_backs(connection, charge.client, vec![returned(charge.client, &id)]).await
+    with_take_backs(
+        connection,
+        charge.client,
+        vec![returned(charge.client, Source::new(SourceKind::Refund, refund))],
+    )
+    .await
 }

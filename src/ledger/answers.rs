@@ -11,6 +11,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::source::SourceKind;
 use crate::db::{Connection, Db, DbError, Row, Sql, postgres_now, query, sql_with_now, sqlite_now};
 use crate::domain::{RequestId, SecretHash};
 
@@ -105,7 +106,8 @@ const STORE: &str = "\
 UPDATE idempotency_keys SET state = 'charged', status = $3, headers = $4, body = $5
 WHERE scope = $1 AND request = $2 AND state = 'running'";
 
-/// A key's row, and what else decides. A capture is noted as long as its answer may not have been delivered.
+/// A key's row, and what else decides. A capture is noted as long as its answer may not have been delivered. `$2` and `$3` are what
+/// the sources of reversals and of captures begin with.
 macro_rules! find {
     ($now:expr, $noted:literal) => {
         concat!(
@@ -113,7 +115,7 @@ macro_rules! find {
              EXISTS (SELECT 1 FROM nodes AS n WHERE n.id = k.node AND n.lease_until > ",
             $now,
             ") AS lives, \
-             EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'reversal:' || k.request) AS is_reversed, ",
+             EXISTS (SELECT 1 FROM entries AS e WHERE e.source = $2 || k.request) AS is_reversed, ",
             $noted,
             " AS is_noted FROM idempotency_keys AS k WHERE k.scope = $1 AND NOT (k.expires_at <= ",
             $now,
@@ -127,13 +129,13 @@ macro_rules! find {
 const FIND: Sql = Sql::each(
     find!(
         sqlite_now!(),
-        "EXISTS (SELECT 1 FROM undelivered AS u JOIN entries AS e ON e.source = 'usage:' || k.request, \
+        "EXISTS (SELECT 1 FROM undelivered AS u JOIN entries AS e ON e.source = $3 || k.request, \
          json_each(u.entries) AS noted WHERE u.node = k.node AND e.id BETWEEN \
          COALESCE(noted.value->>0, noted.value) AND COALESCE(noted.value->>1, noted.value))"
     ),
     find!(
         postgres_now!(),
-        "EXISTS (SELECT 1 FROM undelivered AS u JOIN entries AS e ON e.source = 'usage:' || k.request, \
+        "EXISTS (SELECT 1 FROM undelivered AS u JOIN entries AS e ON e.source = $3 || k.request, \
          jsonb_array_elements(u.entries::jsonb) AS noted WHERE u.node = k.node AND e.id BETWEEN \
          COALESCE(noted->>0, noted#>>'{}')::bigint AND COALESCE(noted->>1, noted#>>'{}')::bigint)"
     ),
@@ -172,7 +174,7 @@ const INTERRUPT_ORPHAN: Sql = sql_with_now!(
 );
 const FREE_GIVEN_BACK: &str = "\
 DELETE FROM idempotency_keys WHERE scope = $1 AND request = $2 AND state = 'charged' \
-AND EXISTS (SELECT 1 FROM entries AS e WHERE e.source = 'reversal:' || idempotency_keys.request)";
+AND EXISTS (SELECT 1 FROM entries AS e WHERE e.source = $3 || idempotency_keys.request)";
 const REPEAT: &str = "\
 UPDATE idempotency_keys SET repeats = repeats + 1 WHERE scope = $1 AND request = $2 AND state = 'charged' AND repeats < $3";
 const DELETE_EXPIRED: Sql = sql_with_now!(
@@ -256,7 +258,9 @@ fn key_row(row: &Row) -> Result<KeyRow, sqlx::Error> {
 /// # Errors
 /// When the database cannot be read.
 pub async fn find(db: &Db, scope: SecretHash) -> Result<Option<KeyRow>, DbError> {
-    let row = query(FIND).bind(scope.as_bytes().to_vec()).fetch_optional(db.reader()).await?;
+    let found = query(FIND).bind(scope.as_bytes().to_vec());
+    let found = found.bind(SourceKind::Reversal.prefix()).bind(SourceKind::Usage.prefix());
+    let row = found.fetch_optional(db.reader()).await?;
     Ok(row.as_ref().map(key_row).transpose()?)
 }
 
@@ -325,7 +329,18 @@ pub async fn interrupt_orphan(db: &Db, scope: SecretHash, request: RequestId) ->
 /// # Errors
 /// When the database cannot be written to.
 pub async fn free_given_back(db: &Db, scope: SecretHash, request: RequestId) -> Result<bool, DbError> {
-    change(db, FREE_GIVEN_BACK, scope, request).await.map(|changed| changed == 1)
+    db.write(move |connection| {
+        Box::pin(async move {
+            query(FREE_GIVEN_BACK)
+                .bind(scope.as_bytes().to_vec())
+                .bind(request.to_string())
+                .bind(SourceKind::Reversal.prefix())
+                .execute(connection)
+                .await
+                .map(|changed| changed == 1)
+        })
+    })
+    .await
 }
 
 async fn change(db: &Db, sql: impl Into<Sql>, scope: SecretHash, request: RequestId) -> Result<u64, DbError> {

@@ -7,11 +7,14 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use super::account::Account;
+use super::account::{Account, Rail};
+use super::source::{EntrySource, Source, SourceKind};
 use crate::domain::{Currency, Micros};
 
 /// A client's number: integer, because the hot path joins on it.
 pub type ClientId = i64;
+/// A client key's number.
+pub type KeyNumber = i64;
 /// An entry's number. Those of one client ascend in the order of commits; where there is one writer, all do.
 pub type EntryId = i64;
 
@@ -84,6 +87,9 @@ pub enum Command {
     Hold(Hold),
     /// Give a held amount back to the credit it was taken from, because its request was not charged.
     Release(Release),
+    /// End a hold with what its request came to: so much becomes revenue, paid credit first, and what is left goes back to the
+    /// credit it was taken from.
+    Settle(Settle),
     /// Note that a refund has left for the card.
     PayOut(PayOut),
     /// Give back what a clawback took, because the refund failed or the dispute was won.
@@ -99,8 +105,8 @@ pub enum Command {
 pub struct Capture {
     /// Who pays.
     pub client: ClientId,
-    /// `usage:REQUEST`.
-    pub source: String,
+    /// [`SourceKind::Usage`] of the request.
+    pub source: Source,
     /// The exact price.
     pub price: Micros,
     /// The route's number.
@@ -111,6 +117,8 @@ pub struct Capture {
     pub upstream_status: u16,
     /// Whether the price was set aside by a hold of the same request, which this ends.
     pub held: bool,
+    /// The client key that spends.
+    pub key: Option<KeyNumber>,
 }
 
 /// See [`Command::TopUp`].
@@ -118,8 +126,8 @@ pub struct Capture {
 pub struct TopUp {
     /// Whose credit.
     pub client: ClientId,
-    /// `topup:ID`.
-    pub source: String,
+    /// [`SourceKind::TopUp`].
+    pub source: Source,
     /// Charged to the card.
     pub amount: Micros,
     /// Given on top.
@@ -131,8 +139,8 @@ pub struct TopUp {
 /// See [`Command::Reverse`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reverse {
-    /// `usage:REQUEST`, the capture to give back. The reversal's own source is `reversal:REQUEST`.
-    pub capture: String,
+    /// [`SourceKind::Usage`] of the request, the capture to give back. The reversal's own is [`SourceKind::Reversal`].
+    pub capture: Source,
     /// Whose capture it is, if that is known; it is looked up otherwise.
     pub client: Option<ClientId>,
 }
@@ -142,10 +150,12 @@ pub struct Reverse {
 pub struct Hold {
     /// Whose credit.
     pub client: ClientId,
-    /// `hold:REQUEST`.
-    pub source: String,
+    /// [`SourceKind::Hold`] of the request.
+    pub source: Source,
     /// How much.
     pub amount: Micros,
+    /// The client key that spends.
+    pub key: Option<KeyNumber>,
 }
 
 /// See [`Command::Release`].
@@ -153,8 +163,55 @@ pub struct Hold {
 pub struct Release {
     /// Whose credit.
     pub client: ClientId,
-    /// `hold:REQUEST`, the hold to end. The release's own source is `release:REQUEST`.
-    pub hold: String,
+    /// [`SourceKind::Hold`] of the request, the hold to end. The release's own is [`SourceKind::Release`].
+    pub hold: Source,
+}
+
+/// See [`Command::Settle`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settle {
+    /// Who pays.
+    pub client: ClientId,
+    /// [`SourceKind::Hold`] of the request, the hold to end. What is charged has [`SourceKind::Usage`], like every charge, and what
+    /// goes back [`SourceKind::Release`].
+    pub hold: Source,
+    /// What the request came to, in micros: at most what is held. Nothing at all is a [`Command::Release`].
+    pub amount: Micros,
+    /// The route's number.
+    pub route: i64,
+    /// The price list's number.
+    pub price_list: i64,
+    /// What the upstream answered.
+    pub upstream_status: u16,
+    /// The client key that spends.
+    pub key: Option<KeyNumber>,
+}
+
+impl Settle {
+    /// The source of what is charged.
+    #[must_use]
+    pub fn usage(&self) -> Source {
+        self.hold.sibling(SourceKind::Usage)
+    }
+
+    /// Whether anything is charged.
+    #[must_use]
+    pub fn charges(&self) -> bool {
+        !self.amount.is_zero()
+    }
+
+    fn release(&self) -> Release {
+        Release { client: self.client, hold: self.hold.clone() }
+    }
+
+    fn about(&self) -> About {
+        About {
+            route: Some(self.route),
+            price_list: Some(self.price_list),
+            upstream_status: Some(self.upstream_status),
+            key: self.key,
+        }
+    }
 }
 
 /// See [`Command::Clawback`].
@@ -162,8 +219,8 @@ pub struct Release {
 pub struct Clawback {
     /// From whom.
     pub client: ClientId,
-    /// `refund:ID`, `dispute:TRANSACTION`.
-    pub source: String,
+    /// [`SourceKind::Refund`], [`SourceKind::Dispute`] or [`SourceKind::WriteOffReturn`].
+    pub source: Source,
     /// How much.
     pub amount: Micros,
     /// Where it goes: `RefundPending`, `StripeClearing` when Stripe has taken it already, or `Adjustment`.
@@ -191,8 +248,8 @@ pub enum Within {
 pub struct PayOut {
     /// Whose refund.
     pub client: ClientId,
-    /// `refund:ID`, the clawback. The payout's own source is `refund-paid:ID`.
-    pub refund: String,
+    /// [`SourceKind::Refund`], the clawback. The payout's own is [`SourceKind::RefundPaid`].
+    pub refund: Source,
 }
 
 /// See [`Command::Reinstate`].
@@ -200,10 +257,10 @@ pub struct PayOut {
 pub struct Reinstate {
     /// To whom.
     pub client: ClientId,
-    /// `refund-return:ID`, `reinstatement:TRANSACTION`.
-    pub source: String,
+    /// [`SourceKind::RefundReturn`] or [`SourceKind::Reinstatement`].
+    pub source: Source,
     /// The clawback's source.
-    pub of: String,
+    pub of: Source,
     /// How much of it; `None`: all, and the bonus that was forfeited with it.
     pub amount: Option<Micros>,
 }
@@ -213,8 +270,8 @@ pub struct Reinstate {
 pub struct Fee {
     /// Whose payment.
     pub client: ClientId,
-    /// `fee:TRANSACTION`, `dispute-fee:TRANSACTION`.
-    pub source: String,
+    /// [`SourceKind::Fee`] or [`SourceKind::DisputeFee`].
+    pub source: Source,
     /// How much.
     pub amount: Micros,
     /// `StripeFees` or `Dispute`.
@@ -228,8 +285,8 @@ pub struct Fee {
 pub struct Adjust {
     /// To whom.
     pub client: ClientId,
-    /// `adjustment:ID`.
-    pub source: String,
+    /// [`SourceKind::Adjustment`].
+    pub source: Source,
     /// How much.
     pub amount: Micros,
     /// What becomes of it.
@@ -248,15 +305,17 @@ pub enum Gift {
 impl Command {
     /// The idempotency key of the change.
     #[must_use]
-    pub fn source(&self) -> String {
+    pub fn source(&self) -> Source {
         match self {
             Self::Capture(capture) => capture.source.clone(),
             Self::TopUp(top_up) => top_up.source.clone(),
-            Self::Reverse(reverse) => reversal_source(&reverse.capture),
+            Self::Reverse(reverse) => reverse.capture.sibling(SourceKind::Reversal),
             Self::Clawback(clawback) => clawback.source.clone(),
             Self::Hold(hold) => hold.source.clone(),
-            Self::Release(release) => release_source(&release.hold),
-            Self::PayOut(pay_out) => payout_source(&pay_out.refund),
+            Self::Release(release) => release.hold.sibling(SourceKind::Release),
+            Self::Settle(settle) if settle.charges() => settle.usage(),
+            Self::Settle(settle) => settle.hold.sibling(SourceKind::Release),
+            Self::PayOut(pay_out) => pay_out.refund.sibling(SourceKind::RefundPaid),
             Self::Reinstate(reinstate) => reinstate.source.clone(),
             Self::Fee(fee) => fee.source.clone(),
             Self::Adjust(adjust) => adjust.source.clone(),
@@ -273,6 +332,7 @@ impl Command {
             Self::Clawback(clawback) => Some(clawback.client),
             Self::Hold(hold) => Some(hold.client),
             Self::Release(release) => Some(release.client),
+            Self::Settle(settle) => Some(settle.client),
             Self::PayOut(pay_out) => Some(pay_out.client),
             Self::Reinstate(reinstate) => Some(reinstate.client),
             Self::Fee(fee) => Some(fee.client),
@@ -283,29 +343,36 @@ impl Command {
     /// The sources that must be looked up before it is applied. Captures and holds are new by construction and guarded by the
     /// unique index, so their own are looked up only when they are `repeated` after a failure.
     #[must_use]
-    pub fn recalls(&self, repeated: bool) -> Vec<String> {
+    pub fn recalls(&self, repeated: bool) -> Vec<Source> {
         match self {
             Self::Capture(capture) if capture.held => {
-                let hold = hold_source(&capture.source);
-                vec![capture.source.clone(), release_source(&hold), hold]
+                let of = |kind| capture.source.sibling(kind);
+                vec![capture.source.clone(), of(SourceKind::Release), of(SourceKind::Hold)]
             }
             Self::Capture(capture) if repeated => vec![capture.source.clone()],
             Self::Hold(hold) if repeated => vec![hold.source.clone()],
             Self::Capture(_) | Self::Hold(_) => Vec::new(),
             Self::Reverse(reverse) => vec![
                 reverse.capture.clone(),
-                reversal_source(&reverse.capture),
-                hold_source(&reverse.capture),
+                reverse.capture.sibling(SourceKind::Reversal),
+                reverse.capture.sibling(SourceKind::Hold),
             ],
             Self::Release(release) => {
-                vec![release.hold.clone(), release_source(&release.hold), sibling(&release.hold, "usage")]
+                vec![
+                    release.hold.clone(),
+                    release.hold.sibling(SourceKind::Release),
+                    release.hold.sibling(SourceKind::Usage),
+                ]
+            }
+            Self::Settle(settle) => {
+                vec![settle.usage(), settle.hold.sibling(SourceKind::Release), settle.hold.clone()]
             }
             Self::TopUp(_) | Self::Clawback(_) | Self::Fee(_) | Self::Adjust(_) => vec![self.source()],
             Self::PayOut(pay_out) => {
-                vec![self.source(), pay_out.refund.clone(), return_source(&pay_out.refund)]
+                vec![self.source(), pay_out.refund.clone(), pay_out.refund.sibling(SourceKind::RefundReturn)]
             }
             Self::Reinstate(reinstate) => {
-                vec![self.source(), reinstate.of.clone(), payout_source(&reinstate.of)]
+                vec![self.source(), reinstate.of.clone(), reinstate.of.sibling(SourceKind::RefundPaid)]
             }
         }
     }
@@ -315,54 +382,10 @@ impl Command {
     pub fn max_legs(&self) -> usize {
         match self {
             Self::Capture(_) | Self::Reverse(_) | Self::Hold(_) | Self::Release(_) => 2,
-            Self::TopUp(_) | Self::Clawback(_) | Self::Reinstate(_) => MAX_LEGS,
+            // Of two parts that are held, at most one is divided.
+            Self::TopUp(_) | Self::Clawback(_) | Self::Reinstate(_) | Self::Settle(_) => MAX_LEGS,
             Self::PayOut(_) | Self::Fee(_) | Self::Adjust(_) => 1,
         }
-    }
-}
-
-/// The source of another kind for the same request.
-fn sibling(source: &str, kind: &str) -> String {
-    let id = source.split_once(':').map_or(source, |(_, id)| id);
-    format!("{kind}:{id}")
-}
-
-/// The source of the hold that a capture of the same request ends.
-#[must_use]
-pub fn hold_source(capture: &str) -> String {
-    sibling(capture, "hold")
-}
-
-/// The source of the release of a hold.
-#[must_use]
-pub fn release_source(hold: &str) -> String {
-    sibling(hold, "release")
-}
-
-/// The source of the reversal of a capture.
-#[must_use]
-pub fn reversal_source(capture: &str) -> String {
-    sibling(capture, "reversal")
-}
-
-/// The source of the payout of a refund.
-#[must_use]
-pub fn payout_source(refund: &str) -> String {
-    sibling(refund, "refund-paid")
-}
-
-/// The source of the return of a refund that failed.
-#[must_use]
-pub fn return_source(refund: &str) -> String {
-    sibling(refund, "refund-return")
-}
-
-/// The source of the n-th entry of one command: the first carries the plain source, so that one look-up finds it.
-#[must_use]
-pub fn leg_source(source: &str, leg: usize) -> String {
-    match leg {
-        0 => source.to_owned(),
-        n => format!("{source}/{}", n.saturating_add(1)),
     }
 }
 
@@ -375,7 +398,7 @@ pub struct Entry {
     /// Ascending.
     pub id: EntryId,
     /// Unique.
-    pub source: String,
+    pub source: EntrySource,
     /// The account that is debited.
     pub debit: Account,
     /// The account that is credited.
@@ -402,6 +425,8 @@ pub struct Entry {
     pub price_list: Option<i64>,
     /// For usage: what the upstream answered.
     pub upstream_status: Option<u16>,
+    /// For usage and holds: the client key that spent. `None` where nobody did, and before schema 8.
+    pub key: Option<KeyNumber>,
 }
 
 /// What became of a command.
@@ -449,6 +474,9 @@ pub enum Refusal {
     /// The credit is there, but running requests have set it aside.
     #[error("running requests have set the credit aside")]
     ReservationsInFlight,
+    /// More than is held.
+    #[error("that is more than is held")]
+    ExceedsHold,
     /// More than is left of the charge.
     #[error("that is more than is left of the charge")]
     ExceedsCharge,
@@ -472,7 +500,7 @@ pub struct Batch {
     /// The clients that the commands touch, as read under the lock. A missing one does not exist.
     pub clients: HashMap<ClientId, ClientState>,
     /// Entries already in the books under the sources that may repeat, and under the captures to reverse.
-    pub recorded: HashMap<String, Entry>,
+    pub recorded: HashMap<EntrySource, Entry>,
     /// Appended by the commands.
     pub entries: Vec<Entry>,
     /// Clients whose state changed.
@@ -480,7 +508,7 @@ pub struct Batch {
     /// Ids for new entries.
     ids: Ids,
     /// Sources posted in this batch, for commands that come twice in it.
-    posted: HashMap<String, usize>,
+    posted: HashMap<EntrySource, usize>,
 }
 
 /// Where the ids of new entries come from.
@@ -515,6 +543,34 @@ impl Ids {
         let (Self::From(next) | Self::Within(Range { start: next, .. })) = self;
         *next = next.saturating_add(i64::try_from(n).unwrap_or(i64::MAX));
     }
+}
+
+/// What an entry says beside what it moves.
+#[derive(Debug, Clone, Copy, Default)]
+struct About {
+    route: Option<i64>,
+    price_list: Option<i64>,
+    upstream_status: Option<u16>,
+    key: Option<KeyNumber>,
+}
+
+impl Capture {
+    fn about(&self) -> About {
+        About {
+            route: Some(self.route),
+            price_list: Some(self.price_list),
+            upstream_status: Some(self.upstream_status),
+            key: self.key,
+        }
+    }
+}
+
+/// What is posted under one source.
+#[derive(Debug, Clone, Copy)]
+struct Part<'a> {
+    source: &'a Source,
+    legs: &'a [Leg],
+    about: About,
 }
 
 /// One movement between accounts, before it becomes an entry.
@@ -562,6 +618,7 @@ impl Batch {
             Command::Clawback(clawback) => self.clawback(clawback),
             Command::Hold(hold) => self.hold(hold),
             Command::Release(release) => self.release(release),
+            Command::Settle(settle) => self.settle(settle),
             Command::PayOut(pay_out) => self.pay_out(pay_out),
             Command::Reinstate(reinstate) => self.reinstate(reinstate),
             Command::Fee(fee) => self.fee(fee),
@@ -575,7 +632,11 @@ impl Batch {
     }
 
     /// The first entry under a source, from the books or from this batch.
-    fn find(&self, source: &str) -> Option<&Entry> {
+    fn find(&self, source: &Source) -> Option<&Entry> {
+        self.find_entry(&source.entry(0))
+    }
+
+    fn find_entry(&self, source: &EntrySource) -> Option<&Entry> {
         match self.posted.get(source) {
             Some(index) => self.entries.get(*index),
             None => self.recorded.get(source),
@@ -583,15 +644,15 @@ impl Batch {
     }
 
     /// All entries of one command, in the order of its legs.
-    fn legs_of(&self, source: &str) -> Vec<Entry> {
-        (0..MAX_LEGS).map_while(|leg| self.find(&leg_source(source, leg)).cloned()).collect()
+    fn legs_of(&self, source: &Source) -> Vec<Entry> {
+        source.entries().map_while(|source| self.find_entry(&source).cloned()).collect()
     }
 
     /// The answer for a source that is in the books: the recorded outcome if the content is the same. `totals` are the
     /// accounts outside the client's wallet and what they move; how the wallet's side split depends on its state then.
     fn repeat(
         &self,
-        source: &str,
+        source: &Source,
         client: ClientId,
         totals: &[(Account, Micros)],
     ) -> Option<Result<Outcome, Refusal>> {
@@ -621,12 +682,12 @@ impl Batch {
         }
         if capture.held {
             let settled = |_| (Account::Holds, Account::Revenue);
-            let hold = hold_source(&capture.source);
+            let hold = capture.source.sibling(SourceKind::Hold);
             let legs = self.held_legs(capture.client, &hold, capture.price, settled)?;
-            return self.post(capture.client, &capture.source, &legs, Some(capture));
+            return self.post(capture.client, &capture.source, &legs, capture.about());
         }
         let legs = self.spending_legs(capture.client, capture.price, Account::Revenue)?;
-        self.post(capture.client, &capture.source, &legs, Some(capture))
+        self.post(capture.client, &capture.source, &legs, capture.about())
     }
 
     fn hold(&mut self, hold: &Hold) -> Result<Outcome, Refusal> {
@@ -634,7 +695,7 @@ impl Batch {
             return outcome;
         }
         let legs = self.spending_legs(hold.client, hold.amount, Account::Holds)?;
-        self.post(hold.client, &hold.source, &legs, None)
+        self.post(hold.client, &hold.source, &legs, About { key: hold.key, ..About::default() })
     }
 
     fn release(&mut self, release: &Release) -> Result<Outcome, Refusal> {
@@ -646,13 +707,58 @@ impl Batch {
             .iter()
             .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))
             .ok_or(Refusal::OutOfRange)?;
-        let source = release_source(&release.hold);
+        if self.find(&release.hold.sibling(SourceKind::Usage)).is_some() {
+            // What went back by then was the rest of what was charged.
+            return Err(Refusal::NoHold);
+        }
+        let source = release.hold.sibling(SourceKind::Release);
         if let Some(outcome) = self.repeat(&source, release.client, &[(Account::Holds, total)]) {
             return outcome;
         }
         let legs =
             self.held_legs(release.client, &release.hold, total, |taken_from| (Account::Holds, taken_from))?;
-        self.post(release.client, &source, &legs, None)
+        self.post(release.client, &source, &legs, About::default())
+    }
+
+    fn settle(&mut self, settle: &Settle) -> Result<Outcome, Refusal> {
+        if !settle.charges() {
+            return self.release(&settle.release());
+        }
+        let usage = settle.usage();
+        if let Some(outcome) = self.repeat(&usage, settle.client, &[(Account::Revenue, settle.amount)]) {
+            // Charged without a hold, it was another request.
+            let is_of_hold = self.find(&usage).is_some_and(|first| first.debit == Account::Holds);
+            return if is_of_hold { outcome } else { Err(Refusal::SourceConflict) };
+        }
+        let release = settle.hold.sibling(SourceKind::Release);
+        let held = self.legs_of(&settle.hold);
+        if held.is_empty()
+            || held.iter().any(|leg| leg.credit != Account::Holds)
+            || self.find(&release).is_some()
+        {
+            return Err(Refusal::NoHold);
+        }
+        if held.iter().any(|leg| leg.client != settle.client) {
+            return Err(Refusal::SourceConflict);
+        }
+        // The hold's legs are in the order in which credit is spent, and so is what is charged of them.
+        let mut left = settle.amount;
+        let (mut charged, mut back) = (Vec::with_capacity(held.len()), Vec::with_capacity(held.len()));
+        for leg in &held {
+            let charge = left.min(leg.amount);
+            let rest = leg.amount.checked_sub(charge).ok_or(Refusal::OutOfRange)?;
+            left = left.checked_sub(charge).ok_or(Refusal::OutOfRange)?;
+            charged.push(Leg { debit: Account::Holds, credit: Account::Revenue, amount: charge });
+            back.push(Leg { debit: Account::Holds, credit: leg.debit, amount: rest });
+        }
+        if !left.is_zero() {
+            return Err(Refusal::ExceedsHold);
+        }
+        let parts = [
+            Part { source: &usage, legs: &charged, about: settle.about() },
+            Part { source: &release, legs: &back, about: About::default() },
+        ];
+        self.post_parts(settle.client, &parts)
     }
 
     /// Paid credit first, then bonus.
@@ -677,13 +783,13 @@ impl Batch {
     fn held_legs(
         &self,
         client: ClientId,
-        hold: &str,
+        hold: &Source,
         amount: Micros,
         accounts: impl Fn(Account) -> (Account, Account),
     ) -> Result<Vec<Leg>, Refusal> {
         let held = self.legs_of(hold);
-        let ended = [release_source(hold), sibling(hold, "usage")];
-        if held.is_empty() || ended.iter().any(|source| self.find(source).is_some()) {
+        let has_ended = |by| self.find(&hold.sibling(by)).is_some();
+        if held.is_empty() || has_ended(SourceKind::Release) || has_ended(SourceKind::Usage) {
             return Err(Refusal::NoHold);
         }
         let total = held.iter().try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount));
@@ -701,7 +807,7 @@ impl Batch {
         if self.find(&top_up.source).is_some_and(|first| first.currency != top_up.currency) {
             return Err(Refusal::SourceConflict);
         }
-        let totals = [(Account::StripeClearing, top_up.amount), (Account::Promotion, top_up.bonus)];
+        let totals = [(Account::Clearing(Rail::Stripe), top_up.amount), (Account::Promotion, top_up.bonus)];
         if let Some(outcome) = self.repeat(&top_up.source, top_up.client, &totals) {
             return outcome;
         }
@@ -712,11 +818,11 @@ impl Batch {
         let repaid = state.debt.min(top_up.amount);
         let credited = top_up.amount.checked_sub(repaid).ok_or(Refusal::OutOfRange)?;
         let legs = [
-            Leg { debit: Account::StripeClearing, credit: Account::ClientDebt, amount: repaid },
-            Leg { debit: Account::StripeClearing, credit: Account::ClientPaid, amount: credited },
+            Leg { debit: Account::Clearing(Rail::Stripe), credit: Account::ClientDebt, amount: repaid },
+            Leg { debit: Account::Clearing(Rail::Stripe), credit: Account::ClientPaid, amount: credited },
             Leg { debit: Account::Promotion, credit: Account::ClientBonus, amount: top_up.bonus },
         ];
-        self.post(top_up.client, &top_up.source, &legs, None)
+        self.post(top_up.client, &top_up.source, &legs, About::default())
     }
 
     fn reverse(&mut self, reverse: &Reverse) -> Result<Outcome, Refusal> {
@@ -728,7 +834,7 @@ impl Batch {
             return Err(Refusal::NothingToReverse);
         }
         let client = first.client;
-        let source = reversal_source(&reverse.capture);
+        let source = reverse.capture.sibling(SourceKind::Reversal);
         let total = captured
             .iter()
             .try_fold(Micros::ZERO, |sum, leg| sum.checked_add(leg.amount))
@@ -737,7 +843,7 @@ impl Batch {
             return outcome;
         }
         // What was captured from a hold goes back to where the hold had taken it from.
-        let held = self.legs_of(&hold_source(&reverse.capture));
+        let held = self.legs_of(&reverse.capture.sibling(SourceKind::Hold));
         let taken_from = |nth: usize, leg: &Entry| match leg.debit {
             Account::Holds => held.get(nth).map(|hold| hold.debit).ok_or(Refusal::NothingToReverse),
             debit => Ok(debit),
@@ -749,7 +855,7 @@ impl Batch {
                 Ok(Leg { debit: leg.credit, credit: taken_from(nth, leg)?, amount: leg.amount })
             })
             .collect::<Result<Vec<Leg>, Refusal>>()?;
-        self.post(client, &source, &legs, None)
+        self.post(client, &source, &legs, About::default())
     }
 
     fn clawback(&mut self, clawback: &Clawback) -> Result<Outcome, Refusal> {
@@ -783,7 +889,7 @@ impl Batch {
             Leg { debit: Account::ClientDebt, credit: clawback.to, amount: owed },
             Leg { debit: Account::ClientBonus, credit: Account::Promotion, amount: forfeited },
         ];
-        self.post(clawback.client, &clawback.source, &legs, None)
+        self.post(clawback.client, &clawback.source, &legs, About::default())
     }
 
     fn pay_out(&mut self, pay_out: &PayOut) -> Result<Outcome, Refusal> {
@@ -795,15 +901,15 @@ impl Batch {
         if amount.is_zero() {
             return Err(Refusal::NothingToReverse);
         }
-        let source = payout_source(&pay_out.refund);
+        let source = pay_out.refund.sibling(SourceKind::RefundPaid);
         if let Some(outcome) = self.repeat(&source, pay_out.client, &[(Account::RefundPending, amount)]) {
             return outcome;
         }
-        if self.find(&return_source(&pay_out.refund)).is_some() {
+        if self.find(&pay_out.refund.sibling(SourceKind::RefundReturn)).is_some() {
             return Err(Refusal::SourceConflict);
         }
-        let leg = Leg { debit: Account::RefundPending, credit: Account::StripeClearing, amount };
-        self.post(pay_out.client, &source, &[leg], None)
+        let leg = Leg { debit: Account::RefundPending, credit: Account::Clearing(Rail::Stripe), amount };
+        self.post(pay_out.client, &source, &[leg], About::default())
     }
 
     /// Debt is repaid first, whatever it came from, and the rest is paid credit again; so is the bonus that was forfeited.
@@ -820,11 +926,12 @@ impl Batch {
             Some(_) => Micros::ZERO,
         };
         // A refund that had left for the card comes back to where it had come from.
-        let has_left = to == Account::RefundPending && self.find(&payout_source(&reinstate.of)).is_some();
+        let has_left = to == Account::RefundPending
+            && self.find(&reinstate.of.sibling(SourceKind::RefundPaid)).is_some();
         let from = match self.find(&reinstate.source).map(|first| first.debit) {
             // Asked for again: it may have left only after a part had come back.
             Some(before) if before == to => to,
-            _ if has_left => Account::StripeClearing,
+            _ if has_left => Account::Clearing(Rail::Stripe),
             _ => to,
         };
         let totals = [(from, amount), (Account::Promotion, forfeited)];
@@ -841,7 +948,7 @@ impl Batch {
             Leg { debit: from, credit: Account::ClientPaid, amount: credited },
             Leg { debit: Account::Promotion, credit: Account::ClientBonus, amount: forfeited },
         ];
-        self.post(reinstate.client, &reinstate.source, &legs, None)
+        self.post(reinstate.client, &reinstate.source, &legs, About::default())
     }
 
     fn fee(&mut self, fee: &Fee) -> Result<Outcome, Refusal> {
@@ -850,10 +957,10 @@ impl Batch {
             return outcome;
         }
         let (debit, credit) = match fee.is_returned {
-            false => (fee.account, Account::StripeClearing),
-            true => (Account::StripeClearing, fee.account),
+            false => (fee.account, Account::Clearing(Rail::Stripe)),
+            true => (Account::Clearing(Rail::Stripe), fee.account),
         };
-        self.post(fee.client, &fee.source, &[Leg { debit, credit, amount: fee.amount }], None)
+        self.post(fee.client, &fee.source, &[Leg { debit, credit, amount: fee.amount }], About::default())
     }
 
     fn adjust(&mut self, adjust: &Adjust) -> Result<Outcome, Refusal> {
@@ -872,41 +979,48 @@ impl Batch {
             return Err(Refusal::ExceedsDebt);
         }
         let leg = Leg { debit: Account::Adjustment, credit: to, amount: adjust.amount };
-        self.post(adjust.client, &adjust.source, &[leg], None)
+        self.post(adjust.client, &adjust.source, &[leg], About::default())
     }
 
-    /// Appends the legs that are more than nothing, or changes nothing at all.
     fn post(
         &mut self,
         client: ClientId,
-        source: &str,
+        source: &Source,
         legs: &[Leg],
-        usage: Option<&Capture>,
+        about: About,
     ) -> Result<Outcome, Refusal> {
+        self.post_parts(client, &[Part { source, legs, about }])
+    }
+
+    /// Appends the legs that are more than nothing, or changes nothing at all.
+    fn post_parts(&mut self, client: ClientId, parts: &[Part<'_>]) -> Result<Outcome, Refusal> {
         let mut state = self.client(client)?;
-        let mut entries = Vec::with_capacity(legs.len());
-        for leg in legs.iter().filter(|leg| !leg.amount.is_zero()) {
-            state = moved(state, *leg)?;
-            state.sequence = state.sequence.checked_add(1).ok_or(Refusal::OutOfRange)?;
-            let id = self.ids.nth(entries.len()).ok_or(Refusal::OutOfRange)?;
-            entries.push(Entry {
-                id,
-                source: leg_source(source, entries.len()),
-                debit: leg.debit,
-                credit: leg.credit,
-                amount: leg.amount,
-                currency: state.currency,
-                client,
-                sequence: state.sequence,
-                previous: state.last_entry,
-                paid_after: state.paid,
-                bonus_after: state.bonus,
-                debt_after: state.debt,
-                route: usage.map(|capture| capture.route),
-                price_list: usage.map(|capture| capture.price_list),
-                upstream_status: usage.map(|capture| capture.upstream_status),
-            });
-            state.last_entry = Some(id);
+        let mut entries = Vec::with_capacity(parts.iter().map(|part| part.legs.len()).sum());
+        for Part { source, legs, about } in parts {
+            for (nth, leg) in legs.iter().filter(|leg| !leg.amount.is_zero()).enumerate() {
+                state = moved(state, *leg)?;
+                state.sequence = state.sequence.checked_add(1).ok_or(Refusal::OutOfRange)?;
+                let id = self.ids.nth(entries.len()).ok_or(Refusal::OutOfRange)?;
+                entries.push(Entry {
+                    id,
+                    source: source.entry(nth),
+                    debit: leg.debit,
+                    credit: leg.credit,
+                    amount: leg.amount,
+                    currency: state.currency,
+                    client,
+                    sequence: state.sequence,
+                    previous: state.last_entry,
+                    paid_after: state.paid,
+                    bonus_after: state.bonus,
+                    debt_after: state.debt,
+                    route: about.route,
+                    price_list: about.price_list,
+                    upstream_status: about.upstream_status,
+                    key: about.key,
+                });
+                state.last_entry = Some(id);
+            }
         }
         let Some(first) = entries.first() else {
             // An amount of nothing is no change, so there is nothing to find again under its source.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use quick_cache::sync::Cache;
 
-use super::core::ClientId;
+use super::core::{ClientId, KeyNumber};
 use super::shared_reads::SharedReads;
 use crate::db::{Readers, Row, query, query_scalar};
 use crate::domain::{KeyId, SecretHash, TopUpId};
@@ -62,6 +62,8 @@ pub struct KeyRecord {
     pub hash: SecretHash,
     /// Version of the key secret that the key derives from.
     pub secret_version: i64,
+    /// By which entries name it.
+    pub number: KeyNumber,
 }
 
 /// What a client key leads to.
@@ -96,12 +98,12 @@ struct Store {
 }
 
 const BY_HASH: &str = "\
-SELECT k.id, k.client, k.scope, k.revoked_at, c.public_id, k.hash, k.secret_version
+SELECT k.id, k.client, k.scope, k.revoked_at, c.public_id, k.hash, k.secret_version, k.number
 FROM client_keys AS k JOIN clients AS c ON c.id = k.client WHERE k.hash = $1";
 const PROMISED: &str = "\
 SELECT id FROM top_ups WHERE key_hash = $1 AND client IS NULL AND state IN ('created', 'confirming', 'pending') LIMIT 1";
 const BY_BINDING: &str = "\
-SELECT k.id, k.client, k.scope, k.revoked_at, c.public_id, k.hash, k.secret_version
+SELECT k.id, k.client, k.scope, k.revoked_at, c.public_id, k.hash, k.secret_version, k.number
 FROM payment_method_bindings AS b JOIN client_keys AS k ON k.id = b.key JOIN clients AS c ON c.id = b.client
 WHERE b.hash = $1 AND b.revoked_at IS NULL";
 
@@ -117,6 +119,7 @@ fn record(row: &Row) -> Result<Option<KeyRecord>, sqlx::Error> {
         scope: Scope::parse(row.try_get(2)?).ok_or_else(malformed)?,
         hash: SecretHash::from_slice(row.try_get(5)?).ok_or_else(malformed)?,
         secret_version: row.try_get(6)?,
+        number: row.try_get(7)?,
     }))
 }
 

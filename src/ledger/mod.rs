@@ -5,7 +5,7 @@
 //!                     top-up ──┼─► writer: BEGIN · read · core::apply · append entries · update clients · COMMIT ─► answers
 //!                    reverse ──┘
 //! ```
-//! `core.rs` has every rule and no I/O. `writer.rs` commits batches; `fault.rs` decides what a failed one means. `storage.rs`
+//! `core.rs` has every rule and no I/O; `source.rs` says what entries stand for, and which accounts that may move. `writer.rs` commits batches; `fault.rs` decides what a failed one means. `storage.rs`
 //! reads and writes, with the bulk statements of `sqlite.rs` and `postgres.rs`: two databases, one ledger.
 //! `reservations.rs` is what running requests of this node have set aside; holds set aside across nodes. `nodes.rs` finishes
 //! what dead nodes left. `mailbox.rs` brings outcomes to the threads that wait for them. `answers.rs` keeps answers for
@@ -37,6 +37,7 @@ pub mod repeat_key;
 pub mod request_key;
 pub mod reservations;
 mod shared_reads;
+pub mod source;
 mod sqlite;
 mod storage;
 #[cfg(test)]
@@ -53,13 +54,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::aftermath::{Change, NewRefund};
 pub use self::answers::{KeptHeader, StoredAnswer};
-pub use self::core::{Capture, ClientId, ClientState, EntryId, Refusal};
+pub use self::core::{Capture, ClientId, ClientState, EntryId, KeyNumber, Refusal, Settle};
 use self::core::{Hold, Release, Reverse};
 use self::mailbox::Recipient;
 use self::nodes::Node;
 pub use self::recording::SucceededCharge;
 pub use self::reservations::{NotReserved, Reservation, Reservations};
 use self::shared_reads::SharedReads;
+pub use self::source::{Source, SourceKind};
 pub(crate) use self::storage::undelivered_entries;
 use self::writer::{Deliveries, Job, Shared, Writer};
 pub use self::writer::{Posted, WriterCounts};
@@ -257,7 +259,7 @@ impl Ledger {
         self.ask(job).await
     }
 
-    /// Turns a reservation into a hold that every node sees, durably. What comes back is the reservation without its amount; it
+    /// Turns a reservation of a client key into a hold that every node sees, durably. What comes back is the reservation without its amount; it
     /// still counts as a running request.
     ///
     /// # Errors
@@ -266,13 +268,14 @@ impl Ledger {
         &self,
         request: RequestId,
         reservation: Reservation,
+        key: Option<KeyNumber>,
     ) -> Result<(Posted, Reservation), LedgerError> {
         if self.is_shared() && !self.node.is_fresh() {
             // Others may be finishing what this node runs; it must renew its lease first.
             return Err(LedgerError::Unavailable("this node's lease is not certain".to_owned()));
         }
         let (client, amount) = (reservation.client(), reservation.amount());
-        let hold = Hold { client, source: hold_source_of(&request), amount };
+        let hold = Hold { client, source: Source::new(SourceKind::Hold, request), amount, key };
         self.ask(|answer| Job::Hold { hold, reservation, answer }).await
     }
 
@@ -282,7 +285,26 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn release(&self, request: RequestId, client: ClientId) -> Result<Posted, LedgerError> {
-        self.release_held(Release { client, hold: hold_source_of(&request) }).await
+        self.release_held(Release { client, hold: Source::new(SourceKind::Hold, request) }).await
+    }
+
+    /// Ends the hold of a request with what it came to, which is known only now: so much is charged, and the rest goes back to the
+    /// credit it was taken from, in one step, durably. Paid credit is charged first, then bonus. `running` is what
+    /// [`Ledger::hold`] gave back.
+    ///
+    /// The amount is in micros, and at most what is held ([`Refusal::ExceedsHold`] above that). The charge counts as undelivered
+    /// until [`Ledger::delivered`], like a capture, and [`Ledger::reverse`] gives it back. Nothing at all is a release. Idempotent
+    /// by the request: the same amount again is the same outcome, another one is [`Refusal::SourceConflict`].
+    ///
+    /// # Errors
+    /// [`LedgerError`]; nothing may be delivered then. When that says [`LedgerError::Unavailable`], the hold may still be there:
+    /// [`Ledger::settle`], then [`Ledger::release`].
+    pub async fn settle_held(&self, settle: Settle, running: Reservation) -> Result<Posted, LedgerError> {
+        let job = |caller| {
+            let answer = Recipient::new(caller, mailbox::here());
+            Job::Settle { settle, running, answer }
+        };
+        self.ask(job).await
     }
 
     async fn release_held(&self, release: Release) -> Result<Posted, LedgerError> {
@@ -323,7 +345,8 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn reverse(&self, request: RequestId) -> Result<Posted, LedgerError> {
-        self.reverse_captured(Reverse { capture: usage_source(request), client: None }).await
+        self.reverse_captured(Reverse { capture: Source::new(SourceKind::Usage, request), client: None })
+            .await
     }
 
     /// The same, where it is known whose request it is.
@@ -331,7 +354,11 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError`].
     pub async fn give_back(&self, request: RequestId, client: ClientId) -> Result<Posted, LedgerError> {
-        self.reverse_captured(Reverse { capture: usage_source(request), client: Some(client) }).await
+        self.reverse_captured(Reverse {
+            capture: Source::new(SourceKind::Usage, request),
+            client: Some(client),
+        })
+        .await
     }
 
     /// Waits until it is certain that a request whose capture has an unknown outcome is not charged: what the writer does
@@ -358,7 +385,8 @@ impl Ledger {
     /// [`DbError`].
     pub async fn is_charged(&self, request: RequestId) -> Result<bool, DbError> {
         const IS_CHARGED: &str = "SELECT EXISTS (SELECT 1 FROM entries WHERE source = $1)";
-        Ok(query_scalar(IS_CHARGED).bind(usage_source(request)).fetch_one(self.db.reader()).await?)
+        let source = Source::new(SourceKind::Usage, request).to_string();
+        Ok(query_scalar(IS_CHARGED).bind(source).fetch_one(self.db.reader()).await?)
     }
 
     async fn reverse_captured(&self, reverse: Reverse) -> Result<Posted, LedgerError> {
@@ -398,17 +426,6 @@ impl Ledger {
     pub fn total_reserved(&self) -> Micros {
         self.reservations.total_reserved()
     }
-}
-
-/// The source of a request's usage entries.
-#[must_use]
-pub fn usage_source(request: RequestId) -> String {
-    format!("usage:{request}")
-}
-
-/// The source of a request's hold.
-fn hold_source_of(request: &impl std::fmt::Display) -> String {
-    format!("hold:{request}")
 }
 
 /// Why nothing could be set aside.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use super::core::{ClientId, Release, Reverse};
+use super::source::Source;
 use super::{Ledger, LedgerError, Posted, storage};
 use crate::db::{Db, DbError, Sql, now_micros, query, query_scalar, sql_with_now};
 
@@ -123,8 +124,8 @@ struct Left {
     lease: i64,
     /// Its row of captures without an answer, as it was read.
     entries: Option<String>,
-    captures: Vec<(String, Option<ClientId>)>,
-    holds: Vec<(String, ClientId)>,
+    captures: Vec<(Source, Option<ClientId>)>,
+    holds: Vec<(Source, ClientId)>,
 }
 
 /// How many were not done before. `None`: one could not be done.
@@ -215,10 +216,8 @@ impl Ledger {
             let reverse = Reverse { capture, client };
             self.reverse_captured(reverse)
         });
-        let released = left.holds.into_iter().map(|(request, client)| {
-            let release = Release { client, hold: super::hold_source_of(&request) };
-            self.release_held(release)
-        });
+        let released =
+            left.holds.into_iter().map(|(hold, client)| self.release_held(Release { client, hold }));
         let (given_back, released) = tokio::join!(join_all(given_back), join_all(released));
         let (Some(given_back), Some(released)) = (fresh(&given_back), fresh(&released)) else {
             return Ok(false);

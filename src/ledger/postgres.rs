@@ -34,17 +34,17 @@ macro_rules! append {
             $given,
             "added AS (
     INSERT INTO entries (id, at, source, debit, credit, amount, currency, client, sequence, previous,
-                         paid_after, bonus_after, debt_after, route, price_list, upstream_status)
+                         paid_after, bonus_after, debt_after, route, price_list, upstream_status, key)
     SELECT e.id, $1, e.source, COALESCE(e.debit, $17), COALESCE(e.credit, $18), COALESCE(e.amount, $19),
            COALESCE(e.currency, $20), e.client, e.sequence, e.previous, e.paid_after, COALESCE(e.bonus_after, $21),
            COALESCE(e.debt_after, $22), COALESCE(e.route, $23), COALESCE(e.price_list, $24),
-           COALESCE(e.upstream_status, $25)
+           COALESCE(e.upstream_status, $25), COALESCE(e.key, $38)
     FROM unnest($2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[],
                 $9::bigint[], $10::bigint[], $11::text[], $12::bigint[], $13::bigint[], $14::bigint[],
-                $15::bigint[], $16::bigint[])
+                $15::bigint[], $16::bigint[], $37::bigint[])
          AS e (id, source, client, sequence, previous, paid_after, debit,
                credit, amount, currency, bonus_after, debt_after, route,
-               price_list, upstream_status)",
+               price_list, upstream_status, key)",
             $when,
             "
     RETURNING 1
@@ -75,19 +75,19 @@ SELECT ",
 const APPEND: &str = append!("", "", "", "rows");
 /// Everything or nothing: nothing unless each client is as the node remembers it, and the node's fencing token is its newest.
 /// The clients are locked first, in the order of their ids like everywhere. Nobody could roll back what is only found
-/// afterwards, so the statement counts its rows itself: another number than `$38` is divided by zero.
+/// afterwards, so the statement counts its rows itself: another number than `$40` is divided by zero.
 const APPEND_AT_ONCE: &str = append!(
     "fenced AS MATERIALIZED (
     SELECT 1 FROM undelivered WHERE node = $34 AND fence = $36 FOR NO KEY UPDATE
 ), known AS MATERIALIZED (
-    SELECT c.id FROM clients AS c JOIN unnest($26::bigint[], $37::bigint[]) AS v (id, sequence) ON c.id = v.id
+    SELECT c.id FROM clients AS c JOIN unnest($26::bigint[], $39::bigint[]) AS v (id, sequence) ON c.id = v.id
     WHERE c.sequence = v.sequence AND c.status = 'active' ORDER BY c.id FOR NO KEY UPDATE OF c
 ), whole AS MATERIALIZED (
     SELECT EXISTS (SELECT 1 FROM fenced) AND (SELECT COUNT(*) FROM known) = cardinality($26::bigint[]) AS fits
 ), ",
     " WHERE (SELECT fits FROM whole)",
     " AND (SELECT fits FROM whole)",
-    "CASE WHEN (SELECT fits FROM whole) THEN rows / (CASE WHEN rows = $38 THEN 1 ELSE 0 END) ELSE 0 END"
+    "CASE WHEN (SELECT fits FROM whole) THEN rows / (CASE WHEN rows = $40 THEN 1 ELSE 0 END) ELSE 0 END"
 );
 
 /// Waits for a statement of this node's that is being carried out. One that is late itself does not lower the token.
@@ -205,12 +205,13 @@ fn with_rows<'q>(
     let (routes, route) = column(entries, |e| e.route);
     let (price_lists, price_list) = column(entries, |e| e.price_list);
     let (statuses, status) = column(entries, |e| e.upstream_status.map(i64::from));
+    let (keys, key) = column(entries, |e| e.key);
     let (bonuses, bonus) = column(clients, |(_, state)| Some(state.bonus.get()));
     let (debts, debt) = column(clients, |(_, state)| Some(state.debt.get()));
     sqlx::query_scalar(statement)
         .bind(at)
         .bind(numbers(|e| e.id))
-        .bind(entries.iter().map(|e| e.source.as_str()).collect::<Vec<_>>())
+        .bind(entries.iter().map(|e| e.source.to_string()).collect::<Vec<_>>())
         .bind(numbers(|e| e.client))
         .bind(numbers(|e| e.sequence))
         .bind(entries.iter().map(|e| e.previous).collect::<Vec<_>>())
@@ -244,6 +245,8 @@ fn with_rows<'q>(
         .bind(node)
         .bind(row)
         .bind(fence)
+        .bind(keys)
+        .bind(key)
 }
 
 pub(super) async fn insert_holds(
@@ -253,7 +256,7 @@ pub(super) async fn insert_holds(
     holds: &[HoldRow],
 ) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(INSERT_HOLDS)
-        .bind(holds.iter().map(|hold| hold.request.as_str()).collect::<Vec<_>>())
+        .bind(holds.iter().map(|hold| hold.request.to_string()).collect::<Vec<_>>())
         .bind(holds.iter().map(|hold| hold.client).collect::<Vec<_>>())
         .bind(holds.iter().map(|hold| hold.amount.get()).collect::<Vec<_>>())
         .bind(node)

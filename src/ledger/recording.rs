@@ -5,6 +5,7 @@
 
 use super::core::{ClientId, TopUp};
 use super::keys::Scope;
+use super::source::{Source, SourceKind};
 use crate::db::{Connection, Sql, query, query_scalar};
 use crate::domain::{ClientPublicId, Currency, KeyId, Micros, SecretHash, TopUpId};
 
@@ -100,13 +101,8 @@ pub(super) async fn prepare(
         .bind(at)
         .execute(&mut *connection)
         .await?;
-    Ok(Some(TopUp { client, source: top_up_source(charge.top_up), amount, bonus, currency }))
-}
-
-/// The source of a top-up's entries.
-#[must_use]
-pub fn top_up_source(id: TopUpId) -> String {
-    format!("topup:{id}")
+    let source = Source::new(SourceKind::TopUp, charge.top_up);
+    Ok(Some(TopUp { client, source, amount, bonus, currency }))
 }
 
 /// The client that another top-up under the same first key has made since this one's row was: after a loss of rows there may be

@@ -40,9 +40,9 @@ WITH kinds AS MATERIALIZED (
            value->>5 AS price_list, value->>6 AS upstream_status
     FROM jsonb_each($5))
 INSERT INTO entries (id, at, source, debit, credit, amount, currency, client, sequence, previous,
-                     paid_after, bonus_after, debt_after, route, price_list, upstream_status)
+                     paid_after, bonus_after, debt_after, route, price_list, upstream_status, key)
 SELECT $1 + e.key, $2, e.value->>1, k.debit, k.credit, k.amount, k.currency, e.value->>2, e.value->>3, e.value->>4,
-       e.value->>5, e.value->>6, e.value->>7, k.route, k.price_list, k.upstream_status
+       e.value->>5, e.value->>6, e.value->>7, k.route, k.price_list, k.upstream_status, e.value->>8
 FROM jsonb_each($3) AS e CROSS JOIN kinds AS k ON k.key = e.value->>0;
 UPDATE clients SET paid = v.value->>1, bonus = v.value->>2, debt = v.value->>3, sequence = v.value->>4,
                    last_entry = v.value->>5
@@ -122,7 +122,7 @@ pub(super) async fn append(
     undelivered: Option<(&str, String)>,
 ) -> Result<u64, sqlx::Error> {
     let first = writing.entries.first().map_or(0, |entry| entry.id);
-    let (kinds, entries) = entry_rows(writing.entries)?;
+    let (kinds, entries) = entry_rows(writing.entries);
     let statements = if undelivered.is_some() { APPEND_AND_NOTE } else { APPEND };
     let query = sqlx::query(statements).bind(first).bind(writing.at).bind(entries);
     let mut query = query.bind(client_rows(writing.clients)).bind(kinds);
@@ -168,7 +168,7 @@ impl Kind {
 }
 
 /// The kinds of entries that there are, and the entries, each of which begins with the number of its kind.
-fn entry_rows(entries: &[Entry]) -> Result<(String, String), sqlx::Error> {
+fn entry_rows(entries: &[Entry]) -> (String, String) {
     let mut numbers: HashMap<Kind, usize> = HashMap::new();
     let mut kinds = String::from("[");
     let mut rows = String::with_capacity(entries.len().saturating_mul(112).saturating_add(2));
@@ -200,13 +200,10 @@ fn entry_rows(entries: &[Entry]) -> Result<(String, String), sqlx::Error> {
                 Nullable(e.upstream_status.map(i64::from)),
             );
         }
-        // Sources are made by us of letters, digits and `:-/`: nothing in them needs escaping. The check keeps it so.
-        if e.source.bytes().any(|b| b == b'"' || b == b'\\' || b < b' ') {
-            return Err(sqlx::Error::Encode("a source needs escaping".into()));
-        }
+        // A source has letters, digits and `:_-./`, and nothing that needs escaping: it could not be made otherwise.
         let _ = write!(
             rows,
-            r#"[{number},"{}",{},{},{},{},{},{}]"#,
+            r#"[{number},"{}",{},{},{},{},{},{},{}]"#,
             e.source,
             e.client,
             e.sequence,
@@ -214,11 +211,12 @@ fn entry_rows(entries: &[Entry]) -> Result<(String, String), sqlx::Error> {
             e.paid_after.get(),
             e.bonus_after.get(),
             e.debt_after.get(),
+            Nullable(e.key),
         );
     }
     kinds.push(']');
     rows.push(']');
-    Ok((kinds, rows))
+    (kinds, rows)
 }
 
 fn client_rows(clients: &[(ClientId, ClientState)]) -> String {
@@ -247,7 +245,8 @@ pub(super) async fn insert_holds(
     at: i64,
     holds: &[HoldRow],
 ) -> Result<u64, sqlx::Error> {
-    let rows: Vec<_> = holds.iter().map(|hold| (&hold.request, hold.client, hold.amount.get())).collect();
+    let rows: Vec<_> =
+        holds.iter().map(|hold| (hold.request.to_string(), hold.client, hold.amount.get())).collect();
     let query = sqlx::query(INSERT_HOLDS).bind(json_array(&rows)?).bind(node).bind(at);
     Ok(query.execute(connection).await?.rows_affected())
 }

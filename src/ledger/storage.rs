@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::account::Account;
-use super::core::{ClientId, ClientState, Entry, EntryId, MAX_LEGS, leg_source};
+use super::core::{ClientId, ClientState, Entry, EntryId};
+use super::source::{EntrySource, Source, SourceId, SourceKind};
 use super::{postgres, sqlite};
 use crate::db::{Connection, Readers, Row, lost, query, query_scalar};
 use crate::domain::{Currency, Micros};
@@ -20,7 +21,7 @@ macro_rules! state_columns {
 macro_rules! entry_columns {
     () => {
         "e.id, e.source, e.debit, e.credit, e.amount, e.currency, e.client, e.sequence, e.previous, \
-         e.paid_after, e.bonus_after, e.debt_after, e.route, e.price_list, e.upstream_status"
+         e.paid_after, e.bonus_after, e.debt_after, e.route, e.price_list, e.upstream_status, e.key"
     };
 }
 pub(super) use {entry_columns, state_columns};
@@ -34,7 +35,7 @@ pub(super) const ID_BLOCK: i64 = 4096;
 /// A row of `holds`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HoldRow {
-    pub(super) request: String,
+    pub(super) request: SourceId,
     pub(super) client: ClientId,
     pub(super) amount: Micros,
 }
@@ -98,7 +99,7 @@ fn entry(row: &Row) -> Result<Entry, sqlx::Error> {
     let status: Option<i64> = row.try_get(14)?;
     Ok(Entry {
         id: row.try_get(0)?,
-        source: row.try_get(1)?,
+        source: row.try_get::<&str, _>(1)?.parse()?,
         debit: account(2)?,
         credit: account(3)?,
         amount: micros(row, 4)?,
@@ -112,6 +113,7 @@ fn entry(row: &Row) -> Result<Entry, sqlx::Error> {
         route: row.try_get(12)?,
         price_list: row.try_get(13)?,
         upstream_status: status.map(u16::try_from).transpose().map_err(|_| corrupt("status"))?,
+        key: row.try_get(15)?,
     })
 }
 
@@ -160,13 +162,13 @@ pub(super) async fn lock_clients(
 /// Everything in the books under these sources, all legs.
 pub(super) async fn load_recorded(
     connection: &mut Connection,
-    sources: &[String],
-) -> Result<HashMap<String, Entry>, sqlx::Error> {
+    sources: &[Source],
+) -> Result<HashMap<EntrySource, Entry>, sqlx::Error> {
     if sources.is_empty() {
         return Ok(HashMap::new());
     }
     let legs: Vec<String> =
-        sources.iter().flat_map(|source| (0..MAX_LEGS).map(move |leg| leg_source(source, leg))).collect();
+        sources.iter().flat_map(Source::entries).map(|source| source.to_string()).collect();
     let rows = match connection {
         Connection::Sqlite(connection) => sqlite::load_recorded(connection, &legs).await?,
         Connection::Postgres(connection) => postgres::load_recorded(connection, &legs).await?,
@@ -269,14 +271,15 @@ pub(super) async fn insert_holds(
 /// Removes the rows of holds that have ended, and answers how many there were.
 pub(super) async fn delete_holds(
     connection: &mut Connection,
-    requests: &[String],
+    requests: &[SourceId],
 ) -> Result<u64, sqlx::Error> {
     if requests.is_empty() {
         return Ok(0);
     }
+    let requests: Vec<String> = requests.iter().map(SourceId::to_string).collect();
     match connection {
-        Connection::Sqlite(connection) => sqlite::delete_holds(connection, requests).await,
-        Connection::Postgres(connection) => postgres::delete_holds(connection, requests).await,
+        Connection::Sqlite(connection) => sqlite::delete_holds(connection, &requests).await,
+        Connection::Postgres(connection) => postgres::delete_holds(connection, &requests).await,
         Connection::Lost => Err(lost()),
     }
 }
@@ -301,7 +304,7 @@ pub(super) async fn write_undelivered(
 pub(super) async fn undelivered(
     connection: &mut Connection,
     node: Option<&str>,
-) -> Result<Vec<(String, Option<ClientId>)>, sqlx::Error> {
+) -> Result<Vec<(Source, Option<ClientId>)>, sqlx::Error> {
     let rows = match node {
         Some(node) => query_scalar("SELECT entries FROM undelivered WHERE node = $1").bind(node),
         None => query_scalar("SELECT entries FROM undelivered"),
@@ -316,23 +319,25 @@ pub(super) async fn undelivered(
             Connection::Lost => return Err(lost()),
         };
         for row in &found {
-            captures.push((row.try_get(0)?, row.try_get(1)?));
+            let source: EntrySource = row.try_get::<&str, _>(0)?.parse()?;
+            captures.push((source.command().clone(), row.try_get(1)?));
         }
     }
     Ok(captures)
 }
 
-/// Holds that a node, or any node, has not ended: their requests and clients.
+/// Holds that a node, or any node, has not ended: their sources and clients.
 pub(super) async fn open_holds(
     connection: &mut Connection,
     node: Option<&str>,
-) -> Result<Vec<(String, ClientId)>, sqlx::Error> {
+) -> Result<Vec<(Source, ClientId)>, sqlx::Error> {
     let rows = match node {
         Some(node) => query("SELECT request, client FROM holds WHERE node = $1").bind(node),
         None => query("SELECT request, client FROM holds"),
     };
     let rows = rows.fetch_all(connection).await?;
-    rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+    let hold = |row: &Row| Ok((Source::named(SourceKind::Hold, row.try_get(0)?)?, row.try_get(1)?));
+    rows.iter().map(hold).collect()
 }
 
 /// Where there is one node at a time: the rows of those before it go.

@@ -383,7 +383,7 @@ async fn entries_are_append_only_and_columns_are_checked() {
     } else {
         all_bad.extend([
             "REPLACE INTO entries SELECT id, at, source, debit, credit, 7, currency, client, sequence, previous, paid_after, \
-             bonus_after, debt_after, route, price_list, upstream_status FROM entries WHERE id = 1"
+             bonus_after, debt_after, route, price_list, upstream_status, key FROM entries WHERE id = 1"
                 .to_owned(),
             "INSERT INTO entries (at, source, debit, credit, amount, currency) SELECT at, source, 1, 8, 1, 'usd' FROM entries"
                 .to_owned(),

@@ -2,9 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::account::Account;
-use super::core::{MAX_LEGS, leg_source};
-use super::write_offs::{RETURN, id_of_part};
+use super::account::{Account, Rail};
+use super::source::{EntrySource, Source, SourceError, SourceId, SourceKind};
 use crate::db::{Connection, Row, Sql, query, query_scalar};
 
 /// Entries read at once.
@@ -95,13 +94,31 @@ struct RefundSums {
     given_back: i64,
 }
 
+/// What the books say about one request's hold.
+#[derive(Debug, Clone, Copy)]
+struct HeldSums {
+    client: i64,
+    /// Not ended yet.
+    held: i64,
+    /// Taken from paid credit, less what was given back to it; the same of bonus.
+    paid: i64,
+    bonus: i64,
+    taken_from_paid: i64,
+    charged: i64,
+}
+
+impl HeldSums {
+    /// What was charged was charged to paid credit first, and the rest of each is back where it was taken from.
+    fn is_where_it_belongs(&self) -> bool {
+        let from_paid = self.charged.min(self.taken_from_paid);
+        (self.paid, self.bonus) == (from_paid, self.charged.saturating_sub(from_paid))
+    }
+}
+
 /// One entry of a reversal.
 #[derive(Debug)]
 struct Reversal {
-    /// `REQUEST` of `reversal:REQUEST/2`.
-    request: String,
-    /// Counted from nothing, as [`leg_source`] does.
-    leg: usize,
+    source: EntrySource,
     client: i64,
     amount: i64,
     debit: Account,
@@ -113,21 +130,27 @@ struct Reversal {
 struct Gathered {
     clients: HashMap<i64, Recomputed>,
     currencies: HashMap<i64, String>,
-    top_ups: HashMap<String, SourceSums>,
+    top_ups: HashMap<SourceId, SourceSums>,
     reversals: Vec<Reversal>,
-    refunds: HashMap<String, RefundSums>,
+    refunds: HashMap<SourceId, RefundSums>,
     /// What disputes have taken from each client and not given back.
     disputed: HashMap<i64, i64>,
     /// Whose, how much, and what became of it.
-    adjustments: HashMap<String, (i64, i64, Account)>,
+    adjustments: HashMap<SourceId, (i64, i64, Account)>,
     /// What of each write-off was taken back.
-    taken_back: HashMap<String, i64>,
-    /// Requests that hold something: whose, and how much.
-    holds: HashMap<String, (i64, i64)>,
+    taken_back: HashMap<SourceId, i64>,
+    /// Requests that hold something.
+    holds: HashMap<SourceId, HeldSums>,
     /// Requests whose hold ended with somebody else.
-    foreign_holds: Vec<String>,
+    foreign_holds: Vec<SourceId>,
+    /// Requests whose hold was not given back to where it was taken from.
+    misplaced_holds: Vec<SourceId>,
     routes: HashSet<i64>,
     price_lists: HashSet<i64>,
+    /// Whose each client key is.
+    keys: HashMap<i64, i64>,
+    /// Accounts that have a row.
+    accounts: HashSet<i64>,
     trial: HashMap<(String, i64), i128>,
     /// The id that must come next, where ids have no gaps.
     next_id: Option<i64>,
@@ -135,7 +158,7 @@ struct Gathered {
 
 const ENTRIES: &str = "\
 SELECT id, source, debit, credit, amount, currency, client, sequence, previous, paid_after, bonus_after, debt_after,
-       route, price_list
+       route, price_list, key
 FROM entries WHERE id > $1 ORDER BY id LIMIT $2";
 
 /// Verifies the whole database. `progress` is told the number of entries read now and then.
@@ -169,6 +192,12 @@ pub async fn verify(
             .collect(),
         ..Gathered::default()
     };
+    check_accounts(connection, &mut gathered, &mut report).await?;
+    for row in query("SELECT number, client FROM client_keys").fetch_all(&mut *connection).await? {
+        if let Some(number) = row.try_get::<Option<i64>, _>(0)? {
+            gathered.keys.insert(number, row.try_get(1)?);
+        }
+    }
     for row in query("SELECT id, currency FROM clients").fetch_all(&mut *connection).await? {
         report.clients = report.clients.saturating_add(1);
         gathered.currencies.insert(row.try_get(0)?, row.try_get(1)?);
@@ -312,6 +341,29 @@ async fn check_references(connection: &mut Connection, report: &mut Verification
     Ok(())
 }
 
+/// The rows of accounts are the accounts of this program.
+async fn check_accounts(
+    connection: &mut Connection,
+    gathered: &mut Gathered,
+    report: &mut Verification,
+) -> Result<(), sqlx::Error> {
+    for row in query("SELECT number, kind, instance FROM accounts").fetch_all(connection).await? {
+        let (number, kind, instance): (i64, &str, &str) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        gathered.accounts.insert(number);
+        match Account::from_number(number) {
+            Some(account) if (account.kind(), account.instance()) == (kind, instance) => {}
+            Some(_) => report.find(format!("account {number}: its row is of another account")),
+            None => report.find(format!("account {number}: this program does not know it")),
+        }
+    }
+    for account in Account::ALL {
+        if !gathered.accounts.contains(&account.number()) {
+            report.find(format!("account {}: it has no row", account.number()));
+        }
+    }
+    Ok(())
+}
+
 fn single_spaced(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -336,7 +388,7 @@ WHERE t.tgrelid = 'entries'::regclass AND t.tgname = 'entries_are_never_changed'
 
 fn check_entry(row: &Row, gathered: &mut Gathered, report: &mut Verification) -> Result<(), sqlx::Error> {
     let id: i64 = row.try_get(0)?;
-    let source: &str = row.try_get(1)?;
+    let source = row.try_get::<&str, _>(1)?.parse::<EntrySource>();
     let (debit, credit): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
     let amount: i64 = row.try_get(4)?;
     let currency: &str = row.try_get(5)?;
@@ -359,8 +411,19 @@ fn check_entry(row: &Row, gathered: &mut Gathered, report: &mut Verification) ->
     };
     if debit == credit {
         report.find(format!("entry {id}: it debits and credits the same account"));
-    } else if !accounts_fit(source, debit, credit) {
-        report.find(format!("entry {id}: its accounts are not those of its kind"));
+    }
+    match &source {
+        Ok(source) if debit != credit && !source.kind().allows(debit, credit) => {
+            report.find(format!("entry {id}: its accounts are not those of its kind"));
+        }
+        Ok(_) => {}
+        Err(SourceError::UnknownKind) => {
+            report.find(format!("entry {id}: the kind of its source is unknown"))
+        }
+        Err(SourceError::Malformed) => report.find(format!("entry {id}: its source is malformed")),
+    }
+    if [debit, credit].iter().any(|account| !gathered.accounts.contains(&account.number())) {
+        report.find(format!("entry {id}: it names an account that has no row"));
     }
     for (account, signed) in [(debit, i128::from(amount)), (credit, i128::from(amount).saturating_neg())] {
         let sum = gathered.trial.entry((currency.to_owned(), account.number())).or_default();
@@ -372,6 +435,10 @@ fn check_entry(row: &Row, gathered: &mut Gathered, report: &mut Verification) ->
     };
     if gathered.currencies.get(&client).is_none_or(|of_client| of_client != currency) {
         report.find(format!("entry {id}: its currency is not its client's"));
+    }
+    let key: Option<i64> = row.try_get(14)?;
+    if key.is_some_and(|key| gathered.keys.get(&key) != Some(&client)) {
+        report.find(format!("entry {id}: it names a key that is not its client's"));
     }
     let state = gathered.clients.entry(client).or_default();
     let previous: Option<i64> = row.try_get(8)?;
@@ -403,118 +470,109 @@ fn check_entry(row: &Row, gathered: &mut Gathered, report: &mut Verification) ->
     if told.paid < 0 || told.bonus < 0 || told.debt < 0 {
         report.find(format!("entry {id}: a balance of its client is below zero after it"));
     }
-    note_source(source, client, (debit, credit), amount, gathered);
+    if let Ok(source) = source {
+        note_source(source, client, (debit, credit), amount, gathered);
+    }
     Ok(())
 }
 
-/// Whether a source of this kind moves between these accounts.
-fn accounts_fit(source: &str, debit: Account, credit: Account) -> bool {
-    use Account::{
-        Adjustment, ClientBonus, ClientDebt, ClientPaid, Dispute, Holds, Promotion, RefundPending, Revenue,
-        StripeClearing, StripeFees,
-    };
-    match source.split(':').next() {
-        Some("usage") => matches!((debit, credit), (ClientPaid | ClientBonus | Holds, Revenue)),
-        Some("hold") => matches!((debit, credit), (ClientPaid | ClientBonus, Holds)),
-        Some("release") => matches!((debit, credit), (Holds, ClientPaid | ClientBonus)),
-        Some("reversal") => matches!((debit, credit), (Revenue, ClientPaid | ClientBonus)),
-        Some("topup") => {
-            matches!((debit, credit), (StripeClearing, ClientPaid | ClientDebt) | (Promotion, ClientBonus))
-        }
-        Some("refund") => {
-            matches!((debit, credit), (ClientPaid | ClientDebt, RefundPending) | (ClientBonus, Promotion))
-        }
-        Some("refund-paid") => (debit, credit) == (RefundPending, StripeClearing),
-        Some("refund-return") => matches!(
-            (debit, credit),
-            (RefundPending | StripeClearing, ClientPaid | ClientDebt) | (Promotion, ClientBonus)
-        ),
-        Some("dispute") => matches!((debit, credit), (ClientPaid | ClientDebt, StripeClearing)),
-        Some("reinstatement") => {
-            matches!((debit, credit), (StripeClearing, ClientPaid | ClientDebt))
-        }
-        Some(RETURN) => matches!((debit, credit), (ClientPaid | ClientDebt, Adjustment)),
-        Some("adjustment") => matches!((debit, credit), (Adjustment, ClientBonus | ClientDebt)),
-        Some("fee") => matches!((debit, credit), (StripeFees, StripeClearing) | (StripeClearing, StripeFees)),
-        Some("dispute-fee") => {
-            matches!((debit, credit), (Dispute, StripeClearing) | (StripeClearing, Dispute))
-        }
-        _ => true,
-    }
-}
-
 fn note_source(
-    source: &str,
+    source: EntrySource,
     client: i64,
     (debit, credit): (Account, Account),
     amount: i64,
     gathered: &mut Gathered,
 ) {
-    let plain = source.split('/').next().unwrap_or(source);
     if debit == Account::Holds || credit == Account::Holds {
-        let request = plain.split_once(':').map_or(plain, |(_, request)| request);
-        let change = if credit == Account::Holds { amount } else { amount.saturating_neg() };
-        let (holder, held) = gathered.holds.entry(request.to_owned()).or_insert((client, 0));
-        if *holder != client {
-            gathered.foreign_holds.push(request.to_owned());
+        let request = source.id();
+        let sums = gathered.holds.entry(request.clone()).or_insert(HeldSums {
+            client,
+            held: 0,
+            paid: 0,
+            bonus: 0,
+            taken_from_paid: 0,
+            charged: 0,
+        });
+        if sums.client != client {
+            gathered.foreign_holds.push(request.clone());
         }
-        *held = held.saturating_add(change);
-        if *held == 0 {
+        let add = |sum: &mut i64, by: i64| *sum = sum.saturating_add(by);
+        add(&mut sums.held, if credit == Account::Holds { amount } else { amount.saturating_neg() });
+        match (debit, credit) {
+            (Account::ClientPaid, _) => {
+                add(&mut sums.paid, amount);
+                add(&mut sums.taken_from_paid, amount);
+            }
+            (Account::ClientBonus, _) => add(&mut sums.bonus, amount),
+            (_, Account::ClientPaid) => add(&mut sums.paid, amount.saturating_neg()),
+            (_, Account::ClientBonus) => add(&mut sums.bonus, amount.saturating_neg()),
+            _ => add(&mut sums.charged, amount),
+        }
+        if sums.held == 0 {
+            if !sums.is_where_it_belongs() {
+                gathered.misplaced_holds.push(request.clone());
+            }
             gathered.holds.remove(request);
         }
     }
-    note_aftermath(plain, client, (debit, credit), amount, gathered);
-    if let Some(id) = plain.strip_prefix("topup:") {
-        let sums = gathered.top_ups.entry(id.to_owned()).or_default();
-        sums.client = client;
-        match debit {
-            Account::StripeClearing => sums.clearing = sums.clearing.saturating_add(amount),
-            Account::Promotion => sums.promotion = sums.promotion.saturating_add(amount),
-            _ => {}
+    match source.kind() {
+        SourceKind::TopUp => {
+            let sums = gathered.top_ups.entry(source.id().clone()).or_default();
+            sums.client = client;
+            match debit {
+                Account::Clearing(Rail::Stripe) => sums.clearing = sums.clearing.saturating_add(amount),
+                Account::Promotion => sums.promotion = sums.promotion.saturating_add(amount),
+                _ => {}
+            }
         }
-    } else if let Some(id) = source.strip_prefix("reversal:") {
-        let (request, leg) = id.split_once('/').unwrap_or((id, "1"));
-        let leg = leg.parse::<usize>().ok().and_then(|leg| leg.checked_sub(1)).unwrap_or(usize::MAX);
-        gathered.reversals.push(Reversal { request: request.to_owned(), leg, client, amount, debit, credit });
+        SourceKind::Reversal => {
+            gathered.reversals.push(Reversal { source, client, amount, debit, credit });
+        }
+        _ => note_aftermath(source.command(), client, (debit, credit), amount, gathered),
     }
 }
 
 /// The same for what becomes of a charge.
 fn note_aftermath(
-    plain: &str,
+    source: &Source,
     client: i64,
     (debit, credit): (Account, Account),
     amount: i64,
     gathered: &mut Gathered,
 ) {
-    let Some((kind, id)) = plain.split_once(':') else { return };
+    let (kind, id) = (source.kind(), source.id());
     match kind {
-        "refund" | "refund-paid" | "refund-return" => {
-            let sums = gathered.refunds.entry(id.to_owned()).or_default();
+        SourceKind::Refund | SourceKind::RefundPaid | SourceKind::RefundReturn => {
+            let sums = gathered.refunds.entry(id.clone()).or_default();
             sums.client = client;
             let sum = match (kind, debit, credit) {
-                ("refund", _, Account::Promotion) => &mut sums.forfeited,
-                ("refund", _, _) => &mut sums.taken,
-                ("refund-paid", _, _) => &mut sums.paid_out,
+                (SourceKind::Refund, _, Account::Promotion) => &mut sums.forfeited,
+                (SourceKind::Refund, _, _) => &mut sums.taken,
+                (SourceKind::RefundPaid, _, _) => &mut sums.paid_out,
                 (_, Account::Promotion, _) => &mut sums.given_back,
                 (_, _, _) => &mut sums.returned,
             };
             *sum = sum.saturating_add(amount);
         }
-        RETURN => {
-            let taken_back = gathered.taken_back.entry(id_of_part(id).to_owned()).or_default();
+        SourceKind::WriteOffReturn => {
+            let taken_back = gathered.taken_back.entry(id.clone()).or_default();
             *taken_back = taken_back.saturating_add(amount);
         }
-        "adjustment" => {
-            gathered.adjustments.insert(id.to_owned(), (client, amount, credit));
+        SourceKind::Adjustment => {
+            gathered.adjustments.insert(id.clone(), (client, amount, credit));
         }
-        "dispute" | "reinstatement" => {
-            let signed = if kind == "dispute" { amount } else { amount.saturating_neg() };
+        SourceKind::Dispute | SourceKind::Reinstatement => {
+            let signed = if kind == SourceKind::Dispute { amount } else { amount.saturating_neg() };
             let disputed = gathered.disputed.entry(client).or_default();
             *disputed = disputed.saturating_add(signed);
         }
         _ => {}
     }
+}
+
+/// What the entries say of a thing, by the id in its row. An id that no source can have has no entries.
+fn taken<T>(by_id: &mut HashMap<SourceId, T>, id: &str) -> Option<T> {
+    by_id.remove(&SourceId::parse(id).ok()?)
 }
 
 async fn check_clients(
@@ -552,7 +610,7 @@ async fn check_top_ups(
         report.top_ups = report.top_ups.saturating_add(1);
         let id: &str = row.try_get(0)?;
         let state: &str = row.try_get(4)?;
-        let booked = gathered.top_ups.remove(id);
+        let booked = taken(&mut gathered.top_ups, id);
         match (state, booked) {
             ("succeeded", Some(sums)) => {
                 let client: Option<i64> = row.try_get(1)?;
@@ -585,12 +643,12 @@ async fn check_adjustments(
     for row in query("SELECT id, client, amount, kind FROM adjustments").fetch_all(connection).await? {
         let (id, kind): (&str, &str) = (row.try_get(0)?, row.try_get(3)?);
         let became = if kind == "credit" { Account::ClientBonus } else { Account::ClientDebt };
-        match gathered.adjustments.remove(id) {
+        match taken(&mut gathered.adjustments, id) {
             Some(booked) if booked == (row.try_get(1)?, row.try_get(2)?, became) => {}
             Some(_) => report.find(format!("adjustment {id}: its entry is not its client, amount and kind")),
             None => report.find(format!("adjustment {id}: it is not in the books")),
         }
-        match gathered.taken_back.remove(id) {
+        match taken(&mut gathered.taken_back, id) {
             Some(taken_back) if kind == "credit" || taken_back > row.try_get(2)? => {
                 report.find(format!("adjustment {id}: more of it was taken back than was written off"));
             }
@@ -612,11 +670,11 @@ async fn check_reversals(
     report: &mut Verification,
 ) -> Result<(), sqlx::Error> {
     for reversal in &gathered.reversals {
-        let (taken, given) =
-            (format!("usage:{}", reversal.request), format!("reversal:{}", reversal.request));
-        let capture = leg_source(&taken, reversal.leg);
+        let (given, leg) = (reversal.source.command(), reversal.source.leg());
+        let usage = given.sibling(SourceKind::Usage);
+        let capture = usage.entry(leg);
         let found = query("SELECT client, amount, debit, credit FROM entries WHERE source = $1")
-            .bind(&capture)
+            .bind(capture.to_string())
             .fetch_optional(&mut *connection)
             .await?;
         let mirrored = match found {
@@ -626,9 +684,8 @@ async fn check_reversals(
                 // What was taken from a hold goes back to where the hold had taken it from.
                 let (client, amount, mut from, to) = taken;
                 if from == Account::Holds.number() {
-                    let hold = leg_source(&format!("hold:{}", reversal.request), reversal.leg);
                     from = query_scalar("SELECT debit FROM entries WHERE source = $1")
-                        .bind(&hold)
+                        .bind(given.sibling(SourceKind::Hold).entry(leg).to_string())
                         .fetch_optional(&mut *connection)
                         .await?
                         .unwrap_or(0);
@@ -638,7 +695,7 @@ async fn check_reversals(
             }
             None => false,
         };
-        if !mirrored || legs(connection, &taken).await? != legs(connection, &given).await? {
+        if !mirrored || legs(connection, &usage).await? != legs(connection, given).await? {
             report.find(format!("{capture}: its reversal gives back something else than was taken"));
         }
     }
@@ -655,12 +712,16 @@ async fn check_holds(
         report.open_holds = report.open_holds.saturating_add(1);
         let request: String = row.try_get(0)?;
         let stored: (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
-        if gathered.holds.remove(&request) != Some(stored) {
+        let told = taken(&mut gathered.holds, &request).map(|sums| (sums.client, sums.held));
+        if told != Some(stored) {
             report.find(format!("hold {request}: its row is not what the books hold for it"));
         }
     }
     for request in &gathered.foreign_holds {
         report.find(format!("hold {request}: it was taken from one client and ended with another"));
+    }
+    for request in &gathered.misplaced_holds {
+        report.find(format!("hold {request}: it was not given back to the credit it was taken from"));
     }
     for request in gathered.holds.keys() {
         report.find(format!("hold {request}: the books hold something for it, but it has no row"));
@@ -689,7 +750,7 @@ GROUP BY t.id, t.amount HAVING SUM(r.amount) > t.amount";
     for row in query(REFUNDS).fetch_all(&mut *connection).await? {
         let (id, state): (String, String) = (row.try_get(0)?, row.try_get(1)?);
         let (client, amount, bonus): (i64, i64, i64) = (row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
-        let told = gathered.refunds.remove(&id).unwrap_or_default();
+        let told = taken(&mut gathered.refunds, &id).unwrap_or_default();
         // One that failed at Stripe before it was known here has taken nothing.
         let nothing = state == "failed" && told.taken == 0;
         let taken = told.taken == amount && told.client == client && (0..=bonus).contains(&told.forfeited);
@@ -753,11 +814,11 @@ SELECT c.id FROM clients AS c WHERE (c.status = 'frozen') <>
 }
 
 /// How many entries a command made.
-async fn legs(connection: &mut Connection, source: &str) -> Result<i64, sqlx::Error> {
+async fn legs(connection: &mut Connection, source: &Source) -> Result<i64, sqlx::Error> {
     let mut legs = 0i64;
-    for leg in 0..MAX_LEGS {
+    for source in source.entries() {
         let found: i64 = query_scalar("SELECT COUNT(*) FROM entries WHERE source = $1")
-            .bind(leg_source(source, leg))
+            .bind(source.to_string())
             .fetch_one(&mut *connection)
             .await?;
         legs = legs.saturating_add(found);

@@ -6,13 +6,14 @@
 
 use super::account::Account;
 use super::aftermath::Prepared;
-use super::core::{Clawback, ClientId, Command, Reinstate, Within, leg_source};
+use super::core::{Clawback, ClientId, Command, Reinstate, Within};
+use super::source::{Source, SourceKind};
 use crate::db::{Connection, query, query_scalar};
 use crate::domain::Micros;
 
 /// Write-offs of a client, oldest first, with the place of their entry among the client's.
 const OF_CLIENT: &str = "\
-SELECT a.id, a.amount, e.sequence FROM adjustments AS a JOIN entries AS e ON e.source = 'adjustment:' || a.id
+SELECT a.id, a.amount, e.sequence FROM adjustments AS a JOIN entries AS e ON e.source = $2 || a.id
 WHERE a.client = $1 AND a.kind = 'write_off_debt' ORDER BY e.sequence";
 const SEQUENCE: &str = "SELECT sequence FROM entries WHERE source = $1";
 const IS_POSTED: &str = "SELECT EXISTS (SELECT 1 FROM entries WHERE source = $1)";
@@ -23,36 +24,26 @@ SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM entries WHERE source IN ($1
 /// A write-off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WriteOff {
-    id: String,
+    /// [`SourceKind::Adjustment`].
+    source: Source,
     /// Of its entry.
     pub(super) sequence: i64,
     /// What has not been taken back yet.
     pub(super) left: Micros,
     /// How often a part of it has been taken back.
-    parts: usize,
+    parts: u16,
 }
 
 impl WriteOff {
     #[cfg(test)]
-    pub(super) fn new(id: &str, sequence: i64, left: Micros) -> Self {
-        Self { id: id.to_owned(), sequence, left, parts: 0 }
+    pub(super) fn new(source: Source, sequence: i64, left: Micros) -> Self {
+        Self { source, sequence, left, parts: 0 }
     }
 
     /// The source of the part that is taken back next.
-    fn next_source(&self) -> String {
-        match self.parts {
-            0 => format!("{RETURN}:{}", self.id),
-            parts => format!("{RETURN}:{}.{}", self.id, parts.saturating_add(1)),
-        }
+    fn next_source(&self) -> Source {
+        self.source.sibling(SourceKind::WriteOffReturn).part(self.parts.saturating_add(1))
     }
-}
-
-/// What sources of a write-off's parts that are taken back begin with.
-pub(super) const RETURN: &str = "write-off-return";
-
-/// The write-off of a part's source, less its kind: `ID` or `ID.2`.
-pub(super) fn id_of_part(part: &str) -> &str {
-    part.split('.').next().unwrap_or(part)
 }
 
 /// Takes write-offs back that the return of so much of a clawback makes groundless.
@@ -118,9 +109,10 @@ async fn groundless(
     back: &Reinstate,
     write_offs: &mut [WriteOff],
 ) -> Result<Vec<Command>, sqlx::Error> {
-    let is_posted: bool = query_scalar(IS_POSTED).bind(&back.source).fetch_one(&mut *connection).await?;
+    let is_posted: bool =
+        query_scalar(IS_POSTED).bind(back.source.to_string()).fetch_one(&mut *connection).await?;
     let clawed_at: Option<i64> =
-        query_scalar(SEQUENCE).bind(&back.of).fetch_optional(&mut *connection).await?;
+        query_scalar(SEQUENCE).bind(back.of.to_string()).fetch_optional(&mut *connection).await?;
     // One that is in the books had its part in what was written off. One whose clawback is not in them yet can have none.
     let Some(clawed_at) = clawed_at.filter(|_| !is_posted) else {
         return Ok(Vec::new());
@@ -135,9 +127,15 @@ async fn groundless(
 
 async fn of_client(connection: &mut Connection, client: ClientId) -> Result<Vec<WriteOff>, sqlx::Error> {
     let mut write_offs = Vec::new();
-    for row in query(OF_CLIENT).bind(client).fetch_all(&mut *connection).await? {
+    for row in query(OF_CLIENT)
+        .bind(client)
+        .bind(SourceKind::Adjustment.prefix())
+        .fetch_all(&mut *connection)
+        .await?
+    {
         let left = Micros::new(row.try_get(1)?).ok_or_else(out_of_range)?;
-        let mut write_off = WriteOff { id: row.try_get(0)?, sequence: row.try_get(2)?, left, parts: 0 };
+        let source = Source::named(SourceKind::Adjustment, row.try_get(0)?)?;
+        let mut write_off = WriteOff { source, sequence: row.try_get(2)?, left, parts: 0 };
         loop {
             let part = write_off.next_source();
             let amount = moved_to(connection, Account::Adjustment, &part).await?;
@@ -155,9 +153,10 @@ async fn of_client(connection: &mut Connection, client: ClientId) -> Result<Vec<
 async fn moved_to(
     connection: &mut Connection,
     account: Account,
-    source: &str,
+    source: &Source,
 ) -> Result<Micros, sqlx::Error> {
-    let amount = query_scalar(MOVED_TO).bind(source).bind(leg_source(source, 1)).bind(account.number());
+    let [first, second] = [0, 1].map(|n| source.entry(n).to_string());
+    let amount = query_scalar(MOVED_TO).bind(first).bind(second).bind(account.number());
     Micros::new(amount.fetch_one(connection).await?).ok_or_else(out_of_range)
 }
 
@@ -172,12 +171,17 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
+    use super::super::account::Rail;
     use super::super::core::{Adjust, Batch, Capture, ClientState, Gift, Outcome, TopUp};
     use super::*;
     use crate::domain::Currency;
 
     fn m(n: i64) -> Micros {
         Micros::new(n).unwrap()
+    }
+
+    fn adjustment(id: &str) -> Source {
+        Source::named(SourceKind::Adjustment, id).unwrap()
     }
 
     /// What happens to a client.
@@ -195,7 +199,7 @@ mod tests {
     /// Money that was taken and has not come back whole.
     #[derive(Debug, Clone)]
     struct Open {
-        source: String,
+        source: Source,
         clawed_at: i64,
         left: i64,
     }
@@ -216,9 +220,9 @@ mod tests {
             Self { batch, write_offs: Vec::new(), open: Vec::new(), count: 0, paid_in: 0, spent: 0 }
         }
 
-        fn name(&mut self, kind: &str) -> String {
+        fn name(&mut self, kind: SourceKind) -> Source {
             self.count += 1;
-            format!("{kind}:{}", self.count)
+            Source::named(kind, &self.count.to_string()).unwrap()
         }
 
         fn state(&self) -> ClientState {
@@ -232,14 +236,14 @@ mod tests {
         fn play(&mut self, event: Event) {
             match event {
                 Event::PaysIn(amount) => {
-                    let (source, currency) = (self.name("topup"), Currency::USD);
+                    let (source, currency) = (self.name(SourceKind::TopUp), Currency::USD);
                     let top_up =
                         TopUp { client: 1, source, amount: m(amount), bonus: Micros::ZERO, currency };
                     assert!(self.post(&Command::TopUp(top_up)));
                     self.paid_in += amount;
                 }
                 Event::Spends(price) => {
-                    let source = self.name("usage");
+                    let source = self.name(SourceKind::Usage);
                     let capture = Capture {
                         client: 1,
                         source,
@@ -248,18 +252,19 @@ mod tests {
                         price_list: 1,
                         upstream_status: 200,
                         held: false,
+                        key: None,
                     };
                     if self.post(&Command::Capture(capture)) {
                         self.spent += price;
                     }
                 }
                 Event::Taken(amount) => {
-                    let source = self.name("dispute");
+                    let source = self.name(SourceKind::Dispute);
                     let clawback = Clawback {
                         client: 1,
                         source: source.clone(),
                         amount: m(amount),
-                        to: Account::StripeClearing,
+                        to: Account::Clearing(Rail::Stripe),
                         forfeits: Micros::ZERO,
                         within: Within::Debt,
                     };
@@ -268,12 +273,13 @@ mod tests {
                     self.open.push(Open { source, clawed_at, left: amount });
                 }
                 Event::LetOff(amount) => {
-                    let (amount, source) = (m(amount).min(self.state().debt), self.name("adjustment"));
+                    let (amount, source) =
+                        (m(amount).min(self.state().debt), self.name(SourceKind::Adjustment));
                     if !amount.is_zero() {
                         let adjust =
                             Adjust { client: 1, source: source.clone(), amount, gift: Gift::Forgiveness };
                         assert!(self.post(&Command::Adjust(adjust)));
-                        self.write_offs.push(WriteOff::new(&source, self.state().sequence, amount));
+                        self.write_offs.push(WriteOff::new(source, self.state().sequence, amount));
                     }
                 }
                 Event::Back(which, in_parts) => {
@@ -285,7 +291,7 @@ mod tests {
                     let amount = if in_parts && open.left > 1 { open.left / 2 } else { open.left };
                     let back = Reinstate {
                         client: 1,
-                        source: self.name("reinstatement"),
+                        source: self.name(SourceKind::Reinstatement),
                         of: open.source.clone(),
                         amount: Some(m(amount)),
                     };
@@ -347,28 +353,28 @@ mod tests {
 
     #[test]
     fn what_was_let_off_before_money_was_taken_has_nothing_to_do_with_it() {
-        let of = |id: &str, sequence, left| WriteOff::new(id, sequence, m(left));
+        let of = |id: &str, sequence, left| WriteOff::new(adjustment(id), sequence, m(left));
         let mut write_offs = [of("early", 5, 10), of("late", 9, 10), of("latest", 12, 10)];
         let taken = take_back(&mut write_offs, 1, 7, m(15));
         let told: Vec<_> = taken
             .iter()
             .map(|command| match command {
-                Command::Clawback(clawback) => (clawback.source.as_str(), clawback.amount.get()),
+                Command::Clawback(clawback) => (clawback.source.to_string(), clawback.amount.get()),
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(told, [("write-off-return:late", 10), ("write-off-return:latest", 5)]);
+        assert_eq!(told, [("write-off-return:late".into(), 10), ("write-off-return:latest".into(), 5)]);
         assert_eq!(write_offs.map(|write_off| write_off.left.get()), [10, 0, 5]);
     }
 
     #[test]
     fn each_part_has_a_source_of_its_own() {
-        let mut write_off = [WriteOff::new("a", 5, m(10))];
-        let sources: Vec<String> = (0..3)
+        let mut write_off = [WriteOff::new(adjustment("a"), 5, m(10))];
+        let sources: Vec<Source> = (0..3)
             .flat_map(|_| take_back(&mut write_off, 1, 1, m(3)))
             .map(|command| command.source())
             .collect();
         assert_eq!(sources, ["write-off-return:a", "write-off-return:a.2", "write-off-return:a.3"]);
-        assert!(["a", "a.2", "a.3"].iter().all(|part| id_of_part(part) == "a"));
+        assert!(sources.iter().all(|part| part.id() == adjustment("a").id()));
     }
 }

@@ -23,12 +23,13 @@ use super::aftermath::{self, Change, NewRefund, Prepared, RefundOrigin};
 use super::answers::{self, StoredAnswer};
 use super::core::{
     Batch, Capture, ClientId, ClientState, Command, EntryId, Hold, MAX_LEGS, Outcome, Refusal, Release,
-    Reverse,
+    Reverse, Settle,
 };
 use super::fault::Fault;
 use super::mailbox::Recipient;
 use super::recording::{self, SucceededCharge};
 use super::reservations::{NotReserved, Reservation, Reservations};
+use super::source::Source;
 use super::storage::{self, HoldRow, Writing};
 use super::{LedgerError, sqlite};
 use crate::config::DatabaseConfig;
@@ -73,6 +74,12 @@ pub(super) enum Job {
     Release {
         release: Release,
         answer: oneshot::Sender<Answer>,
+    },
+    Settle {
+        settle: Settle,
+        /// Without its amount, which the hold has.
+        running: Reservation,
+        answer: Recipient<Answer>,
     },
     TopUp {
         charge: SucceededCharge,
@@ -258,9 +265,7 @@ impl Writer {
         let holds = storage::open_holds(&mut self.connection, None).await?;
         let reversals =
             captures.into_iter().map(|(capture, client)| Command::Reverse(Reverse { capture, client }));
-        let releases = holds.into_iter().map(|(request, client)| {
-            Command::Release(Release { client, hold: super::hold_source_of(&request) })
-        });
+        let releases = holds.into_iter().map(|(hold, client)| Command::Release(Release { client, hold }));
         let asked: Vec<Asked> = reversals.chain(releases).map(Asked::Command).collect();
         let mut reversed = 0u64;
         for chunk in asked.chunks(MAX_BATCH) {
@@ -597,9 +602,12 @@ impl Writer {
         self.counts.batches.fetch_add(1, Relaxed);
         self.counts.commands.fetch_add(jobs.len().try_into().unwrap_or(u64::MAX), Relaxed);
         for (job, outcome) in jobs.iter().zip(&committed.outcomes) {
-            if let (Job::Capture { store, .. }, Outcome::Posted { entry, .. }) = (job, outcome)
-                && is_noted(store.as_ref())
-            {
+            let is_noted = match job {
+                Job::Capture { store, .. } => is_noted(store.as_ref()),
+                Job::Settle { settle, .. } => settle.charges(),
+                _ => false,
+            };
+            if let (true, Outcome::Posted { entry, .. }) = (is_noted, outcome) {
                 self.undelivered.insert(*entry);
             }
         }
@@ -644,6 +652,13 @@ impl Writer {
             Job::TopUp { answer, .. } => {
                 let _ = answer.send(Err(unknown()));
             }
+            Job::Settle { settle, answer, .. } => {
+                if settle.charges() {
+                    let client = Some(settle.client);
+                    self.doubtful.push(Reverse { capture: settle.usage(), client });
+                }
+                answer.answer(Err(unknown()));
+            }
             // Whoever asked for the hold releases it until that is certain.
             Job::Hold { answer, .. } => {
                 let _ = answer.send(Err(unknown()));
@@ -662,7 +677,7 @@ impl Writer {
     }
 
     async fn commit_jobs(&mut self, jobs: &[Job], repeated: bool) -> Result<Committed, Fault> {
-        let asked: Vec<Asked> = jobs.iter().map(Job::asked).collect();
+        let asked: Vec<Asked> = jobs.iter().filter_map(Job::asked).collect();
         let stores: Vec<Option<&StoredAnswer>> = jobs.iter().map(Job::store).collect();
         self.commit(asked, &stores, repeated).await
     }
@@ -883,7 +898,7 @@ impl Writer {
     /// whose outcome is unknown holds those locks until it has ended one way or the other.
     async fn read(&mut self, commands: &[Option<Command>], repeated: bool) -> Result<Batch, Fault> {
         let known = commands.iter().flatten();
-        let nameless: Vec<String> = known
+        let nameless: Vec<Source> = known
             .clone()
             .filter_map(|command| match command {
                 Command::Reverse(Reverse { capture, client: None }) => Some(capture.clone()),
@@ -905,7 +920,7 @@ impl Writer {
         }
         let locked = storage::lock_clients(&mut self.connection, &touched).await?;
         clients.extend(locked.clients);
-        let recall: Vec<String> = known.flat_map(|command| command.recalls(repeated)).collect();
+        let recall: Vec<Source> = known.flat_map(|command| command.recalls(repeated)).collect();
         let recorded = storage::load_recorded(&mut self.connection, &recall).await?;
         let ids = locked.entry_ids;
         let mut batch = ids.map_or_else(|| Batch::starting_at(self.next_entry), Batch::within);
@@ -925,18 +940,19 @@ impl Writer {
         for (command, outcome) in commands.iter().zip(outcomes) {
             match (command, outcome) {
                 (Some(Command::Hold(hold)), Outcome::Posted { repeated: false, .. }) => taken.push(HoldRow {
-                    request: request_of(&hold.source),
+                    request: hold.source.id().clone(),
                     client: hold.client,
                     amount: hold.amount,
                 }),
                 (Some(Command::Capture(capture)), Outcome::Posted { repeated: false, .. })
                     if capture.held =>
                 {
-                    ended.push(request_of(&capture.source));
+                    ended.push(capture.source.id().clone());
                 }
-                (Some(Command::Release(release)), Outcome::Posted { repeated: false, .. }) => {
-                    ended.push(request_of(&release.hold));
-                }
+                (
+                    Some(Command::Release(Release { hold, .. }) | Command::Settle(Settle { hold, .. })),
+                    Outcome::Posted { repeated: false, .. },
+                ) => ended.push(hold.id().clone()),
                 _ => {}
             }
         }
@@ -955,7 +971,7 @@ impl Writer {
         outcomes: &[Outcome],
         stores: &[Option<&StoredAnswer>],
     ) -> Result<(), Fault> {
-        for (_, outcome, store) in captures(commands, outcomes, stores) {
+        for (outcome, store) in charges(commands, outcomes, stores) {
             if let (Some(answer), Outcome::Posted { repeated: false, .. }) = (store, outcome)
                 && !answers::store(&mut self.connection, answer).await?
             {
@@ -978,27 +994,28 @@ impl Writer {
     }
 }
 
-/// The captures of a batch, with what became of them and the answer that is stored with each.
-fn captures<'a>(
+/// What became of the commands of a batch that charge a request, and the answer that is stored with each.
+fn charges<'a>(
     commands: &'a [Option<Command>],
     outcomes: &'a [Outcome],
     stores: &'a [Option<&'a StoredAnswer>],
-) -> impl Iterator<Item = (&'a Capture, &'a Outcome, Option<&'a StoredAnswer>)> {
+) -> impl Iterator<Item = (&'a Outcome, Option<&'a StoredAnswer>)> {
     let with_outcomes = commands.iter().zip(outcomes).enumerate();
     with_outcomes.filter_map(|(index, (command, outcome))| match command {
-        Some(Command::Capture(capture)) => Some((capture, outcome, stores.get(index).copied().flatten())),
+        Some(Command::Capture(_)) => Some((outcome, stores.get(index).copied().flatten())),
+        Some(Command::Settle(settle)) if settle.charges() => Some((outcome, None)),
         _ => None,
     })
 }
 
-/// The captures of a batch that are to be noted as undelivered.
+/// The charges of a batch that are to be noted as undelivered.
 fn noted(
     commands: &[Option<Command>],
     outcomes: &[Outcome],
     stores: &[Option<&StoredAnswer>],
 ) -> Vec<EntryId> {
-    captures(commands, outcomes, stores)
-        .filter_map(|(_, outcome, store)| match outcome {
+    charges(commands, outcomes, stores)
+        .filter_map(|(outcome, store)| match outcome {
             Outcome::Posted { entry, .. } if is_noted(store) => Some(*entry),
             _ => None,
         })
@@ -1011,24 +1028,18 @@ fn is_noted(store: Option<&StoredAnswer>) -> bool {
     store.is_none_or(|answer| answer.body.is_none())
 }
 
-/// `REQUEST` of `usage:REQUEST`.
-fn request_of(source: &str) -> String {
-    source.split_once(':').map_or(source, |(_, request)| request).to_owned()
-}
-
 impl Job {
-    fn asked(&self) -> Asked {
-        match self {
+    /// `None`: never in a batch.
+    fn asked(&self) -> Option<Asked> {
+        Some(match self {
             Self::Capture { capture, .. } => Asked::Command(Command::Capture(capture.clone())),
             Self::Hold { hold, .. } => Asked::Command(Command::Hold(hold.clone())),
             Self::Release { release, .. } => Asked::Command(Command::Release(release.clone())),
+            Self::Settle { settle, .. } => Asked::Command(Command::Settle(settle.clone())),
             Self::Reverse { reverse, .. } => Asked::Command(Command::Reverse(reverse.clone())),
             Self::TopUp { charge, .. } => Asked::Charge(charge.clone()),
-            // Never in a batch.
-            Self::Change { .. } => {
-                Asked::Command(Command::Reverse(Reverse { capture: String::new(), client: None }))
-            }
-        }
+            Self::Change { .. } => return None,
+        })
     }
 
     fn store(&self) -> Option<&StoredAnswer> {
@@ -1043,6 +1054,7 @@ impl Job {
             Self::Capture { capture, .. } => Some(capture.client),
             Self::Hold { hold, .. } => Some(hold.client),
             Self::Release { release, .. } => Some(release.client),
+            Self::Settle { settle, .. } => Some(settle.client),
             Self::Reverse { reverse, .. } => reverse.client,
             Self::TopUp { .. } | Self::Change { .. } => None,
         }

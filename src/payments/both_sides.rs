@@ -17,7 +17,9 @@ use super::window::{Listener, Progress, Window, second};
 use crate::config::DatabaseConfig;
 use crate::db::{Connection, DbError, Row, connect_read_only, query, query_scalar, require_current};
 use crate::domain::{ClientPublicId, InstallationId, RefundId, TopUpId};
-use crate::ledger::account::Account;
+use crate::ledger::account::{Account, Rail};
+use crate::ledger::source::EntrySource;
+use crate::ledger::{Source, SourceKind};
 use crate::stripe::{BalanceTransaction, MovementSource, PaymentIntentStatus, Stripe, StripeFailure};
 use crate::top_up::account::account_since;
 use crate::top_up::{after, installation};
@@ -65,13 +67,19 @@ impl From<sqlx::Error> for GatherError {
     }
 }
 
-/// Usage and holds do not touch these: only what moves money at Stripe does.
+/// Only what moves money at Stripe touches one of these; usage and holds do not.
+const AT_STRIPE: [Account; 4] = [
+    Account::Clearing(Rail::Stripe),
+    Account::Fees(Rail::Stripe),
+    Account::RefundPending,
+    Account::Dispute(Rail::Stripe),
+];
 const ENTRIES_BETWEEN: &str = "\
 SELECT source, debit, credit, amount, currency, client FROM entries
-WHERE at >= $1 AND at < $2 AND (debit IN (5, 6, 7, 11) OR credit IN (5, 6, 7, 11))";
+WHERE at >= $1 AND at < $2 AND (debit IN ($3, $4, $5, $6) OR credit IN ($3, $4, $5, $6))";
 const ENTRIES_OF: &str = "\
 SELECT source, debit, credit, amount, currency, client FROM entries
-WHERE source IN ($1, $2, $3, $4) AND (debit IN (5, 6, 7, 11) OR credit IN (5, 6, 7, 11))";
+WHERE source IN ($1, $2, $3) AND (debit IN ($4, $5, $6, $7) OR credit IN ($4, $5, $6, $7))";
 const TOP_UPS_BETWEEN: &str = "\
 SELECT id FROM top_ups WHERE state = 'succeeded'
 AND ((created_at >= $1 AND created_at < $2) OR (updated_at >= $1 AND updated_at < $2))";
@@ -143,7 +151,7 @@ pub async fn gather(
 struct InWindow {
     top_ups: BTreeSet<String>,
     refunds: BTreeSet<String>,
-    posted: BTreeMap<String, Posted>,
+    posted: Entries,
 }
 
 impl InWindow {
@@ -156,18 +164,22 @@ impl InWindow {
             query_scalar(TOP_UPS_BETWEEN).bind(from).bind(until).fetch_all(&mut *connection).await?;
         let refunds: Vec<String> =
             query_scalar(REFUNDS_BETWEEN).bind(from).bind(until).fetch_all(&mut *connection).await?;
-        let entries = query(ENTRIES_BETWEEN).bind(from).bind(until).fetch_all(&mut *connection).await?;
+        let entries =
+            AT_STRIPE.iter().fold(query(ENTRIES_BETWEEN).bind(from).bind(until), |query, account| {
+                query.bind(account.number())
+            });
+        let entries = entries.fetch_all(&mut *connection).await?;
         connection.rollback().await?;
         for row in &entries {
-            add(&mut read.posted, row)?;
+            read.posted.add(row)?;
         }
         read.top_ups.extend(top_ups);
         read.refunds.extend(refunds);
-        for source in read.posted.keys() {
-            match source.split_once(':') {
-                Some(("topup", id)) => drop(read.top_ups.insert(id.to_owned())),
-                Some(("refund" | "refund-paid" | "refund-return", id)) => {
-                    read.refunds.insert(id.to_owned());
+        for source in read.posted.by_source.keys() {
+            match source.kind() {
+                SourceKind::TopUp => drop(read.top_ups.insert(source.id().to_string())),
+                SourceKind::Refund | SourceKind::RefundPaid | SourceKind::RefundReturn => {
+                    read.refunds.insert(source.id().to_string());
                 }
                 _ => {}
             }
@@ -184,7 +196,9 @@ impl InWindow {
         connection.begin_snapshot().await?;
         let mut top_ups = std::mem::take(&mut self.top_ups);
         let mut refunds = std::mem::take(&mut self.refunds);
-        let mut sources: BTreeSet<String> = self.posted.keys().cloned().collect();
+        let mut sources: BTreeSet<Source> = self.posted.by_source.keys().cloned().collect();
+        // What no source can be named after is in no entry.
+        let named = |kind: SourceKind, id: &str| Source::named(kind, id).ok();
         let intents = side.charges.keys();
         let intents = intents.chain(side.refunds.values().map(|refund| &refund.payment_intent));
         for intent in intents.chain(side.disputes.values().map(|moved| &moved.payment_intent)) {
@@ -194,7 +208,7 @@ impl InWindow {
         }
         for charge in side.charges.values() {
             top_ups.insert(charge.top_up.clone());
-            sources.extend(charge.movement.iter().map(|movement| format!("fee:{}", movement.id)));
+            sources.extend(charge.movement.iter().filter_map(|moved| named(SourceKind::Fee, &moved.id)));
         }
         for refund in side.refunds.values() {
             let of: Vec<String> =
@@ -203,11 +217,14 @@ impl InWindow {
             refunds.extend(refund.ours.clone());
         }
         for moved in side.disputes.keys() {
-            sources.extend(["dispute", "reinstatement", "dispute-fee"].map(|kind| format!("{kind}:{moved}")));
+            let kinds = [SourceKind::Dispute, SourceKind::Reinstatement, SourceKind::DisputeFee];
+            sources.extend(kinds.into_iter().filter_map(|kind| named(kind, moved)));
         }
-        let mut books = BooksSide::default();
+        let mut books =
+            BooksSide { unknown: std::mem::take(&mut self.posted.unknown), ..BooksSide::default() };
         for id in refunds {
-            sources.extend(["refund", "refund-paid", "refund-return"].map(|kind| format!("{kind}:{id}")));
+            let kinds = [SourceKind::Refund, SourceKind::RefundPaid, SourceKind::RefundReturn];
+            sources.extend(kinds.into_iter().filter_map(|kind| named(kind, &id)));
             if let Some(row) = query(REFUND).bind(id.clone()).fetch_optional(&mut *connection).await? {
                 let row = RefundRow {
                     top_up: row.try_get(0)?,
@@ -220,18 +237,20 @@ impl InWindow {
             }
         }
         for id in top_ups {
-            sources.insert(format!("topup:{id}"));
+            sources.extend(named(SourceKind::TopUp, &id));
             if let Some(row) = query(TOP_UP).bind(id.clone()).fetch_optional(&mut *connection).await? {
                 books.top_ups.insert(id, top_up(&row)?);
             }
         }
+        let mut posted = Entries::default();
         for source in sources {
-            let legs = [2, 3, 4].map(|leg| format!("{source}/{leg}"));
-            let entries = legs.into_iter().fold(query(ENTRIES_OF).bind(source), |query, leg| query.bind(leg));
+            let entries = source.entries().fold(query(ENTRIES_OF), |query, leg| query.bind(leg.to_string()));
+            let entries = AT_STRIPE.iter().fold(entries, |query, account| query.bind(account.number()));
             for row in entries.fetch_all(&mut *connection).await? {
-                add(&mut books.posted, &row)?;
+                posted.add(&row)?;
             }
         }
+        books.posted = posted.by_source;
         connection.rollback().await?;
         Ok(books)
     }
@@ -249,26 +268,37 @@ fn top_up(row: &Row) -> Result<TopUpRow, sqlx::Error> {
     })
 }
 
-/// Adds an entry to what its command moves.
-fn add(posted: &mut BTreeMap<String, Posted>, row: &Row) -> Result<(), sqlx::Error> {
-    let source: String = row.try_get(0)?;
-    let command = source.rsplit_once('/').map_or(source.as_str(), |(command, _)| command);
-    let (debit, credit): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
-    let amount = i128::from(row.try_get::<i64, _>(3)?);
-    let sums = posted.entry(command.to_owned()).or_default();
-    sums.currency = row.try_get(4)?;
-    sums.client = row.try_get(5)?;
-    for (account, amount) in [(debit, amount), (credit, amount.saturating_neg())] {
-        let sum = match Account::from_number(account) {
-            Some(Account::StripeClearing) => &mut sums.clearing,
-            Some(Account::RefundPending) => &mut sums.pending,
-            Some(Account::StripeFees) => &mut sums.fees,
-            Some(Account::Dispute) => &mut sums.dispute,
-            _ => continue,
+/// What commands move, all entries of one together.
+#[derive(Debug, Default)]
+struct Entries {
+    by_source: BTreeMap<Source, Posted>,
+    /// By the stored text, where that is no source that this program knows.
+    unknown: BTreeMap<String, Posted>,
+}
+
+impl Entries {
+    fn add(&mut self, row: &Row) -> Result<(), sqlx::Error> {
+        let text: &str = row.try_get(0)?;
+        let sums = match text.parse::<EntrySource>() {
+            Ok(source) => self.by_source.entry(source.command().clone()).or_default(),
+            Err(_) => self.unknown.entry(text.to_owned()).or_default(),
         };
-        *sum = sum.saturating_add(amount);
+        let (debit, credit): (i64, i64) = (row.try_get(1)?, row.try_get(2)?);
+        let amount = i128::from(row.try_get::<i64, _>(3)?);
+        sums.currency = row.try_get(4)?;
+        sums.client = row.try_get(5)?;
+        for (account, amount) in [(debit, amount), (credit, amount.saturating_neg())] {
+            let sum = match Account::from_number(account) {
+                Some(Account::Clearing(Rail::Stripe)) => &mut sums.clearing,
+                Some(Account::RefundPending) => &mut sums.pending,
+                Some(Account::Fees(Rail::Stripe)) => &mut sums.fees,
+                Some(Account::Dispute(Rail::Stripe)) => &mut sums.dispute,
+                _ => continue,
+            };
+            *sum = sum.saturating_add(amount);
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// What Stripe has, each thing once.
@@ -503,15 +533,17 @@ impl Reading<'_> {
         books: &InWindow,
         connection: &mut Connection,
     ) -> Result<(), GatherError> {
-        for source in books.posted.keys() {
-            let Some(("fee" | "dispute" | "reinstatement" | "dispute-fee", id)) = source.split_once(':')
+        for source in books.posted.by_source.keys() {
+            let (SourceKind::Fee | SourceKind::Dispute | SourceKind::Reinstatement | SourceKind::DisputeFee) =
+                source.kind()
             else {
                 continue;
             };
-            if self.side.transactions.contains(id) {
+            let id = source.id().to_string();
+            if self.side.transactions.contains(&id) {
                 continue;
             }
-            if let Some(found) = self.stripe.balance_transaction(id, after(OBJECT_DEADLINE)).await? {
+            if let Some(found) = self.stripe.balance_transaction(&id, after(OBJECT_DEADLINE)).await? {
                 self.transaction(found, connection).await?;
             }
         }

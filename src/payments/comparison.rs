@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::difference::{Difference, Kind};
 use crate::domain::{Currency, decimal_in};
+use crate::ledger::{Source, SourceKind};
 
 /// A fee may be booked this much later than it was taken, in seconds.
 const FEE_GRACE: i64 = 24 * 60 * 60;
@@ -124,7 +125,9 @@ pub struct BooksSide {
     /// By id.
     pub refunds: BTreeMap<String, RefundRow>,
     /// Entries by their source, all entries of one command together.
-    pub posted: BTreeMap<String, Posted>,
+    pub posted: BTreeMap<Source, Posted>,
+    /// Entries whose source is none that this program knows, by its text.
+    pub unknown: BTreeMap<String, Posted>,
 }
 
 /// A row of `top_ups`.
@@ -216,7 +219,7 @@ struct Comparing<'a> {
     facts: &'a Facts,
     found: Comparison,
     /// Sources that something at Stripe, or a row, has accounted for.
-    seen: BTreeSet<String>,
+    seen: BTreeSet<Source>,
     /// Every charged PaymentIntent, and those among them that a succeeded top-up here stands for.
     charged: BTreeSet<&'a str>,
     sound: BTreeSet<String>,
@@ -259,8 +262,9 @@ impl<'a> Comparing<'a> {
         });
     }
 
-    /// The entries of a source, which is thereby accounted for.
-    fn posted(&mut self, source: String) -> Option<&'a Posted> {
+    /// The entries of a source, which is thereby accounted for. What no source can be named after has none.
+    fn posted(&mut self, kind: SourceKind, id: &str) -> Option<&'a Posted> {
+        let source = Source::named(kind, id).ok()?;
         let found = self.facts.books.posted.get(&source);
         self.seen.insert(source);
         found
@@ -278,7 +282,7 @@ impl<'a> Comparing<'a> {
             by_top_up.entry(&charge.top_up).or_default().push(charge);
         }
         for (id, mut charges) in by_top_up {
-            let posted = self.posted(format!("topup:{id}"));
+            let posted = self.posted(SourceKind::TopUp, id);
             let Some(row) = facts.books.top_ups.get(id) else {
                 for charge in charges {
                     let amount = minor(charge.amount, &charge.currency);
@@ -324,7 +328,7 @@ impl<'a> Comparing<'a> {
     /// A fee of a charge that is a difference by itself.
     fn account_for_fee(&mut self, charge: &Charged) {
         if let Some(movement) = &charge.movement {
-            self.seen.insert(format!("fee:{}", movement.id));
+            self.posted(SourceKind::Fee, &movement.id);
         }
     }
 
@@ -384,7 +388,7 @@ impl<'a> Comparing<'a> {
             self.differ(Kind::ChargeIdDiffers, &ids, theirs.clone(), ours.clone());
         }
         if let Some(movement) = charge.movement.as_ref().filter(|_| row.currency == charge.currency) {
-            let posted = self.posted(format!("fee:{}", movement.id));
+            let posted = self.posted(SourceKind::Fee, &movement.id);
             let booked = posted.map(|posted| (posted.fees, posted.currency.as_str()));
             self.fee([Kind::FeeNotBooked, Kind::FeeDiffers], &ids, movement, booked, &row.currency);
         }
@@ -421,7 +425,7 @@ impl<'a> Comparing<'a> {
         let charged: BTreeSet<&str> =
             facts.stripe.charges.iter().map(|charge| charge.top_up.as_str()).collect();
         for (id, row) in facts.books.top_ups.iter().filter(|(id, _)| !charged.contains(id.as_str())) {
-            let posted = self.posted(format!("topup:{id}"));
+            let posted = self.posted(SourceKind::TopUp, id);
             let intent = row.payment_intent.as_deref().unwrap_or("no PaymentIntent");
             let ours = shown(row.amount.into(), &row.currency);
             match (row.state.as_str(), posted) {
@@ -487,7 +491,8 @@ impl<'a> Comparing<'a> {
 
     /// What the entries of a refund say: taken, paid out, returned.
     fn refund_entries(&mut self, id: &str) -> [Option<&'a Posted>; 3] {
-        ["refund", "refund-paid", "refund-return"].map(|kind| self.posted(format!("{kind}:{id}")))
+        [SourceKind::Refund, SourceKind::RefundPaid, SourceKind::RefundReturn]
+            .map(|kind| self.posted(kind, id))
     }
 
     fn refund(&mut self, id: &str, row: &RefundRow, refund: &Refunded) {
@@ -558,15 +563,17 @@ impl<'a> Comparing<'a> {
     fn disputes(&mut self) {
         let facts = self.facts;
         for moved in &facts.stripe.disputes {
-            let (kinds, prefix, sign) = match moved.is_reinstated {
-                false => ([Kind::DisputeNotBooked, Kind::DisputeAmountDiffers], "dispute", -1_i128),
-                true => {
-                    ([Kind::ReinstatementNotBooked, Kind::ReinstatementAmountDiffers], "reinstatement", 1)
-                }
+            let (kinds, of, sign) = match moved.is_reinstated {
+                false => ([Kind::DisputeNotBooked, Kind::DisputeAmountDiffers], SourceKind::Dispute, -1_i128),
+                true => (
+                    [Kind::ReinstatementNotBooked, Kind::ReinstatementAmountDiffers],
+                    SourceKind::Reinstatement,
+                    1,
+                ),
             };
             let id = moved.movement.id.as_str();
-            let posted = self.posted(format!("{prefix}:{id}"));
-            let fee = self.posted(format!("dispute-fee:{id}"));
+            let posted = self.posted(of, id);
+            let fee = self.posted(SourceKind::DisputeFee, id);
             let row =
                 self.known_intents.get(&moved.payment_intent).and_then(|id| facts.books.top_ups.get(id));
             if !self.is_sound(&moved.payment_intent) {
@@ -601,21 +608,35 @@ impl<'a> Comparing<'a> {
             if self.seen.contains(source) {
                 continue;
             }
-            let (family, id) = source.split_once(':').unwrap_or((source, ""));
-            let (kind, moved) = match family {
-                "topup" => (Kind::EntryWithoutTopUp, posted.clearing),
-                "refund" | "refund-paid" | "refund-return" if !refunds.insert(id) => continue,
-                "refund" => (Kind::EntryWithoutRefund, posted.pending),
-                "refund-paid" | "refund-return" => (Kind::EntryWithoutRefund, posted.clearing),
-                "fee" => (Kind::FeeUnknownAtStripe, posted.fees),
-                "dispute" => (Kind::DisputeUnknownAtStripe, posted.clearing),
-                "reinstatement" => (Kind::ReinstatementUnknownAtStripe, posted.clearing),
-                "dispute-fee" => (Kind::DisputeFeeUnknownAtStripe, posted.dispute),
-                _ => (Kind::ClearingDiffers, posted.clearing),
+            let (kind, moved) = match source.kind() {
+                SourceKind::TopUp => (Kind::EntryWithoutTopUp, posted.clearing),
+                SourceKind::Refund | SourceKind::RefundPaid | SourceKind::RefundReturn
+                    if !refunds.insert(source.id()) =>
+                {
+                    continue;
+                }
+                SourceKind::Refund => (Kind::EntryWithoutRefund, posted.pending),
+                SourceKind::RefundPaid | SourceKind::RefundReturn => {
+                    (Kind::EntryWithoutRefund, posted.clearing)
+                }
+                SourceKind::Fee => (Kind::FeeUnknownAtStripe, posted.fees),
+                SourceKind::Dispute => (Kind::DisputeUnknownAtStripe, posted.clearing),
+                SourceKind::Reinstatement => (Kind::ReinstatementUnknownAtStripe, posted.clearing),
+                SourceKind::DisputeFee => (Kind::DisputeFeeUnknownAtStripe, posted.dispute),
+                SourceKind::Usage
+                | SourceKind::Hold
+                | SourceKind::Release
+                | SourceKind::Reversal
+                | SourceKind::Adjustment
+                | SourceKind::WriteOffReturn => (Kind::ClearingDiffers, posted.clearing),
             };
             if kind != Kind::ClearingDiffers || moved != 0 {
-                self.differ(kind, &[source], "nothing", shown(moved, &posted.currency));
+                self.differ(kind, &[&source.to_string()], "nothing", shown(moved, &posted.currency));
             }
+        }
+        for (source, posted) in facts.books.unknown.iter().filter(|(_, posted)| posted.clearing != 0) {
+            let moved = shown(posted.clearing, &posted.currency);
+            self.differ(Kind::ClearingDiffers, &[source], "nothing", moved);
         }
     }
 }

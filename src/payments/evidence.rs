@@ -14,7 +14,8 @@ use crate::db::{On, Row, query, query_scalar};
 use crate::domain::{TopUpId, decimal_in};
 use crate::ledger::account::Account;
 use crate::ledger::adjustments::{self, Adjustment};
-use crate::ledger::undelivered_entries;
+use crate::ledger::source::{EntrySource, SourceId};
+use crate::ledger::{Source, SourceKind, undelivered_entries};
 
 /// Entries looked at with one statement.
 const PAGE: i64 = 500;
@@ -114,6 +115,8 @@ pub struct PaidRequest {
     pub price: i64,
     /// What the API answered.
     pub upstream_status: Option<i64>,
+    /// The first characters of the client key that paid; `None` for what was paid before schema 8.
+    pub key: Option<String>,
     /// What became of the answer.
     pub outcome: Outcome,
     /// Paid and bonus credit right after it, in micros.
@@ -163,7 +166,7 @@ const FREEZES: &str = "\
 SELECT cause, created_at, lifted_at, lifted_by FROM freezes WHERE client = $1 ORDER BY created_at, cause";
 /// The last leg of the top-up: what the client had after it.
 const CREDITED: &str = "\
-SELECT at, sequence, paid_after, bonus_after FROM entries WHERE source IN ($1, $1 || '/2', $1 || '/3', $1 || '/4')
+SELECT at, sequence, paid_after, bonus_after FROM entries WHERE source IN ($1, $2, $3)
 ORDER BY sequence DESC LIMIT 1";
 const UNDELIVERED: &str = "SELECT entries FROM undelivered";
 /// From an entry back along its client's chain.
@@ -172,8 +175,9 @@ WITH RECURSIVE chain (id, step) AS (
     SELECT CAST($1 AS BIGINT), 1
     UNION ALL SELECT e.previous, chain.step + 1 FROM chain JOIN entries AS e ON e.id = chain.id
     WHERE e.previous IS NOT NULL AND chain.step < $2)
-SELECT e.id, e.at, e.source, e.credit, e.amount, e.sequence, e.previous, e.paid_after, e.bonus_after, r.name, e.upstream_status
-FROM chain JOIN entries AS e ON e.id = chain.id LEFT JOIN routes AS r ON r.id = e.route ORDER BY chain.step";
+SELECT e.id, e.at, e.source, e.credit, e.amount, e.sequence, e.previous, e.paid_after, e.bonus_after, r.name, e.upstream_status, k.shown_prefix
+FROM chain JOIN entries AS e ON e.id = chain.id LEFT JOIN routes AS r ON r.id = e.route
+LEFT JOIN client_keys AS k ON k.number = e.key ORDER BY chain.step";
 
 /// The freezes of a client, oldest first.
 ///
@@ -204,8 +208,9 @@ pub async fn gather(mut books: On<'_>, dispute: &str) -> Result<Option<Evidence>
     let id =
         TopUpId::parse(&top_up).ok_or_else(|| sqlx::Error::Decode("a top-up's id is malformed".into()))?;
     let client: i64 = row.try_get(13)?;
-    let source = crate::ledger::recording::top_up_source(id);
-    let credited = query(CREDITED).bind(source).fetch_optional(books.again()).await?;
+    let credited = Source::new(SourceKind::TopUp, id).entries();
+    let credited = credited.fold(query(CREDITED), |query, source| query.bind(source.to_string()));
+    let credited = credited.fetch_optional(books.again()).await?;
     let (credited_at, credited_sequence, balance_after) = match &credited {
         Some(row) => (
             Some(row.try_get(0)?),
@@ -281,7 +286,7 @@ async fn requests(books: &mut On<'_>, span: Span) -> Result<(Vec<PaidRequest>, b
     }
     // Newest first: a reversal comes before what it reverses.
     let (mut reversed, mut found) = (HashSet::new(), Vec::<PaidRequest>::new());
-    let mut places: HashMap<String, usize> = HashMap::new();
+    let mut places: HashMap<SourceId, usize> = HashMap::new();
     let (mut cursor, mut looked) = (span.newest, 0_usize);
     while let Some(newest) = cursor {
         let rows = query(ENTRIES).bind(newest).bind(PAGE).fetch_all(books.again()).await?;
@@ -293,14 +298,13 @@ async fn requests(books: &mut On<'_>, span: Span) -> Result<(Vec<PaidRequest>, b
                 cursor = None;
                 break;
             }
-            let source: &str = row.try_get(2)?;
-            let Some((kind, rest)) = source.split_once(':') else { continue };
-            let request = rest.split('/').next().unwrap_or(rest);
-            if kind == "reversal" {
-                reversed.insert(request.to_owned());
+            let Ok(source) = row.try_get::<&str, _>(2)?.parse::<EntrySource>() else { continue };
+            let request = source.id();
+            if source.kind() == SourceKind::Reversal {
+                reversed.insert(request.clone());
             }
             let earned = row.try_get::<i64, _>(3)? == Account::Revenue.number();
-            if kind != "usage" || !earned || row.try_get::<i64, _>(1)? > span.until {
+            if source.kind() != SourceKind::Usage || !earned || row.try_get::<i64, _>(1)? > span.until {
                 continue;
             }
             let amount: i64 = row.try_get(4)?;
@@ -319,13 +323,14 @@ async fn requests(books: &mut On<'_>, span: Span) -> Result<(Vec<PaidRequest>, b
                 false if is_noted => Outcome::Unconfirmed,
                 false => Outcome::Delivered,
             };
-            places.insert(request.to_owned(), found.len());
+            places.insert(request.clone(), found.len());
             found.push(PaidRequest {
-                id: request.to_owned(),
+                id: request.to_string(),
                 at: row.try_get(1)?,
                 route: row.try_get::<Option<String>, _>(9)?.unwrap_or_default(),
                 price: amount,
                 upstream_status: row.try_get(10)?,
+                key: row.try_get(11)?,
                 outcome,
                 balance_after: balance(row.try_get(7)?, row.try_get(8)?).unwrap_or(0),
             });
@@ -375,6 +380,7 @@ impl Evidence {
                 "upstreamStatus": request.upstream_status,
                 "outcome": request.outcome.word(),
                 "balanceAfter": self.decimal(request.balance_after),
+                "key": request.key,
             })
         });
         let refunds = self.refunds.iter().map(|refund| {
@@ -448,7 +454,7 @@ impl Evidence {
     #[must_use]
     pub fn csv(&self) -> String {
         let mut csv =
-            "time,request_id,route,price,currency,upstream_status,outcome,balance_after\r\n".to_owned();
+            "time,request_id,route,price,currency,upstream_status,outcome,balance_after,key\r\n".to_owned();
         for request in &self.requests {
             let status = request.upstream_status.map(|status| status.to_string()).unwrap_or_default();
             let fields = [
@@ -460,6 +466,7 @@ impl Evidence {
                 status,
                 request.outcome.word().to_owned(),
                 self.decimal(request.balance_after),
+                request.key.clone().unwrap_or_default(),
             ];
             csv.push_str(&fields.map(|text| field(&text)).join(","));
             csv.push_str("\r\n");
@@ -539,7 +546,7 @@ mod tests {
     use super::*;
     use crate::db::testing::TestDatabase;
     use crate::domain::{KeyId, Micros, RequestId, SecretHash};
-    use crate::ledger::{Capture, Ledger, SucceededCharge, usage_source};
+    use crate::ledger::{Capture, Ledger, SucceededCharge};
 
     /// Only the first leg of a price that takes paid and bonus credit is noted, and the last is read first.
     #[tokio::test]
@@ -570,12 +577,13 @@ mod tests {
         let reservation = ledger.reserve(client, micros(120)).await.unwrap();
         let capture = Capture {
             client,
-            source: usage_source(RequestId::new()),
+            source: Source::new(SourceKind::Usage, RequestId::new()),
             price: micros(120),
             route: 1,
             price_list: 1,
             upstream_status: 200,
             held: false,
+            key: None,
         };
         ledger.capture(capture, reservation).await.unwrap();
         let legs = db.reader().ask::<i64>("SELECT COUNT(*) FROM entries WHERE source LIKE 'usage:%'".into());

@@ -36,7 +36,7 @@ use crate::ledger::answers::{self, KeyState, NewKey};
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{
     Capture, ClientId, ClientState, KeptHeader, Ledger, LedgerError, NotReserved, Posted, Reservation,
-    ReserveError, StoredAnswer, usage_source,
+    ReserveError, Source, SourceKind, StoredAnswer,
 };
 use crate::money_work::MoneyWork;
 use crate::protocol::stripe402::Credential;
@@ -476,7 +476,7 @@ impl Paywall {
         let funds = if self.takes_a_hold(purchase) {
             let client = wallet.record.client;
             let guard = HoldGuard::new(self.ledger.clone(), self.tasks.clone(), purchase.request, client);
-            match self.ledger.hold(purchase.request, reservation).await {
+            match self.ledger.hold(purchase.request, reservation, Some(wallet.record.number)).await {
                 Ok((_, running)) => Funds::Held(running, guard),
                 Err(LedgerError::Refused(refusal)) => {
                     guard.ended();
@@ -845,12 +845,13 @@ impl Paywall {
         let is_kept = store.as_ref().is_some_and(|store| store.body.is_some());
         let capture = Capture {
             client: wallet.record.client,
-            source: usage_source(usage.request),
+            source: Source::new(SourceKind::Usage, usage.request),
             price,
             route: usage.route,
             price_list: usage.price_list,
             upstream_status: usage.upstream_status,
             held: hold.is_some(),
+            key: Some(wallet.record.number),
         };
         match self.ledger.capture_and_store(capture, reservation, store).await {
             Ok(posted) => {

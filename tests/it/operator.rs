@@ -497,6 +497,7 @@ async fn a_dispute_is_answered_with_what_was_delivered() {
     assert_eq!(found["payment"]["balanceAfter"], "21.00");
     assert_eq!(found["client"]["id"], wallet.public_id.as_str());
     assert_eq!(found["client"]["keyPrefixes"], json!([wallet.key.get(..10).unwrap()]));
+    assert_eq!(found["requests"][0]["key"], wallet.key.get(..10).unwrap());
     let requests: Vec<_> = found["requests"].as_array().unwrap().iter().collect();
     let seen: Vec<_> = requests
         .iter()
@@ -539,7 +540,13 @@ async fn a_dispute_is_answered_with_what_was_delivered() {
     let (text, csv) = (&printed[0], &printed[2]);
     assert_eq!(serde_json::from_str::<Value>(&printed[1]).unwrap(), found);
     assert_eq!(csv.lines().count(), 4, "{csv}");
-    assert!(csv.contains(",GET /api/weather,0.05,usd,200,delivered,20.95"), "{csv}");
+    assert!(
+        csv.contains(&format!(
+            ",GET /api/weather,0.05,usd,200,delivered,20.95,{}\r\n",
+            wallet.key.get(..10).unwrap()
+        )),
+        "{csv}"
+    );
     assert!(text.ends_with(csv.as_str()) && text.contains("2, for 0.06 USD"), "{text}");
     let none = office.run(&["export", "dispute", "du_none", &args[3], &args[4]]).await;
     assert_eq!((none.code, none.err.contains("no dispute du_none")), (1, true), "{none:?}");

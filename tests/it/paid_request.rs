@@ -57,6 +57,15 @@ async fn a_card_pays_on_the_first_request_and_the_balance_is_spent_to_the_unit()
     }
     assert_eq!(gateway.balance(&receipt.client_id).await, 310_000 - 500 * 501);
     assert_eq!(world.upstream.hits(), 501);
+    // Each names the key that paid, the first request as well, which had none yet.
+    let named = "SELECT COUNT(*) FROM entries AS e JOIN client_keys AS k ON k.number = e.key AND k.client = e.client \
+                 WHERE e.source LIKE 'usage:%'";
+    assert!(number(&world.database, named).await >= 501);
+    assert_eq!(
+        number(&world.database, "SELECT COUNT(*) FROM entries WHERE key IS NULL AND source LIKE 'usage:%'")
+            .await,
+        0
+    );
     gateway.stop().await;
     world.assert_books_agree().await;
 }

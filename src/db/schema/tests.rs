@@ -116,7 +116,9 @@ async fn the_money_of_the_version_before_is_kept() {
     let report = crate::ledger::verify::verify(&mut connection, |_| {}).await.unwrap();
     assert!(report.is_clean(), "{:?}", report.findings);
     // A node of the version before goes on writing what it knows.
-    let more = "INSERT INTO entries VALUES (3, 3, 'usage:v', 1, 8, 30, 'usd', 1, 3, 2, 40, 0, 0, 1, 1, 200);
+    let more = "INSERT INTO entries (id, at, source, debit, credit, amount, currency, client, sequence, previous, paid_after,
+                    bonus_after, debt_after, route, price_list, upstream_status)
+                VALUES (3, 3, 'usage:v', 1, 8, 30, 'usd', 1, 3, 2, 40, 0, 0, 1, 1, 200);
                 UPDATE clients SET paid = 40, sequence = 3, last_entry = 3 WHERE id = 1";
     connection.run(more.to_owned()).await.unwrap();
     let report = crate::ledger::verify::verify(&mut connection, |_| {}).await.unwrap();
@@ -141,6 +143,17 @@ const AS_RELEASED: [&str; 6] = [
      ON CONFLICT (one) DO NOTHING",
 ];
 
+/// Debits less credits of each account, and what wallets hold, as one text.
+async fn totals(connection: &mut Connection) -> String {
+    const TOTALS: &str = "\
+SELECT currency || ' ' || account || ' ' || CAST(SUM(amount) AS BIGINT) AS line FROM (
+    SELECT currency, debit AS account, amount FROM entries UNION ALL SELECT currency, credit, -amount FROM entries) AS moved
+GROUP BY currency, account
+UNION ALL SELECT 'wallet ' || id || ' ' || paid || ' ' || bonus || ' ' || debt || ' ' || sequence FROM clients ORDER BY line";
+    let lines: Vec<String> = query_scalar(TOTALS).fetch_all(connection).await.unwrap();
+    lines.join("\n")
+}
+
 #[tokio::test]
 async fn a_filled_database_of_the_released_version_is_brought_up_to_date_and_stays_usable_for_it() {
     let database = TestDatabase::empty().await;
@@ -160,20 +173,89 @@ async fn a_filled_database_of_the_released_version_is_brought_up_to_date_and_sta
         AS_RELEASED.map(|sql| sql.replace("HASH", &hash).replace("ID", &id.to_string())).join(";")
     };
     connection.run(as_released(1)).await.unwrap();
+    connection.run(as_released(3)).await.unwrap();
+    let before = totals(&mut connection).await;
+    assert_eq!(before, "usd 1 -200\nusd 5 200\nwallet 1 100 0 0 1\nwallet 3 100 0 0 1");
     assert_eq!(migrate(&mut connection, &database.config).await.unwrap().from, 5);
     require_current(&mut connection).await.unwrap();
+    assert_eq!(totals(&mut connection).await, before);
+    let numbered = async |connection: &mut Connection| -> Vec<i64> {
+        let numbers = query_scalar("SELECT number FROM client_keys ORDER BY number");
+        numbers.fetch_all(connection).await.unwrap()
+    };
+    assert_eq!(numbered(&mut connection).await, [1, 2]);
     // A node of the version before goes on beside the new one.
     connection.run(as_released(2)).await.unwrap();
+    assert_eq!(numbered(&mut connection).await, [1, 2, 3]);
     for (unknown, count) in [
         ("SELECT COUNT(*) FROM installation WHERE stripe_mode IS NULL", 1_i64),
-        ("SELECT COUNT(*) FROM top_ups WHERE former_account = 0", 2),
-        ("SELECT COUNT(*) FROM stripe_events WHERE missing_since IS NULL AND state = 'parked'", 2),
+        ("SELECT COUNT(*) FROM top_ups WHERE former_account = 0", 3),
+        ("SELECT COUNT(*) FROM stripe_events WHERE missing_since IS NULL AND state = 'parked'", 3),
+        ("SELECT COUNT(*) FROM entries WHERE key IS NULL", 3),
     ] {
         let found: i64 = query_scalar(unknown).fetch_one(&mut connection).await.unwrap();
         assert_eq!(found, count, "{unknown}");
     }
     let report = crate::ledger::verify::verify(&mut connection, |_| {}).await.unwrap();
     assert!(report.is_clean(), "{:?}", report.findings);
+    connection.close().await.unwrap();
+}
+
+/// What `prepaid402 backup` of the version before has made is a database of that version.
+#[tokio::test]
+async fn a_backup_of_the_version_before_is_brought_up_to_date() {
+    if is_about_sqlite("a PostgreSQL database is backed up by its own means") {
+        return;
+    }
+    let (database, path) = old_file().await;
+    let mut connection = database.connect().await;
+    let Connection::Sqlite(file) = &mut connection else { unreachable!() };
+    migrator(&SQLITE[..SQLITE.len() - 1]).run(file).await.unwrap();
+    let before = (books(&mut connection).await, totals(&mut connection).await);
+    let copy = PathBuf::from(format!("{}.backup", path.display()));
+    copy_into(&mut connection, &copy).await.unwrap();
+    connection.close().await.unwrap();
+    let restored = DatabaseConfig::Sqlite(copy);
+    let mut connection = connect(&restored).await.unwrap();
+    assert_eq!(migrate(&mut connection, &restored).await.unwrap().from, SCHEMA_VERSION - 1);
+    assert_eq!((books(&mut connection).await, totals(&mut connection).await), before);
+    let report = crate::ledger::verify::verify(&mut connection, |_| {}).await.unwrap();
+    assert!(report.is_clean(), "{:?}", report.findings);
+    connection.close().await.unwrap();
+}
+
+/// On both databases: the table says what the program says, and a key gets a number whoever adds it.
+#[tokio::test]
+async fn accounts_and_keys_have_the_numbers_that_entries_use() {
+    use crate::ledger::account::Account;
+    let database = TestDatabase::new().await;
+    let mut connection = database.connect().await;
+    let rows = query("SELECT number, kind, instance FROM accounts ORDER BY number");
+    let rows = rows.fetch_all(&mut connection).await.unwrap();
+    let stored: Vec<(i64, String, String)> = rows
+        .iter()
+        .map(|row| (row.try_get(0).unwrap(), row.try_get(1).unwrap(), row.try_get(2).unwrap()))
+        .collect();
+    let known = Account::ALL
+        .map(|account| (account.number(), account.kind().to_owned(), account.instance().to_owned()));
+    assert_eq!(stored, known);
+    for id in 1..4_u8 {
+        let hash = database.bytes(&[id; 32]);
+        connection
+            .run(format!(
+                "INSERT INTO clients (id, public_id, currency, paid, bonus, debt, sequence, status, created_at) \
+                 VALUES ({id}, 'p{id}', 'usd', 0, 0, 0, 0, 'active', 1); \
+                 INSERT INTO client_keys (id, client, hash, shown_prefix, secret_version, scope, created_at) \
+                 VALUES ('k{id}', {id}, {hash}, 'pck_', 1, 'owner', 1)"
+            ))
+            .await
+            .unwrap();
+    }
+    let numbers: Vec<i64> =
+        query_scalar("SELECT number FROM client_keys ORDER BY id").fetch_all(&mut connection).await.unwrap();
+    assert_eq!(numbers, [1, 2, 3]);
+    let twice = "UPDATE client_keys SET number = 1 WHERE id = 'k2'".to_owned();
+    assert!(connection.run(twice).await.is_err());
     connection.close().await.unwrap();
 }
 

@@ -288,7 +288,7 @@ fn refusal_answer(refusal: Refusal) -> Answer {
             row(409, "currency_mismatch", "The amount is of another currency than the client's.")
         }
         Refusal::OutOfRange => row(409, "out_of_range", "A balance would leave the range of amounts."),
-        Refusal::NothingToReverse | Refusal::NoHold => {
+        Refusal::NothingToReverse | Refusal::NoHold | Refusal::ExceedsHold => {
             row(409, "nothing_to_reverse", "There is nothing that could be given back.")
         }
     }

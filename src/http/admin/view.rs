@@ -5,7 +5,8 @@ use chrono::{DateTime, SecondsFormat};
 use super::AdminState;
 use super::sessions::Session;
 use crate::domain::decimal_in;
-use crate::ledger::account::Account;
+use crate::ledger::SourceKind;
+use crate::ledger::account::{Account, Rail};
 use crate::ledger::adjustments::Adjustment;
 use crate::ledger::read::{ClientRow, EntryRow, KeyRow, PaymentTrouble, Sum, TopUpRow};
 use crate::payments::evidence::Freeze;
@@ -80,13 +81,13 @@ pub(super) const fn account_name(account: Account) -> &'static str {
         Account::ClientBonus => "Bonus credit",
         Account::ClientDebt => "Debt",
         Account::Holds => "Holds",
-        Account::StripeClearing => "Stripe clearing",
-        Account::StripeFees => "Stripe fees",
+        Account::Clearing(Rail::Stripe) => "Stripe clearing",
+        Account::Fees(Rail::Stripe) => "Stripe fees",
         Account::RefundPending => "Refunds on their way",
         Account::Revenue => "Revenue",
         Account::Promotion => "Promotion",
         Account::Adjustment => "Adjustment",
-        Account::Dispute => "Disputes",
+        Account::Dispute(Rail::Stripe) => "Disputes",
         Account::Breakage => "Expired credit",
     }
 }
@@ -102,30 +103,27 @@ fn direction(debit: Account, credit: Account) -> i8 {
 
 /// A ledger entry in words.
 fn describe(entry: &EntryRow) -> String {
-    let kind = entry.source.split(':').next().unwrap_or_default();
     let touches = |account| entry.debit == account || entry.credit == account;
-    let words = match kind {
-        "topup" | "top_up" if entry.credit == Account::ClientDebt => "Top-up, repaying debt",
-        "topup" | "top_up" if touches(Account::Promotion) => "Bonus of a top-up",
-        "topup" | "top_up" => "Top-up",
-        "bonus" | "promotion" => "Bonus",
-        "usage" | "capture" => "Usage",
-        "reversal" => "Reversal",
-        "refund" => "Refund",
-        "refund-paid" => "Refund paid out",
-        "refund-return" => "Refund returned",
-        "reinstatement" => "Dispute, money back",
-        "dispute-fee" => "Dispute fee",
-        "fee" => "Stripe fee",
-        "dispute" => "Dispute",
-        "hold" => "Hold",
-        "settle" => "Hold settled",
-        "release" => "Hold released",
-        "expire" | "expiry" => "Expired credit",
-        "adjustment" if entry.credit == Account::ClientDebt => "Adjustment, debt written off",
-        "adjustment" => "Adjustment, credit given",
-        "write-off-return" => "Adjustment, written-off debt taken back",
-        _ => "Entry",
+    let words = match entry.of().map(|source| source.kind()) {
+        Some(SourceKind::TopUp) if entry.credit == Account::ClientDebt => "Top-up, repaying debt",
+        Some(SourceKind::TopUp) if touches(Account::Promotion) => "Bonus of a top-up",
+        Some(SourceKind::TopUp) => "Top-up",
+        Some(SourceKind::Usage) => "Usage",
+        Some(SourceKind::Reversal) => "Reversal",
+        Some(SourceKind::Refund) => "Refund",
+        Some(SourceKind::RefundPaid) => "Refund paid out",
+        Some(SourceKind::RefundReturn) => "Refund returned",
+        Some(SourceKind::Reinstatement) => "Dispute, money back",
+        Some(SourceKind::DisputeFee) => "Dispute fee",
+        Some(SourceKind::Fee) => "Stripe fee",
+        Some(SourceKind::Dispute) => "Dispute",
+        Some(SourceKind::Hold) => "Hold",
+        Some(SourceKind::Release) => "Hold released",
+        Some(SourceKind::Adjustment) if entry.credit == Account::ClientDebt => "Adjustment, debt written off",
+        Some(SourceKind::Adjustment) => "Adjustment, credit given",
+        Some(SourceKind::WriteOffReturn) => "Adjustment, written-off debt taken back",
+        // Of a newer program.
+        None => "Entry",
     };
     match &entry.route {
         Some(route) if words == "Usage" => format!("Usage {route}"),
@@ -149,6 +147,7 @@ pub(super) struct EntryView {
     pub(super) bonus_after: String,
     pub(super) debt_after: String,
     pub(super) upstream_status: Option<i64>,
+    pub(super) key: Option<String>,
 }
 
 impl From<EntryRow> for EntryView {
@@ -172,6 +171,7 @@ impl From<EntryRow> for EntryView {
             bonus_after: after(entry.bonus_after),
             debt_after: after(entry.debt_after),
             upstream_status: entry.upstream_status,
+            key: entry.key,
             client: entry.client_public_id,
             source: entry.source,
         }
@@ -410,12 +410,14 @@ mod tests {
             route: route.map(str::to_owned),
             price_list: None,
             upstream_status: None,
+            key: None,
         };
-        use Account::{ClientBonus, ClientDebt, ClientPaid, Promotion, Revenue, StripeClearing};
+        use Account::{ClientBonus, ClientDebt, ClientPaid, Promotion, Revenue};
+        const CLEARING: Account = Account::Clearing(Rail::Stripe);
         for (source, debit, credit, route, expected, sign) in [
-            ("topup:1", StripeClearing, ClientPaid, None, "Top-up", "+"),
-            ("topup:1:bonus", Promotion, ClientBonus, None, "Bonus of a top-up", "+"),
-            ("topup:1:debt", StripeClearing, ClientDebt, None, "Top-up, repaying debt", "+"),
+            ("topup:1", CLEARING, ClientPaid, None, "Top-up", "+"),
+            ("topup:1/2", Promotion, ClientBonus, None, "Bonus of a top-up", "+"),
+            ("topup:1/2", CLEARING, ClientDebt, None, "Top-up, repaying debt", "+"),
             ("usage:1", ClientPaid, Revenue, Some("GET /a"), "Usage GET /a", "\u{2212}"),
             ("reversal:1", Revenue, ClientPaid, Some("GET /a"), "Reversal (GET /a)", "+"),
             ("repay:1", ClientPaid, ClientDebt, None, "Entry", ""),

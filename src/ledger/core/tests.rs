@@ -33,22 +33,32 @@ fn next_batch(before: Batch) -> Batch {
     next
 }
 
+/// As it is stored.
+fn stored(text: &str) -> Source {
+    text.parse().unwrap()
+}
+
+fn source(kind: &str, id: &str) -> Source {
+    stored(&format!("{kind}:{id}"))
+}
+
 fn capture(request: &str, price: i64) -> Command {
     Command::Capture(Capture {
         client: 1,
-        source: format!("usage:{request}"),
+        source: source("usage", request),
         price: m(price),
         route: 5,
         price_list: 6,
         upstream_status: 201,
         held: false,
+        key: Some(3),
     })
 }
 
 fn top_up(id: &str, amount: i64, bonus: i64) -> TopUp {
     TopUp {
         client: 1,
-        source: format!("topup:{id}"),
+        source: source("topup", id),
         amount: m(amount),
         bonus: m(bonus),
         currency: Currency::USD,
@@ -58,7 +68,7 @@ fn top_up(id: &str, amount: i64, bonus: i64) -> TopUp {
 fn clawback(id: &str, amount: i64) -> Clawback {
     Clawback {
         client: 1,
-        source: format!("refund:{id}"),
+        source: source("refund", id),
         amount: m(amount),
         to: Account::RefundPending,
         forfeits: Micros::ZERO,
@@ -67,11 +77,11 @@ fn clawback(id: &str, amount: i64) -> Clawback {
 }
 
 fn reverse(capture: &str) -> Command {
-    Command::Reverse(Reverse { capture: capture.to_owned(), client: None })
+    Command::Reverse(Reverse { capture: stored(capture), client: None })
 }
 
 fn hold(request: &str, amount: i64) -> Hold {
-    Hold { client: 1, source: format!("hold:{request}"), amount: m(amount) }
+    Hold { client: 1, source: source("hold", request), amount: m(amount), key: Some(3) }
 }
 
 /// A capture that ends the hold of the same request.
@@ -81,7 +91,20 @@ fn settle(request: &str, price: i64) -> Capture {
 }
 
 fn release(request: &str) -> Release {
-    Release { client: 1, hold: format!("hold:{request}") }
+    Release { client: 1, hold: source("hold", request) }
+}
+
+/// The end of a hold with what its request came to.
+fn came_to(request: &str, amount: i64) -> Settle {
+    Settle {
+        client: 1,
+        hold: source("hold", request),
+        amount: m(amount),
+        route: 5,
+        price_list: 6,
+        upstream_status: 201,
+        key: Some(3),
+    }
 }
 
 /// Paid, bonus and debt of client 1.
@@ -114,10 +137,11 @@ fn refuses(batch: &mut Batch, command: &Command, because: Refusal) {
     assert_eq!(known, batch.posted);
 }
 
-use Account::{
-    ClientBonus, ClientDebt, ClientPaid, Dispute, Holds, Promotion, RefundPending, Revenue, StripeClearing,
-    StripeFees,
-};
+use Account::{ClientBonus, ClientDebt, ClientPaid, Holds, Promotion, RefundPending, Revenue};
+
+const CLEARING: Account = Account::Clearing(Rail::Stripe);
+const FEES: Account = Account::Fees(Rail::Stripe);
+const DISPUTE: Account = Account::Dispute(Rail::Stripe);
 
 #[test]
 fn a_capture_takes_paid_credit_first_then_bonus() {
@@ -154,17 +178,20 @@ fn an_entry_says_everything_about_its_use() {
     assert_eq!(posted(&batch.apply(&capture("a", 12))), (40, false));
     let [first, second] = &batch.entries[..] else { panic!("two entries") };
     assert_eq!(
-        (first.id, first.source.as_str(), first.sequence, first.previous),
+        (first.id, first.source.to_string().as_str(), first.sequence, first.previous),
         (40, "usage:a", 8, Some(33))
     );
     assert_eq!(
-        (second.id, second.source.as_str(), second.sequence, second.previous),
+        (second.id, second.source.to_string().as_str(), second.sequence, second.previous),
         (41, "usage:a/2", 9, Some(40))
     );
     assert_eq!((first.paid_after, first.bonus_after), (m(0), m(5)));
     assert_eq!((second.paid_after, second.bonus_after), (m(0), m(3)));
     for entry in [first, second] {
-        assert_eq!((entry.route, entry.price_list, entry.upstream_status), (Some(5), Some(6), Some(201)));
+        assert_eq!(
+            (entry.route, entry.price_list, entry.upstream_status, entry.key),
+            (Some(5), Some(6), Some(201), Some(3))
+        );
         assert_eq!((entry.client, entry.currency), (1, Currency::USD));
     }
     assert_eq!((batch.next_entry().unwrap(), batch.clients[&1].last_entry), (42, Some(41)));
@@ -205,28 +232,24 @@ fn what_is_refused_changes_nothing() {
 #[test]
 fn a_top_up_repays_debt_first() {
     for (name, debt, amount, bonus, after, expected) in [
-        ("no debt", 0, 100, 0, (100, 0, 0), vec![(StripeClearing, ClientPaid, 100)]),
+        ("no debt", 0, 100, 0, (100, 0, 0), vec![(CLEARING, ClientPaid, 100)]),
         (
             "with bonus",
             0,
             100,
             20,
             (100, 20, 0),
-            vec![(StripeClearing, ClientPaid, 100), (Promotion, ClientBonus, 20)],
+            vec![(CLEARING, ClientPaid, 100), (Promotion, ClientBonus, 20)],
         ),
-        ("less than the debt", 70, 30, 0, (0, 0, 40), vec![(StripeClearing, ClientDebt, 30)]),
-        ("exactly the debt", 70, 70, 0, (0, 0, 0), vec![(StripeClearing, ClientDebt, 70)]),
+        ("less than the debt", 70, 30, 0, (0, 0, 40), vec![(CLEARING, ClientDebt, 30)]),
+        ("exactly the debt", 70, 70, 0, (0, 0, 0), vec![(CLEARING, ClientDebt, 70)]),
         (
             "more than the debt",
             70,
             100,
             20,
             (30, 20, 0),
-            vec![
-                (StripeClearing, ClientDebt, 70),
-                (StripeClearing, ClientPaid, 30),
-                (Promotion, ClientBonus, 20),
-            ],
+            vec![(CLEARING, ClientDebt, 70), (CLEARING, ClientPaid, 30), (Promotion, ClientBonus, 20)],
         ),
     ] {
         let mut batch = batch(wallet(0, 0, debt));
@@ -352,16 +375,16 @@ fn a_clawback_within_the_credit_takes_what_is_paid_and_not_set_aside() {
 }
 
 fn pay_out(id: &str) -> PayOut {
-    PayOut { client: 1, refund: format!("refund:{id}") }
+    PayOut { client: 1, refund: source("refund", id) }
 }
 
 /// The whole of a refund comes back.
 fn returned(id: &str) -> Reinstate {
-    Reinstate { client: 1, source: format!("refund-return:{id}"), of: format!("refund:{id}"), amount: None }
+    Reinstate { client: 1, source: source("refund-return", id), of: source("refund", id), amount: None }
 }
 
 fn fee(id: &str, amount: i64, is_returned: bool) -> Fee {
-    Fee { client: 1, source: format!("fee:{id}"), amount: m(amount), account: StripeFees, is_returned }
+    Fee { client: 1, source: source("fee", id), amount: m(amount), account: FEES, is_returned }
 }
 
 #[test]
@@ -381,7 +404,7 @@ fn a_refund_leaves_once_and_for_its_whole_amount() {
         assert_eq!(posted(&batch.apply(&Command::PayOut(pay_out("a")))), (first.0, true));
         assert_eq!(balances(&batch), before.0);
         let made = if across_batches { 0 } else { before.1 };
-        assert_eq!(moves(&batch)[made..], [(RefundPending, StripeClearing, 70)]);
+        assert_eq!(moves(&batch)[made..], [(RefundPending, CLEARING, 70)]);
         assert_eq!(batch.entries[made].source, "refund-paid:a");
     }
 }
@@ -399,14 +422,14 @@ fn a_refund_that_has_come_back_does_not_leave_any_more() {
     }
     // What Stripe has taken itself is not on its way.
     let mut batch = batch(wallet(50, 0, 0));
-    posted(&batch.apply(&Command::Clawback(Clawback { to: StripeClearing, ..clawback("a", 20) })));
+    posted(&batch.apply(&Command::Clawback(Clawback { to: CLEARING, ..clawback("a", 20) })));
     refuses(&mut batch, &Command::PayOut(pay_out("a")), Refusal::NothingToReverse);
 }
 
 #[test]
 fn what_comes_back_repays_debt_first_and_brings_the_forfeited_bonus() {
     for across_batches in [false, true] {
-        for (left, from) in [(false, RefundPending), (true, StripeClearing)] {
+        for (left, from) in [(false, RefundPending), (true, CLEARING)] {
             let mut batch = batch(wallet(50, 20, 0));
             posted(&batch.apply(&Command::Clawback(Clawback { forfeits: m(5), ..clawback("a", 70) })));
             assert_eq!(balances(&batch), (0, 15, 20));
@@ -442,14 +465,14 @@ fn a_part_comes_back_without_bonus_and_never_more_than_was_taken() {
             batch = next_batch(batch);
         }
         let part = |amount| Reinstate {
-            source: "reinstatement:x".to_owned(),
+            source: stored("reinstatement:x"),
             amount: Some(m(amount)),
             ..returned("a")
         };
         for (command, because) in [
             (part(41), Refusal::SourceConflict),
             (part(0), Refusal::OutOfRange),
-            (Reinstate { of: "refund:b".to_owned(), ..part(1) }, Refusal::NothingToReverse),
+            (Reinstate { of: stored("refund:b"), ..part(1) }, Refusal::NothingToReverse),
             (Reinstate { client: 2, ..part(1) }, Refusal::SourceConflict),
             (Reinstate { client: 9, ..part(1) }, Refusal::SourceConflict),
         ] {
@@ -465,16 +488,15 @@ fn a_part_comes_back_without_bonus_and_never_more_than_was_taken() {
 fn fees_touch_no_balance() {
     let mut batch = batch(wallet(0, 0, 7));
     let first = posted(&batch.apply(&Command::Fee(fee("a", 3, false))));
-    posted(&batch.apply(&Command::Fee(Fee { account: Dispute, ..fee("b", 15, false) })));
-    posted(&batch.apply(&Command::Fee(Fee { account: Dispute, ..fee("c", 15, true) })));
+    posted(&batch.apply(&Command::Fee(Fee { account: DISPUTE, ..fee("b", 15, false) })));
+    posted(&batch.apply(&Command::Fee(Fee { account: DISPUTE, ..fee("c", 15, true) })));
     assert_eq!(balances(&batch), (0, 0, 7));
-    let expected =
-        [(StripeFees, StripeClearing, 3), (Dispute, StripeClearing, 15), (StripeClearing, Dispute, 15)];
+    let expected = [(FEES, CLEARING, 3), (DISPUTE, CLEARING, 15), (CLEARING, DISPUTE, 15)];
     assert_eq!(moves(&batch), expected);
     assert_eq!(posted(&batch.apply(&Command::Fee(fee("a", 3, false)))), (first.0, true));
     for (other, because) in [
         (fee("a", 4, false), Refusal::SourceConflict),
-        (Fee { account: Dispute, ..fee("a", 3, false) }, Refusal::SourceConflict),
+        (Fee { account: DISPUTE, ..fee("a", 3, false) }, Refusal::SourceConflict),
         (Fee { client: 2, ..fee("a", 3, false) }, Refusal::SourceConflict),
         (Fee { client: 9, ..fee("d", 3, false) }, Refusal::UnknownClient),
         (fee("d", 0, false), Refusal::OutOfRange),
@@ -551,11 +573,11 @@ fn only_captures_can_be_reversed() {
     posted(&first.apply(&reverse("usage:a")));
     posted(&first.apply(&Command::TopUp(top_up("t", 5, 5))));
     posted(&first.apply(&Command::Clawback(clawback("c", 5))));
-    for source in ["reversal:a", "topup:t", "topup:t/2", "refund:c", "usage:b", "usage:", "", "a"] {
+    for source in ["reversal:a", "topup:t", "refund:c", "usage:b"] {
         refuses(&mut first, &reverse(source), Refusal::NothingToReverse);
     }
     let mut second = next_batch(first);
-    for source in ["reversal:a", "topup:t", "refund:c", "usage:b", ""] {
+    for source in ["reversal:a", "topup:t", "refund:c", "usage:b"] {
         refuses(&mut second, &reverse(source), Refusal::NothingToReverse);
     }
 }
@@ -614,9 +636,9 @@ fn the_same_source_with_other_content_conflicts() {
         Command::Clawback(clawback("c", 124)),
         Command::Clawback(clawback("c", 5)),
         Command::Clawback(Clawback { client: 2, ..clawback("c", 125) }),
-        Command::Clawback(Clawback { to: Account::Dispute, ..clawback("c", 125) }),
-        Command::Clawback(Clawback { source: "topup:t".to_owned(), ..clawback("c", 100) }),
-        Command::TopUp(TopUp { source: "usage:a".to_owned(), ..top_up("t", 110, 0) }),
+        Command::Clawback(Clawback { to: Account::Dispute(Rail::Stripe), ..clawback("c", 125) }),
+        Command::Clawback(Clawback { source: stored("topup:t"), ..clawback("c", 100) }),
+        Command::TopUp(TopUp { source: stored("usage:a"), ..top_up("t", 110, 0) }),
     ];
     for across_batches in [false, true] {
         let mut batch = batch(wallet(0, 0, 0));
@@ -682,6 +704,7 @@ fn a_hold_takes_paid_credit_first_then_bonus() {
         assert_eq!(moves(&batch), expected);
         // It is no use yet.
         assert_eq!((batch.entries[0].route, batch.entries[0].upstream_status), (None, None));
+        assert!(batch.entries.iter().all(|entry| entry.key == Some(3)));
     }
     for (state, amount, because) in [
         (wallet(100, 50, 0), 151, Refusal::InsufficientCredits),
@@ -711,7 +734,10 @@ fn a_hold_that_is_settled_becomes_revenue_and_nothing_else_moves() {
         assert_eq!(balances(&batch), before.1);
         assert_eq!(moves(&batch)[before.0..], [(Holds, Revenue, 100), (Holds, Revenue, 20)]);
         for entry in &batch.entries[before.0..] {
-            assert_eq!((entry.route, entry.price_list, entry.upstream_status), (Some(5), Some(6), Some(201)));
+            assert_eq!(
+                (entry.route, entry.price_list, entry.upstream_status, entry.key),
+                (Some(5), Some(6), Some(201), Some(3))
+            );
             assert_eq!((entry.paid_after, entry.bonus_after), (m(1000), m(30)));
         }
     }
@@ -732,6 +758,7 @@ fn a_release_gives_back_to_where_the_hold_had_taken_it_from() {
         posted(&batch.apply(&Command::Release(release("a"))));
         assert_eq!(balances(&batch), (30, 50, 5));
         assert_eq!(moves(&batch)[before..], [(Holds, ClientPaid, 30), (Holds, ClientBonus, 15)]);
+        assert!(batch.entries[before..].iter().all(|entry| entry.key.is_none()), "nobody spends");
         assert_eq!(batch.entries[before].source, "release:a");
         assert_eq!(batch.entries[before + 1].source, "release:a/2");
     }
@@ -768,8 +795,8 @@ fn what_was_never_held_is_neither_settled_nor_released() {
     posted(&batch.apply(&Command::TopUp(top_up("t", 5, 5))));
     posted(&batch.apply(&Command::Hold(hold("other", 5))));
     refuses(&mut batch, &Command::Capture(settle("a", 1)), Refusal::NoHold);
-    for source in ["hold:a", "usage:used", "topup:t", "hold:", "hold:other/2", "", "a"] {
-        let release = Release { client: 1, hold: source.to_owned() };
+    for source in ["hold:a", "usage:used", "topup:t"] {
+        let release = Release { client: 1, hold: stored(source) };
         refuses(&mut batch, &Command::Release(release), Refusal::NoHold);
     }
 }
@@ -866,6 +893,131 @@ fn a_release_that_does_not_fit_any_more_changes_nothing() {
     refuses(&mut batch, &Command::Release(release("a")), Refusal::OutOfRange);
 }
 
+#[test]
+fn a_settled_hold_charges_paid_credit_first_and_gives_the_rest_of_each_back() {
+    for across_batches in [false, true] {
+        for (before, amount, after, expected) in [
+            (
+                (100, 50),
+                1,
+                (99, 50),
+                vec![(Holds, Revenue, 1), (Holds, ClientPaid, 99), (Holds, ClientBonus, 20)],
+            ),
+            (
+                (100, 50),
+                99,
+                (1, 50),
+                vec![(Holds, Revenue, 99), (Holds, ClientPaid, 1), (Holds, ClientBonus, 20)],
+            ),
+            ((100, 50), 100, (0, 50), vec![(Holds, Revenue, 100), (Holds, ClientBonus, 20)]),
+            (
+                (100, 50),
+                101,
+                (0, 49),
+                vec![(Holds, Revenue, 100), (Holds, Revenue, 1), (Holds, ClientBonus, 19)],
+            ),
+            ((100, 50), 120, (0, 30), vec![(Holds, Revenue, 100), (Holds, Revenue, 20)]),
+            ((200, 50), 30, (170, 50), vec![(Holds, Revenue, 30), (Holds, ClientPaid, 90)]),
+            ((0, 150), 30, (0, 120), vec![(Holds, Revenue, 30), (Holds, ClientBonus, 90)]),
+            ((100, 50), 0, (100, 50), vec![(Holds, ClientPaid, 100), (Holds, ClientBonus, 20)]),
+        ] {
+            let mut batch = batch(wallet(before.0, before.1, 0));
+            posted(&batch.apply(&Command::Hold(hold("a", 120))));
+            // What comes in between is not touched by it.
+            posted(&batch.apply(&Command::TopUp(top_up("t", 1000, 0))));
+            if across_batches {
+                batch = next_batch(batch);
+            }
+            let made = batch.entries.len();
+            let settled = posted(&batch.apply(&Command::Settle(came_to("a", amount)))).0;
+            assert_eq!(balances(&batch), (after.0 + 1000, after.1, 0), "{amount}");
+            assert_eq!(moves(&batch)[made..], expected, "{amount}");
+            for entry in &batch.entries[made..] {
+                let told = (entry.route, entry.price_list, entry.upstream_status, entry.key);
+                match entry.source.kind() {
+                    SourceKind::Usage => assert_eq!(told, (Some(5), Some(6), Some(201), Some(3))),
+                    _ => assert_eq!(told, (None, None, None, None)),
+                }
+            }
+            let first_back = expected.iter().position(|(_, credit, _)| *credit != Revenue);
+            if let Some(first_back) = first_back {
+                assert_eq!(batch.entries[made + first_back].source, "release:a");
+            }
+            // The same again adds nothing; anything else is refused.
+            for _ in 0..2 {
+                assert_eq!(posted(&batch.apply(&Command::Settle(came_to("a", amount)))), (settled, true));
+            }
+            let (other, conflict) = match amount {
+                0 => (3, Refusal::NoHold),
+                _ => (amount - 1, Refusal::SourceConflict),
+            };
+            if other > 0 {
+                refuses(&mut batch, &Command::Settle(came_to("a", other)), conflict);
+            }
+            if amount > 0 {
+                refuses(&mut batch, &Command::Release(release("a")), Refusal::NoHold);
+                refuses(&mut batch, &Command::Settle(came_to("a", 0)), Refusal::NoHold);
+                // A cut answer gives back what was charged, to where it was taken from.
+                posted(&batch.apply(&reverse("usage:a")));
+                assert_eq!(balances(&batch), (before.0 + 1000, before.1, 0), "{amount}");
+                refuses(&mut batch, &Command::Release(release("a")), Refusal::NoHold);
+            } else {
+                assert!(posted(&batch.apply(&Command::Release(release("a")))).1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_hold_is_settled_for_its_own_client_and_for_no_more_than_it_holds() {
+    for across_batches in [false, true] {
+        let mut batch = batch(wallet(100, 50, 0));
+        batch.clients.insert(2, wallet(1000, 0, 0));
+        posted(&batch.apply(&Command::Hold(hold("a", 120))));
+        posted(&batch.apply(&capture("plain", 5)));
+        if across_batches {
+            batch = next_batch(batch);
+        }
+        for (settle, because) in [
+            (came_to("a", 121), Refusal::ExceedsHold),
+            (came_to("a", Micros::MAX.get()), Refusal::ExceedsHold),
+            (Settle { client: 2, ..came_to("a", 10) }, Refusal::SourceConflict),
+            (Settle { client: 77, ..came_to("a", 10) }, Refusal::SourceConflict),
+            (Settle { client: 2, ..came_to("a", 0) }, Refusal::SourceConflict),
+            (came_to("b", 1), Refusal::NoHold),
+            (came_to("b", 0), Refusal::NoHold),
+            // Charged at once, it is no end of a hold.
+            (came_to("plain", 5), Refusal::SourceConflict),
+            (came_to("plain", 4), Refusal::SourceConflict),
+            (Settle { hold: stored("usage:plain"), ..came_to("plain", 5) }, Refusal::SourceConflict),
+        ] {
+            refuses(&mut batch, &Command::Settle(settle), because);
+        }
+        posted(&batch.apply(&Command::Release(release("a"))));
+        refuses(&mut batch, &Command::Settle(came_to("a", 10)), Refusal::NoHold);
+        assert_eq!(balances(&batch), (100, 45, 0));
+    }
+}
+
+#[test]
+fn a_settle_that_does_not_fit_any_more_changes_nothing() {
+    let mut batch = batch(wallet(30, 10, 0));
+    posted(&batch.apply(&Command::Hold(hold("a", 40))));
+    posted(&batch.apply(&Command::TopUp(top_up("t", 5, Micros::MAX.get()))));
+    // What is charged fits, what goes back does not: neither may stay.
+    refuses(&mut batch, &Command::Settle(came_to("a", 35)), Refusal::OutOfRange);
+    posted(&batch.apply(&Command::Settle(came_to("a", 40))));
+}
+
+#[test]
+fn what_a_frozen_client_holds_is_settled_for_less() {
+    let mut batch = batch(wallet(100, 0, 0));
+    posted(&batch.apply(&Command::Hold(hold("a", 50))));
+    batch.clients.get_mut(&1).unwrap().frozen = true;
+    posted(&batch.apply(&Command::Settle(came_to("a", 20))));
+    assert_eq!(balances(&batch), (80, 0, 0));
+}
+
 /// The shell takes a block of ids beforehand. Too few must not leave half a command in the books.
 #[test]
 fn a_batch_that_runs_out_of_ids_refuses_and_changes_nothing() {
@@ -899,6 +1051,8 @@ fn commands_recall_every_source_that_decides_them() {
         (Command::Hold(hold("a", 1)), false, vec![]),
         (Command::Hold(hold("a", 1)), true, vec!["hold:a"]),
         (Command::Release(release("a")), false, vec!["hold:a", "release:a", "usage:a"]),
+        (Command::Settle(came_to("a", 1)), false, vec!["usage:a", "release:a", "hold:a"]),
+        (Command::Settle(came_to("a", 0)), false, vec!["usage:a", "release:a", "hold:a"]),
         (reverse("usage:a"), false, vec!["usage:a", "reversal:a", "hold:a"]),
         (Command::TopUp(top_up("a", 1, 0)), false, vec!["topup:a"]),
         (Command::Clawback(clawback("a", 1)), false, vec!["refund:a"]),

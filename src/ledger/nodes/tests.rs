@@ -20,7 +20,7 @@ impl Books {
     async fn leave_something(&self, client: ClientId) -> EntryId {
         let (_, posted) = self.charge(client, 30).await.unwrap();
         let reservation = self.ledger.reserve(client, m(20)).await.unwrap();
-        self.ledger.hold(RequestId::new(), reservation).await.unwrap();
+        self.ledger.hold(RequestId::new(), reservation, None).await.unwrap();
         posted.entry
     }
 
@@ -279,13 +279,25 @@ async fn a_node_that_was_asleep_cannot_settle_a_hold_that_was_released() {
     let client = asleep.client(100, 0).await;
     let request = RequestId::new();
     let reservation = asleep.ledger.reserve(client, m(60)).await.unwrap();
-    let (_, running) = asleep.ledger.hold(request, reservation).await.unwrap();
+    let (_, running) = asleep.ledger.hold(request, reservation, None).await.unwrap();
     let sweeper = asleep.another_node().await;
     sweeper.grow_old();
     asleep.set_lease(asleep.ledger.node(), "1").await;
     assert_eq!(sweeper.ledger.keep_alive().await.unwrap(), 1);
     let settled = super::super::Capture { held: true, ..capture(client, request, 60) };
     let refused = asleep.ledger.capture(settled, running).await.unwrap_err();
+    assert_eq!(refused, super::super::LedgerError::Refused(super::super::Refusal::NoHold));
+    let less = super::super::Settle {
+        client,
+        hold: super::super::Source::new(super::super::SourceKind::Hold, request),
+        amount: m(20),
+        route: 1,
+        price_list: 1,
+        upstream_status: 200,
+        key: None,
+    };
+    let running = asleep.ledger.reserve(client, m(1)).await.unwrap();
+    let refused = asleep.ledger.settle_held(less, running).await.unwrap_err();
     assert_eq!(refused, super::super::LedgerError::Refused(super::super::Refusal::NoHold));
     assert_eq!(asleep.balances(client).await, (100, 0, 0));
     asleep.assert_clean().await;

@@ -1,8 +1,9 @@
 //! Ledger entries.
 
 use super::{MAX_ROWS, account, bounded};
-use crate::db::{Readers, Row, query};
+use crate::db::{Query, Readers, Row, query};
 use crate::ledger::account::Account;
+use crate::ledger::source::{EntrySource, SourceKind};
 
 /// A ledger entry. Amounts and balances are micros.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub struct EntryRow {
     pub id: i64,
     /// Unix microseconds.
     pub at: i64,
-    /// What caused the entry: `topup:…`, `usage:…`; unique.
+    /// What caused the entry, as stored: a newer program may know more kinds. Unique. [`EntryRow::of`] reads it.
     pub source: String,
     /// The account debited.
     pub debit: Account,
@@ -41,9 +42,17 @@ pub struct EntryRow {
     pub price_list: Option<i64>,
     /// The status that the upstream answered with.
     pub upstream_status: Option<i64>,
+    /// The first characters of the client key that spent.
+    pub key: Option<String>,
 }
 
 impl EntryRow {
+    /// What caused the entry. `None`: this program does not know its kind.
+    #[must_use]
+    pub fn of(&self) -> Option<EntrySource> {
+        self.source.parse().ok()
+    }
+
     /// Whether it moved the client's credit or debt, and not only what lies between the seller and Stripe.
     fn moves_the_clients_own(&self) -> bool {
         self.debit.is_the_clients() || self.credit.is_the_clients()
@@ -68,6 +77,7 @@ impl EntryRow {
             route: row.try_get("route_name")?,
             price_list: row.try_get("price_list")?,
             upstream_status: row.try_get("upstream_status")?,
+            key: row.try_get("key_shown")?,
         })
     }
 }
@@ -81,7 +91,8 @@ macro_rules! columns {
             "SELECT e.id, e.at, e.source, e.debit, e.credit, e.amount, e.currency, e.client, c.public_id AS client_public_id, e.sequence, \
              e.previous, e.paid_after, e.bonus_after, e.debt_after, r.name AS route_name, e.price_list, ",
             $status,
-            " AS upstream_status "
+            " AS upstream_status, \
+             (SELECT k.shown_prefix FROM client_keys k WHERE k.number = e.key) AS key_shown "
         )
     };
 }
@@ -110,21 +121,23 @@ macro_rules! walk {
 const FROM_NEWEST: &str = walk!("SELECT last_entry, 1 FROM clients WHERE id = $1 AND last_entry IS NOT NULL");
 pub(super) const FROM_CURSOR: &str =
     walk!("SELECT previous, 1 FROM entries WHERE id = $3 AND client = $1 AND previous IS NOT NULL");
-/// What was set aside for a request, beside what became of the request: its capture moves nothing of the client's.
+/// What was set aside for a request, beside what became of the request: its capture moves nothing of the client's. `$3` and `$4` are
+/// what the sources of holds and of captures begin with.
 macro_rules! walk_of_payer {
     ($start:literal) => {
         walk!(
             $start,
             "COALESCE(e.upstream_status, u.upstream_status)",
-            "LEFT JOIN entries u ON u.source = CASE WHEN e.source LIKE 'hold:%' THEN 'usage:' || substr(e.source, 6) END",
+            "LEFT JOIN entries u ON u.source = CASE WHEN substr(e.source, 1, length(CAST($3 AS TEXT))) = $3 \
+             THEN $4 || substr(e.source, length(CAST($3 AS TEXT)) + 1) END",
             "COALESCE(e.route, u.route)"
         )
     };
 }
 const PAYERS_FROM_NEWEST: &str =
     walk_of_payer!("SELECT last_entry, 1 FROM clients WHERE id = $1 AND last_entry IS NOT NULL");
-const PAYERS_FROM_CURSOR: &str =
-    walk_of_payer!("SELECT previous, 1 FROM entries WHERE id = $3 AND client = $1 AND previous IS NOT NULL");
+pub(super) const PAYERS_FROM_CURSOR: &str =
+    walk_of_payer!("SELECT previous, 1 FROM entries WHERE id = $5 AND client = $1 AND previous IS NOT NULL");
 const RECENT: &str = concat!(
     columns!(),
     "FROM (SELECT * FROM entries ORDER BY id DESC LIMIT $1) AS e LEFT JOIN routes r ON r.id = e.route \
@@ -142,7 +155,11 @@ pub async fn client_entries(
     before: Option<i64>,
     limit: u32,
 ) -> Result<Vec<EntryRow>, sqlx::Error> {
-    walk(pool, [FROM_NEWEST, FROM_CURSOR], client, before, limit).await
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    let query = query(if before.is_some() { FROM_CURSOR } else { FROM_NEWEST });
+    rows(pool, query.bind(client).bind(bounded(limit)), before).await
 }
 
 /// Those of a client's entries that moved its own balance, newest first, and where the next page begins, if there is one. The
@@ -162,7 +179,10 @@ pub async fn payer_entries(
     let step = limit.saturating_add(1);
     // One more than is wanted tells whether there is a next page.
     while found.len() <= wanted {
-        let rows = walk(pool, [PAYERS_FROM_NEWEST, PAYERS_FROM_CURSOR], client, cursor, step).await?;
+        let query = query(if cursor.is_some() { PAYERS_FROM_CURSOR } else { PAYERS_FROM_NEWEST });
+        let query = query.bind(client).bind(bounded(step));
+        let query = query.bind(SourceKind::Hold.prefix()).bind(SourceKind::Usage.prefix());
+        let rows = rows(pool, query, cursor).await?;
         let Some(last) = rows.last() else { break };
         let is_end = last.previous.is_none();
         cursor = Some(last.id);
@@ -177,19 +197,10 @@ pub async fn payer_entries(
     Ok((found, next))
 }
 
-async fn walk(
-    pool: &Readers,
-    [from_newest, from_cursor]: [&'static str; 2],
-    client: i64,
-    before: Option<i64>,
-    limit: u32,
-) -> Result<Vec<EntryRow>, sqlx::Error> {
-    if limit == 0 {
-        return Ok(Vec::new());
-    }
+async fn rows(pool: &Readers, query: Query, before: Option<i64>) -> Result<Vec<EntryRow>, sqlx::Error> {
     let query = match before {
-        None => query(from_newest).bind(client).bind(bounded(limit)),
-        Some(entry) => query(from_cursor).bind(client).bind(bounded(limit)).bind(entry),
+        None => query,
+        Some(entry) => query.bind(entry),
     };
     query.fetch_all(pool).await?.iter().map(EntryRow::read).collect()
 }

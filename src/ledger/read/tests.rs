@@ -236,6 +236,8 @@ async fn searches_use_indexes() {
         (super::top_ups::UNFINISHED, "SCAN t USING INDEX top_ups_open"),
         (super::top_ups::OF_CLIENT, "SEARCH t USING INDEX top_ups_client (client=? AND id<?)"),
         (super::entries::FROM_CURSOR, "SEARCH e USING INTEGER PRIMARY KEY (rowid=?)"),
+        (super::entries::FROM_CURSOR, "SEARCH k USING INDEX client_keys_number (number=?)"),
+        (super::entries::PAYERS_FROM_CURSOR, "SEARCH u USING INDEX sqlite_autoindex_entries_1 (source=?)"),
         (super::overview::UNFINISHED, "USING INDEX top_ups_open"),
         (super::overview::CHARGED, "SEARCH top_ups USING INDEX sqlite_autoindex_top_ups_1 (id>?)"),
         (super::overview::REVENUE, "SEARCH entries USING INTEGER PRIMARY KEY (rowid>?)"),

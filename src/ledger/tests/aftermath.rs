@@ -237,7 +237,7 @@ async fn tell(books: &Books, story: &Story, number: usize, order: [usize; 7]) ->
             client = Some(charged);
             if story.busy {
                 let reservation = books.ledger.reserve(charged, m(10)).await.unwrap();
-                running = Some(books.ledger.hold(held, reservation).await.unwrap().1);
+                running = Some(books.ledger.hold(held, reservation, None).await.unwrap().1);
             }
             books.serve(charged, 45).await;
             for facts in std::mem::take(&mut waiting) {
@@ -423,10 +423,10 @@ async fn requests_that_run_when_their_client_is_frozen() {
     let (client, _) = books.buyer().await;
     let held = RequestId::new();
     let reservation = books.ledger.reserve(client, m(10)).await.unwrap();
-    let (_, running) = books.ledger.hold(held, reservation).await.unwrap();
+    let (_, running) = books.ledger.hold(held, reservation, None).await.unwrap();
     let released = RequestId::new();
     let reservation = books.ledger.reserve(client, m(5)).await.unwrap();
-    drop(books.ledger.hold(released, reservation).await.unwrap());
+    drop(books.ledger.hold(released, reservation, None).await.unwrap());
     let served = books.serve(client, 20).await;
     let reserved = books.ledger.reserve(client, m(30)).await.unwrap();
 

@@ -29,12 +29,13 @@ pub(in crate::ledger) fn m(n: i64) -> Micros {
 pub(in crate::ledger) fn capture(client: ClientId, request: RequestId, price: i64) -> Capture {
     Capture {
         client,
-        source: usage_source(request),
+        source: Source::new(SourceKind::Usage, request),
         price: m(price),
         route: 1,
         price_list: 1,
         upstream_status: 200,
         held: false,
+        key: None,
     }
 }
 

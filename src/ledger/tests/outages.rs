@@ -114,7 +114,7 @@ async fn call(
         let price = 1 + i64::try_from(all.len() % 7).unwrap();
         let mut reservation = books.ledger.reserve(client, m(price)).await.unwrap();
         if held {
-            match books.ledger.hold(request, reservation).await {
+            match books.ledger.hold(request, reservation, None).await {
                 Ok((_, running)) => reservation = running,
                 Err(LedgerError::Unavailable(_)) => {
                     release(&books, request, client).await;

@@ -372,7 +372,7 @@ async fn captures_holds_and_reversals_on_both_nodes_add_up() {
                 let request = RequestId::new();
                 let held = pick % 2 == 0;
                 let reservation = if held {
-                    match books.ledger.hold(request, reservation).await {
+                    match books.ledger.hold(request, reservation, None).await {
                         Ok((_, running)) => running,
                         Err(LedgerError::Refused(Refusal::InsufficientCredits)) => continue,
                         Err(other) => panic!("{other}"),

@@ -63,15 +63,15 @@ async fn original() -> Original {
     batch.clients.extend(locked.clients);
     batch.apply(&Command::Clawback(Clawback {
         client: second,
-        source: "dispute:1".to_owned(),
+        source: "dispute:1".parse().unwrap(),
         amount: m(400),
-        to: Account::StripeClearing,
+        to: Account::Clearing(Rail::Stripe),
         forfeits: m(0),
         within: Within::Debt,
     }));
     batch.apply(&Command::TopUp(TopUp {
         client: second,
-        source: "topup:later".to_owned(),
+        source: "topup:later".parse().unwrap(),
         amount: m(50),
         bonus: m(0),
         currency: Currency::USD,
@@ -194,7 +194,7 @@ async fn clean_books_are_clean_and_counted() {
     assert_eq!(sum_of(Account::ClientPaid), Some(-350));
     assert_eq!(sum_of(Account::ClientBonus), Some(-200));
     assert_eq!(sum_of(Account::ClientDebt), Some(60));
-    assert_eq!(sum_of(Account::StripeClearing), Some(950));
+    assert_eq!(sum_of(Account::Clearing(Rail::Stripe)), Some(950));
     assert_eq!(sum_of(Account::Promotion), Some(200));
     assert_eq!(sum_of(Account::Revenue), Some(-660));
     assert_eq!(sum_of(Account::RefundPending), None);
@@ -258,7 +258,7 @@ const DAMAGES: &[(&str, &str, &str)] = &[
     (
         "usage twice under another source",
         "INSERT INTO entries SELECT #14, at, 'usage:copy', debit, credit, amount, currency, client, sequence, previous, \
-         paid_after, bonus_after, debt_after, route, price_list, upstream_status FROM entries WHERE id = #13",
+         paid_after, bonus_after, debt_after, route, price_list, upstream_status, key FROM entries WHERE id = #13",
         "entry #14: the chain",
     ),
     (
@@ -275,6 +275,62 @@ const DAMAGES: &[(&str, &str, &str)] = &[
         "same account",
         "UPDATE entries SET credit = debit WHERE id = #4",
         "entry #4: it debits and credits the same",
+    ),
+    (
+        "kind that does not exist",
+        "UPDATE entries SET source = 'usages:a' WHERE id = #4",
+        "entry #4: the kind of its source is unknown",
+    ),
+    (
+        "no kind",
+        "UPDATE entries SET source = 'a' WHERE id = #4",
+        "entry #4: the kind of its source is unknown",
+    ),
+    ("no id", "UPDATE entries SET source = 'usage:' WHERE id = #4", "entry #4: its source is malformed"),
+    (
+        "fourth entry",
+        "UPDATE entries SET source = 'usage:a/4' WHERE id = #4",
+        "entry #4: its source is malformed",
+    ),
+    (
+        "usage as another kind",
+        "UPDATE entries SET source = 'hold:a' WHERE id = #4",
+        "entry #4: its accounts are not those of its kind",
+    ),
+    (
+        "account without a row",
+        "DELETE FROM accounts WHERE number = 8",
+        "entry #4: it names an account that has no row",
+    ),
+    (
+        "account without a row or an entry",
+        "DELETE FROM accounts WHERE number = 12",
+        "account 12: it has no row",
+    ),
+    (
+        "account of another kind",
+        "UPDATE accounts SET kind = 'revenues' WHERE number = 8",
+        "account 8: its row is of",
+    ),
+    (
+        "account of another rail",
+        "UPDATE accounts SET instance = 'x' WHERE number = 5",
+        "account 5: its row is of",
+    ),
+    (
+        "account of nobody",
+        "INSERT INTO accounts VALUES (99, 'x', '')",
+        "account 99: this program does not know it",
+    ),
+    (
+        "key of another client",
+        "UPDATE entries SET key = (SELECT number FROM client_keys WHERE client = 2) WHERE id = #4",
+        "entry #4: it names a key that is not its client's",
+    ),
+    (
+        "key of nobody",
+        "UPDATE entries SET key = 99 WHERE id = #4",
+        "entry #4: it names a key that is not its client's",
     ),
     ("usage that is no revenue", "UPDATE entries SET credit = 12 WHERE id = #13", "entry #13: its accounts"),
     ("top-up out of nothing", "UPDATE entries SET debit = 10 WHERE id = #3", "entry #3: its accounts"),
@@ -355,8 +411,8 @@ const DAMAGES: &[(&str, &str, &str)] = &[
     (
         "reversal of a half",
         "UPDATE entries SET id = #14 WHERE id = #13; DELETE FROM entries WHERE id = #9; \
-         INSERT INTO entries SELECT #9, 1, 'fee:1', 6, 5, 1, 'usd', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL; \
-         INSERT INTO entries SELECT #13, 1, 'fee:2', 6, 5, 1, 'usd', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL; \
+         INSERT INTO entries SELECT #9, 1, 'fee:1', 6, 5, 1, 'usd', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL; \
+         INSERT INTO entries SELECT #13, 1, 'fee:2', 6, 5, 1, 'usd', NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL; \
          UPDATE entries SET previous = #8, sequence = 7, bonus_after = 100 WHERE id = #14; \
          UPDATE clients SET bonus = 100, sequence = 7, last_entry = #14 WHERE id = 1",
         "its reversal gives back something else",

@@ -26,7 +26,7 @@ pub(super) fn answer(reservations: &Arc<Reservations>, jobs: Vec<Job>, committed
         // would count the others, whose reservations are still open, twice.
         // A caller who has gone is no reason to undo anything: the outcome stands.
         match job {
-            Job::Capture { reservation, answer, .. } => {
+            Job::Capture { reservation, answer, .. } | Job::Settle { running: reservation, answer, .. } => {
                 if let Ok(posted) = &posted {
                     reservation.settle(posted.state);
                 }

@@ -32,6 +32,10 @@ fn row(number: i64) -> TopUpRow {
     }
 }
 
+fn source(text: &str) -> Source {
+    text.parse().unwrap()
+}
+
 fn posted(client: i64) -> Posted {
     Posted { client: Some(client), currency: "usd".to_owned(), ..Posted::default() }
 }
@@ -65,9 +69,11 @@ fn agreeing() -> Facts {
     for number in 1..=3 {
         facts.stripe.charges.push(charged(number));
         books.top_ups.insert(format!("t{number}"), row(number));
-        books.posted.insert(format!("topup:t{number}"), Posted { clearing: 5_000_000, ..posted(number) });
+        books
+            .posted
+            .insert(source(&format!("topup:t{number}")), Posted { clearing: 5_000_000, ..posted(number) });
         let fee = Posted { fees: 450_000, clearing: -450_000, ..posted(number) };
-        books.posted.insert(format!("fee:txn_{number}"), fee);
+        books.posted.insert(source(&format!("fee:txn_{number}")), fee);
     }
     for (number, amount, status, state) in
         [(1, 100, RefundStatus::Failed, "failed"), (2, 200, RefundStatus::Succeeded, "succeeded")]
@@ -82,16 +88,16 @@ fn agreeing() -> Facts {
         };
         books.refunds.insert(format!("r{number}"), row);
         let taken = Posted { pending: -i128::from(micros), ..posted(number) };
-        books.posted.insert(format!("refund:r{number}"), taken);
+        books.posted.insert(source(&format!("refund:r{number}")), taken);
     }
-    books.posted.insert("refund-return:r1".into(), Posted { pending: 1_000_000, ..posted(1) });
+    books.posted.insert(source("refund-return:r1"), Posted { pending: 1_000_000, ..posted(1) });
     let paid = Posted { pending: 2_000_000, clearing: -2_000_000, ..posted(2) };
-    books.posted.insert("refund-paid:r2".into(), paid);
+    books.posted.insert(source("refund-paid:r2"), paid);
     facts.stripe.disputes = vec![disputed("txn_d", false, 1_500), disputed("txn_e", true, 0)];
-    books.posted.insert("dispute:txn_d".into(), Posted { clearing: -5_000_000, ..posted(3) });
+    books.posted.insert(source("dispute:txn_d"), Posted { clearing: -5_000_000, ..posted(3) });
     let fee = Posted { dispute: 15_000_000, clearing: -15_000_000, ..posted(3) };
-    books.posted.insert("dispute-fee:txn_d".into(), fee);
-    books.posted.insert("reinstatement:txn_e".into(), Posted { clearing: 5_000_000, ..posted(3) });
+    books.posted.insert(source("dispute-fee:txn_d"), fee);
+    books.posted.insert(source("reinstatement:txn_e"), Posted { clearing: 5_000_000, ..posted(3) });
     facts
 }
 
@@ -110,11 +116,11 @@ fn refund<'a>(facts: &'a mut Facts, id: &str) -> &'a mut RefundRow {
 }
 
 fn entries<'a>(facts: &'a mut Facts, source: &str) -> &'a mut Posted {
-    facts.books.posted.get_mut(source).unwrap()
+    facts.books.posted.get_mut(&source.parse().unwrap()).unwrap()
 }
 
 fn forget(facts: &mut Facts, source: &str) {
-    facts.books.posted.remove(source).unwrap();
+    facts.books.posted.remove(&source.parse().unwrap()).unwrap();
 }
 
 /// Takes a charge out of Stripe's facts, with what it cost.
@@ -161,15 +167,15 @@ const PLANTS: &[Plant] = &[
     }),
     (Kind::EntriesOfUnsuccessful, |facts| {
         facts.books.top_ups.insert("t4".into(), TopUpRow { state: "failed".into(), ..row(4) });
-        facts.books.posted.insert("topup:t4".into(), Posted { clearing: 5_000_000, ..posted(4) });
+        facts.books.posted.insert(source("topup:t4"), Posted { clearing: 5_000_000, ..posted(4) });
     }),
     (Kind::EntryWithoutTopUp, |facts| {
-        facts.books.posted.insert("topup:t9".into(), Posted { clearing: 5_000_000, ..posted(1) });
+        facts.books.posted.insert(source("topup:t9"), Posted { clearing: 5_000_000, ..posted(1) });
     }),
     (Kind::FeeNotBooked, |facts| forget(facts, "fee:txn_1")),
     (Kind::FeeDiffers, |facts| entries(facts, "fee:txn_1").fees += 10_000),
     (Kind::FeeUnknownAtStripe, |facts| {
-        facts.books.posted.insert("fee:txn_9".into(), Posted { fees: 1, ..posted(1) });
+        facts.books.posted.insert(source("fee:txn_9"), Posted { fees: 1, ..posted(1) });
     }),
     (Kind::RefundUnknownHere, |facts| {
         facts.stripe.refunds.push(Refunded {
@@ -201,11 +207,11 @@ const PLANTS: &[Plant] = &[
     (Kind::RefundNotPaidOut, |facts| forget(facts, "refund-paid:r2")),
     (Kind::RefundNotReturned, |facts| forget(facts, "refund-return:r1")),
     (Kind::RefundReturnedWrongly, |facts| {
-        facts.books.posted.insert("refund-return:r2".into(), Posted { clearing: 2_000_000, ..posted(2) });
+        facts.books.posted.insert(source("refund-return:r2"), Posted { clearing: 2_000_000, ..posted(2) });
     }),
     (Kind::EntryWithoutRefund, |facts| {
-        facts.books.posted.insert("refund:r9".into(), Posted { pending: -1, ..posted(1) });
-        facts.books.posted.insert("refund-paid:r9".into(), Posted { clearing: -1, ..posted(1) });
+        facts.books.posted.insert(source("refund:r9"), Posted { pending: -1, ..posted(1) });
+        facts.books.posted.insert(source("refund-paid:r9"), Posted { clearing: -1, ..posted(1) });
     }),
     (Kind::DisputeNotBooked, |facts| {
         forget(facts, "dispute:txn_d");
@@ -213,20 +219,20 @@ const PLANTS: &[Plant] = &[
     (Kind::DisputeAmountDiffers, |facts| entries(facts, "dispute:txn_d").clearing -= 10_000),
     (Kind::DisputeOfOtherClient, |facts| entries(facts, "dispute:txn_d").client = Some(1)),
     (Kind::DisputeUnknownAtStripe, |facts| {
-        facts.books.posted.insert("dispute:txn_9".into(), Posted { clearing: -1, ..posted(1) });
+        facts.books.posted.insert(source("dispute:txn_9"), Posted { clearing: -1, ..posted(1) });
     }),
     (Kind::ReinstatementNotBooked, |facts| forget(facts, "reinstatement:txn_e")),
     (Kind::ReinstatementAmountDiffers, |facts| entries(facts, "reinstatement:txn_e").clearing += 10_000),
     (Kind::ReinstatementUnknownAtStripe, |facts| {
-        facts.books.posted.insert("reinstatement:txn_9".into(), Posted { clearing: 1, ..posted(1) });
+        facts.books.posted.insert(source("reinstatement:txn_9"), Posted { clearing: 1, ..posted(1) });
     }),
     (Kind::DisputeFeeNotBooked, |facts| forget(facts, "dispute-fee:txn_d")),
     (Kind::DisputeFeeDiffers, |facts| entries(facts, "dispute-fee:txn_d").dispute += 10_000),
     (Kind::DisputeFeeUnknownAtStripe, |facts| {
-        facts.books.posted.insert("dispute-fee:txn_9".into(), Posted { dispute: 1, ..posted(1) });
+        facts.books.posted.insert(source("dispute-fee:txn_9"), Posted { dispute: 1, ..posted(1) });
     }),
     (Kind::ClearingDiffers, |facts| {
-        facts.books.posted.insert("adjustment:1".into(), Posted { clearing: 1, ..posted(1) });
+        facts.books.posted.insert(source("adjustment:1"), Posted { clearing: 1, ..posted(1) });
     }),
 ];
 

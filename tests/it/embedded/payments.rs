@@ -54,6 +54,9 @@ async fn a_card_pays_on_the_first_request_and_the_handler_learns_who_paid_what()
     assert_eq!(entries.len(), 1);
     assert_eq!(crate::support::column::<String>(&entries[0], 0), source);
     assert_eq!(crate::support::column::<i64>(&entries[0], 1), PRICE * 100);
+    let with_key = "SELECT COUNT(*) FROM entries AS e JOIN client_keys AS k ON k.number = e.key AND k.client = e.client \
+                 WHERE e.source LIKE 'usage:%'";
+    assert_eq!(crate::support::number(&world.database, with_key).await, 1);
 
     for n in 1..=5 {
         let spent = shop.get("/one/thing", &Pay::client(&client)).await;

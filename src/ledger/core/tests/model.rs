@@ -45,7 +45,7 @@ struct Done {
 #[derive(Debug, Default)]
 struct Model {
     wallets: BTreeMap<ClientId, Wallet>,
-    done: BTreeMap<String, Done>,
+    done: BTreeMap<Source, Done>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +58,10 @@ enum Expected {
 /// Two commands that ask for the same money to move.
 fn same_content(a: &Command, b: &Command) -> bool {
     match (a, b) {
+        (Command::Settle(a), Command::Settle(b)) => (a.client, a.amount) == (b.client, b.amount),
+        // For the whole of it, a hold ends either way; without a hold, it was another request.
+        (Command::Capture(a), Command::Settle(b)) => a.held && (a.client, a.price) == (b.client, b.amount),
+        (Command::Settle(a), Command::Capture(b)) => (a.client, a.amount) == (b.client, b.price),
         // Where the money was spent is not part of it: the price and the client are.
         (Command::Capture(a), Command::Capture(b)) => (a.client, a.price) == (b.client, b.price),
         // What was set aside when it was asked for is not part of it, nor is bonus that had been spent.
@@ -77,6 +81,11 @@ impl Model {
     }
 
     fn expect(&mut self, command: &Command) -> Expected {
+        if let Command::Settle(s) = command
+            && s.amount.is_zero()
+        {
+            return self.expect(&Command::Release(Release { client: s.client, hold: s.hold.clone() }));
+        }
         let source = command.source();
         if let Command::Release(r) = command
             && self.done.get(&r.hold).is_some_and(|done| !matches!(done.command, Command::Hold(_)))
@@ -84,7 +93,10 @@ impl Model {
             return Expected::Refused(Refusal::NoHold);
         }
         if let Command::Reverse(r) = command
-            && !matches!(self.done.get(&r.capture), Some(Done { command: Command::Capture(_), .. }))
+            && !matches!(
+                self.done.get(&r.capture),
+                Some(Done { command: Command::Capture(_) | Command::Settle(_), .. })
+            )
         {
             return Expected::Refused(Refusal::NothingToReverse);
         }
@@ -104,6 +116,7 @@ impl Model {
             Command::Clawback(c) => c.client,
             Command::Hold(h) => h.client,
             Command::Release(r) => r.client,
+            Command::Settle(s) => s.client,
             Command::Reverse(r) => self.done[&r.capture].client,
             Command::PayOut(p) => p.client,
             Command::Reinstate(r) => r.client,
@@ -137,12 +150,13 @@ impl Model {
     /// What becomes of a command that needs a hold, unless that is a matter of balances. `None`: it is.
     fn ends_a_hold(&mut self, command: &Command) -> Option<Expected> {
         let (client, hold, amount) = match command {
-            Command::Capture(c) if c.held => (c.client, c.source.replace("usage", "hold"), Some(c.price)),
+            Command::Capture(c) if c.held => (c.client, c.source.sibling(SourceKind::Hold), Some(c.price)),
             Command::Release(r) => (r.client, r.hold.clone(), None),
+            Command::Settle(s) => (s.client, s.hold.clone(), None),
             _ => return None,
         };
-        let number = hold.split_once(':').map_or("", |(_, number)| number);
-        let over = ["usage", "release"].iter().any(|end| self.done.contains_key(&format!("{end}:{number}")));
+        let ends = [SourceKind::Usage, SourceKind::Release];
+        let over = ends.into_iter().any(|end| self.done.contains_key(&hold.sibling(end)));
         let Some(Done { command: Command::Hold(held), paid, bonus, .. }) = self.done.get(&hold).cloned()
         else {
             return Some(Expected::Refused(Refusal::NoHold));
@@ -156,14 +170,41 @@ impl Model {
         if matches!(command, Command::Release(_)) {
             return None;
         }
+        if let Command::Settle(s) = command {
+            return Some(self.settle(s, held.amount.get(), (paid, bonus)));
+        }
         // The wallet has paid already, whatever has become of it since; what was taken from where is still the hold's.
         let others = vec![(Account::Revenue, -held.amount.get()), (Account::Holds, held.amount.get())];
         self.done.insert(command.source(), Done { command: command.clone(), client, paid, bonus, others });
         Some(Expected::Added)
     }
 
+    /// What a request came to is charged to the paid credit that was set aside, then to the bonus; what is left of each is back.
+    fn settle(&mut self, settle: &Settle, held: i64, (paid, bonus): (i64, i64)) -> Expected {
+        let amount = settle.amount.get();
+        if amount > held {
+            return Expected::Refused(Refusal::ExceedsHold);
+        }
+        let (from_paid, from_bonus) = (amount.min(paid), (amount - paid).max(0));
+        let wallet = self.wallets.get_mut(&settle.client).unwrap();
+        let after = Wallet {
+            paid: wallet.paid + paid - from_paid,
+            bonus: wallet.bonus + bonus - from_bonus,
+            debt: wallet.debt,
+        };
+        if after.paid > MAX || after.bonus > MAX {
+            return Expected::Refused(Refusal::OutOfRange);
+        }
+        *wallet = after;
+        let others = vec![(Account::Revenue, -amount), (Account::Holds, held)];
+        let command = Command::Settle(settle.clone());
+        let done = Done { command, client: settle.client, paid: from_paid, bonus: from_bonus, others };
+        self.done.insert(settle.usage(), done);
+        Expected::Added
+    }
+
     /// A clawback that is in the books: what it asked for, and the bonus that it forfeited.
-    fn clawed(&self, source: &str) -> Option<(&Clawback, i64)> {
+    fn clawed(&self, source: &Source) -> Option<(&Clawback, i64)> {
         match self.done.get(source) {
             Some(Done { command: Command::Clawback(clawback), bonus, .. }) => Some((clawback, *bonus)),
             _ => None,
@@ -181,8 +222,8 @@ impl Model {
             Command::PayOut(p) => match self.clawed(&p.refund) {
                 Some((of, _)) if of.client != p.client => Some(Refusal::SourceConflict),
                 Some((of, _)) if of.to != Account::RefundPending => Some(Refusal::NothingToReverse),
-                Some(_) if self.done.contains_key(&p.refund.replace("refund", "refund-return")) => {
-                    let left = self.done.contains_key(&p.refund.replace("refund", "refund-paid"));
+                Some(_) if self.done.contains_key(&p.refund.sibling(SourceKind::RefundReturn)) => {
+                    let left = self.done.contains_key(&p.refund.sibling(SourceKind::RefundPaid));
                     (!left).then_some(Refusal::SourceConflict)
                 }
                 Some(_) => None,
@@ -202,38 +243,40 @@ impl Model {
 
     /// What a command that is accepted moves outside of the wallets: debits minus credits.
     fn others(&self, command: &Command, before: Wallet) -> Vec<(Account, i64)> {
-        let of = |source: &String| match &self.done[source].command {
+        let of = |source: &Source| match &self.done[source].command {
             Command::Capture(c) => c.price.get(),
+            Command::Settle(s) => s.amount.get(),
             Command::Hold(h) => h.amount.get(),
             other => panic!("{other:?}"),
         };
         let mut others = match command {
-            // One that ends a hold has been dealt with.
+            // What ends a hold has been dealt with.
+            Command::Settle(_) => unreachable!("{command:?}"),
             Command::Capture(c) => vec![(Account::Revenue, -c.price.get())],
             Command::Hold(h) => vec![(Account::Holds, -h.amount.get())],
             Command::Release(r) => vec![(Account::Holds, of(&r.hold))],
             Command::Reverse(r) => vec![(Account::Revenue, of(&r.capture))],
             Command::TopUp(t) => {
-                vec![(Account::StripeClearing, t.amount.get()), (Account::Promotion, t.bonus.get())]
+                vec![(Account::Clearing(Rail::Stripe), t.amount.get()), (Account::Promotion, t.bonus.get())]
             }
             Command::Clawback(c) => {
                 vec![(c.to, -c.amount.get()), (Account::Promotion, -c.forfeits.get().min(before.bonus))]
             }
             Command::PayOut(p) => {
                 let amount = self.clawed(&p.refund).unwrap().0.amount.get();
-                vec![(Account::RefundPending, amount), (Account::StripeClearing, -amount)]
+                vec![(Account::RefundPending, amount), (Account::Clearing(Rail::Stripe), -amount)]
             }
             Command::Reinstate(r) => {
                 let (of, forfeited) = self.clawed(&r.of).unwrap();
                 let has_left = of.to == Account::RefundPending
-                    && self.done.contains_key(&r.of.replace("refund", "refund-paid"));
-                let from = if has_left { Account::StripeClearing } else { of.to };
+                    && self.done.contains_key(&r.of.sibling(SourceKind::RefundPaid));
+                let from = if has_left { Account::Clearing(Rail::Stripe) } else { of.to };
                 let amount = r.amount.unwrap_or(of.amount).get();
                 vec![(from, amount), (Account::Promotion, if r.amount.is_none() { forfeited } else { 0 })]
             }
             Command::Fee(f) => {
                 let amount = if f.is_returned { -f.amount.get() } else { f.amount.get() };
-                vec![(f.account, amount), (Account::StripeClearing, -amount)]
+                vec![(f.account, amount), (Account::Clearing(Rail::Stripe), -amount)]
             }
             Command::Adjust(a) => vec![(Account::Adjustment, a.amount.get())],
         };
@@ -291,6 +334,7 @@ impl Model {
                 after.paid += (amount - before.debt).max(0);
                 after.bonus += if r.amount.is_none() { forfeited } else { 0 };
             }
+            Command::Settle(_) => unreachable!("{command:?}"),
             Command::PayOut(_) | Command::Fee(_) => {}
             Command::Adjust(a) if a.gift == Gift::Credit => after.bonus += a.amount.get(),
             Command::Adjust(a) if a.amount.get() > before.debt => return Err(Refusal::ExceedsDebt),
@@ -344,10 +388,8 @@ impl Books {
             Step::Do(command) => Some(command),
             Step::NextBatch => None,
         });
-        let recalled: HashSet<String> = commands
-            .flat_map(|command| command.recalls(true))
-            .flat_map(|source| (0..MAX_LEGS).map(move |leg| leg_source(&source, leg)))
-            .collect();
+        let recalled: HashSet<EntrySource> =
+            commands.flat_map(|command| command.recalls(true)).flat_map(|source| source.entries()).collect();
         let recorded = self.entries.iter().filter(|entry| recalled.contains(&entry.source));
         batch.recorded = recorded.map(|entry| (entry.source.clone(), entry.clone())).collect();
         batch
@@ -440,7 +482,7 @@ fn play(steps: &[Step], seen: &mut Seen) {
         };
         let entries = batch.entries.len();
         let debt = model.wallets.values().map(|wallet| i128::from(wallet.debt)).sum::<i128>();
-        let in_books = batch.recorded.contains_key(&command.source());
+        let in_books = batch.recorded.contains_key(&command.source().entry(0));
         let expected = model.expect(command);
         let outcome = batch.apply(command);
         let added = batch.entries.len() - entries;
@@ -469,6 +511,8 @@ fn play(steps: &[Step], seen: &mut Seen) {
             Command::Capture(_) => "capture",
             Command::Hold(_) => "hold",
             Command::Release(_) => "release",
+            Command::Settle(s) if s.amount.is_zero() => "for nothing",
+            Command::Settle(_) => "for less",
             Command::TopUp(_) => "top-up",
             Command::Reverse(_) => "reverse",
             Command::Clawback(Clawback { within: Within::Credit { .. }, .. }) => "refund",
@@ -481,8 +525,9 @@ fn play(steps: &[Step], seen: &mut Seen) {
             Command::Adjust(_) => "write-off",
         };
         *seen.entry(format!("{kind}: {what}")).or_default() += 1;
-        let settled =
-            |entry: &Entry| entry.source == command.source() && command.source().starts_with("reversal");
+        let settled = |entry: &Entry| {
+            entry.source == command.source().entry(0) && entry.source.kind() == SourceKind::Reversal
+        };
         let of_a_hold = match command {
             Command::Reverse(r) => batch.find(&r.capture).is_some_and(|entry| entry.debit == Account::Holds),
             _ => false,
@@ -491,7 +536,7 @@ fn play(steps: &[Step], seen: &mut Seen) {
             *seen.entry("reverse: of a settled hold".to_owned()).or_default() += 1;
         }
         if let (Command::Reinstate(r), Outcome::Posted { repeated: false, .. }) = (command, &outcome)
-            && batch.find(&payout_source(&r.of)).is_some()
+            && batch.find(&r.of.sibling(SourceKind::RefundPaid)).is_some()
         {
             *seen.entry("back: of what had left".to_owned()).or_default() += 1;
         }
@@ -519,6 +564,14 @@ fn clients() -> impl Strategy<Value = ClientId> {
     prop_oneof![12 => Just(1i64), 6 => Just(2i64), 4 => Just(3i64), 2 => Just(4i64), 1 => Just(9i64)]
 }
 
+fn came_to(client: ClientId, hold: Source, amount: Micros) -> Settle {
+    Settle { client, hold, amount, route: 1, price_list: 1, upstream_status: 200, key: None }
+}
+
+fn numbered(kind: &str, number: u8) -> Source {
+    format!("{kind}:{number}").parse().unwrap()
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let number = 0..40u8;
     let amount = prop_oneof![2 => amounts(), 1 => few_amounts()];
@@ -526,12 +579,13 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (clients(), number.clone(), amount.clone(), 0..3i64).prop_map(|(client, n, price, route)| {
             Command::Capture(Capture {
                 client,
-                source: format!("usage:{n}"),
+                source: numbered("usage", n),
                 price,
                 route,
                 price_list: 1,
                 upstream_status: 200,
                 held: false,
+                key: None,
             })
         });
     let top_up = (clients(), number.clone(), amount.clone(), few_amounts(), 0..20u8).prop_map(
@@ -541,7 +595,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             let bonus = if odd % 2 == 0 { bonus } else { Micros::ZERO };
             // Client 2 lives at the end of the range, where giving back may not fit any more.
             let amount = if client == 2 && odd > 9 { Micros::MAX.saturating_sub(amount) } else { amount };
-            Command::TopUp(TopUp { client, source: format!("topup:{n}"), amount, bonus, currency })
+            Command::TopUp(TopUp { client, source: numbered("topup", n), amount, bonus, currency })
         },
     );
     let reverse = (number.clone(), 0..20u8).prop_map(|(n, odd)| {
@@ -551,30 +605,34 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             2 => "refund",
             _ => "usage",
         };
-        Command::Reverse(Reverse { capture: format!("{of}:{n}"), client: None })
+        Command::Reverse(Reverse { capture: numbered(of, n), client: None })
     });
     // Settling and releasing hit a hold when they name the same number; settling when the amount fits, too.
     let held = 35..80u8;
-    let hold = (clients(), held.clone(), prop_oneof![1 => amount.clone(), 3 => few_amounts()])
-        .prop_map(|(client, n, amount)| Command::Hold(Hold { client, source: format!("hold:{n}"), amount }));
+    let hold = (clients(), held.clone(), prop_oneof![1 => amount.clone(), 3 => few_amounts()]).prop_map(
+        |(client, n, amount)| Command::Hold(Hold { client, source: numbered("hold", n), amount, key: None }),
+    );
     let settle = (clients(), held.clone(), few_amounts()).prop_map(|(client, n, price)| {
         Command::Capture(Capture {
             client,
-            source: format!("usage:{n}"),
+            source: numbered("usage", n),
             price,
             route: 1,
             price_list: 1,
             upstream_status: 200,
             held: true,
+            key: None,
         })
     });
+    let came_to = (clients(), held.clone(), prop_oneof![1 => amounts(), 3 => few_amounts()])
+        .prop_map(|(client, n, amount)| Command::Settle(came_to(client, numbered("hold", n), amount)));
     let release = (clients(), held, 0..20u8).prop_map(|(client, n, odd)| {
         let of = match odd {
             0 => "usage",
             1 => "release",
             _ => "hold",
         };
-        Command::Release(Release { client, hold: format!("{of}:{n}") })
+        Command::Release(Release { client, hold: numbered(of, n) })
     });
     let within = prop_oneof![
         2 => Just(Within::Debt),
@@ -584,10 +642,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let forfeits = prop_oneof![2 => Just(Micros::ZERO), 3 => few_amounts()];
     let clawback = (clients(), number.clone(), amount.clone(), any::<bool>(), forfeits, within).prop_map(
         |(client, n, amount, dispute, forfeits, within)| {
-            let to = if dispute { Account::StripeClearing } else { Account::RefundPending };
+            let to = if dispute { Account::Clearing(Rail::Stripe) } else { Account::RefundPending };
             Command::Clawback(Clawback {
                 client,
-                source: format!("refund:{n}"),
+                source: numbered("refund", n),
                 amount,
                 to,
                 forfeits,
@@ -596,27 +654,27 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         },
     );
     let pay_out = (clients(), number.clone())
-        .prop_map(|(client, n)| Command::PayOut(PayOut { client, refund: format!("refund:{n}") }));
+        .prop_map(|(client, n)| Command::PayOut(PayOut { client, refund: numbered("refund", n) }));
     let back =
         (clients(), number.clone(), proptest::option::of(amount.clone())).prop_map(|(client, n, part)| {
             // What comes back in part comes back under a source of its own.
             let kind = if part.is_some() { "reinstatement" } else { "refund-return" };
-            let source = format!("{kind}:{n}");
-            Command::Reinstate(Reinstate { client, source, of: format!("refund:{n}"), amount: part })
+            let source = numbered(kind, n);
+            Command::Reinstate(Reinstate { client, source, of: numbered("refund", n), amount: part })
         });
     let adjust =
         (clients(), number.clone(), few_amounts(), any::<bool>()).prop_map(|(client, n, amount, credit)| {
             let gift = if credit { Gift::Credit } else { Gift::Forgiveness };
-            Command::Adjust(Adjust { client, source: format!("adjustment:{n}"), amount, gift })
+            Command::Adjust(Adjust { client, source: numbered("adjustment", n), amount, gift })
         });
     let fee = (clients(), number, few_amounts(), any::<bool>(), any::<bool>()).prop_map(
         |(client, n, amount, dispute, is_returned)| {
-            let account = if dispute { Account::Dispute } else { Account::StripeFees };
-            Command::Fee(Fee { client, source: format!("fee:{n}"), amount, account, is_returned })
+            let account = if dispute { Account::Dispute(Rail::Stripe) } else { Account::Fees(Rail::Stripe) };
+            Command::Fee(Fee { client, source: numbered("fee", n), amount, account, is_returned })
         },
     );
     let command = prop_oneof![
-        8 => capture, 6 => top_up, 3 => reverse, 4 => clawback, 5 => hold, 1 => settle, 1 => release, 1 => pay_out,
+        8 => capture, 6 => top_up, 3 => reverse, 4 => clawback, 5 => hold, 1 => settle, 1 => came_to, 1 => release, 1 => pay_out,
         1 => back, 1 => fee, 2 => adjust
     ]
     .boxed();
@@ -639,17 +697,37 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// What may come after a hold, a capture or a clawback.
 fn follow_up(step: &Step, which: u8) -> Option<Step> {
-    let number = |source: &str| source.split_once(':').map(|(_, number)| number.to_owned());
     let command = match (step, which) {
-        (Step::Do(Command::Hold(hold)), 0 | 1) => Command::Capture(Capture {
-            client: hold.client,
-            source: format!("usage:{}", number(&hold.source)?),
-            price: hold.amount,
-            route: 1,
-            price_list: 1,
-            upstream_status: 200,
-            held: true,
-        }),
+        (Step::Do(Command::Hold(hold)), which)
+            if which == 0 || (which == 1 && hold.amount.get() % 2 == 1) =>
+        {
+            Command::Capture(Capture {
+                client: hold.client,
+                source: hold.source.sibling(SourceKind::Usage),
+                price: hold.amount,
+                route: 1,
+                price_list: 1,
+                upstream_status: 200,
+                held: true,
+                key: None,
+            })
+        }
+        (Step::Do(Command::Hold(hold)), 1 | 3) => {
+            let (number, held): (u8, i64) = (hold.source.id().to_string().parse().ok()?, hold.amount.get());
+            let amount = match number % 8 {
+                0 => 0,
+                1 => held,
+                2 => held + 1,
+                _ => held / 2,
+            };
+            Command::Settle(came_to(hold.client, hold.source.clone(), Micros::new(amount)?))
+        }
+        (Step::Do(Command::Settle(settle)), 0) => {
+            Command::Release(Release { client: settle.client, hold: settle.hold.clone() })
+        }
+        (Step::Do(Command::Settle(settle)), 1) => {
+            Command::Reverse(Reverse { capture: settle.usage(), client: None })
+        }
         (Step::Do(Command::Hold(hold)), 2) => {
             Command::Release(Release { client: hold.client, hold: hold.source.clone() })
         }
@@ -661,18 +739,17 @@ fn follow_up(step: &Step, which: u8) -> Option<Step> {
         }
         (Step::Do(Command::Clawback(taken)), which) => Command::Reinstate(Reinstate {
             client: taken.client,
-            source: format!(
-                "{}:{}",
-                if which == 1 { "reinstatement" } else { "refund-return" },
-                number(&taken.source)?
-            ),
+            source: taken.source.sibling(match which {
+                1 => SourceKind::Reinstatement,
+                _ => SourceKind::RefundReturn,
+            }),
             of: taken.source.clone(),
             amount: (which == 1).then(|| taken.amount.min(Micros::new(7).unwrap_or(Micros::ZERO))),
         }),
         // Whoever lives at the end of the range and is filled up again cannot be given back what was spent before.
         (Step::Do(Command::Capture(capture)), 1) if capture.client == 2 => Command::TopUp(TopUp {
             client: 2,
-            source: format!("topup:{}", number(&capture.source)?),
+            source: capture.source.sibling(SourceKind::TopUp),
             amount: capture.price,
             bonus: Micros::ZERO,
             currency: Currency::USD,
@@ -793,6 +870,16 @@ fn the_random_commands_reach_every_case() {
         "release: SourceConflict",
         "release: repeated, in one batch",
         "release: repeated, from the books",
+        "for less: 1 entries",
+        "for less: 2 entries",
+        "for less: 3 entries",
+        "for less: NoHold",
+        "for less: SourceConflict",
+        "for less: ExceedsHold",
+        "for less: repeated, in one batch",
+        "for less: repeated, from the books",
+        "for nothing: 1 entries",
+        "for nothing: NoHold",
         "reverse: of a settled hold",
         "debt made",
         "debt repaid",
