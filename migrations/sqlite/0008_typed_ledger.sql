@@ -1,13 +1,13 @@
 -- Accounts are rows, and entries name the client key that spent.
 
 -- What the numbers in entries.debit and entries.credit mean; `prepaid402 verify` compares it with the program (ledger::Account).
-CREATE TABLE accounts (
+CREATE TABLE IF NOT EXISTS ledger_accounts (
     number   INTEGER PRIMARY KEY,   -- never another one
     kind     TEXT NOT NULL,
     instance TEXT NOT NULL,         -- through whom its money goes, where there may be several; otherwise empty
     UNIQUE (kind, instance)
 ) STRICT;
-INSERT INTO accounts (number, kind, instance) VALUES
+INSERT INTO ledger_accounts (number, kind, instance) VALUES
     (1, 'client_paid', ''),
     (2, 'client_bonus', ''),
     (3, 'client_debt', ''),
@@ -19,10 +19,11 @@ INSERT INTO accounts (number, kind, instance) VALUES
     (9, 'promotion', ''),
     (10, 'adjustment', ''),
     (11, 'dispute', 'stripe'),
-    (12, 'breakage', '');
+    (12, 'breakage', '')
+ON CONFLICT DO NOTHING;
 
 -- Entries name keys by number: an id of 36 characters in each would be most of an entry. The trigger numbers the keys, so that a
--- program that does not know the column adds them as before.
+-- program that does not know the column adds them as before. No key is ever deleted: its number would be given again.
 ALTER TABLE client_keys ADD COLUMN number INTEGER;
 UPDATE client_keys SET number = rowid;
 CREATE UNIQUE INDEX client_keys_number ON client_keys (number);

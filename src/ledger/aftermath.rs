@@ -355,7 +355,7 @@ async fn align(connection: &mut Connection, facts: &ChargeFacts, at: i64) -> Res
         .await?;
     let mut commands = Vec::new();
     if let Some(fee) = &facts.fee {
-        let source = Source::named(SourceKind::Fee, &fee.id)?;
+        let source = named(SourceKind::Fee, &fee.id)?;
         push_fee(&mut commands, client, source, fee.amount, Account::Fees(Rail::Stripe), false);
     }
     for refund in &facts.refunds {
@@ -383,6 +383,14 @@ async fn align(connection: &mut Connection, facts: &ChargeFacts, at: i64) -> Res
     }
     set_status(connection, client).await?;
     with_take_backs(connection, client, commands).await
+}
+
+/// The source of what Stripe names so. Nothing of the charge is booked while an id cannot stand in the books, so it is said which.
+fn named(kind: SourceKind, id: &str) -> Result<Source, sqlx::Error> {
+    Source::named(kind, id).map_err(|_| {
+        tracing::error!("Stripe's id {id:?} ({}) cannot stand in the books", kind.prefix());
+        sqlx::Error::Decode("an id of Stripe's cannot stand in the books".into())
+    })
 }
 
 fn push_fee(
@@ -460,7 +468,7 @@ async fn align_refund(
             if refund.status != RefundStatus::Failed {
                 commands.push(Command::Clawback(Clawback {
                     client: charge.client,
-                    source: Source::named(SourceKind::Refund, &id)?,
+                    source: named(SourceKind::Refund, &id)?,
                     amount: refund.amount,
                     to: Account::RefundPending,
                     forfeits: bonus,
@@ -483,7 +491,7 @@ async fn align_refund(
         .bind(at)
         .execute(connection)
         .await?;
-    let source = Source::named(SourceKind::Refund, &id)?;
+    let source = named(SourceKind::Refund, &id)?;
     match refund.status {
         RefundStatus::Pending => {}
         RefundStatus::Succeeded => {
@@ -611,7 +619,7 @@ fn movements(
     for movement in &dispute.movements {
         match (movement.is_reinstated, &taken) {
             (false, _) => {
-                let source = Source::named(SourceKind::Dispute, &movement.id)?;
+                let source = named(SourceKind::Dispute, &movement.id)?;
                 commands.push(Command::Clawback(Clawback {
                     client,
                     source: source.clone(),
@@ -624,7 +632,7 @@ fn movements(
             }
             (true, Some(of)) => commands.push(Command::Reinstate(Reinstate {
                 client,
-                source: Source::named(SourceKind::Reinstatement, &movement.id)?,
+                source: named(SourceKind::Reinstatement, &movement.id)?,
                 of: of.clone(),
                 amount: Some(movement.amount),
             })),
@@ -632,7 +640,7 @@ fn movements(
                 return Err(sqlx::Error::Decode("a dispute gives back what it has not taken".into()));
             }
         }
-        let source = Source::named(SourceKind::DisputeFee, &movement.id)?;
+        let source = named(SourceKind::DisputeFee, &movement.id)?;
         push_fee(
             commands,
             client,

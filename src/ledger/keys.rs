@@ -62,8 +62,8 @@ pub struct KeyRecord {
     pub hash: SecretHash,
     /// Version of the key secret that the key derives from.
     pub secret_version: i64,
-    /// By which entries name it.
-    pub number: KeyNumber,
+    /// By which entries name it. `None` only in a database that was mended by hand: then it spends all the same.
+    pub number: Option<KeyNumber>,
 }
 
 /// What a client key leads to.

@@ -142,7 +142,7 @@ impl SourceKind {
 pub enum SourceId {
     /// Ours.
     Own(Uuid),
-    /// Somebody else's, such as Stripe's: 1 to 255 letters, digits, `_` or `-`.
+    /// Somebody else's, such as Stripe's: 1 to 255 printable ASCII characters, without `/`, `.`, `:`, `"` and `\`.
     Foreign(Arc<str>),
 }
 
@@ -157,7 +157,7 @@ impl SourceId {
         if is_own && let Ok(uuid) = Uuid::try_parse(text) {
             return Ok(Self::Own(uuid));
         }
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+        let is_plain = |byte: u8| byte.is_ascii_graphic() && !br#"/.:"\"#.contains(&byte);
         if text.is_empty() || text.len() > MAX_FOREIGN || !text.bytes().all(is_plain) {
             return Err(SourceError::Malformed);
         }

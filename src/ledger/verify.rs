@@ -194,8 +194,16 @@ pub async fn verify(
     };
     check_accounts(connection, &mut gathered, &mut report).await?;
     for row in query("SELECT number, client FROM client_keys").fetch_all(&mut *connection).await? {
-        if let Some(number) = row.try_get::<Option<i64>, _>(0)? {
-            gathered.keys.insert(number, row.try_get(1)?);
+        match row.try_get::<Option<i64>, _>(0)? {
+            Some(number) => {
+                gathered.keys.insert(number, row.try_get(1)?);
+            }
+            None => {
+                let client: i64 = row.try_get(1)?;
+                report.find(format!(
+                    "client {client}: one of its keys has no number, so entries cannot name it"
+                ));
+            }
         }
     }
     for row in query("SELECT id, currency FROM clients").fetch_all(&mut *connection).await? {
@@ -347,7 +355,7 @@ async fn check_accounts(
     gathered: &mut Gathered,
     report: &mut Verification,
 ) -> Result<(), sqlx::Error> {
-    for row in query("SELECT number, kind, instance FROM accounts").fetch_all(connection).await? {
+    for row in query("SELECT number, kind, instance FROM ledger_accounts").fetch_all(connection).await? {
         let (number, kind, instance): (i64, &str, &str) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         gathered.accounts.insert(number);
         match Account::from_number(number) {

@@ -134,7 +134,12 @@ async fn of_client(connection: &mut Connection, client: ClientId) -> Result<Vec<
         .await?
     {
         let left = Micros::new(row.try_get(1)?).ok_or_else(out_of_range)?;
-        let source = Source::named(SourceKind::Adjustment, row.try_get(0)?)?;
+        let id: &str = row.try_get(0)?;
+        let Ok(source) = Source::named(SourceKind::Adjustment, id) else {
+            // Money that comes back must be booked all the same.
+            tracing::error!("an adjustment has an id that cannot be read: {id:?}");
+            continue;
+        };
         let mut write_off = WriteOff { source, sequence: row.try_get(2)?, left, parts: 0 };
         loop {
             let part = write_off.next_source();

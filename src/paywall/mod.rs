@@ -851,7 +851,7 @@ impl Paywall {
             price_list: usage.price_list,
             upstream_status: usage.upstream_status,
             held: hold.is_some(),
-            key: Some(wallet.record.number),
+            key: wallet.record.number,
         };
         match self.ledger.capture_and_store(capture, reservation, store).await {
             Ok(posted) => {

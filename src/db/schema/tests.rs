@@ -230,7 +230,7 @@ async fn accounts_and_keys_have_the_numbers_that_entries_use() {
     use crate::ledger::account::Account;
     let database = TestDatabase::new().await;
     let mut connection = database.connect().await;
-    let rows = query("SELECT number, kind, instance FROM accounts ORDER BY number");
+    let rows = query("SELECT number, kind, instance FROM ledger_accounts ORDER BY number");
     let rows = rows.fetch_all(&mut connection).await.unwrap();
     let stored: Vec<(i64, String, String)> = rows
         .iter()
@@ -381,4 +381,22 @@ async fn a_server_that_is_not_there_is_said_without_its_password() {
     let url = format!("postgres://user:hidden@127.0.0.1:{nobody}/d");
     let refused = connect(&DatabaseConfig::Postgres(Secret::new(url))).await.unwrap_err();
     assert!(!format!("{refused} {refused:?}").contains("hidden"), "{refused:?}");
+}
+
+/// `pg_restore --clean` takes away what the dump knows. What a later version has added stays.
+#[tokio::test]
+async fn a_dump_of_the_version_before_that_was_put_back_is_migrated_again() {
+    if is_about_postgres() {
+        return;
+    }
+    let database = TestDatabase::new().await;
+    let mut connection = database.connect().await;
+    let back = "ALTER TABLE client_keys DROP COLUMN number; ALTER TABLE entries DROP COLUMN key; \
+                DELETE FROM prepaid402_migrations WHERE version = 8";
+    connection.run(back.to_owned()).await.unwrap();
+    migrate(&mut connection, &database.config).await.unwrap();
+    let accounts: i64 =
+        query_scalar("SELECT COUNT(*) FROM ledger_accounts").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(accounts, 12);
+    connection.close().await.unwrap();
 }

@@ -102,7 +102,7 @@ fn what_is_no_source_is_refused() {
 
 proptest! {
     #[test]
-    fn whatever_is_read_is_written_the_same(text in "(usage|fee|write-off-return|refund-paid|x)?:?[a-zA-F0-9_.-]{0,40}(/[0-9]{1,2})?") {
+    fn whatever_is_read_is_written_the_same(text in "(usage|fee|write-off-return|refund-paid|x)?:?[!-~]{0,40}(/[0-9]{1,2})?") {
         if let Ok(source) = text.parse::<EntrySource>() {
             prop_assert_eq!(source.to_string(), text);
         }

@@ -6,7 +6,7 @@ use super::super::tests::books::{Books, m};
 use super::super::{sqlite, storage};
 use super::*;
 use crate::db::Connection;
-use crate::db::testing::TestDatabase;
+use crate::db::testing::{TestDatabase, is_about_sqlite};
 use crate::domain::Currency;
 
 /// Entries of the books below. `#4` in a test is the id of the fourth, `#14` the one after the last; on SQLite that is the
@@ -299,27 +299,27 @@ const DAMAGES: &[(&str, &str, &str)] = &[
     ),
     (
         "account without a row",
-        "DELETE FROM accounts WHERE number = 8",
+        "DELETE FROM ledger_accounts WHERE number = 8",
         "entry #4: it names an account that has no row",
     ),
     (
         "account without a row or an entry",
-        "DELETE FROM accounts WHERE number = 12",
+        "DELETE FROM ledger_accounts WHERE number = 12",
         "account 12: it has no row",
     ),
     (
         "account of another kind",
-        "UPDATE accounts SET kind = 'revenues' WHERE number = 8",
+        "UPDATE ledger_accounts SET kind = 'revenues' WHERE number = 8",
         "account 8: its row is of",
     ),
     (
         "account of another rail",
-        "UPDATE accounts SET instance = 'x' WHERE number = 5",
+        "UPDATE ledger_accounts SET instance = 'x' WHERE number = 5",
         "account 5: its row is of",
     ),
     (
         "account of nobody",
-        "INSERT INTO accounts VALUES (99, 'x', '')",
+        "INSERT INTO ledger_accounts VALUES (99, 'x', '')",
         "account 99: this program does not know it",
     ),
     (
@@ -457,6 +457,18 @@ const ON_POSTGRES: &[(&str, &str)] = &[
     ("client row gone, references", "a row of client_keys refers to a row of clients"),
     ("route gone", "entry #4: it names a route"),
 ];
+
+#[tokio::test]
+async fn a_key_without_a_number_is_found() {
+    if is_about_sqlite("the server numbers keys by itself") {
+        return;
+    }
+    let original = original().await;
+    let damage = "UPDATE client_keys SET number = NULL WHERE client = 2";
+    let report = verified(&damaged(&original, damage).await).await;
+    let says = "client 2: one of its keys has no number";
+    assert!(report.findings.iter().any(|finding| finding.contains(says)), "{:#?}", report.findings);
+}
 
 #[tokio::test]
 async fn every_damage_is_found_and_named() {
