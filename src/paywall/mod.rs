@@ -476,7 +476,7 @@ impl Paywall {
         let funds = if self.takes_a_hold(purchase) {
             let client = wallet.record.client;
             let guard = HoldGuard::new(self.ledger.clone(), self.tasks.clone(), purchase.request, client);
-            match self.ledger.hold(purchase.request, reservation, Some(wallet.record.number)).await {
+            match self.ledger.hold(purchase.request, reservation, wallet.record.number).await {
                 Ok((_, running)) => Funds::Held(running, guard),
                 Err(LedgerError::Refused(refusal)) => {
                     guard.ended();

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
+use aho_corasick::AhoCorasick;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
@@ -84,12 +85,11 @@ pub fn shown(answer: &Answer) -> String {
 }
 
 pub fn find(place: &str, bytes: &[u8], canaries: &[(&str, String)]) {
-    for (name, canary) in canaries {
-        let at = bytes.windows(canary.len()).position(|window| window == canary.as_bytes());
-        if let Some(at) = at {
-            let around = &bytes[at.saturating_sub(300)..(at + canary.len() + 100).min(bytes.len())];
-            panic!("{name} is in {place}: …{}…", String::from_utf8_lossy(around));
-        }
+    let all = AhoCorasick::new(canaries.iter().map(|(_, canary)| canary)).unwrap();
+    if let Some(found) = all.find(bytes) {
+        let name = canaries[found.pattern().as_usize()].0;
+        let around = &bytes[found.start().saturating_sub(300)..(found.end() + 100).min(bytes.len())];
+        panic!("{name} is in {place}: …{}…", String::from_utf8_lossy(around));
     }
 }
 

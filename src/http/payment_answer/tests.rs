@@ -132,7 +132,7 @@ fn refused_with_all(refusal: Refusal, currency: Currency, (paid, debt): (Micros,
         scope: Scope::Owner,
         hash: SecretHash::of("a"),
         secret_version: 1,
-        number: 1,
+        number: Some(1),
     };
     let key = ClientKey::derive(&[7; 32], record.id);
     Refused {
