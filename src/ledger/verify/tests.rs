@@ -253,6 +253,32 @@ const DAMAGES: &[(&str, &str, &str)] = &[
     ("client of an entry", "UPDATE entries SET client = 2 WHERE id = #4", "entry #4: the chain"),
     ("nobody's entry", "UPDATE entries SET client = NULL WHERE id = #4", "entry #5: the chain"),
     ("nobody's last entry", "UPDATE entries SET client = NULL WHERE id = #13", "client 1: its balances"),
+    (
+        "usage of nobody's credit",
+        "INSERT INTO entries (id, at, source, debit, credit, amount, currency) VALUES (#14, 1, 'usage:x', 1, 8, 5, 'usd')",
+        "entry #14: it moves what is a client's, but names no client",
+    ),
+    (
+        "bonus for nobody",
+        "INSERT INTO entries (id, at, source, debit, credit, amount, currency) VALUES (#14, 1, 'topup:x/2', 9, 2, 5, 'usd')",
+        "entry #14: it moves what is a client's, but names no client",
+    ),
+    (
+        "nobody's debt forgiven",
+        "INSERT INTO entries (id, at, source, debit, credit, amount, currency) VALUES (#14, 1, 'adjustment:x', 10, 3, 5, 'usd')",
+        "entry #14: it moves what is a client's, but names no client",
+    ),
+    (
+        "usage of nobody's hold",
+        "INSERT INTO entries (id, at, source, debit, credit, amount, currency) VALUES (#14, 1, 'usage:x', 4, 8, 5, 'usd')",
+        "entry #14: it moves what is a client's, but names no client",
+    ),
+    (
+        "nobody's refund paid out",
+        "INSERT INTO entries (id, at, source, debit, credit, amount, currency) \
+         VALUES (#14, 1, 'refund-paid:x', 7, 5, 5, 'usd')",
+        "entry #14: it moves what is a client's, but names no client",
+    ),
     ("currency of an entry", "UPDATE entries SET currency = 'eur' WHERE id = #4", "entry #4: its currency"),
     ("currency of a client", "UPDATE clients SET currency = 'eur' WHERE id = 2", "entry #3: its currency"),
     (
