@@ -20,14 +20,14 @@ const TRUSTED_FOR: Duration = Duration::from_secs(5);
 pub enum Scope {
     /// Everything: the first key of a client.
     Owner,
-    /// Spending and reading.
+    /// Spending, topping up and reading.
     Spend,
-    /// Reading.
+    /// Reading: neither the wallet nor a card pays anything for it.
     Read,
 }
 
 impl Scope {
-    /// Whether requests may be paid with it.
+    /// Whether requests may be paid with it, and credit bought.
     #[must_use]
     pub fn may_spend(self) -> bool {
         matches!(self, Self::Owner | Self::Spend)

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::support::http::Answer;
-use crate::support::{DECLINED, GOOD, Gateway, Pay, World, column, number, rows};
+use crate::support::{DECLINED, GOOD, Gateway, Pay, ROUTES, World, change, column, number, rows};
 
 async fn get(gateway: &Gateway<'_>, path: &str, headers: &[(&str, &str)]) -> Answer {
     gateway.world.client.send("GET", &format!("{}{path}", gateway.url), headers, None).await
@@ -368,4 +368,86 @@ async fn what_cannot_be_an_order_is_refused_before_stripe() {
             "a card number is stored in {place}"
         );
     }
+}
+
+/// Dearer than what is left after a first payment.
+const DEAR: &str = "\n[[routes]]\nmethods = [\"GET\", \"POST\"]\npath = \"/api/report\"\nprice = \"5.00\"\n";
+
+/// A wallet whose only key is of this scope: its card and the key. The gateway that knew it otherwise is gone.
+async fn wallet_of_scope(world: &World, scope: &'static str) -> (String, String) {
+    let gateway = world.gateway().await;
+    let card = world.tokenise(GOOD).await;
+    let first = gateway.pay("/api/weather", &Pay::card(&card)).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    gateway.stop().await;
+    assert_eq!(change(&world.database, "UPDATE client_keys SET scope = $1", &[scope]).await, 1);
+    (card, first.receipt().client_id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_may_only_read_neither_spends_nor_tops_up_at_any_door() {
+    let world = World::with("", &format!("{ROUTES}{DEAR}")).await;
+    let (card, client) = wallet_of_scope(&world, "read").await;
+    let gateway = world.gateway().await;
+    let other = world.tokenise("5555555555554444").await;
+    // The second time, the gateway knows the key.
+    for look in ["first", "second"] {
+        // The credit would pay the first path; the second needs a top-up.
+        for path in ["/api/weather", "/api/report"] {
+            for pay in [
+                Pay::client(&client),
+                Pay::client(&client).with_card(&card),
+                Pay::client(&client).with_card(&other),
+                Pay::client(&client).with_card(&other).new_wallet(),
+                // A card token opens no more than the key that it leads to.
+                Pay::card(&card),
+            ] {
+                let header = pay.header();
+                let plain = gateway.pay(path, &pay).await;
+                let headers = [("payment", header.as_str()), ("idempotency-key", "k")];
+                let url = format!("{}{path}", gateway.url);
+                let keyed = world.client.send("GET", &url, &headers, None).await;
+                for answer in [plain, keyed] {
+                    let told = (answer.status, answer.code());
+                    assert_eq!(told, (403, "scope".to_owned()), "{look} {path} {pay:?}: {}", answer.text());
+                }
+            }
+        }
+        for (nth, client, card) in [(1, Some(&client), &card), (2, Some(&client), &other), (3, None, &card)] {
+            for new_wallet in [false, true] {
+                let body = json!({ "paymentMethodId": card, "newWallet": new_wallet });
+                let key = format!("{look}-{nth}-{new_wallet}");
+                let answer = top_up(&gateway, Some(&key), client.map(String::as_str), &body).await;
+                let told = (answer.status, answer.code());
+                assert_eq!(told, (403, "scope".to_owned()), "{key}: {}", answer.text());
+            }
+        }
+    }
+    // It reads.
+    assert_eq!(gateway.balance(&client).await, 49_500);
+    let entries = get_as(&gateway, "/billing/entries", &client).await;
+    assert_eq!((entries.status, entries.json()["entries"].as_array().unwrap().len()), (200, 2));
+    let id: String = column(&rows(&world.database, "SELECT id FROM top_ups").await[0], 0);
+    assert_eq!(get_as(&gateway, &format!("/billing/top-ups/{id}"), &client).await.status, 200);
+    assert_eq!(number(&world.database, "SELECT COUNT(*) FROM top_ups").await, 1, "no attempt was made");
+    assert_eq!((world.succeeded_charges().await.len(), world.upstream.hits()), (1, 1));
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_may_spend_tops_up_as_well() {
+    let world = World::with("", &format!("{ROUTES}{DEAR}")).await;
+    let (card, client) = wallet_of_scope(&world, "spend").await;
+    let gateway = world.gateway().await;
+    assert_eq!(gateway.pay("/api/weather", &Pay::client(&client)).await.status, 200);
+    let bought = top_up(&gateway, Some("k"), Some(&client), &json!({ "paymentMethodId": card })).await;
+    assert_eq!((bought.status, &bought.json()["balance"]), (201, &json!(99_000)), "{}", bought.text());
+    assert_eq!(gateway.pay("/api/report", &Pay::client(&client)).await.status, 200);
+    // And with a request, when the credit does not pay it.
+    let dear = gateway.pay("/api/report", &Pay::client(&client).with_card(&card)).await;
+    assert_eq!((dear.status, dear.receipt().credits_remaining), (200, Some(49_000)), "{}", dear.text());
+    assert_eq!(world.succeeded_charges().await.len(), 3);
+    gateway.stop().await;
+    world.assert_books_agree().await;
 }

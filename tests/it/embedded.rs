@@ -242,7 +242,7 @@ impl<'a> Shop<'a> {
         });
         let (five, one) = (paywall.price("0.05").unwrap(), paywall.price("0.01").unwrap());
         let five = five.description("Five cents").mime_type("application/json");
-        let dear = paywall.price("5.00").unwrap();
+        let (dear, fine) = (paywall.price("5.00").unwrap(), paywall.price("0.000125").unwrap());
         let (billing, data) = (paywall.billing(), web::Data::from(Arc::clone(&handlers)));
         let server = HttpServer::new(move || {
             let five = || five.clone();
@@ -251,6 +251,7 @@ impl<'a> Shop<'a> {
                 .service(web::resource("/five").wrap(five()).route(web::route().to(told)))
                 .service(web::resource("/one/{thing}").wrap(one.clone()).route(web::route().to(told)))
                 .service(web::resource("/dear").wrap(dear.clone()).route(web::route().to(waits)))
+                .service(web::resource("/fine").wrap(fine.clone()).route(web::route().to(told)))
                 .service(web::resource("/get-only").wrap(five()).get(told))
                 .service(web::resource("/status/{status}").wrap(five()).route(web::route().to(status)))
                 .service(web::resource("/fails/{how}").wrap(five()).route(web::route().to(fails)))

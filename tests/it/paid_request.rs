@@ -5,7 +5,9 @@ use std::sync::Arc;
 use prepaid402::app::StartError;
 
 use crate::support::http::Answer;
-use crate::support::{DECLINED, GOOD, Gateway, PUBLISHABLE_KEY, Pay, THREE_D_SECURE, World, change, number};
+use crate::support::{
+    DECLINED, GOOD, Gateway, PUBLISHABLE_KEY, Pay, ROUTES, THREE_D_SECURE, World, change, number,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unpaid_request_gets_an_offer_and_costs_nobody_anything() {
@@ -151,6 +153,72 @@ async fn a_wallet_that_was_here_lately_is_refused_like_any_other() {
     }
     assert_eq!(gateway.balance(&client).await, 50_000 - 2 * 500);
     assert_eq!(world.upstream.hits(), 2);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+/// As the price is told, so it is agreed to: a caller who agrees to one unit does not pay one and a quarter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_price_between_two_units_is_agreed_to_rounded_up() {
+    let fine = "\n[[routes]]\nmethods = [\"GET\", \"POST\"]\npath = \"/api/fine\"\nprice = \"0.000125\"\n";
+    let world = World::with("", &format!("{ROUTES}{fine}")).await;
+    let gateway = world.gateway().await;
+    assert_eq!(gateway.get("/api/fine").await.offer().accepts[0].amount, 2);
+    let card = world.tokenise(GOOD).await;
+    let refused = gateway.pay("/api/fine", &Pay::card(&card).max(1)).await;
+    nothing_moved(&world, &gateway, &refused, 402, "price_above_max").await;
+    let first = gateway.pay("/api/fine", &Pay::card(&card).max(2)).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    let client = first.receipt().client_id;
+    // A wallet that was here lately, and a request that has to be remembered.
+    let url = format!("{}/api/fine", gateway.url);
+    for (method, more) in [("GET", None), ("POST", Some(("idempotency-key", "k")))] {
+        for (most, status, code) in [(1, 402, "price_above_max"), (2, 200, "")] {
+            let header = Pay::client(&client).max(most).header();
+            let headers: Vec<_> = std::iter::once(("payment", header.as_str())).chain(more).collect();
+            let answer = world.client.send(method, &url, &headers, None).await;
+            assert_eq!((answer.status, answer.code().as_str()), (status, code), "{method} {most}");
+        }
+    }
+    // Charged exactly, whatever was agreed to.
+    let sold = "SELECT CAST(SUM(amount) AS BIGINT) FROM entries WHERE source LIKE 'usage:%'";
+    assert_eq!((number(&world.database, sold).await, world.upstream.hits()), (3 * 125, 3));
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+/// By itself, or with the key that it leads to. Stripe keeps the token for the wallet that it has paid for, so it founds no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_card_token_that_was_revoked_leads_nowhere_and_is_not_charged() {
+    let world = World::new().await;
+    let gateway = world.gateway().await;
+    for (nth, card_number, revoke) in [
+        (1, GOOD, "UPDATE payment_method_bindings SET revoked_at = created_at"),
+        (2, "5555555555554444", "UPDATE client_keys SET revoked_at = created_at"),
+    ] {
+        let card = world.tokenise(card_number).await;
+        let first = gateway.pay("/api/weather", &Pay::card(&card)).await;
+        assert_eq!(first.status, 200, "{}", first.text());
+        assert!(change(&world.database, revoke, &[]).await > 0);
+        let body = format!("{{\"paymentMethodId\":\"{card}\"}}");
+        for again in 1..=2 {
+            let spent = gateway.pay("/api/weather", &Pay::card(&card)).await;
+            let key = format!("{card_number} {again}").replace(' ', "-");
+            let url = format!("{}/billing/top-ups", gateway.url);
+            let sent = Some(("application/json", body.as_bytes()));
+            let bought = world.client.send("POST", &url, &[("idempotency-key", &key)], sent).await;
+            for answer in [spent, bought] {
+                let told = (answer.status, answer.code());
+                assert_eq!(told, (409, "payment_method_of_other_client".to_owned()), "{revoke}");
+                assert!(answer.try_receipt().is_none(), "nobody's wallet is told");
+            }
+        }
+        // The wallet is there, for whoever holds its key.
+        let left = "SELECT MIN(paid) FROM clients";
+        assert_eq!(number(&world.database, left).await, 4_950_000, "{revoke}");
+        assert_eq!(world.succeeded_charges().await.len(), nth, "{revoke}");
+        assert_eq!(world.upstream.hits(), nth, "{revoke}");
+    }
     gateway.stop().await;
     world.assert_books_agree().await;
 }

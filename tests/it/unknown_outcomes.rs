@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use crate::support::dice::Dice;
 use crate::support::http::Answer;
 use crate::support::process::{Process, Seat};
-use crate::support::{DECLINED, GOOD, Gateway, Pay, ROUTES, World, change, column, intents, number, rows};
+use crate::support::{
+    DECLINED, GOOD, Gateway, PACKS, Pay, ROUTES, World, change, column, intents, number, rows,
+};
 
 pub const PROCESSING: &str = "4000000000004020";
 const OPEN: &str = "SELECT COUNT(*) FROM top_ups WHERE state IN ('created', 'confirming', 'pending')";
@@ -144,6 +146,52 @@ async fn a_decline_whose_cancellation_fails_is_still_a_decline_and_is_cancelled_
     assert!(world.succeeded_charges().await.is_empty());
     gateway.stop().await;
     world.assert_books_agree().await;
+}
+
+/// The first confirmation is so late that the attempt is being given up when it comes. Stripe decides which of the two was first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_charge_that_has_succeeded_before_it_could_be_cancelled_is_credited() {
+    let mut world = World::new().await;
+    // Nobody but the payer looks at the attempt.
+    world.packs = format!("[top_up]\nreconcile_every = \"1h\"\n{PACKS}");
+    let gateway = world.gateway().await;
+    let card = world.tokenise(GOOD).await;
+    let lost = json!({ "on": "payment_intents.confirm", "action": "drop", "execute": false, "times": 1000 });
+    world.faults(lost).await;
+    let promised = assert_pending(&gateway, &card).await.receipt().client_id;
+    world.clear_faults().await;
+    let unpaid = intents(&world.books().await);
+    assert_eq!((unpaid.len(), &unpaid[0]["status"]), (1, &json!("requires_payment_method")));
+
+    world.faults(json!({ "on": "payment_intents.cancel", "action": "hang", "execute": false })).await;
+    let pay = Pay::card(&card);
+    let late = async {
+        let begun = Instant::now();
+        while requests(&world).await["held"] != 1 {
+            assert!(begun.elapsed() < Duration::from_secs(30), "nothing is cancelled");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        confirm(&world, unpaid[0]["id"].as_str().unwrap(), &card).await;
+        release(&world).await;
+    };
+    let (answer, ()) = tokio::join!(gateway.pay("/api/weather", &pay), late);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let receipt = answer.receipt();
+    assert_eq!((receipt.client_id, receipt.credits_remaining), (promised, Some(49_500)));
+    assert_eq!(world.succeeded_charges().await.len(), 1, "nobody pays a second time");
+    assert_eq!(newest(&world).await.1, "succeeded");
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+/// The gateway's confirmation, as Stripe gets it in the end.
+async fn confirm(world: &World, intent: &str, card: &str) {
+    let form = format!("payment_method={card}&error_on_requires_action=true&setup_future_usage=off_session");
+    let bearer = format!("Bearer {}", crate::support::SECRET_KEY);
+    let url = format!("{}/v1/payment_intents/{intent}/confirm", world.sim.base_url);
+    let body = Some(("application/x-www-form-urlencoded", form.as_bytes()));
+    let confirmed = world.client.send("POST", &url, &[("authorization", &bearer)], body).await.json();
+    assert_eq!(confirmed["status"], "succeeded", "{confirmed}");
 }
 
 // --- The gateway dies between two steps ---------------------------------------------------------------------------

@@ -207,6 +207,62 @@ async fn ten_checks_of_a_card_pass_in_a_day() {
     gateway.stop().await;
 }
 
+/// Nobody's bank is asked again and again by whoever knows no more than the number.
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_checks_of_a_card_in_a_day_of_which_the_bank_says_nothing_end_the_asking() {
+    let world = world().await;
+    let gateway = world.gateway().await;
+    found(&gateway, GOOD).await;
+    let unsaid = "SELECT COUNT(*) FROM card_checks WHERE state = 'unsaid'";
+    for asked in 1..=10 {
+        let token = world.tokenise_with(GOOD, None).await;
+        assert_refused(&pay(&gateway, &token).await, 409, "card_has_wallet");
+        assert_eq!((setup_intents(&world).await, number(&world.database, unsaid).await), (asked, asked));
+    }
+    // Whoever knows the CVC comes too late, too.
+    assert_refused(&pay_anew(&gateway, GOOD).await, 409, "card_has_wallet");
+    assert_refused(&pay(&gateway, &world.tokenise_with(GOOD, None).await).await, 409, "card_has_wallet");
+    assert_eq!((setup_intents(&world).await, charges(&world).await), (10, 1));
+    pass(&world, DAY - 1_200).await;
+    assert_eq!(pay_anew(&gateway, GOOD).await.status, 200);
+    assert_eq!((setup_intents(&world).await, charges(&world).await), (10, 2), "a wallet of its own");
+    pass(&world, 1_200).await;
+    let answer = pay_anew(&gateway, GOOD).await;
+    assert_eq!((answer.status, answer.receipt().credits_remaining), (200, Some(49_000)), "{}", answer.text());
+    assert_eq!((setup_intents(&world).await, charges(&world).await), (11, 2), "the day is over");
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
+/// Whoever revokes one token of a wallet does not trust its card.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_of_which_one_token_was_revoked_is_opened_by_no_token_of_its_card() {
+    let world = world().await;
+    let gateway = world.gateway().await;
+    let owner = found(&gateway, GOOD).await;
+    let led = world.tokenise_with(GOOD, Some("123")).await;
+    assert_eq!(pay(&gateway, &led).await.status, 200);
+    // The one that was led there later; neither the one that founded it nor any key.
+    let revoke = "UPDATE payment_method_bindings SET revoked_at = created_at \
+                  WHERE key IN (SELECT id FROM client_keys WHERE scope = 'spend')";
+    assert_eq!(change(&world.database, revoke, &[]).await, 1);
+    let asked = setup_intents(&world).await;
+    assert_same(&gateway, &[world.tokenise_with(GOOD, Some("123")).await, led]).await;
+    assert_eq!(setup_intents(&world).await, asked, "a closed wallet is nothing to ask for");
+    assert_eq!((charges(&world).await, number(&world.database, WALLETS).await), (1, 1));
+    let with_key = gateway.pay("/api/weather", &Pay::client(&owner)).await;
+    assert_eq!((with_key.status, with_key.receipt().credits_remaining), (200, Some(48_500)));
+    // Later than a client repeats what it has waited for, the card founds another.
+    pass(&world, ELEVEN_MINUTES).await;
+    let other = pay_anew(&gateway, GOOD).await;
+    assert_eq!(other.status, 200, "{}", other.text());
+    assert_ne!(other.receipt().client_id, owner);
+    assert_eq!((charges(&world).await, number(&world.database, WALLETS).await), (2, 2));
+    assert_eq!(key_of(&gateway, &owner).await["balance"], 48_500);
+    gateway.stop().await;
+    world.assert_books_agree().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_knows_is_503_and_the_same_token_finds_out_by_one_check() {
     let unknown = async |action: &str| {

@@ -1,7 +1,7 @@
 //! Paying handlers: the offer, the first payment, spending, many at once, and what a handler learns.
 
 use super::*;
-use crate::support::{DECLINED, THREE_D_SECURE};
+use crate::support::{DECLINED, THREE_D_SECURE, change};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unpaid_request_gets_an_offer_and_reaches_no_handler() {
@@ -101,6 +101,59 @@ async fn what_cannot_pay_reaches_no_handler() {
     let short = shop.get("/five", &Pay::client(&client)).await;
     assert_eq!((short.status, short.code().as_str()), (402, "insufficient_credits"));
     assert_eq!((shop.handlers.calls(), captures(&world).await), (1, 1));
+    shop.close().await;
+}
+
+/// One and a quarter of a unit: whoever agrees to one does not pay it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_price_between_two_units_is_agreed_to_rounded_up() {
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let offer = world.client.get(&format!("{}/fine", shop.url)).await.offer();
+    assert_eq!(offer.accepts[0].amount, 2);
+    let card = Pay::card(&world.tokenise(GOOD).await);
+    let refused = shop.get("/fine", &card.clone().max(1)).await;
+    assert_eq!((refused.status, refused.code().as_str()), (402, "price_above_max"), "{}", refused.text());
+    assert_eq!(world.succeeded_charges().await.len(), 0);
+    let first = shop.get("/fine", &card.max(2)).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    let client = Pay::client(&first.receipt().client_id);
+    // A wallet that was here lately, and a request that has to be remembered.
+    for (method, key) in [("GET", None), ("POST", Some("k"))] {
+        let refused = shop.send(method, "/fine", &client.clone().max(1), key).await;
+        assert_eq!((refused.status, refused.code().as_str()), (402, "price_above_max"), "{method}");
+        let served = shop.send(method, "/fine", &client.clone().max(2), key).await;
+        assert_eq!(served.status, 200, "{method}: {}", served.text());
+    }
+    let sold = "SELECT CAST(SUM(amount) AS BIGINT) FROM entries WHERE source LIKE 'usage:%'";
+    assert_eq!((number(&world.database, sold).await, shop.handlers.calls()), (3 * 125, 3));
+    shop.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_may_only_read_pays_no_handler() {
+    let world = World::new().await;
+    let shop = Shop::open(&world).await;
+    let card = world.tokenise(GOOD).await;
+    let client = shop.get("/five", &Pay::card(&card)).await.receipt().client_id;
+    shop.close().await;
+    assert_eq!(change(&world.database, "UPDATE client_keys SET scope = 'read'", &[]).await, 1);
+    let shop = Shop::open(&world).await;
+    let other = world.tokenise("5555555555554444").await;
+    // The second time, the shop knows the key. What is left does not pay the second path.
+    for look in ["first", "second"] {
+        for path in ["/five", "/dear"] {
+            for pay in [Pay::client(&client), Pay::client(&client).with_card(&other), Pay::card(&card)] {
+                for (method, key) in [("GET", None), ("POST", None), ("POST", Some("k"))] {
+                    let answer = shop.send(method, path, &pay, key).await;
+                    let told = (answer.status, answer.code());
+                    assert_eq!(told, (403, "scope".to_owned()), "{look} {method} {path} {pay:?}");
+                }
+            }
+        }
+    }
+    assert_eq!(shop.balance(&client).await, PACK - PRICE, "it reads");
+    assert_eq!((shop.handlers.calls(), world.succeeded_charges().await.len()), (0, 1));
     shop.close().await;
 }
 
