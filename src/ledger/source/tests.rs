@@ -1,5 +1,5 @@
 //! Sources are read as they are written, and nothing else is one.
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::cmp_owned, reason = "tests")]
 
 use std::path::{Path, PathBuf};
 
