@@ -214,7 +214,7 @@ async fn an_empty_wallet_that_asks_two_nodes_with_a_new_card_token_each_time_is_
     let nodes = Nodes::new(&server, "", &mut dice).await;
     let (world, processes) = (&nodes.world, nodes.start().await);
     let (mut most, begun, mut rounds) = (0, Instant::now(), rounds(6));
-    while let Some(round) = rounds.next() {
+    for round in rounds.by_ref() {
         let first = Pay::card(&world.tokenise(GOOD).await);
         let wallet = get(&world.client, &processes[0], "/api/report", &first).await.receipt().client_id;
         for _ in 0..4 {
