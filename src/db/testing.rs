@@ -5,7 +5,6 @@
 pub(crate) mod postgres;
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use sqlx::AssertSqlSafe;
 use tempfile::TempDir;
@@ -61,7 +60,6 @@ impl TestDatabase {
 
     /// A copy of it as it is now. Nobody may be connected to it.
     pub(crate) async fn copy(&self) -> Self {
-        static COPIES: AtomicU32 = AtomicU32::new(0);
         let folder = tempfile::tempdir().unwrap();
         let config = match &self.config {
             DatabaseConfig::Sqlite(from) => {
@@ -69,11 +67,9 @@ impl TestDatabase {
                 std::fs::copy(from, &to).unwrap();
                 DatabaseConfig::Sqlite(to)
             }
-            DatabaseConfig::Postgres(url) => {
-                let from = self.name();
-                let to = format!("{from}_{}", COPIES.fetch_add(1, Ordering::Relaxed));
-                on_server(format!("CREATE DATABASE {to} TEMPLATE {from} STRATEGY WAL_LOG")).await;
-                DatabaseConfig::Postgres(Secret::new(url.expose().replace(&from, &to)))
+            DatabaseConfig::Postgres(_) => {
+                let url = postgres::copy_of(&postgres::server().unwrap(), &self.name()).await;
+                DatabaseConfig::Postgres(Secret::new(url))
             }
         };
         Self { _folder: folder, config }
@@ -145,11 +141,7 @@ pub(crate) async fn until(mut is_so: impl AsyncFnMut() -> bool) {
 
 /// Runs a statement on the PostgreSQL server, outside the databases of tests.
 pub(crate) async fn on_server(sql: String) {
-    use sqlx::Connection as _;
-    let server = postgres::server().unwrap();
-    let mut connection = sqlx::postgres::PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
-    connection.close().await.unwrap();
+    postgres::on(&postgres::server().unwrap(), sql).await;
 }
 
 /// Whether a test that is about SQLite itself has nothing to do, because this run is on PostgreSQL. The reason is for people

@@ -1,4 +1,4 @@
-//! The accounts that entries debit and credit: the rows of `accounts`, each a kind, and through whom its money goes where there may
+//! The accounts that entries debit and credit: the rows of `ledger_accounts`, each a kind, and through whom its money goes where there may
 //! be several. Another rail is another value of [`Rail`], a number for each of its accounts, and a migration with their rows.
 
 /// Through whom money comes in and goes out.

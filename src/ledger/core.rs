@@ -205,12 +205,7 @@ impl Settle {
     }
 
     fn about(&self) -> About {
-        About {
-            route: Some(self.route),
-            price_list: Some(self.price_list),
-            upstream_status: Some(self.upstream_status),
-            key: self.key,
-        }
+        About::a_charge(self.route, self.price_list, self.upstream_status, self.key)
     }
 }
 
@@ -223,7 +218,7 @@ pub struct Clawback {
     pub source: Source,
     /// How much.
     pub amount: Micros,
-    /// Where it goes: `RefundPending`, `StripeClearing` when Stripe has taken it already, or `Adjustment`.
+    /// Where it goes: `RefundPending`, `Clearing` when Stripe has taken it already, or `Adjustment`.
     pub to: Account,
     /// Bonus that is forfeited with it, as far as it has not been spent.
     pub forfeits: Micros,
@@ -274,7 +269,7 @@ pub struct Fee {
     pub source: Source,
     /// How much.
     pub amount: Micros,
-    /// `StripeFees` or `Dispute`.
+    /// `Fees` or `Dispute`.
     pub account: Account,
     /// It comes back.
     pub is_returned: bool,
@@ -554,14 +549,15 @@ struct About {
     key: Option<KeyNumber>,
 }
 
+impl About {
+    fn a_charge(route: i64, price_list: i64, upstream_status: u16, key: Option<KeyNumber>) -> Self {
+        Self { route: Some(route), price_list: Some(price_list), upstream_status: Some(upstream_status), key }
+    }
+}
+
 impl Capture {
     fn about(&self) -> About {
-        About {
-            route: Some(self.route),
-            price_list: Some(self.price_list),
-            upstream_status: Some(self.upstream_status),
-            key: self.key,
-        }
+        About::a_charge(self.route, self.price_list, self.upstream_status, self.key)
     }
 }
 

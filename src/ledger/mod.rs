@@ -259,8 +259,8 @@ impl Ledger {
         self.ask(job).await
     }
 
-    /// Turns a reservation of a client key into a hold that every node sees, durably. What comes back is the reservation without its amount; it
-    /// still counts as a running request.
+    /// Turns a reservation, which a client key spends, into a hold that every node sees, durably. What comes back is the
+    /// reservation without its amount; it still counts as a running request.
     ///
     /// # Errors
     /// [`LedgerError`]. When that says [`LedgerError::Unavailable`], the hold may be there: [`Ledger::release`] it.

@@ -110,9 +110,8 @@ async fn five_hundred_parallel_spends_over_two_nodes_serve_exactly_a_hundred() {
     let (world, processes) = (&nodes.world, nodes.start().await);
     let clients = [Client::new(), Client::new()];
     let (mut wallet, mut seen) = (None::<String>, std::collections::BTreeMap::<String, usize>::new());
-    let (mut done, begun) = (0, Instant::now());
-    for round in rounds(8) {
-        done += 1;
+    let (mut rounds, begun) = (rounds(8), Instant::now());
+    for round in rounds.by_ref() {
         let card = world.tokenise(GOOD).await;
         let node = dice.pick(&processes);
         let bought = top_up(&world.client, node, &card, &format!("round-{round}"), wallet.as_deref()).await;
@@ -150,8 +149,8 @@ async fn five_hundred_parallel_spends_over_two_nodes_serve_exactly_a_hundred() {
         }
         wallet = Some(payer);
     }
-    println!("{done} rounds of 500 spends in {:?}: {seen:?}", begun.elapsed());
-    assert_eq!(number(&world.database, USAGE).await, 100 * done);
+    println!("{} rounds of 500 spends in {:?}: {seen:?}", rounds.begun(), begun.elapsed());
+    assert_eq!(number(&world.database, USAGE).await, i64::try_from(100 * rounds.begun()).unwrap());
     assert_eq!(number(&world.database, REVERSALS).await, 0);
     world.assert_books_agree().await;
 }
@@ -301,9 +300,8 @@ async fn kill_dash_nine_of_one_of_two_nodes_loses_nothing_and_the_other_goes_on(
     let survivor = nodes.seats[0].start().await;
     let living: String = column(&rows(&world.database, "SELECT id FROM nodes").await[0], 0);
     let crowd = Crowd::gather(world, &notes, &survivor.url, 0, &mut dice);
-    let (mut cycles, begun) = (0, Instant::now());
-    for cycle in rounds(8).map(|round| round + 1) {
-        cycles = cycle;
+    let (mut rounds, begun) = (rounds(8), Instant::now());
+    for cycle in rounds.by_ref().map(|round| round + 1) {
         let victim = nodes.seats[1].start().await;
         let others = Crowd::gather(world, &notes, &victim.url, cycle, &mut dice);
         // Not a wait for anything: the random moment of the kill.
@@ -315,7 +313,7 @@ async fn kill_dash_nine_of_one_of_two_nodes_loses_nothing_and_the_other_goes_on(
             lapse_others(world, &living).await;
         }
     }
-    let took = begun.elapsed();
+    let (cycles, took) = (rounds.begun(), begun.elapsed());
     // And once the other way round: the one that has finished what the others left dies itself.
     let last = nodes.seats[1].start().await;
     let others = Crowd::gather(world, &notes, &last.url, usize::MAX, &mut dice);
@@ -353,9 +351,8 @@ async fn a_crash_of_the_database_server_loses_nothing_and_the_nodes_come_back_by
         .enumerate()
         .map(|(life, process)| Crowd::gather(world, &notes, &process.url, life, &mut dice))
         .collect();
-    let (mut cycles, begun) = (0, Instant::now());
-    for _ in rounds(6) {
-        cycles += 1;
+    let (mut rounds, begun) = (rounds(6), Instant::now());
+    for _ in rounds.by_ref() {
         // Not waits for anything: the random moments of the crash and of the repair.
         tokio::time::sleep(Duration::from_millis(5) + dice.micros(400_000)).await;
         server.crash();
@@ -367,7 +364,7 @@ async fn a_crash_of_the_database_server_loses_nothing_and_the_nodes_come_back_by
         let before = notes.lock().unwrap().served.len();
         until("somebody is served again", async || notes.lock().unwrap().served.len() > before).await;
     }
-    let took = begun.elapsed();
+    let (cycles, took) = (rounds.begun(), begun.elapsed());
     for (crowd, process) in crowds.into_iter().zip(&mut processes) {
         assert!(process.is_running() && crowd.is_whole(), "the nodes stay up:\n{}", process.log());
         crowd.leave().await;

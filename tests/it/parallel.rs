@@ -79,11 +79,10 @@ async fn fifty_callers_of_one_card_who_all_hang_up_are_one_charge_and_an_exact_b
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_parallel_spends_of_a_balance_for_a_hundred_serve_exactly_a_hundred() {
     // On PostgreSQL the same is asked of two nodes at once, in `nodes`.
-    let mut done = 0;
+    let mut rounds = rounds(5);
     let world = World::with("[limits]\nmax_concurrent_per_client = 600\n", ROUTES).await;
     let gateway = world.gateway().await;
-    for repeat in rounds(5) {
-        done += 1;
+    for repeat in rounds.by_ref() {
         let card = world.tokenise(GOOD).await;
         let body = format!("{{\"paymentMethodId\":\"{card}\",\"topUpAmount\":50000}}");
         let key = format!("repeat-{repeat}");
@@ -115,7 +114,7 @@ async fn five_hundred_parallel_spends_of_a_balance_for_a_hundred_serve_exactly_a
         assert_eq!(world.upstream.hits() - hits, 100, "what cannot be paid does not reach the API");
     }
     gateway.stop().await;
-    assert_eq!(number(&world.database, STANDING).await, 100 * done);
+    assert_eq!(number(&world.database, STANDING).await, i64::try_from(100 * rounds.begun()).unwrap());
     world.assert_books_agree().await;
 }
 

@@ -328,7 +328,7 @@ const COMMON: [&str; 18] = [
 
 /// Whether the upstream may see a header of the caller by this name, which is in lower case.
 pub(super) fn is_the_callers(name: &str) -> bool {
-    // Of every request, too.
+    // Refused below as well; but these come with nearly every request, and the lists are long.
     if matches!(name, "host" | "payment" | "content-length" | "authorization") {
         return false;
     }

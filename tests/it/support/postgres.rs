@@ -47,7 +47,7 @@ pub async fn new_migrated_database(server: &str, migrate: impl AsyncFnOnce(Strin
 }
 
 /// A new database like this one, to which nobody is connected: its URL.
-async fn copy_of(server: &str, template: &str) -> String {
+pub async fn copy_of(server: &str, template: &str) -> String {
     let name = new_name();
     // The other way of copying makes everybody wait for a checkpoint.
     on(server, format!("CREATE DATABASE {name} TEMPLATE {template} STRATEGY WAL_LOG")).await;
@@ -60,7 +60,7 @@ fn new_name() -> String {
 }
 
 /// Runs a statement on the server, outside the databases of tests.
-async fn on(server: &str, sql: String) {
+pub async fn on(server: &str, sql: String) {
     let mut connection = PgConnection::connect(&format!("{server}/postgres")).await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
