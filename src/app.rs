@@ -2,7 +2,6 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use actix_http::KeepAlive;
@@ -12,21 +11,18 @@ use actix_web::rt::net::TcpStream;
 use actix_web::{App as ActixApp, web};
 use tokio::task::JoinHandle;
 
-use crate::config::{Config, RouteCharge};
+use crate::config::Config;
 use crate::crowd::door::{Door, notice_who_has_gone};
-use crate::db::DbError;
-use crate::domain::Micros;
 use crate::engine::{Engine, Parts};
 use crate::http;
 use crate::http::callers::Callers;
 use crate::http::gateway::Gateway;
+use crate::http::gateway_route;
 use crate::http::request_log;
 use crate::http::server::Settings;
-use crate::ledger::prices;
 use crate::open_files;
-use crate::paywall::offer::Sale;
+use crate::pricing::route_table::RouteProblem;
 use crate::proxy::own_token::OwnToken;
-use crate::proxy::route_table::RouteTable;
 use crate::proxy::upstream::Upstream;
 
 pub use crate::engine::{StartError, make_private_directory};
@@ -65,15 +61,12 @@ struct Doors {
 /// # Errors
 /// [`StartError`].
 pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningApp, StartError> {
-    let routes = RouteTable::new(&config.routes).map_err(|problems| {
-        StartError::Routes(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })?;
     let public = listen(config.listen)?;
     let admin = listen(config.admin_listen)?;
     let upstream = Upstream::new(config.upstream.as_ref().ok_or(StartError::NoUpstream)?)?;
     let engine = Engine::start(&config, key_secret, Some(upstream.reachability().clone())).await?;
     // Whatever fails from here on, the books must be closed before anybody else opens them.
-    match open_doors(&config, &engine.parts, routes, upstream, public, admin).await {
+    match open_doors(&config, &engine.parts, upstream, public, admin).await {
         Ok(Doors { address, admin_address, servers, running }) => {
             Ok(RunningApp { address, admin_address, servers, running, engine })
         }
@@ -87,35 +80,21 @@ pub async fn start(config: Config, key_secret: Option<&str>) -> Result<RunningAp
 async fn open_doors(
     config: &Config,
     parts: &Parts,
-    routes: RouteTable,
     upstream: Upstream,
     public: TcpListener,
     admin: TcpListener,
 ) -> Result<Doors, StartError> {
-    let (route_numbers, price_list) = register_prices(parts, &routes).await?;
-    let challenges = config.routes.iter().map(|route| {
-        let price = match route.charge {
-            RouteCharge::Free => Micros::ZERO,
-            RouteCharge::Fixed(price) => price,
-        };
-        let (description, mime_type) = (route.description.as_deref(), route.mime_type.as_deref());
-        parts.offers.challenge(Sale { origin: "", path: "", description, mime_type, price })
-    });
-    let challenges = challenges.collect();
-    let told_of_redirect = config.routes.iter().map(|_| AtomicBool::new(false)).collect();
+    let routes =
+        gateway_route::route_table(config, &parts.offers, upstream.idle_timeout).map_err(contradictions)?;
+    gateway_route::book(&parts.db, &routes).await?;
     let gateway = web::Data::new(Gateway {
         routes,
-        route_numbers,
-        price_list,
         upstream,
         own_token: OwnToken::default(),
         paywall: parts.paywall.clone(),
         offers: parts.offers.clone(),
-        challenges,
-        told_of_redirect,
         reversals: parts.reversals.clone(),
         tasks: parts.tasks.clone(),
-        limits: config.limits.clone(),
         idempotency: config.idempotency.clone(),
         callers: parts.callers.clone(),
         public_url: config.public_url.clone(),
@@ -253,22 +232,6 @@ pub(crate) fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     Ok(listener)
 }
 
-/// Gives routes their numbers, by their position in the configuration, and the prices their version, so that entries can name
-/// both.
-async fn register_prices(parts: &Parts, routes: &RouteTable) -> Result<(Vec<i64>, i64), DbError> {
-    let priced = routes.routes().iter().map(|route| {
-        let price = match route.config.charge {
-            RouteCharge::Free => 0,
-            RouteCharge::Fixed(price) => price.get(),
-        };
-        (route.name.clone(), price)
-    });
-    let registered = prices::register(&parts.db, priced.collect()).await?;
-    let mut numbers = vec![0; routes.routes().len()];
-    for (route, number) in routes.routes().iter().zip(registered.routes) {
-        if let Some(slot) = numbers.get_mut(route.index) {
-            *slot = number;
-        }
-    }
-    Ok((numbers, registered.list))
+fn contradictions(problems: Vec<RouteProblem>) -> StartError {
+    StartError::Routes(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
 }

@@ -1,7 +1,7 @@
 //! **prepaid402** sells an API to agents with just a card: HTTP 402, Stripe top-ups, a prepaid credit balance.
 //!
 //! The folders follow the way of a paid request:
-//! [`http`] → [`paywall`] → ([`protocol`], [`top_up`], [`proxy`]) → ([`ledger`], [`stripe`]) → [`domain`].
+//! [`http`] → [`paywall`] → ([`protocol`], [`pricing`], [`top_up`], [`proxy`]) → ([`ledger`], [`stripe`]) → [`domain`].
 //! [`embed`] puts the paywall into an actix application of one's own. [`agent`] is the paying side, [`sandbox`] is Stripe without Stripe (reached over HTTP only), [`worker`] drives the
 //! reconciler's step, [`cli`] is the binary.
 //!
@@ -29,6 +29,7 @@ pub mod ledger;
 pub mod money_work;
 pub mod payments;
 pub(crate) mod peer_alive;
+pub mod pricing;
 pub mod shield;
 pub mod stripe;
 pub mod top_up;

@@ -14,7 +14,7 @@ use super::operator_door::from_here;
 use crate::agent::http::{Http, Outgoing, Target};
 use crate::config::{
     self, Config, ConfigProblems, DatabaseConfig, Identity, IdleLimit, LoadSource, Loaded, Problem,
-    RouteCharge, RouteConfig, Secret, duration_text,
+    RouteConfig, Secret, duration_text,
 };
 use crate::db::{self, DbError};
 use crate::domain::Currency;
@@ -22,7 +22,8 @@ use crate::engine::{StartError, check_settings};
 use crate::http::health;
 use crate::key_secret::KeySecret;
 use crate::paywall::offer::Offers;
-use crate::proxy::route_table::RouteTable;
+use crate::pricing::route_table::RouteTable;
+use crate::pricing::{Price, RouteCharge};
 use crate::stripe::Stripe;
 use crate::top_up::{NO_CARD_CHECKS, WrongStripe};
 use crate::trust::Trust;
@@ -236,10 +237,14 @@ pub fn problem_text(problems: &ConfigProblems) -> String {
     text
 }
 
+/// `None`: the routes contradict each other, which was reported while loading.
+fn route_table(config: &Config) -> Option<RouteTable<()>> {
+    RouteTable::new(config.routes.iter().map(|route| (route.rule(), ()))).ok()
+}
+
 /// A line for each free pattern that overlaps a priced one.
 fn overlap_lines(config: &Config) -> Vec<String> {
-    // Contradicting routes were reported while loading.
-    RouteTable::new(&config.routes)
+    route_table(config)
         .map(|table| table.overlaps().iter().map(|overlap| format!("overlap: {overlap}")).collect())
         .unwrap_or_default()
 }
@@ -252,9 +257,7 @@ fn method_lines(config: &Config) -> Vec<String> {
              form field such as _method, the dearer one is had for the price of POST: switch that off there, or price both alike"
         )
     };
-    RouteTable::new(&config.routes)
-        .map(|table| table.cheaper_posts().into_iter().map(line).collect())
-        .unwrap_or_default()
+    route_table(config).map(|table| table.cheaper_posts().into_iter().map(line).collect()).unwrap_or_default()
 }
 
 /// A key secret that the server could not use.
@@ -414,13 +417,14 @@ fn route_line(route: &RouteConfig, currency: Currency) -> String {
     let own = own_limits(route);
     match route.charge {
         RouteCharge::Free => format!("{methods} {}  free{own}", route.pattern),
-        RouteCharge::Fixed(price) => {
-            let units = price.to_units_ceil();
+        RouteCharge::Priced(rule) => {
+            let units = rule.most().to_units_ceil();
             let word = if units.get() == 1 { "unit" } else { "units" };
+            let up_to = if matches!(rule.list_price(), Price::UpTo { .. }) { "up to " } else { "" };
             format!(
-                "{methods} {}  {} {currency} ({units} {word}), charged on {}{own}",
+                "{methods} {}  {up_to}{} {currency} ({units} {word}), charged on {}{own}",
                 route.pattern,
-                currency.decimal(price),
+                currency.decimal(rule.most()),
                 route.charged_statuses
             )
         }

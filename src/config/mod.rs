@@ -39,6 +39,8 @@ pub use self::problem::{ConfigProblems, Problem};
 pub use self::sandbox::{SandboxOptions, sandbox};
 pub(crate) use self::top_up::label;
 use crate::domain::{Currency, Micros, StripeMode};
+use crate::pricing::route_table::RouteRule;
+use crate::pricing::{RouteCharge, StatusSet};
 use crate::trust::Trust;
 
 /// Everything that the gateway needs to know, checked.
@@ -186,6 +188,15 @@ pub struct RouteConfig {
     pub max_body_bytes: Option<u64>,
 }
 
+impl RouteConfig {
+    /// What the route table goes by.
+    #[must_use]
+    pub fn rule(&self) -> RouteRule {
+        let Self { methods, pattern, charge, .. } = self;
+        RouteRule { methods: methods.clone(), pattern: pattern.clone(), charge: *charge }
+    }
+}
+
 /// How long somebody is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IdleLimit {
@@ -193,55 +204,6 @@ pub enum IdleLimit {
     UpTo(Duration),
     /// As long as the connection is there.
     Endless,
-}
-
-/// What one request on a route costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RouteCharge {
-    /// `free = true`, by an explicit word, never by absence.
-    Free,
-    /// A fixed price above zero.
-    Fixed(Micros),
-}
-
-/// A set of HTTP status codes such as `2xx, 304`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatusSet(BTreeSet<u16>);
-
-impl StatusSet {
-    /// The given codes.
-    pub fn new(codes: impl IntoIterator<Item = u16>) -> Self {
-        Self(codes.into_iter().collect())
-    }
-
-    /// 200 to 299. Not 3xx: whoever follows a redirect would pay twice.
-    #[must_use]
-    pub fn default_charged() -> Self {
-        Self::new(200..300)
-    }
-
-    /// The same, and all of 3xx.
-    #[must_use]
-    pub fn with_redirects(&self) -> Self {
-        Self::new(self.iter().chain(300..400))
-    }
-
-    /// Whether all of 3xx is in the set.
-    #[must_use]
-    pub fn has_redirects(&self) -> bool {
-        (300..400).all(|status| self.contains(status))
-    }
-
-    /// Whether the code is in the set.
-    #[must_use]
-    pub fn contains(&self, status: u16) -> bool {
-        self.0.contains(&status)
-    }
-
-    /// The codes in ascending order.
-    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        self.0.iter().copied()
-    }
 }
 
 /// How much may be charged.

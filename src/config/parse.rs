@@ -1,11 +1,10 @@
 //! Small parsers for the texts in the file: durations, statuses, networks, web addresses. Pure and bounded.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{IpNetwork, StatusSet};
+use super::IpNetwork;
 
 /// Parses `500ms`, `30s`, `5m` or `1h`.
 pub(super) fn duration(text: &str) -> Option<Duration> {
@@ -52,36 +51,6 @@ pub(super) fn statuses(text: &str) -> Option<std::ops::Range<u16>> {
         }
     };
     Some(class..class + 100)
-}
-
-impl StatusSet {
-    /// Whole classes as `2xx`, the rest code by code.
-    fn words(&self) -> Vec<String> {
-        let mut words = Vec::new();
-        let mut rest: BTreeSet<u16> = self.iter().collect();
-        for class in 1..=9u16 {
-            let codes = class * 100..class * 100 + 100;
-            if codes.clone().all(|code| self.contains(code)) {
-                words.push(format!("{class}xx"));
-                rest.retain(|code| !codes.contains(code));
-            }
-        }
-        words.extend(rest.iter().map(u16::to_string));
-        words
-    }
-
-    /// The line of the file that says so: `charged_statuses = ["2xx", "304"]`.
-    #[must_use]
-    pub fn setting(&self) -> String {
-        format!("charged_statuses = [\"{}\"]", self.words().join("\", \""))
-    }
-}
-
-impl std::fmt::Display for StatusSet {
-    /// `2xx, 304`.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.words().join(", "))
-    }
 }
 
 /// The text is not an address or a network.

@@ -9,9 +9,10 @@ use toml::Value;
 use super::problem::{Report, shown};
 use super::section::Section;
 use super::validate::{MAX_BODY, millis};
-use super::{IdleLimit, RouteCharge, RouteConfig, StatusSet, TopUpConfig, parse};
+use super::{IdleLimit, RouteConfig, TopUpConfig, parse};
 use crate::domain::Currency;
-use crate::proxy::route_table::{METHODS, Written, check_path, equal_routes};
+use crate::pricing::route_table::{METHODS, Written, check_path, equal_routes};
+use crate::pricing::{PriceRule, RouteCharge, StatusSet};
 
 const MAX_ROUTES: usize = 1_000;
 const MAX_PATTERN: usize = 512;
@@ -45,10 +46,7 @@ pub(super) fn read(
         report.problem(&format!("routes[{}].path", problem.index), problem.message);
     }
     let routes: Vec<RouteConfig> = read.into_iter().filter_map(Read::whole).collect();
-    let prices = routes.iter().filter_map(|route| match route.charge {
-        RouteCharge::Fixed(price) => Some(price),
-        RouteCharge::Free => None,
-    });
+    let prices = routes.iter().filter_map(|route| route.charge.rule()).map(PriceRule::most);
     if let (Some(dearest), Some((top_up, currency))) = (prices.max(), top_up) {
         super::top_up::check_dearest(top_up, dearest, currency, report);
     }
@@ -198,7 +196,7 @@ fn charge(
                 report.problem(&element.path("price"), what);
                 return None;
             }
-            Some(RouteCharge::Fixed(price))
+            Some(RouteCharge::fixed(price))
         }
     }
 }

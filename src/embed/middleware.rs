@@ -24,7 +24,7 @@ use super::nesting::{Nesting, Priced};
 use super::notes::{Failed, WithNote, stored_headers, with_note};
 use super::paid::Paid;
 use super::upload;
-use super::{Inner, Numbers, Sold};
+use super::{Inner, Sold};
 use crate::crowd::Standing;
 use crate::domain::{Micros, RequestId};
 use crate::http::delivery::{Delivery, Upload};
@@ -43,8 +43,9 @@ use crate::http::{finish, in_vain, preflight, target};
 use crate::ledger::{ClientId, mailbox};
 use crate::paywall::offer::{Challenge, Sale};
 use crate::paywall::{
-    Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Usage, Wallet,
+    Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Wallet,
 };
+use crate::pricing::{PriceRule, Quote, StatusSet};
 use crate::protocol::stripe402::PaymentResponse;
 use crate::proxy::headers::matches_anything;
 use crate::proxy::pace::Patience;
@@ -53,10 +54,10 @@ use crate::proxy::pace::Patience;
 #[derive(Debug, Clone)]
 pub struct Price {
     inner: Arc<Inner>,
-    price: Micros,
+    rule: PriceRule,
+    charged: Arc<StatusSet>,
     description: Option<Arc<str>>,
     mime_type: Option<Arc<str>>,
-    charges_redirects: bool,
     body_timeout: Option<Duration>,
     /// The answer to whoever presents nothing; made at the first such request.
     challenge: Arc<OnceLock<Challenge>>,
@@ -70,10 +71,10 @@ impl Price {
         let text = inner.parts.offers.currency().text(price).into();
         Self {
             inner,
-            price,
+            rule: PriceRule::Fixed(price),
+            charged: Arc::new(StatusSet::default_charged()),
             description: None,
             mime_type: None,
-            charges_redirects: false,
             body_timeout: None,
             challenge: Arc::default(),
             text,
@@ -100,7 +101,7 @@ impl Price {
     /// Charges answers with status 3xx, too: where a redirect, or "not modified", is what is sold.
     #[must_use]
     pub fn charge_redirects(mut self) -> Self {
-        self.charges_redirects = true;
+        self.charged = Arc::new(self.charged.with_redirects());
         self
     }
 
@@ -115,19 +116,20 @@ impl Price {
         self.body_timeout.unwrap_or(self.inner.limits.body_timeout)
     }
 
-    fn charges(&self, status: StatusCode) -> bool {
-        self.inner.charged_statuses.contains(status.as_u16())
-            || (self.charges_redirects && status.is_redirection())
-    }
-
     fn sale<'a>(&'a self, origin: &'a str, path: &'a str) -> Sale<'a> {
         Sale {
             origin,
             path,
             description: self.description.as_deref(),
             mime_type: self.mime_type.as_deref(),
-            price: self.price,
+            price: self.rule.most(),
         }
+    }
+
+    /// What the handler of this request is called in entries.
+    fn sold(&self, request: &ServiceRequest) -> Arc<Sold> {
+        let pattern = request.match_pattern().unwrap_or_else(|| "an unnamed handler".to_owned());
+        self.inner.sold(format!("{} {pattern}", request.method()), self.rule, &self.charged)
     }
 }
 
@@ -220,7 +222,8 @@ struct Running {
     version: Version,
     upload: Upload,
     handed_out: HandedOut,
-    numbers: Numbers,
+    sold: Arc<Sold>,
+    quote: Quote,
 }
 
 impl Price {
@@ -246,11 +249,11 @@ impl Price {
         if self.nesting.is_known(&request) {
             return nested(request, id);
         }
-        let (opened, numbers) = match self.open(&mut request, id).await {
+        let (opened, sold, quote) = match self.open(&mut request, id).await {
             Ok(opened) => opened,
             Err((answer, outcome)) => return (Ok(request.into_response(answer)), outcome),
         };
-        let paid = self.paid(opened.wallet(), id, matches!(opened, Opened::Again(_)));
+        let paid = paid(&quote, opened.wallet(), id, matches!(opened, Opened::Again(_)));
         let payer = match opened {
             // From now on, whoever drops it leaves work behind that was perhaps done.
             Opened::Admitted(mut admitted) => {
@@ -268,7 +271,7 @@ impl Price {
         request.extensions_mut().insert(Priced { request: id, price, nesting });
         let upload = upload::watch(&mut request, self.inner.limits.max_body_bytes, self.patience());
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-        if is_safe && !self.charges(StatusCode::NOT_MODIFIED) {
+        if is_safe && !quote.charges(StatusCode::NOT_MODIFIED.as_u16()) {
             let tags = request.headers().get_all(IF_NONE_MATCH).map(HeaderValue::as_bytes);
             if matches_anything(tags) {
                 request.headers_mut().remove(IF_NONE_MATCH);
@@ -281,7 +284,7 @@ impl Price {
         if let Some(watching) = departures::watch_here() {
             actix_web::rt::spawn(watching);
         }
-        let running = Running { id, version: request.version(), upload, handed_out, numbers };
+        let running = Running { id, version: request.version(), upload, handed_out, sold, quote };
         // In a task of its own: a caller who hangs up once the work has begun does not get it for nothing.
         let work = actix_web::rt::spawn(async move {
             let handled = until_panic(async move {
@@ -306,12 +309,6 @@ impl Price {
         })
     }
 
-    fn paid(&self, wallet: &Wallet, request: RequestId, is_repeat: bool) -> Paid {
-        let currency = self.inner.parts.offers.currency();
-        let client = Arc::clone(&wallet.record.client_public_id);
-        Paid { client, price: self.price, currency, request, is_repeat }
-    }
-
     fn refuse(&self, origin: &str, path: &str, refused: &Refused, id: RequestId) -> HttpResponse {
         let mut answer =
             payment_answer::refused(&self.inner.parts.offers, self.sale(origin, path), refused, id);
@@ -324,7 +321,7 @@ impl Price {
         &self,
         request: &mut ServiceRequest,
         id: RequestId,
-    ) -> Result<(Opened, Numbers), (HttpResponse, Outcome)> {
+    ) -> Result<(Opened, Arc<Sold>, Quote), (HttpResponse, Outcome)> {
         let (origin, path) = (self.inner.parts.origin.of(request.request()), request.path().to_owned());
         let refuse = |refused: &Refused| self.refuse(&origin, &path, refused, id);
         let mut credential = match read_credential(request.request()) {
@@ -345,6 +342,8 @@ impl Price {
         if upload::is_too_large(request, &self.inner.limits) {
             return Err((problem::plain(Problem::BodyTooLarge, id), Outcome::Refused));
         }
+        let sold = self.sold(request);
+        let quote = sold.listing.list_quote();
         let unfit = |unfit| match unfit {
             Unfit::Refusal(refusal) => (refuse(&Refused::because(refusal)), Outcome::PaymentRefused),
             Unfit::Problem(problem) => (problem::plain(problem, id), Outcome::Refused),
@@ -357,7 +356,7 @@ impl Price {
             None => Box::pin(who_asks::look_up(
                 &parts.paywall,
                 &parts.crowd,
-                Ask { credential: &mut credential, caller, price: self.price, is_repeat: key.is_some() },
+                Ask { credential: &mut credential, caller, quote: &quote, is_repeat: key.is_some() },
             ))
             .await
             .map_err(|refused| (refuse(&refused), Outcome::of_refused(&refused)))?,
@@ -371,50 +370,38 @@ impl Price {
                 Some(self.repeat_key(request, key, &path, (client, caller)).await.map_err(unfit)?)
             }
         };
-        let route = format!(
-            "{} {}",
-            request.method(),
-            request.match_pattern().unwrap_or_else(|| "an unnamed handler".to_owned())
-        );
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
         let purchase =
-            Purchase { request: id, price: self.price, credential, wallet, is_safe, repeat, caller };
-        let sold = (route, self.price.get());
-        if let Some(numbers) = self.inner.known_numbers(&sold)
-            && let Some(admitted) = parts.paywall.open_at_once(&purchase)
-        {
-            return Ok((Opened::Admitted(Box::new(admitted)), numbers));
+            Purchase { request: id, quote: quote.clone(), credential, wallet, is_safe, repeat, caller };
+        if let Some(admitted) = parts.paywall.open_at_once(&purchase) {
+            return Ok((Opened::Admitted(Box::new(admitted)), sold, quote));
         }
         // While it is opened; the handler runs in the server's own limits.
         let (kind, holder) = parts.crowd.who(client, caller);
         let Some(standing) = kind.enter(holder, false) else {
             return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
         };
-        Box::pin(self.open_slowly(purchase, sold, standing))
+        let is_new = quote.booking().is_none();
+        let opened = Box::pin(self.open_slowly(purchase, standing))
             .await
-            .map_err(|(refused, outcome)| (refuse(&refused), outcome))
+            .map_err(|(refused, outcome)| (refuse(&refused), outcome))?;
+        if is_new {
+            self.inner.remember(&sold);
+        }
+        Ok((opened, sold, quote))
     }
 
     /// In a task of its own: what a caller who hangs up must not cancel.
     async fn open_slowly(
         &self,
         purchase: Purchase,
-        sold: Sold,
         standing: Standing,
-    ) -> Result<(Opened, Numbers), (Refused, Outcome)> {
+    ) -> Result<Opened, (Refused, Outcome)> {
         let (inner, id) = (Arc::clone(&self.inner), purchase.request);
         let work = self.inner.parts.tasks.run(async move {
-            let opened = inner.parts.paywall.open(&purchase).await?;
-            // Only for those who pay: names come from outside, and each is written down for good.
-            let numbers = match &opened {
-                Opened::Admitted(_) => inner.numbers(sold).await.map_err(|error| {
-                    tracing::error!(%error, "a route could not be given its number");
-                    Refused::because(Refusal::Busy)
-                })?,
-                Opened::Again(_) | Opened::Replayed(_) => Numbers::default(),
-            };
+            let opened = inner.parts.paywall.open(&purchase).await;
             drop(standing);
-            Ok((opened, numbers))
+            opened
         });
         match work.await {
             Ok(opened) => opened.map_err(|refused| (refused, Outcome::PaymentRefused)),
@@ -447,10 +434,10 @@ impl Price {
 
     /// Charges what the handler answered, or lets the funds go.
     async fn settle(&self, admitted: Admitted, handled: Handled, running: Running) -> Answer {
-        let (id, (route, price_list)) = (running.id, running.numbers);
+        let id = running.id;
         let status = status_of(&handled);
         let answered = match handled {
-            Ok(answered) if self.charges(status) => answered,
+            Ok(answered) if running.quote.charges(status.as_u16()) => answered,
             handled => return Box::pin(self.not_charged(admitted, handled, status, &running)).await,
         };
         let (request, response) = answered.into_parts();
@@ -478,8 +465,7 @@ impl Price {
                 .collect(),
             body: body.is_whole.then(|| body.beginning.clone()),
         });
-        let usage = Usage { request: id, route, price_list, upstream_status: status.as_u16() };
-        match self.capture(admitted, usage, kept, running.upload).await {
+        match self.capture(admitted, (id, status), kept, running.upload).await {
             Ok((captured, delivery)) => {
                 let receipt = payment_answer::receipt(&captured);
                 let body = WatchedBody::new(body, is_head, delivery, running.handed_out);
@@ -512,7 +498,7 @@ impl Price {
             };
             return (answered, Outcome::NotCharged);
         }
-        let note = self.let_go(admitted, status, running.numbers.0).await;
+        let note = self.let_go(admitted, status, &running.sold).await;
         (noted(handled, note, running), Outcome::NotCharged)
     }
 
@@ -534,22 +520,22 @@ impl Price {
     async fn capture(
         &self,
         admitted: Admitted,
-        usage: Usage,
+        (id, status): (RequestId, StatusCode),
         kept: Option<Answered>,
         upload: Upload,
     ) -> Result<(Captured, Option<Delivery>), Refused> {
         let inner = Arc::clone(&self.inner);
         let is_kept = kept.as_ref().is_some_and(|answered| answered.body.is_some());
         let work = self.inner.parts.tasks.run(async move {
-            let captured = inner.parts.paywall.capture(admitted, usage, kept).await?;
+            let captured = inner.parts.paywall.capture(admitted, status.as_u16(), kept).await?;
             let (reversals, closing) = (&inner.parts.reversals, &inner.parts.closing);
-            let delivery = Delivery::new(reversals, closing, usage.request, &captured, upload);
+            let delivery = Delivery::new(reversals, closing, id, &captured, upload);
             Ok((captured, OnItsWay::new(delivery, is_kept)))
         });
         match work.await {
             Ok(captured) => captured.map(|(captured, delivery)| (captured, delivery.taken())),
             Err(error) => {
-                tracing::error!(%error, request.id = %usage.request, "a capture ended unexpectedly; nothing is delivered");
+                tracing::error!(%error, request.id = %id, "a capture ended unexpectedly; nothing is delivered");
                 Err(Refused::because(Refusal::CaptureUnknown))
             }
         }
@@ -563,14 +549,13 @@ impl Price {
         running: &Running,
     ) -> Result<ServiceResponse<BoxBody>, Error> {
         let status = status_of(&handled);
-        let note = payment_answer::fetched_again(payer, status.as_u16(), self.charges(status));
+        let is_charged = running.quote.charges(status.as_u16());
+        let note = payment_answer::fetched_again(payer, status.as_u16(), is_charged);
         noted(handled, note, running)
     }
 
-    async fn let_go(&self, admitted: Admitted, status: StatusCode, route: i64) -> PaymentResponse {
-        if !self.charges_redirects {
-            self.inner.tell_of_redirect(route, status.as_u16());
-        }
+    async fn let_go(&self, admitted: Admitted, status: StatusCode, sold: &Sold) -> PaymentResponse {
+        sold.tell_of_redirect(status.as_u16());
         let uncharged = self.inner.parts.paywall.let_go(admitted, false).await;
         let message = format!("The answer {} is not charged.", status.as_u16());
         payment_answer::not_charged(&uncharged, NOT_CHARGED, &message)
@@ -589,6 +574,11 @@ impl Price {
         let answer = problem.answer();
         payment_answer::not_charged(&uncharged, answer.code, answer.message)
     }
+}
+
+fn paid(quote: &Quote, wallet: &Wallet, request: RequestId, is_repeat: bool) -> Paid {
+    let client = Arc::clone(&wallet.record.client_public_id);
+    Paid { client, price: quote.most(), currency: quote.currency(), request, is_repeat }
 }
 
 /// A request that has met a price inside another.

@@ -59,8 +59,9 @@ mod notes;
 mod paid;
 mod upload;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_web::dev::ServerHandle;
@@ -71,12 +72,11 @@ use tokio::task::JoinHandle;
 pub use self::middleware::{Price, PricedService};
 pub use self::paid::{NotPaid, Paid};
 use crate::app::{admin_server, listen};
-use crate::config::{ConfigProblems, IdempotencyConfig, LimitsConfig, LoadSource, Loaded, Secret, StatusSet};
-use crate::db::DbError;
+use crate::config::{ConfigProblems, IdempotencyConfig, LimitsConfig, LoadSource, Loaded, Secret};
 use crate::domain::{Micros, MoneyError};
 use crate::engine::{Engine, Parts, StartError};
 use crate::http;
-use crate::ledger::prices;
+use crate::pricing::{Listing, PriceRule, StatusSet};
 
 /// Why an embedded paywall does not start.
 #[derive(Debug, thiserror::Error)]
@@ -114,12 +114,9 @@ pub(crate) struct Inner {
     parts: Parts,
     limits: LimitsConfig,
     idempotency: IdempotencyConfig,
-    charged_statuses: StatusSet,
-    /// Routes, by number, of which it was said that a redirect is not charged.
-    told_of_redirect: Mutex<HashSet<i64>>,
     admin_address: SocketAddr,
-    /// Numbers of routes and prices that were sold already, by name and price.
-    numbers: Mutex<HashMap<Sold, Numbers>>,
+    /// What was sold already, by name; of each name, at different prices.
+    known: Mutex<HashMap<String, Vec<Arc<Sold>>>>,
     running: Mutex<Option<Running>>,
 }
 
@@ -164,10 +161,8 @@ impl Embedded {
             parts: running.engine.parts.clone(),
             limits: config.limits,
             idempotency: config.idempotency,
-            charged_statuses: StatusSet::default_charged(),
-            told_of_redirect: Mutex::default(),
             admin_address,
-            numbers: Mutex::default(),
+            known: Mutex::default(),
             running: Mutex::new(Some(running)),
         })))
     }
@@ -231,41 +226,55 @@ impl Embedded {
     }
 }
 
-/// A handler by method and pattern, and its price in millionths.
-type Sold = (String, i64);
-/// What entries name a route and its price list by.
-type Numbers = (i64, i64);
+/// A handler, by method and pattern, and its price.
+#[derive(Debug)]
+pub(crate) struct Sold {
+    pub(crate) listing: Arc<Listing>,
+    /// Whether it was said that a redirect is not charged.
+    told_of_redirect: AtomicBool,
+}
 
-impl Inner {
-    /// The numbers that entries name a route and its price by, if they were here before.
-    fn known_numbers(&self, sold: &Sold) -> Option<Numbers> {
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).get(sold).copied()
+impl Sold {
+    fn is(&self, rule: PriceRule, charged: &Arc<StatusSet>) -> bool {
+        let own = self.listing.charged();
+        self.listing.rule() == rule && (Arc::ptr_eq(own, charged) || own == charged)
     }
 
-    /// Says once for each route that a redirect was not charged: what is sold may be behind it, for nothing. Nobody who pays
-    /// waits for these locks.
-    fn tell_of_redirect(&self, route: i64, status: u16) {
-        let told = || self.told_of_redirect.lock().unwrap_or_else(PoisonError::into_inner);
-        if !(300..400).contains(&status) || !told().insert(route) {
+    /// Says once that a redirect was not charged: what is sold may be behind it, for nothing.
+    fn tell_of_redirect(&self, status: u16) {
+        if !(300..400).contains(&status) || self.told_of_redirect.swap(true, Ordering::Relaxed) {
             return;
         }
-        let known = self.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = known.iter().find(|(_, (number, _))| *number == route).map(|((name, _), _)| name.as_str());
         tracing::warn!(
             "A handler answered {status} on the priced route {}, where answers with 3xx are passed on and not charged. If what \
              you sell is behind a redirect, such as a signed download, make its price with .charge_redirects()",
-            name.unwrap_or_default(),
+            self.listing.name(),
         );
     }
+}
 
-    /// The same; what is new is written down for good.
-    async fn numbers(&self, sold: Sold) -> Result<Numbers, DbError> {
-        if let Some(known) = self.known_numbers(&sold) {
-            return Ok(known);
+impl Inner {
+    /// What is sold under this name, as it was before if it was sold already.
+    fn sold(&self, name: String, rule: PriceRule, charged: &Arc<StatusSet>) -> Arc<Sold> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let sold = known.get(&name).into_iter().flatten().find(|sold| sold.is(rule, charged)).cloned();
+        drop(known);
+        sold.unwrap_or_else(|| {
+            let currency = self.parts.offers.currency();
+            let listing = Arc::new(Listing::new(name, rule, currency, Arc::clone(charged)));
+            Arc::new(Sold { listing, told_of_redirect: AtomicBool::new(false) })
+        })
+    }
+
+    /// Keeps what has its numbers in the ledger. Nothing else: names come from outside.
+    fn remember(&self, sold: &Arc<Sold>) {
+        if sold.listing.booking().is_none() {
+            return;
         }
-        let registered = prices::register(&self.parts.db, vec![sold.clone()]).await?;
-        let numbers = (registered.routes.first().copied().unwrap_or_default(), registered.list);
-        self.numbers.lock().unwrap_or_else(PoisonError::into_inner).insert(sold, numbers);
-        Ok(numbers)
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let same_name = known.entry(sold.listing.name().to_owned()).or_default();
+        if !same_name.iter().any(|other| other.is(sold.listing.rule(), sold.listing.charged())) {
+            same_name.push(Arc::clone(sold));
+        }
     }
 }

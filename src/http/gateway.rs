@@ -9,7 +9,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use actix_web::body::BodySize;
@@ -25,6 +25,7 @@ use super::callers::Callers;
 use super::delivery::{Delivery, Upload};
 use super::framing;
 use super::gateway_body::GatewayBody;
+use super::gateway_route::{GatewayRoute, Sold};
 use super::in_vain;
 use super::kept_answer::{self, Read};
 use super::metrics::{Metrics, Outcome};
@@ -38,15 +39,18 @@ use super::request_log;
 use super::reversals::Reversals;
 use super::target;
 use super::who_asks::{self, Ask};
-use crate::config::{IdempotencyConfig, IdleLimit, LimitsConfig, RouteCharge};
+use crate::config::{IdempotencyConfig, IdleLimit};
 use crate::crowd::{Crowd, Holder, Place, Standing};
 use crate::db::Condition;
-use crate::domain::{Micros, RequestId, SecretHash};
+use crate::domain::{RequestId, SecretHash};
 use crate::money_work::MoneyWork;
-use crate::paywall::offer::{Challenge, Offers, Sale};
+use crate::paywall::offer::Offers;
 use crate::paywall::{
-    Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, RepeatKey, Replayed, Usage,
+    Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, RepeatKey, Replayed,
 };
+use crate::pricing::Quote;
+use crate::pricing::path::{CanonicalPath, canonicalise};
+use crate::pricing::route_table::{Found, RouteTable};
 use crate::protocol::stripe402::{
     Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
 };
@@ -56,8 +60,6 @@ use crate::proxy::headers::{
 };
 use crate::proxy::own_token::OwnToken;
 use crate::proxy::pace::Patience;
-use crate::proxy::path::{CanonicalPath, canonicalise};
-use crate::proxy::route_table::{CompiledRoute, Found, RouteTable};
 use crate::proxy::upload::{self, UploadBody, UploadFault, UploadReport};
 use crate::proxy::upstream::{Upstream, UpstreamCall, UpstreamError};
 
@@ -69,21 +71,13 @@ const MAX_CALLERS_REQUEST_ID: usize = 128;
 
 /// Everything that the public door needs. One per process, shared by all workers.
 pub struct Gateway {
-    pub(crate) routes: RouteTable,
-    /// Numbers of the routes in the ledger, by their position in the configuration.
-    pub(crate) route_numbers: Vec<i64>,
-    pub(crate) price_list: i64,
+    pub(crate) routes: RouteTable<GatewayRoute>,
     pub(crate) upstream: Upstream,
     pub(crate) own_token: OwnToken,
     pub(crate) paywall: Paywall,
     pub(crate) offers: Offers,
-    /// What each route answers to whoever presents nothing, by the routes' position in the configuration.
-    pub(crate) challenges: Vec<Challenge>,
-    /// Whether it was said that a redirect is not charged, by the routes' position in the configuration.
-    pub(crate) told_of_redirect: Vec<AtomicBool>,
     pub(crate) reversals: Reversals,
     pub(crate) tasks: MoneyWork,
-    pub(crate) limits: LimitsConfig,
     pub(crate) idempotency: IdempotencyConfig,
     pub(crate) callers: Callers,
     pub(crate) public_url: String,
@@ -105,8 +99,9 @@ impl std::fmt::Debug for Gateway {
 /// A priced request on its way into the money task.
 struct PaidRequest {
     purchase: Purchase,
-    /// The route's place in the configuration.
-    route: usize,
+    sold: Arc<Sold>,
+    /// How long an answer may be silent.
+    idle: IdleLimit,
     call: UpstreamCall,
     report: UploadReport,
     /// Where its body is counted, if that is in memory.
@@ -185,9 +180,10 @@ impl Gateway {
                 return (self.not_configured(request, &path, id), Outcome::Refused);
             }
         };
-        match route.config.charge {
-            RouteCharge::Free => self.pass_free(request, payload, &path, route, id).await,
-            RouteCharge::Fixed(price) => self.sell(request, payload, &path, route, price, id).await,
+        let route = &route.leads_to;
+        match &route.sold {
+            None => self.pass_free(request, payload, &path, route, id).await,
+            Some(sold) => self.sell(request, payload, &path, (route, sold), id).await,
         }
     }
 
@@ -206,15 +202,15 @@ impl Gateway {
         request: &HttpRequest,
         payload: web::Payload,
         path: &CanonicalPath,
-        route: &CompiledRoute,
+        route: &GatewayRoute,
         id: RequestId,
     ) -> (HttpResponse, Outcome) {
         let holder = Holder::network(self.callers.address(request));
         let Some(standing) = self.crowd.free.enter(holder, super::has_body(request)) else {
             return (problem::plain(Problem::Busy, id), Outcome::Busy);
         };
-        let (call, report) = match self.upstream_call(request, Caller::Stream(payload), path, route, None, id)
-        {
+        let passed_on = self.upstream_call(request, Caller::Stream(payload), path, (route, None), id);
+        let (call, report) = match passed_on {
             Ok(prepared) => prepared,
             Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
         };
@@ -246,18 +242,12 @@ impl Gateway {
         request: &HttpRequest,
         payload: web::Payload,
         path: &CanonicalPath,
-        route: &CompiledRoute,
-        price: Micros,
+        (route, sold): (&GatewayRoute, &Arc<Sold>),
         id: RequestId,
     ) -> (HttpResponse, Outcome) {
         let origin = self.origin.of(request);
-        let sale = Sale {
-            origin: &origin,
-            path: path.as_str(),
-            description: route.config.description.as_deref(),
-            mime_type: route.config.mime_type.as_deref(),
-            price,
-        };
+        let quote = sold.listing.list_quote();
+        let sale = route.sale(&origin, path.as_str(), quote.most());
         let refuse = |refused: &Refused| {
             let mut answer = payment_answer::refused(&self.offers, sale, refused, id);
             in_vain::tell(&self.condition, answer.headers_mut());
@@ -266,15 +256,11 @@ impl Gateway {
         let mut credential = match read_credential(request) {
             Ok(Some(credential)) => credential,
             Ok(None) => {
-                let answer = match self.challenges.get(route.index) {
-                    Some(challenge) => payment_answer::challenge(challenge, sale, id),
-                    None => refuse(&Refused::challenge()),
-                };
-                return (answer, Outcome::Challenged);
+                return (payment_answer::challenge(&sold.challenge, sale, id), Outcome::Challenged);
             }
             Err(error) => return (refuse(&Refused::because(error.into())), Outcome::PaymentRefused),
         };
-        if matches!(super::announced(request), Ok(Some(length)) if length > self.max_body(route)) {
+        if matches!(super::announced(request), Ok(Some(length)) if length > route.max_body) {
             return (problem::plain(Problem::BodyTooLarge, id), Outcome::Refused);
         }
         let caller = self.callers.address(request);
@@ -293,7 +279,7 @@ impl Gateway {
             None => match Box::pin(who_asks::look_up(
                 &self.paywall,
                 &self.crowd,
-                Ask { credential: &mut credential, caller, price, is_repeat: key.is_some() },
+                Ask { credential: &mut credential, caller, quote: &quote, is_repeat: key.is_some() },
             ))
             .await
             {
@@ -321,7 +307,7 @@ impl Gateway {
         let Some(standing) = kind.enter(holder, has_body) else {
             return (refuse(&Refused::because(Refusal::Busy)), Outcome::Busy);
         };
-        let (call, report) = match self.upstream_call(request, payload, path, route, Some(price), id) {
+        let (call, report) = match self.upstream_call(request, payload, path, (route, Some(&quote)), id) {
             Ok(prepared) => prepared,
             Err(problem) => return (problem::plain(problem, id), Outcome::Refused),
         };
@@ -330,14 +316,15 @@ impl Gateway {
         let paid = PaidRequest {
             purchase: Purchase {
                 request: id,
-                price,
+                quote,
                 credential,
                 wallet,
                 is_safe: is_head || *request.method() == Method::GET,
                 repeat,
                 caller,
             },
-            route: route.index,
+            sold: Arc::clone(sold),
+            idle: route.idle,
             call,
             report,
             _room: room,
@@ -383,11 +370,11 @@ impl Gateway {
         key: &HeaderValue,
         payload: web::Payload,
         path: &CanonicalPath,
-        route: &CompiledRoute,
+        route: &GatewayRoute,
         mut room: Place,
     ) -> Result<(Bytes, RepeatKey, Place), Unfit> {
-        let max_bytes = self.max_body(route).min(self.idempotency.max_body_bytes);
-        let patience = Patience::steady(self.body_timeout(route));
+        let max_bytes = route.max_body.min(self.idempotency.max_body_bytes);
+        let patience = Patience::steady(route.body_timeout);
         let (body, key) =
             repeat_key::read(key, request, path.as_str(), payload, max_bytes, patience, &mut room).await?;
         Ok((body, key, room))
@@ -395,10 +382,6 @@ impl Gateway {
 
     /// The money task. Nothing in it can be cancelled by the caller.
     async fn open_call_capture(&self, mut paid: PaidRequest) -> PaidOutcome {
-        let Some(route) = self.routes.routes().get(paid.route) else {
-            // The table has named it a moment ago.
-            return PaidOutcome::Refused(Refused::because(Refusal::Busy));
-        };
         let opened = match self.paywall.open(&paid.purchase).await {
             Ok(Opened::Replayed(replayed)) => return PaidOutcome::Replayed(replayed),
             Ok(mut opened) => {
@@ -416,18 +399,17 @@ impl Gateway {
         let answered = self.upstream.send(paid.call).await;
         match opened {
             Opened::Admitted(admitted) => {
-                let (request, is_safe) = (paid.purchase.request, paid.purchase.is_safe);
-                let charged = Charge { request, route, report: &paid.report, is_head, is_safe };
+                let Purchase { request, quote, is_safe, .. } = &paid.purchase;
+                let (sold, report, idle) = (&*paid.sold, &paid.report, paid.idle);
+                let charged =
+                    Charge { request: *request, quote, sold, report, idle, is_head, is_safe: *is_safe };
                 self.settle(*admitted, answered, charged).await
             }
             Opened::Again(payer) => match answered {
                 Ok(response) => {
                     let status = response.status().as_u16();
-                    let note = payment_answer::fetched_again(
-                        &payer,
-                        status,
-                        route.config.charged_statuses.contains(status),
-                    );
+                    let note =
+                        payment_answer::fetched_again(&payer, status, paid.purchase.quote.charges(status));
                     PaidOutcome::Again(response.into(), note)
                 }
                 Err(error) => {
@@ -452,18 +434,18 @@ impl Gateway {
             self.own_token.notice(response.status().as_u16(), !self.upstream.headers.is_empty());
         }
         let problem = match answered {
-            Ok(response) if charge.route.config.charged_statuses.contains(response.status().as_u16()) => {
+            Ok(response) if charge.quote.charges(response.status().as_u16()) => {
                 if !admitted.is_kept() {
                     return self.capture(admitted, response.into(), None, charge).await;
                 }
-                match Box::pin(self.read_to_keep(response, charge.route, charge.is_head)).await {
+                match Box::pin(self.read_to_keep(response, charge.idle, charge.is_head)).await {
                     Some((answer, kept)) => return self.capture(admitted, answer, Some(kept), charge).await,
                     None => Problem::UpstreamFailed,
                 }
             }
             Ok(response) => {
                 let status = response.status().as_u16();
-                self.tell_of_redirect(charge.route, status);
+                charge.sold.tell_of_redirect(status);
                 let message = format!("The API answered {status}, which is not charged.");
                 let uncharged = Box::pin(self.paywall.let_go(admitted, false)).await;
                 let note = payment_answer::not_charged(&uncharged, NOT_CHARGED, &message);
@@ -477,30 +459,16 @@ impl Gateway {
         PaidOutcome::Failed(problem, note)
     }
 
-    /// Says once for each route that a redirect was not charged: what is sold may be behind it, for nothing.
-    fn tell_of_redirect(&self, route: &CompiledRoute, status: u16) {
-        let is_redirect = (300..400).contains(&status);
-        let Some(told) = self.told_of_redirect.get(route.index).filter(|_| is_redirect) else { return };
-        if !told.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                "The API answered {status} on the priced route {}, where answers with 3xx are passed on and not charged. If what \
-                 you sell is behind a redirect, such as a signed download, write in the route: {}",
-                route.name,
-                route.config.charged_statuses.with_redirects().setting(),
-            );
-        }
-    }
-
     /// Reads an answer that is to be stored. `None`: the upstream cut it.
     async fn read_to_keep(
         &self,
         response: hyper::Response<Incoming>,
-        route: &CompiledRoute,
+        idle: IdleLimit,
         is_head: bool,
     ) -> Option<(Answer, Answered)> {
         let (head, mut body) = response.into_parts();
         let max_bytes = self.idempotency.max_answer_bytes;
-        let read = kept_answer::read(&head.headers, &mut body, max_bytes, self.idle(route)).await;
+        let read = kept_answer::read(&head.headers, &mut body, max_bytes, idle).await;
         let (body, kept) = match read {
             Read::Whole(bytes) => (AnswerBody::Whole(bytes.clone()), Some(bytes)),
             Read::Beginning(bytes) => (AnswerBody::Stream(bytes, body), None),
@@ -524,13 +492,7 @@ impl Gateway {
         kept: Option<Answered>,
         charge: Charge<'_>,
     ) -> PaidOutcome {
-        let usage = Usage {
-            request: charge.request,
-            route: self.route_numbers.get(charge.route.index).copied().unwrap_or_default(),
-            price_list: self.price_list,
-            upstream_status: answer.head.status.as_u16(),
-        };
-        match self.paywall.capture(admitted, usage, kept).await {
+        match self.paywall.capture(admitted, answer.head.status.as_u16(), kept).await {
             Ok(captured) => {
                 let upload = Upload::Forwarded { report: charge.report.clone(), is_safe: charge.is_safe };
                 let delivery =
@@ -546,14 +508,12 @@ impl Gateway {
         request: &HttpRequest,
         caller: Caller,
         path: &CanonicalPath,
-        route: &CompiledRoute,
-        price: Option<Micros>,
+        (route, quote): (&GatewayRoute, Option<&Quote>),
         id: RequestId,
     ) -> Result<(UpstreamCall, UploadReport), Problem> {
-        let max_body = self.max_body(route);
         let (body, report) = match caller {
             Caller::Stream(payload) => {
-                self.caller_body(request, payload, max_body, self.body_timeout(route))?
+                self.caller_body(request, payload, route.max_body, route.body_timeout)?
             }
             Caller::Whole(body) => (UploadBody::whole(body), UploadReport::default()),
         };
@@ -562,8 +522,8 @@ impl Gateway {
         let host = headers.get("host").and_then(|host| host.to_str().ok());
         let trusted = TrustedRequestHeaders {
             client: None,
-            price: price.map(|price| self.offers.currency().decimal(price)),
-            currency: price.map(|_| self.offers.currency().code()),
+            price: quote.map(|quote| quote.currency().decimal(quote.most())),
+            currency: quote.map(|quote| quote.currency().code()),
             request_id: id.to_string(),
             caller_request_id: callers_request_id(request),
             forwarded_for: self
@@ -579,7 +539,7 @@ impl Gateway {
             headers.insert(hyper::header::CONTENT_LENGTH, hyper::header::HeaderValue::from_static("0"));
         }
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-        if price.is_some() && is_safe && !route.config.charged_statuses.contains(304) {
+        if is_safe && quote.is_some_and(|quote| !quote.charges(304)) {
             let tags = headers
                 .get_all(hyper::header::IF_NONE_MATCH)
                 .iter()
@@ -599,7 +559,7 @@ impl Gateway {
             host: host.and_then(|host| host.parse().ok()),
             body,
             upload: report.clone(),
-            timeout: route.config.response_timeout,
+            timeout: route.response_timeout,
         };
         Ok((call, report))
     }
@@ -625,10 +585,6 @@ impl Gateway {
         }
     }
 
-    fn max_body(&self, route: &CompiledRoute) -> u64 {
-        route.config.max_body_bytes.unwrap_or(self.limits.max_body_bytes)
-    }
-
     fn caller_body(
         &self,
         request: &HttpRequest,
@@ -645,16 +601,6 @@ impl Gateway {
         }
         let when_wanted = request.head().expect();
         Ok(upload::stream(payload, length, max_bytes, patience, when_wanted))
-    }
-
-    /// How far behind a caller may be with a body for this route.
-    fn body_timeout(&self, route: &CompiledRoute) -> Duration {
-        route.config.body_timeout.unwrap_or(self.limits.body_timeout)
-    }
-
-    /// How long an answer of this route may be silent.
-    fn idle(&self, route: &CompiledRoute) -> IdleLimit {
-        route.config.idle_timeout.unwrap_or(IdleLimit::UpTo(self.upstream.idle_timeout))
     }
 
     /// The answer's headers that are the caller's to see.
@@ -682,7 +628,7 @@ impl Gateway {
     fn pass_on(
         &self,
         request: &HttpRequest,
-        route: &CompiledRoute,
+        route: &GatewayRoute,
         answer: Answer,
         note: Option<&PaymentResponse>,
         delivery: Option<Delivery>,
@@ -705,8 +651,7 @@ impl Gateway {
                 // What is left is known; what was read already comes before it.
                 let read = u64::try_from(beginning.len()).unwrap_or(u64::MAX);
                 let size = size(rest.size_hint().exact().and_then(|left| left.checked_add(read)));
-                GatewayBody::new(beginning, rest, size, self.idle(route), is_stream, delivery)
-                    .standing(standing)
+                GatewayBody::new(beginning, rest, size, route.idle, is_stream, delivery).standing(standing)
             }
             AnswerBody::Whole(bytes) => {
                 let size = size(Some(u64::try_from(bytes.len()).unwrap_or(u64::MAX)));
@@ -724,8 +669,10 @@ impl Gateway {
 #[derive(Clone, Copy)]
 struct Charge<'a> {
     request: RequestId,
-    route: &'a CompiledRoute,
+    quote: &'a Quote,
+    sold: &'a Sold,
     report: &'a UploadReport,
+    idle: IdleLimit,
     is_head: bool,
     is_safe: bool,
 }

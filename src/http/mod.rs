@@ -10,6 +10,7 @@ pub(crate) mod delivery;
 pub(crate) mod framing;
 pub mod gateway;
 pub(crate) mod gateway_body;
+pub(crate) mod gateway_route;
 pub mod health;
 pub(crate) mod in_vain;
 pub(crate) mod kept_answer;

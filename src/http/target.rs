@@ -10,7 +10,7 @@ use actix_web::{Error, HttpRequest};
 
 use super::problem::{self, Problem};
 use crate::domain::RequestId;
-use crate::proxy::path::PathError;
+use crate::pricing::path::PathError;
 
 /// Most bytes of path and query. The servers and clients that we are made of read up to 65,534 bytes of a URL, and the upstream's
 /// has its base path, too.

@@ -4,8 +4,8 @@
 use std::net::IpAddr;
 
 use crate::crowd::Crowd;
-use crate::domain::Micros;
 use crate::paywall::{Paywall, Refusal, Refused, Wallet};
+use crate::pricing::Quote;
 use crate::protocol::stripe402::Credential;
 
 /// What is asked.
@@ -15,7 +15,7 @@ pub(crate) struct Ask<'a> {
     /// Where the request comes from.
     pub(crate) caller: Option<IpAddr>,
     /// What it costs.
-    pub(crate) price: Micros,
+    pub(crate) quote: &'a Quote,
     /// Whether it has an `Idempotency-Key`.
     pub(crate) is_repeat: bool,
 }
@@ -29,5 +29,5 @@ pub(crate) async fn look_up(
     let Some(_looking) = crowd.look_up(ask.caller, paywall.was_here(ask.credential)).await else {
         return Err(Refused::because(Refusal::Busy));
     };
-    paywall.recognise_first(ask.credential, ask.price, ask.is_repeat).await
+    paywall.recognise_first(ask.credential, ask.quote.most(), ask.is_repeat).await
 }

@@ -30,7 +30,6 @@ pub mod keys;
 pub(crate) mod mailbox;
 pub mod nodes;
 mod postgres;
-pub mod prices;
 pub mod read;
 pub mod recording;
 pub mod repeat_key;

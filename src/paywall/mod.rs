@@ -30,7 +30,7 @@ use bytes::Bytes;
 
 use self::funds::{Funds, HoldGuard};
 use self::repeats::Claim;
-use crate::db::Db;
+use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Currency, Micros, RequestId, TopUpId, Units};
 use crate::ledger::answers::{self, KeyState, NewKey};
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
@@ -39,6 +39,7 @@ use crate::ledger::{
     ReserveError, Source, SourceKind, StoredAnswer,
 };
 use crate::money_work::MoneyWork;
+use crate::pricing::{Booking, Price, Quote, RouteCharge, price_lists};
 use crate::protocol::stripe402::Credential;
 use crate::proxy::reachability::Reachability;
 use crate::sparing_log::sparingly;
@@ -88,8 +89,8 @@ pub struct PaywallParts {
 pub struct Purchase {
     /// The request.
     pub request: RequestId,
-    /// What it costs.
-    pub price: Micros,
+    /// What it costs and how that is booked.
+    pub quote: Quote,
     /// What the caller presented.
     pub credential: Credential,
     /// The wallet that this has led to a moment ago, if anybody has looked; it is looked up otherwise.
@@ -105,7 +106,7 @@ pub struct Purchase {
 impl Purchase {
     /// The price is above what the caller agrees to.
     fn is_too_dear(&self) -> bool {
-        is_too_dear(self.price, &self.credential)
+        is_too_dear(self.quote.most(), &self.credential)
     }
 }
 
@@ -206,8 +207,10 @@ impl From<&Recorded> for CardCharge {
 /// Dropping it lets everything go in the background.
 #[derive(Debug)]
 pub struct Admitted {
+    request: RequestId,
     funds: Funds,
-    price: Micros,
+    quote: Quote,
+    booking: Booking,
     claim: Option<Claim>,
     /// Who pays.
     pub wallet: Wallet,
@@ -314,19 +317,6 @@ impl Refused {
     }
 }
 
-/// What a request costs, for its capture.
-#[derive(Debug, Clone, Copy)]
-pub struct Usage {
-    /// The request.
-    pub request: RequestId,
-    /// The route's number.
-    pub route: i64,
-    /// The price list's number.
-    pub price_list: i64,
-    /// What the upstream answered.
-    pub upstream_status: u16,
-}
-
 impl Paywall {
     /// Puts the parts together.
     #[must_use]
@@ -372,19 +362,24 @@ impl Paywall {
         purchase.credential.client_key.as_ref()?;
         let known = purchase.wallet.clone().or_else(|| self.recognise_at_once(&purchase.credential));
         let wallet = known.filter(|wallet| wallet.record.scope.may_spend())?;
-        let reservation = self.ledger.reserve_at_once(wallet.record.client, purchase.price).ok()?;
+        let booking = purchase.quote.booking()?;
+        let reservation = self.ledger.reserve_at_once(wallet.record.client, purchase.quote.most()).ok()?;
         Some(Admitted {
+            request: purchase.request,
             funds: Funds::Reserved(reservation),
-            price: purchase.price,
+            quote: purchase.quote.clone(),
+            booking,
             claim: None,
             wallet,
             charged: None,
         })
     }
 
-    /// Where nodes share the database, memory may promise what another node has spent: enough for what only reads.
+    /// Where nodes share the database, memory may promise what another node has spent: enough for what only reads. What is measured
+    /// is delivered before its price is known, so its most must be sure.
     fn takes_a_hold(&self, purchase: &Purchase) -> bool {
-        self.ledger.is_shared() && !purchase.is_safe
+        let is_measured = matches!(purchase.quote.price(), Price::UpTo { .. });
+        is_measured || (self.ledger.is_shared() && !purchase.is_safe)
     }
 
     async fn open_slowly(&self, purchase: &Purchase) -> Result<Opened, Refused> {
@@ -418,15 +413,17 @@ impl Paywall {
             }
             let state = match &wallet {
                 None => None,
-                Some(wallet) => match self.reserve(wallet, purchase.price, &purchase.credential).await? {
-                    Ok(reservation) => {
-                        match self.secure(purchase, reservation, wallet.clone(), None).await? {
-                            Some(admitted) => return Ok(Opened::Admitted(Box::new(admitted))),
-                            None => continue,
+                Some(wallet) => {
+                    match self.reserve(wallet, purchase.quote.most(), &purchase.credential).await? {
+                        Ok(reservation) => {
+                            match self.secure(purchase, reservation, wallet.clone(), None).await? {
+                                Some(admitted) => return Ok(Opened::Admitted(Box::new(admitted))),
+                                None => continue,
+                            }
                         }
+                        Err(state) => Some(state),
                     }
-                    Err(state) => Some(state),
-                },
+                }
             };
             match self.top_up(purchase, wallet, state).await? {
                 Some(admitted) => return Ok(Opened::Admitted(Box::new(admitted))),
@@ -462,6 +459,14 @@ impl Paywall {
             state,
             charged: charged.clone(),
             ..Refused::new(refusal)
+        };
+        // Only now that it can be paid: names of routes come from outside, and each is written down for good.
+        let booking = match self.book(&purchase.quote).await {
+            Ok(booking) => booking,
+            Err(error) => {
+                sparingly!(error, %error, request.id = %purchase.request, "a route could not be given its number");
+                return Err(refused(Refusal::Busy, None));
+            }
         };
         let claim = match &purchase.repeat {
             None => None,
@@ -499,7 +504,20 @@ impl Paywall {
         } else {
             Funds::Reserved(reservation)
         };
-        Ok(Some(Admitted { funds, price: purchase.price, claim, wallet, charged }))
+        let (request, quote) = (purchase.request, purchase.quote.clone());
+        Ok(Some(Admitted { request, funds, quote, booking, claim, wallet, charged }))
+    }
+
+    /// By what the entry will name what is sold: numbers that the ledger gives at the first sale, where that was not done before.
+    async fn book(&self, quote: &Quote) -> Result<Booking, DbError> {
+        if let Some(booking) = quote.booking() {
+            return Ok(booking);
+        }
+        let listing = quote.listing();
+        let sold = (listing.name().to_owned(), RouteCharge::Priced(listing.rule()));
+        let booked = price_lists::register(&self.db, vec![sold]).await?;
+        let booked = booked.first().copied().ok_or(DbError::from(sqlx::Error::RowNotFound))?;
+        Ok(listing.book(booked))
     }
 
     async fn claim(
@@ -539,7 +557,7 @@ impl Paywall {
             None => None,
         };
         let refused = |refusal| Refused { wallet: wallet.cloned(), state, ..Refused::new(refusal) };
-        let away = |error: crate::db::DbError| {
+        let away = |error: DbError| {
             sparingly!(error, %error, "an idempotency key could not be looked up");
             refused(Refusal::Busy)
         };
@@ -727,7 +745,7 @@ impl Paywall {
         wallet: Option<Wallet>,
         state: Option<ClientState>,
     ) -> Result<Option<Admitted>, Refused> {
-        let (price, credential) = (purchase.price, &purchase.credential);
+        let (price, credential) = (purchase.quote.most(), &purchase.credential);
         let refused = |refusal| Refused { wallet: wallet.clone(), state, ..Refused::new(refusal) };
         let Some(card) = &credential.payment_method else {
             return Err(refused(Refusal::PaymentRequired));
@@ -815,18 +833,23 @@ impl Paywall {
         self.top_ups.promised_key(&row)
     }
 
-    /// Charges an admitted request, durably. Only when this has answered may a byte be delivered. `answered` is stored in the
-    /// same transaction, when the request has an `Idempotency-Key`.
+    /// Charges an admitted request, durably. Only when this has answered may a byte be delivered. `upstream_status`: what the API
+    /// answered, or the handler. `answered` is stored in the same transaction, when the request has an `Idempotency-Key`.
     ///
     /// # Errors
     /// [`Refused`]; nothing was charged for the request, and nothing may be delivered.
     pub async fn capture(
         &self,
         admitted: Admitted,
-        usage: Usage,
+        upstream_status: u16,
         answered: Option<Answered>,
     ) -> Result<Captured, Refused> {
-        let Admitted { funds, price, claim, wallet, charged } = admitted;
+        let Admitted { request, funds, quote, booking, claim, wallet, charged } = admitted;
+        let Price::Exact(price) = quote.price() else {
+            // Nobody is charged what it could have come to.
+            tracing::error!(request.id = %request, "a price that is measured was captured unmeasured; nothing is charged");
+            return Err(Refused { wallet: Some(wallet), charged, ..Refused::new(Refusal::CaptureFailed) });
+        };
         let (reservation, hold) = match funds {
             Funds::Reserved(reservation) => (reservation, None),
             Funds::Held(running, hold) => (running, Some(hold)),
@@ -834,7 +857,7 @@ impl Paywall {
         let store = match (&claim, answered) {
             (Some(claim), Some(answered)) => Some(StoredAnswer {
                 scope: claim.scope,
-                request: usage.request,
+                request,
                 status: answered.status,
                 headers: answered.headers,
                 body: answered.body,
@@ -845,11 +868,11 @@ impl Paywall {
         let is_kept = store.as_ref().is_some_and(|store| store.body.is_some());
         let capture = Capture {
             client: wallet.record.client,
-            source: Source::new(SourceKind::Usage, usage.request),
+            source: Source::new(SourceKind::Usage, request),
             price,
-            route: usage.route,
-            price_list: usage.price_list,
-            upstream_status: usage.upstream_status,
+            route: booking.route.get(),
+            price_list: booking.list.get(),
+            upstream_status,
             held: hold.is_some(),
             key: wallet.record.number,
         };
@@ -864,7 +887,7 @@ impl Paywall {
                 Ok(Captured { posted, wallet, charged, price })
             }
             Err(error) => {
-                let uncaptured = Uncaptured { request: usage.request, hold, claim, is_kept, wallet, charged };
+                let uncaptured = Uncaptured { request, hold, claim, is_kept, wallet, charged };
                 Err(Box::pin(self.give_up(uncaptured, &error)).await)
             }
         }

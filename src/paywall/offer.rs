@@ -12,7 +12,7 @@ use crate::protocol::stripe402::{
 use crate::top_up::amounts::{Amounts, Range};
 
 use super::refusal::{Refusal, frozen_words};
-use crate::config::{Config, RouteCharge, RouteConfig, label};
+use crate::config::{Config, RouteConfig, label};
 
 /// What is sold, as far as an offer shows it.
 #[derive(Debug, Clone, Copy)]
@@ -107,7 +107,7 @@ impl Offers {
     }
 
     fn shortened_of(&self, route: &RouteConfig, origin: &str) -> Option<String> {
-        let RouteCharge::Fixed(price) = route.charge else { return None };
+        let price = route.charge.rule()?.most();
         let (description, mime_type) = (route.description.as_deref(), route.mime_type.as_deref());
         let sale = Sale { origin, path: &route.pattern, description, mime_type, price };
         let offer = self.write(sale, &Refusal::PaymentRequired, None, &RequestId::new().to_string());

@@ -1,7 +1,7 @@
 //! What the public reference implementation gets wrong and ours must not: one test for each defect that shows from outside.
 //!
 //! Elsewhere: parallel first requests and somebody else's card in `paid_request`, upstream failures in `upstream_faults`,
-//! free spellings and methods in `proxy::paths`.
+//! free spellings and methods in `pricing::paths`.
 
 use std::os::unix::fs::PermissionsExt as _;
 

@@ -6,7 +6,7 @@ use hyper::header::{HeaderMap, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, Uri};
 
 use crate::agent::http::{Http, Outgoing, Target};
-use crate::config::{Config, RouteCharge, RouteConfig, UpstreamConfig};
+use crate::config::{Config, RouteConfig, UpstreamConfig};
 use crate::domain::Micros;
 
 /// What many APIs have, below a pattern that covers it.
@@ -29,10 +29,7 @@ pub(super) struct Suggestion {
 pub(super) async fn suggest(config: &Config, is_demo: bool) -> Suggestion {
     let routes = || {
         let with_get = config.routes.iter().filter(|route| route.methods.contains("GET"));
-        with_get.filter_map(|route| match route.charge {
-            RouteCharge::Fixed(price) => Some((route, price)),
-            RouteCharge::Free => None,
-        })
+        with_get.filter_map(|route| Some((route, route.charge.rule()?.most())))
     };
     // The dearest shows most: the demo's is the weather.
     let mut plain: Vec<_> = routes().filter(|(route, _)| !is_open(&route.pattern)).collect();

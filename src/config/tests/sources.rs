@@ -208,10 +208,7 @@ fn options() -> SandboxOptions {
 }
 
 fn prices(config: &Config) -> Vec<(String, Option<String>)> {
-    let price = |route: &RouteConfig| match route.charge {
-        RouteCharge::Free => None,
-        RouteCharge::Fixed(price) => Some(price.to_major_string()),
-    };
+    let price = |route: &RouteConfig| route.charge.rule().map(|rule| rule.most().to_major_string());
     config.routes.iter().map(|route| (route.pattern.clone(), price(route))).collect()
 }
 

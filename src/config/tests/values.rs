@@ -211,7 +211,7 @@ fn a_route_is_read_whole() {
     let [sold, free] = config.routes.as_slice() else { panic!("two routes") };
     assert_eq!(sold.methods.iter().map(String::as_str).collect::<Vec<_>>(), ["GET", "POST"]);
     assert_eq!(sold.pattern, "/api/{city}/*");
-    assert_eq!(sold.charge, RouteCharge::Fixed(Micros::new(125).unwrap()));
+    assert_eq!(sold.charge, RouteCharge::fixed(Micros::new(125).unwrap()));
     assert_eq!(sold.description.as_deref(), Some("Weather"));
     assert_eq!(sold.mime_type.as_deref(), Some("application/json; charset=utf-8"));
     assert_eq!(sold.charged_statuses, StatusSet::new((200..300).chain([304, 404])));

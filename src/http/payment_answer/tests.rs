@@ -60,7 +60,7 @@ fn offers(config: &Config) -> Offers {
 
 fn sale<'a>(config: &'a Config, path: &'a str) -> Sale<'a> {
     let route = &config.routes[0];
-    let crate::config::RouteCharge::Fixed(price) = route.charge else { panic!("it is sold") };
+    let price = route.charge.rule().expect("it is sold").most();
     Sale {
         origin: &config.public_url,
         path,

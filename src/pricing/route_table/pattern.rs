@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::{canonicalise, fold, spelling};
-use crate::proxy::path::is_dot_or_blank;
+use crate::pricing::path::is_dot_or_blank;
 
 /// A segment of a pattern, ordered from most to least specific.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,35 +1,33 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::StatusSet;
 use crate::domain::Micros;
-use crate::proxy::path::folded;
+use crate::pricing::PriceRule;
+use crate::pricing::path::folded;
+use crate::pricing::toys::BY_THE_PIECE;
 
-fn route(methods: &str, pattern: &str, micros: i64) -> RouteConfig {
-    RouteConfig {
+fn route(methods: &str, pattern: &str, micros: i64) -> (RouteRule, ()) {
+    let charge = match micros {
+        0 => RouteCharge::Free,
+        price => RouteCharge::fixed(Micros::new(price).expect("in range")),
+    };
+    (rule(methods, pattern, charge), ())
+}
+
+fn rule(methods: &str, pattern: &str, charge: RouteCharge) -> RouteRule {
+    RouteRule {
         methods: methods.split(',').filter(|m| !m.is_empty()).map(str::to_owned).collect(),
         pattern: pattern.to_owned(),
-        charge: match micros {
-            0 => RouteCharge::Free,
-            price => RouteCharge::Fixed(Micros::new(price).expect("in range")),
-        },
-        description: None,
-        mime_type: None,
-        charged_statuses: StatusSet::default_charged(),
-        response_timeout: None,
-        idle_timeout: None,
-        body_timeout: None,
-        max_body_bytes: None,
+        charge,
     }
 }
 
-fn table(routes: &[(&str, &str, i64)]) -> RouteTable {
-    let configs: Vec<RouteConfig> = routes.iter().map(|(m, p, price)| route(m, p, *price)).collect();
-    RouteTable::new(&configs).expect("usable routes")
+fn table(routes: &[(&str, &str, i64)]) -> RouteTable<()> {
+    RouteTable::new(routes.iter().map(|(m, p, price)| route(m, p, *price))).expect("usable routes")
 }
 
 /// The name of the route, or `-` and what it looks like.
-fn found(table: &RouteTable, method: &str, path: &str) -> String {
+fn found(table: &RouteTable<()>, method: &str, path: &str) -> String {
     match table.find(method, &canonicalise(path).expect(path)) {
         Found::Route(route) => route.name.clone(),
         Found::NotConfigured { looks_like } => {
@@ -276,7 +274,7 @@ fn routes_that_cannot_be_used_are_reported_at_once() {
         route("GET", "/a?b", 1),
         route("GET", "", 1),
     ];
-    let problems = RouteTable::new(&bad).expect_err("unusable");
+    let problems = RouteTable::new(bad).expect_err("unusable");
     let indexes: Vec<usize> = problems.iter().map(|problem| problem.index).collect();
     assert_eq!(indexes, [0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
     assert_eq!(problems[0].to_string(), "routes[0]: it lists no method");
@@ -295,7 +293,7 @@ fn equal_routes_are_reported() {
         (("GET", "/a/*"), ("GET", "/a/{x}"), false),
     ] {
         let routes = [route(left.0, left.1, 1), route(right.0, right.1, 2)];
-        let answer = RouteTable::new(&routes);
+        let answer = RouteTable::new(routes);
         assert_eq!(answer.is_err(), is_problem, "{left:?} {right:?}");
         if let Err(problems) = answer {
             assert_eq!((problems.len(), problems[0].index), (1, 1));
@@ -323,6 +321,24 @@ fn a_post_that_costs_less_than_another_method_of_its_path_is_named() {
         let found = table(routes).cheaper_posts();
         let found = found.first().map(|(cheap, dear, path)| (cheap.as_str(), dear.as_str(), path.as_str()));
         assert_eq!(found, expected, "{routes:?}");
+    }
+}
+
+#[test]
+fn what_a_price_can_be_at_most_decides_which_pattern_is_dearer() {
+    let fixed = |price| RouteCharge::Priced(PriceRule::Fixed(Micros::new(price).expect("in range")));
+    let by_body = RouteCharge::Priced(BY_THE_PIECE);
+    // The body's price is 1,000 at most, and often less than a fixed 900.
+    for (rest, named, expected) in [
+        (fixed(900), by_body, "- POST /api/pieces"),
+        (fixed(1_000), by_body, "GET,POST /*"),
+        (RouteCharge::Free, by_body, "- POST /api/pieces"),
+        (by_body, fixed(900), "GET,POST /*"),
+        (by_body, fixed(1_001), "- POST /api/pieces"),
+    ] {
+        let routes = [rule("GET,POST", "/*", rest), rule("POST", "/api/pieces", named)];
+        let table = RouteTable::new(routes.map(|rule| (rule, ()))).expect("usable routes");
+        assert_eq!(found(&table, "GET", "/api/pieces"), expected, "{rest:?} {named:?}");
     }
 }
 
@@ -441,7 +457,7 @@ fn mutate(path: &str, changes: &[u8], slash: bool) -> String {
 fn price(charge: RouteCharge) -> i64 {
     match charge {
         RouteCharge::Free => 0,
-        RouteCharge::Fixed(price) => price.get(),
+        RouteCharge::Priced(rule) => rule.most().get(),
     }
 }
 
@@ -469,7 +485,7 @@ proptest! {
             prop_assert_eq!(lenient(&raw), lenient(path));
             prop_assert_eq!(folded(&canonical), lenient(path));
             if let Found::Route(found) = table.find(method, &canonical) {
-                prop_assert!(price(found.config.charge) == 50, "{} {} reached {}", method, raw, found.name);
+                prop_assert!(price(found.rule.charge) == 50, "{} {} reached {}", method, raw, found.name);
                 prop_assert_eq!(canonical.as_str(), path.as_str());
             }
         }
@@ -491,7 +507,7 @@ proptest! {
         let ends = decoded.trim_end_matches(['/', '.', ' ']);
         prop_assume!(ends.is_empty() || (ends.starts_with('.') && !ends.contains(['/', ' '])));
         if let Found::Route(found) = table.find(method, &canonical) {
-            prop_assert!(price(found.config.charge) == 50, "{} {} reached {}", method, canonical.as_str(), found.name);
+            prop_assert!(price(found.rule.charge) == 50, "{} {} reached {}", method, canonical.as_str(), found.name);
         }
     }
 
@@ -514,7 +530,7 @@ proptest! {
         });
         let raw = format!("/{}{after}", disguised.collect::<Vec<_>>().join(separator));
         if let Found::Route(found) = table.find(method, &canonicalise(&raw).expect("can be read in one way")) {
-            prop_assert!(price(found.config.charge) == 50, "{} {} reached {}", method, raw, found.name);
+            prop_assert!(price(found.rule.charge) == 50, "{} {} reached {}", method, raw, found.name);
         }
     }
 
@@ -525,9 +541,8 @@ proptest! {
         costs in prop::collection::vec(0_i64..3, 6),
     ) {
         prop_assume!(path.starts_with('/'));
-        let configs: Vec<RouteConfig> =
-            patterns.iter().zip(&costs).map(|(pattern, cost)| route("GET", pattern, *cost)).collect();
-        if let Ok(table) = RouteTable::new(&configs) {
+        let routes = patterns.iter().zip(&costs).map(|(pattern, cost)| route("GET", pattern, *cost));
+        if let Ok(table) = RouteTable::new(routes) {
             let path = canonicalise(&path).expect("valid");
             if let Found::Route(found) = table.find("GET", &path) {
                 let matching = table.patterns.iter().enumerate().filter(|(_, p)| p.matches(&segments(path.as_str())));

@@ -32,7 +32,7 @@ pub fn folded(path: &CanonicalPath) -> String {
 }
 
 /// [`folded`] for a text that is known to be canonical: a path, or one segment.
-pub(in crate::proxy) fn fold(canonical: &str) -> String {
+pub(in crate::pricing) fn fold(canonical: &str) -> String {
     let decoded = decoded_bytes(canonical);
     let text = String::from_utf8_lossy(&decoded);
     let mut folded = String::with_capacity(text.len());
@@ -53,7 +53,7 @@ pub(in crate::proxy) fn fold(canonical: &str) -> String {
 
 /// The path of a server that brings it into one form before it splits it: `／` is a separator then, `％２Ｆ` is decoded, and
 /// what follows `；` is a parameter. `None`: there is nothing of that in it.
-pub(in crate::proxy) fn split_afterwards(path: &CanonicalPath) -> Option<String> {
+pub(in crate::pricing) fn split_afterwards(path: &CanonicalPath) -> Option<String> {
     let decoded = decoded_bytes(path.as_str());
     if decoded.is_ascii() {
         return None;

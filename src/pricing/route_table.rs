@@ -8,7 +8,7 @@
 //! Upstreams often serve `/API/Weather`, `/api/weather/` or `/api/w%65ather` as `/api/weather`. Matching is exact, so such a
 //! spelling would slip from the priced route into a free or cheaper pattern. Therefore a route that was chosen by a pattern
 //! is **not** used when a dearer route, *whatever its method*, has a pattern that is at least as specific and matches the
-//! folded path (see [`folded`](crate::proxy::path::folded)). The answer is then [`Found::NotConfigured`]: fail closed.
+//! folded path (see [`folded`](crate::pricing::path::folded)). The answer is then [`Found::NotConfigured`]: fail closed.
 //! Some upstreams also take `/api/weather.json` for `/api/weather`: a dearer route that matches without the extension objects
 //! when its pattern is more specific than the chosen one. And some decode `%3F` or `%23` before they look for the query: for
 //! the path up to there every dearer route objects, unless the chosen one matches it too and is more specific. So it is for a
@@ -22,7 +22,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use super::path::{CanonicalPath, canonicalise, fold, split_afterwards};
-use crate::config::{RouteCharge, RouteConfig};
+use super::price::RouteCharge;
 
 mod pattern;
 mod spelling;
@@ -32,22 +32,44 @@ use pattern::{Pattern, before_parameter, before_query, segments};
 /// What a route may list.
 pub const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
-/// A route that can be matched.
-#[derive(Debug, Clone)]
-pub struct CompiledRoute {
+/// A route as its seller has written it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteRule {
+    /// Upper-case HTTP methods. `GET` implies `HEAD` at the same price.
+    pub methods: BTreeSet<String>,
+    /// Starts with `/`; segments are literals, `{name}`, or a final `*` for any rest.
+    pub pattern: String,
+    /// What a request costs there.
+    pub charge: RouteCharge,
+}
+
+impl RouteRule {
+    /// For people, labels and entries: `GET /api/weather`, with several methods `GET,POST /x`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let methods: Vec<&str> = self.methods.iter().map(String::as_str).collect();
+        format!("{} {}", methods.join(","), self.pattern)
+    }
+}
+
+/// A route that can be matched, and what it leads to.
+#[derive(Debug)]
+pub struct Route<T> {
     /// Its place in the configuration.
-    pub index: usize,
-    /// For people and labels: `GET /api/weather`, with several methods `GET,POST /x`.
+    index: usize,
+    /// See [`RouteRule::name`].
     pub name: String,
-    /// The route as configured.
-    pub config: RouteConfig,
+    /// As written.
+    pub rule: RouteRule,
+    /// What the door keeps of it.
+    pub leads_to: T,
 }
 
 /// The answer to a lookup.
-#[derive(Debug, Clone, Copy)]
-pub enum Found<'a> {
+#[derive(Debug)]
+pub enum Found<'a, T> {
     /// Use this route.
-    Route(&'a CompiledRoute),
+    Route(&'a Route<T>),
     /// No route may serve this request.
     NotConfigured {
         /// The name of the route that was probably meant: the spelling or the method differs.
@@ -90,11 +112,17 @@ impl fmt::Display for Overlap {
     }
 }
 
+impl<T> Route<T> {
+    fn is_dearer_than(&self, other: &Self) -> bool {
+        self.rule.charge.is_dearer_than(other.rule.charge)
+    }
+}
+
 /// Every route, ready to be looked up.
 #[derive(Debug)]
-pub struct RouteTable {
+pub struct RouteTable<T> {
     /// In the order of the configuration.
-    routes: Vec<CompiledRoute>,
+    routes: Vec<Route<T>>,
     /// The pattern of each route.
     patterns: Vec<Pattern>,
     /// For each route the dearer routes that may object to it, most specific first.
@@ -107,23 +135,24 @@ pub struct RouteTable {
     by_specificity: Vec<usize>,
 }
 
-impl RouteTable {
+impl<T> RouteTable<T> {
     /// Checks and prepares the routes.
     ///
     /// # Errors
     /// Every [`RouteProblem`] at once.
-    pub fn new(routes: &[RouteConfig]) -> Result<Self, Vec<RouteProblem>> {
+    pub fn new(routes: impl IntoIterator<Item = (RouteRule, T)>) -> Result<Self, Vec<RouteProblem>> {
+        let (rules, lead_to): (Vec<RouteRule>, Vec<T>) = routes.into_iter().unzip();
         let mut problems = Vec::new();
-        let mut written = Vec::with_capacity(routes.len());
-        for (index, route) in routes.iter().enumerate() {
+        let mut written = Vec::with_capacity(rules.len());
+        for (index, rule) in rules.iter().enumerate() {
             let mut problem = |message: String| problems.push(RouteProblem { index, message });
-            if route.methods.is_empty() {
+            if rule.methods.is_empty() {
                 problem("it lists no method".to_owned());
             }
-            for method in route.methods.iter().filter(|method| !METHODS.contains(&method.as_str())) {
+            for method in rule.methods.iter().filter(|method| !METHODS.contains(&method.as_str())) {
                 problem(format!("{method:?} is not one of {}", METHODS.join(", ")));
             }
-            match Written::new(index, &route.methods, &route.pattern) {
+            match Written::new(index, &rule.methods, &rule.pattern) {
                 Ok(route) => written.push(route),
                 Err(message) => problem(format!("the path {message}")),
             }
@@ -134,17 +163,25 @@ impl RouteTable {
         if !problems.is_empty() {
             return Err(problems);
         }
-        Ok(Self::compile(routes, written.into_iter().map(|route| route.pattern).collect()))
+        let patterns = written.into_iter().map(|route| route.pattern).collect();
+        let route = |(index, (rule, leads_to)): (usize, (RouteRule, T))| Route {
+            index,
+            name: rule.name(),
+            rule,
+            leads_to,
+        };
+        let routes = rules.into_iter().zip(lead_to).enumerate().map(route).collect();
+        Ok(Self::compile(routes, patterns))
     }
 
-    fn compile(routes: &[RouteConfig], patterns: Vec<Pattern>) -> Self {
+    fn compile(routes: Vec<Route<T>>, patterns: Vec<Pattern>) -> Self {
         let mut by_specificity: Vec<usize> = (0..routes.len()).collect();
         by_specificity.sort_by(|a, b| patterns[*a].specificity(&patterns[*b]));
         let mut literal: HashMap<String, Vec<usize>> = HashMap::new();
         let mut general = Vec::new();
         for index in &by_specificity {
             if patterns[*index].is_literal() {
-                literal.entry(routes[*index].pattern.clone()).or_default().push(*index);
+                literal.entry(routes[*index].rule.pattern.clone()).or_default().push(*index);
             } else {
                 general.push(*index);
             }
@@ -152,30 +189,25 @@ impl RouteTable {
         let rivals = (0..routes.len())
             .map(|index| {
                 let can_object = |rival: &&usize| {
-                    is_dearer(routes[**rival].charge, routes[index].charge)
+                    routes[**rival].is_dearer_than(&routes[index])
                         && patterns[**rival] != patterns[index]
                         && patterns[**rival].specificity(&patterns[index]) != Ordering::Greater
                 };
                 by_specificity.iter().filter(can_object).copied().collect()
             })
             .collect();
-        let routes = routes
-            .iter()
-            .enumerate()
-            .map(|(index, config)| CompiledRoute { index, name: name_of(config), config: config.clone() })
-            .collect();
         Self { routes, patterns, rivals, literal, general, by_specificity }
     }
 
     /// The routes in the order of the configuration.
     #[must_use]
-    pub fn routes(&self) -> &[CompiledRoute] {
+    pub fn routes(&self) -> &[Route<T>] {
         &self.routes
     }
 
     /// The route for a request; see the module for the rules. `method` is upper case; `HEAD` is served where `GET` is.
     #[must_use]
-    pub fn find(&self, method: &str, path: &CanonicalPath) -> Found<'_> {
+    pub fn find(&self, method: &str, path: &CanonicalPath) -> Found<'_, T> {
         let exact = self.literal.get(path.as_str());
         if let Some(route) = exact.and_then(|routes| self.first_with_method(routes.iter(), method)) {
             return Found::Route(route);
@@ -209,7 +241,7 @@ impl RouteTable {
     }
 
     /// The dearer route for which an upstream could take the path, although `selected` matches it.
-    fn objection(&self, selected: &CompiledRoute, folded: &str) -> Option<&usize> {
+    fn objection(&self, selected: &Route<T>, folded: &str) -> Option<&usize> {
         let own = &self.patterns[selected.index];
         let parts = segments(folded);
         let by_spelling = self.rivals[selected.index].iter().find(|rival| {
@@ -231,7 +263,7 @@ impl RouteTable {
 
     /// The same where an upstream sees another path: being less specific is no excuse here. `/jokes/{id}` does not match what
     /// `/jokes/%3Fx` is cut to, `/{list}` does.
-    fn objection_to(&self, selected: &CompiledRoute, other: &str) -> Option<&usize> {
+    fn objection_to(&self, selected: &Route<T>, other: &str) -> Option<&usize> {
         let own = &self.patterns[selected.index];
         let parts = segments(other);
         let matches_too = own.matches_folded(&parts);
@@ -240,7 +272,7 @@ impl RouteTable {
             let may_object =
                 !matches_too || (pattern != own && pattern.specificity(own) != Ordering::Greater);
             may_object
-                && is_dearer(self.routes[**index].config.charge, selected.config.charge)
+                && self.routes[**index].is_dearer_than(selected)
                 && pattern.matches_with_extension(&parts)
         })
     }
@@ -249,16 +281,16 @@ impl RouteTable {
         &'a self,
         mut candidates: impl Iterator<Item = &'a usize>,
         method: &str,
-    ) -> Option<&'a CompiledRoute> {
+    ) -> Option<&'a Route<T>> {
         candidates
-            .find(|index| serves(&self.routes[**index].config.methods, method))
+            .find(|index| serves(&self.routes[**index].rule.methods, method))
             .map(|index| &self.routes[*index])
     }
 
     /// Every free pattern that shares a path, in any spelling, with a priced one, so that the seller can be told.
     #[must_use]
     pub fn overlaps(&self) -> Vec<Overlap> {
-        let is_free = |route: &&CompiledRoute| route.config.charge == RouteCharge::Free;
+        let is_free = |route: &&Route<T>| route.rule.charge == RouteCharge::Free;
         let mut overlaps = Vec::new();
         for free in self.routes.iter().filter(is_free) {
             for priced in self.routes.iter().filter(|route| !is_free(route)) {
@@ -281,12 +313,12 @@ impl RouteTable {
     #[must_use]
     pub fn cheaper_posts(&self) -> Vec<(String, String, String)> {
         let mut found = Vec::new();
-        for cheap in self.routes.iter().filter(|route| route.config.methods.contains("POST")) {
-            for dear in self.routes.iter().filter(|dear| is_dearer(dear.config.charge, cheap.config.charge)) {
+        for cheap in self.routes.iter().filter(|route| route.rule.methods.contains("POST")) {
+            for dear in self.routes.iter().filter(|dear| dear.is_dearer_than(cheap)) {
                 let changes = |method: &&String| !matches!(method.as_str(), "GET" | "HEAD" | "POST");
                 let shared = self.patterns[dear.index].common_path(&self.patterns[cheap.index]);
                 if let Some(path) = shared
-                    && dear.config.methods.iter().any(|method| changes(&method))
+                    && dear.rule.methods.iter().any(|method| changes(&method))
                     && self.serves(cheap, &path)
                     && self.serves(dear, &path)
                 {
@@ -298,9 +330,9 @@ impl RouteTable {
     }
 
     /// Whether this very route answers the path, with any of its methods.
-    fn serves(&self, route: &CompiledRoute, path: &str) -> bool {
+    fn serves(&self, route: &Route<T>, path: &str) -> bool {
         canonicalise(path).is_ok_and(|path| {
-            route.config.methods.iter().any(|method| {
+            route.rule.methods.iter().any(|method| {
                 matches!(self.find(method, &path), Found::Route(found) if found.index == route.index)
             })
         })
@@ -356,19 +388,6 @@ pub(crate) fn equal_routes(routes: &[Written<'_>]) -> Vec<RouteProblem> {
 /// Whether the route answers this method: `GET` answers `HEAD` at the same price.
 fn serves(methods: &BTreeSet<String>, method: &str) -> bool {
     methods.contains(method) || (method == "HEAD" && methods.contains("GET"))
-}
-
-fn is_dearer(charge: RouteCharge, than: RouteCharge) -> bool {
-    match (charge, than) {
-        (RouteCharge::Free, _) => false,
-        (RouteCharge::Fixed(_), RouteCharge::Free) => true,
-        (RouteCharge::Fixed(price), RouteCharge::Fixed(other)) => price > other,
-    }
-}
-
-fn name_of(route: &RouteConfig) -> String {
-    let methods: Vec<&str> = route.methods.iter().map(String::as_str).collect();
-    format!("{} {}", methods.join(","), route.pattern)
 }
 
 #[cfg(test)]
