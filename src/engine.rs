@@ -33,6 +33,7 @@ use crate::payments::refunds::Refunds;
 use crate::payments::{Applier, Inbox, Poller, Watch};
 use crate::paywall::offer::Offers;
 use crate::paywall::{Paywall, PaywallParts};
+use crate::protocol::SPOKEN;
 use crate::proxy::reachability::Reachability;
 use crate::proxy::upstream::UpstreamSetupError;
 use crate::stripe::{Stripe, StripeSetupError};
@@ -162,6 +163,7 @@ impl Engine {
         let watch = DatabaseWatch::new(db.clone(), own.as_ref()).await;
         let keys = Arc::new(Keys::new(db.reader().clone()));
         let tasks = MoneyWork::on_this_runtime();
+        let seal_key = key_secret.seal_key();
         let top_ups = TopUps::new(
             TopUpParts {
                 db: db.clone(),
@@ -198,6 +200,8 @@ impl Engine {
         let offers = Offers {
             publishable_key: config.stripe.publishable_key.clone(),
             amounts: top_ups.amounts().clone(),
+            dialects: SPOKEN,
+            seal_key,
         };
         let metrics = Arc::new(Metrics::new());
         let inbox = Inbox::new(db.clone(), tasks.clone());

@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::db::{Db, DbError, query, query_scalar};
 use crate::domain::ids::random_bytes;
 use crate::domain::{ClientKey, KeyId};
+use crate::protocol::SealKey;
 
 /// All versions of the key secret.
 #[derive(Clone)]
@@ -195,6 +196,16 @@ impl KeySecret {
         (id, *version, ClientKey::derive(secret, id))
     }
 
+    /// What challenges are sealed with: all nodes have the same, and whoever knows it learns nothing of client keys.
+    ///
+    /// # Panics
+    /// Never: there is at least one version.
+    #[must_use]
+    pub fn seal_key(&self) -> SealKey {
+        let (_, secret) = self.versions.last_key_value().expect("at least one version");
+        SealKey::new(derived(secret, b"prepaid402 challenge seal"))
+    }
+
     /// The same key again, or `None` when that version is gone.
     #[must_use]
     pub fn again(&self, id: KeyId, version: i64) -> Option<ClientKey> {
@@ -212,9 +223,13 @@ fn is_random(secret: &[u8; 32]) -> bool {
 
 /// Tells secrets apart and gives nothing away: 256 random bits cannot be found from a hash of them.
 fn digest(secret: &[u8; 32]) -> [u8; 32] {
+    derived(secret, b"prepaid402 key secret version")
+}
+
+fn derived(secret: &[u8; 32], what_for: &[u8]) -> [u8; 32] {
     use hmac::{KeyInit as _, Mac as _};
     let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(secret).expect("any length is a key");
-    mac.update(b"prepaid402 key secret version");
+    mac.update(what_for);
     mac.finalize().into_bytes().into()
 }
 

@@ -9,6 +9,7 @@ use super::secrets::SecretSources;
 use super::section::Section;
 use super::validate::millis;
 use super::{Secret, UpstreamConfig, parse::WebAddress};
+use crate::protocol::SPOKEN;
 use crate::trust::{CA_FILE_VARIABLE, Trust};
 
 /// Headers that belong to the connection, or to us, and are never set from the file.
@@ -24,9 +25,6 @@ const RESERVED_HEADERS: &[&str] = &[
     "upgrade",
     "host",
     "content-length",
-    "payment",
-    "payment-required",
-    "payment-response",
 ];
 
 /// More than anybody needs, and little enough for any upstream's header limit.
@@ -162,7 +160,7 @@ fn header_name(element: &Section<'_>, report: &mut Report) -> Option<String> {
             return None;
         }
     };
-    if RESERVED_HEADERS.contains(&name.as_str()) {
+    if RESERVED_HEADERS.contains(&name.as_str()) || SPOKEN.names(&name) {
         let what = format!(
             "{name} belongs to the connection or to the payment: choose a name such as \"x-gateway-token\""
         );

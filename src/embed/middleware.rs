@@ -29,24 +29,25 @@ use crate::crowd::Standing;
 use crate::domain::{Micros, RequestId};
 use crate::http::delivery::{Delivery, Upload};
 use crate::http::framing;
-use crate::http::gateway::{not_charged_problem, read_credential, replay};
+use crate::http::gateway::replay;
 use crate::http::kept_answer;
 use crate::http::metrics::Outcome;
-use crate::http::payment_answer::{self, NOT_CHARGED};
+use crate::http::payment_answer::{self, NOT_CHARGED, Note, not_charged_problem};
 use crate::http::problem::{self, Problem};
 use crate::http::record_stream::{X_ACCEL_BUFFERING, is_stream_of_records, unbuffered};
 use crate::http::repeat_headers;
 use crate::http::repeat_key::{self, Unfit};
 use crate::http::request_log;
+use crate::http::spoken::{self, NotTaken};
 use crate::http::who_asks::{self, Ask};
 use crate::http::{finish, in_vain, preflight, target};
 use crate::ledger::{ClientId, mailbox};
-use crate::paywall::offer::{Challenge, Sale};
+use crate::paywall::offer::Resource;
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Wallet,
 };
 use crate::pricing::{PriceRule, Quote, StatusSet};
-use crate::protocol::stripe402::PaymentResponse;
+use crate::protocol::{Challenge, Dialect};
 use crate::proxy::headers::matches_anything;
 use crate::proxy::pace::Patience;
 
@@ -59,8 +60,8 @@ pub struct Price {
     description: Option<Arc<str>>,
     mime_type: Option<Arc<str>>,
     body_timeout: Option<Duration>,
-    /// The answer to whoever presents nothing; made at the first such request.
-    challenge: Arc<OnceLock<Challenge>>,
+    /// The answer to whoever presents nothing, made at the first such request, and the name of the handler that it is for.
+    challenge: Arc<OnceLock<(String, Challenge)>>,
     /// In words, for the log.
     text: Arc<str>,
     nesting: Arc<Nesting>,
@@ -116,20 +117,28 @@ impl Price {
         self.body_timeout.unwrap_or(self.inner.limits.body_timeout)
     }
 
-    fn sale<'a>(&'a self, origin: &'a str, path: &'a str) -> Sale<'a> {
-        Sale {
-            origin,
-            path,
-            description: self.description.as_deref(),
-            mime_type: self.mime_type.as_deref(),
-            price: self.rule.most(),
-        }
+    fn resource<'a>(&'a self, origin: &'a str, path: &'a str, quote: &'a Quote) -> Resource<'a> {
+        let (description, mime_type) = (self.description.as_deref(), self.mime_type.as_deref());
+        Resource { origin, path, description, mime_type, quote: Some(quote) }
     }
 
-    /// What the handler of this request is called in entries.
     fn sold(&self, request: &ServiceRequest) -> Arc<Sold> {
-        let pattern = request.match_pattern().unwrap_or_else(|| "an unnamed handler".to_owned());
-        self.inner.sold(format!("{} {pattern}", request.method()), self.rule, &self.charged)
+        self.inner.sold(name_of(request), self.rule, &self.charged)
+    }
+
+    /// The answer to whoever presents nothing.
+    fn challenge(&self, request: &ServiceRequest, url: &str, id: RequestId) -> HttpResponse {
+        let prepare = || {
+            let quote = self.sold(request).listing.list_quote();
+            self.inner.parts.offers.challenge(self.resource("", "", &quote))
+        };
+        let name = name_of(request);
+        let (first, prepared) = self.challenge.get_or_init(|| (name.clone(), prepare()));
+        if *first == name {
+            return payment_answer::challenge(prepared, url, id);
+        }
+        // Another method, or another handler behind the same price. Not kept: names come from outside.
+        payment_answer::challenge(&prepare(), url, id)
     }
 }
 
@@ -224,6 +233,16 @@ struct Running {
     handed_out: HandedOut,
     sold: Arc<Sold>,
     quote: Quote,
+    /// In which the caller speaks.
+    dialect: &'static Dialect,
+}
+
+/// What is opened for a request, and how its caller is answered.
+struct Sale {
+    opened: Opened,
+    sold: Arc<Sold>,
+    quote: Quote,
+    dialect: &'static Dialect,
 }
 
 impl Price {
@@ -249,7 +268,7 @@ impl Price {
         if self.nesting.is_known(&request) {
             return nested(request, id);
         }
-        let (opened, sold, quote) = match self.open(&mut request, id).await {
+        let Sale { opened, sold, quote, dialect } = match self.open(&mut request, id).await {
             Ok(opened) => opened,
             Err((answer, outcome)) => return (Ok(request.into_response(answer)), outcome),
         };
@@ -262,7 +281,7 @@ impl Price {
             }
             Opened::Again(payer) => Payer::Before(payer),
             Opened::Replayed(replayed) => {
-                let answer = replay(&replayed, *request.method() == Method::HEAD);
+                let answer = replay(dialect, &replayed, *request.method() == Method::HEAD);
                 return (Ok(request.into_response(answer)), Outcome::Repeated);
             }
         };
@@ -284,7 +303,7 @@ impl Price {
         if let Some(watching) = departures::watch_here() {
             actix_web::rt::spawn(watching);
         }
-        let running = Running { id, version: request.version(), upload, handed_out, sold, quote };
+        let running = Running { id, version: request.version(), upload, handed_out, sold, quote, dialect };
         // In a task of its own: a caller who hangs up once the work has begun does not get it for nothing.
         let work = actix_web::rt::spawn(async move {
             let handled = until_panic(async move {
@@ -299,7 +318,7 @@ impl Price {
                 (Payer::Before(payer), Ok(handled)) => {
                     (self.again(handled, &payer, &running), Outcome::Repeated)
                 }
-                (payer, Err(Panicked)) => (self.panicked(payer, id).await, Outcome::UpstreamFailed),
+                (payer, Err(Panicked)) => (self.panicked(payer, id, dialect).await, Outcome::UpstreamFailed),
             }
         });
         work.await.unwrap_or_else(|error| {
@@ -309,9 +328,13 @@ impl Price {
         })
     }
 
-    fn refuse(&self, origin: &str, path: &str, refused: &Refused, id: RequestId) -> HttpResponse {
-        let mut answer =
-            payment_answer::refused(&self.inner.parts.offers, self.sale(origin, path), refused, id);
+    fn refuse(
+        &self,
+        resource: Resource<'_>,
+        refused: (&'static Dialect, &Refused),
+        id: RequestId,
+    ) -> HttpResponse {
+        let mut answer = payment_answer::refused(&self.inner.parts.offers, resource, refused, id);
         in_vain::tell(self.inner.parts.db.condition(), answer.headers_mut());
         answer
     }
@@ -321,19 +344,27 @@ impl Price {
         &self,
         request: &mut ServiceRequest,
         id: RequestId,
-    ) -> Result<(Opened, Arc<Sold>, Quote), (HttpResponse, Outcome)> {
+    ) -> Result<Sale, (HttpResponse, Outcome)> {
         let (origin, path) = (self.inner.parts.origin.of(request.request()), request.path().to_owned());
-        let refuse = |refused: &Refused| self.refuse(&origin, &path, refused, id);
-        let mut credential = match read_credential(request.request()) {
+        let presented = spoken::read_credential(&self.inner.parts.offers.dialects, request.headers());
+        if let Ok(None) = &presented {
+            let url = [&*origin, &*path].concat();
+            return Err((self.challenge(request, &url, id), Outcome::Challenged));
+        }
+        let sold = self.sold(request);
+        let quote = sold.listing.list_quote();
+        let resource = self.resource(&origin, &path, &quote);
+        let mut credential = match presented {
             Ok(Some(credential)) => credential,
-            Ok(None) => {
-                let offers = &self.inner.parts.offers;
-                let challenge = self.challenge.get_or_init(|| offers.challenge(self.sale("", "")));
-                let answer = payment_answer::challenge(challenge, self.sale(&origin, &path), id);
-                return Err((answer, Outcome::Challenged));
+            Ok(None) => return Err((problem::plain(Problem::InvalidRequest, id), Outcome::Refused)),
+            Err(NotTaken::Refused(dialect, refusal)) => {
+                let answer = self.refuse(resource, (dialect, &Refused::because(refusal)), id);
+                return Err((answer, Outcome::PaymentRefused));
             }
-            Err(error) => return Err((refuse(&Refused::because(error.into())), Outcome::PaymentRefused)),
+            Err(NotTaken::Problem(problem)) => return Err((problem::plain(problem, id), Outcome::Refused)),
         };
+        let dialect = credential.dialect;
+        let refuse = |refused: &Refused| self.refuse(resource, (dialect, refused), id);
         let parts = &self.inner.parts;
         if parts.closing.load(Ordering::Relaxed) {
             // The books are being closed: the handler must not work for a charge that cannot be made any more.
@@ -342,13 +373,14 @@ impl Price {
         if upload::is_too_large(request, &self.inner.limits) {
             return Err((problem::plain(Problem::BodyTooLarge, id), Outcome::Refused));
         }
-        let sold = self.sold(request);
-        let quote = sold.listing.list_quote();
         let unfit = |unfit| match unfit {
             Unfit::Refusal(refusal) => (refuse(&Refused::because(refusal)), Outcome::PaymentRefused),
             Unfit::Problem(problem) => (problem::plain(problem, id), Outcome::Refused),
         };
         let key = repeat_key::presented(request.headers()).map_err(unfit)?.cloned();
+        if let Err(refusal) = parts.offers.verify(&credential, &quote) {
+            return Err((refuse(&Refused::because(refusal)), Outcome::PaymentRefused));
+        }
         let caller = parts.callers.address(request.request());
         // Who asks comes first: whoever is nobody, or sends a body slowly, must not keep others out.
         let mut wallet = match parts.paywall.recognise_at_once(&credential) {
@@ -374,7 +406,8 @@ impl Price {
         let purchase =
             Purchase { request: id, quote: quote.clone(), credential, wallet, is_safe, repeat, caller };
         if let Some(admitted) = parts.paywall.open_at_once(&purchase) {
-            return Ok((Opened::Admitted(Box::new(admitted)), sold, quote));
+            let opened = Opened::Admitted(Box::new(admitted));
+            return Ok(Sale { opened, sold, quote, dialect });
         }
         // While it is opened; the handler runs in the server's own limits.
         let (kind, holder) = parts.crowd.who(client, caller);
@@ -388,7 +421,7 @@ impl Price {
         if is_new {
             self.inner.remember(&sold);
         }
-        Ok((opened, sold, quote))
+        Ok(Sale { opened, sold, quote, dialect })
     }
 
     /// In a task of its own: what a caller who hangs up must not cancel.
@@ -453,7 +486,7 @@ impl Price {
             Ok(body) => body,
             Err(error) => {
                 tracing::warn!(%error, request.id = %id, "a handler's answer broke off before it was charged");
-                let note = Box::pin(self.interrupted(admitted)).await;
+                let note = Box::pin(self.interrupted(admitted, running.dialect)).await;
                 let answer = not_charged_problem(Problem::UpstreamFailed, &note, id);
                 return (Ok(ServiceResponse::new(request, answer)), Outcome::UpstreamFailed);
             }
@@ -467,14 +500,15 @@ impl Price {
         });
         match self.capture(admitted, (id, status), kept, running.upload).await {
             Ok((captured, delivery)) => {
-                let receipt = payment_answer::receipt(&captured);
+                let receipt = payment_answer::receipt(running.dialect, &captured);
                 let body = WatchedBody::new(body, is_head, delivery, running.handed_out);
                 let answered = ServiceResponse::new(request, response.set_body(BoxBody::new(body)));
                 (Ok(with_note(answered, &receipt)), Outcome::Paid)
             }
             Err(refused) => {
                 let origin = self.inner.parts.origin.of(&request);
-                let answer = self.refuse(&origin, request.path(), &refused, id);
+                let resource = self.resource(&origin, request.path(), &running.quote);
+                let answer = self.refuse(resource, (running.dialect, &refused), id);
                 (Ok(ServiceResponse::new(request, answer)), Outcome::PaymentRefused)
             }
         }
@@ -490,7 +524,7 @@ impl Price {
         running: &Running,
     ) -> Answer {
         if let Some(problem) = running.upload.fault().map(Problem::from) {
-            let note = self.failed(admitted, problem).await;
+            let note = self.failed(admitted, problem, running.dialect).await;
             let answer = not_charged_problem(problem, &note, running.id);
             let answered = match handled {
                 Ok(answered) => Ok(answered.into_response(answer)),
@@ -498,19 +532,24 @@ impl Price {
             };
             return (answered, Outcome::NotCharged);
         }
-        let note = self.let_go(admitted, status, &running.sold).await;
+        let note = self.let_go(admitted, status, running).await;
         (noted(handled, note, running), Outcome::NotCharged)
     }
 
     /// The handler has panicked. What was set aside for it is let go, and it may have done something.
-    async fn panicked(&self, payer: Payer, id: RequestId) -> Result<ServiceResponse<BoxBody>, Error> {
+    async fn panicked(
+        &self,
+        payer: Payer,
+        id: RequestId,
+        dialect: &'static Dialect,
+    ) -> Result<ServiceResponse<BoxBody>, Error> {
         tracing::error!(request.id = %id, "a handler that is sold has panicked; nothing is charged");
         let problem = Problem::HandlerFailed;
         let note = match payer {
-            Payer::Now(admitted) => self.failed(*admitted, problem).await,
+            Payer::Now(admitted) => self.failed(*admitted, problem, dialect).await,
             Payer::Before(payer) => {
                 let answer = problem.answer();
-                payment_answer::failed_replay(&payer, answer.code, answer.message)
+                payment_answer::failed_replay(dialect, &payer, answer.code, answer.message)
             }
         };
         Err(Failed { problem, note: Some(note), request: id }.into())
@@ -550,30 +589,36 @@ impl Price {
     ) -> Result<ServiceResponse<BoxBody>, Error> {
         let status = status_of(&handled);
         let is_charged = running.quote.charges(status.as_u16());
-        let note = payment_answer::fetched_again(payer, status.as_u16(), is_charged);
+        let note = payment_answer::fetched_again(running.dialect, payer, status.as_u16(), is_charged);
         noted(handled, note, running)
     }
 
-    async fn let_go(&self, admitted: Admitted, status: StatusCode, sold: &Sold) -> PaymentResponse {
-        sold.tell_of_redirect(status.as_u16());
+    async fn let_go(&self, admitted: Admitted, status: StatusCode, running: &Running) -> Note {
+        running.sold.tell_of_redirect(status.as_u16());
         let uncharged = self.inner.parts.paywall.let_go(admitted, false).await;
         let message = format!("The answer {} is not charged.", status.as_u16());
-        payment_answer::not_charged(&uncharged, NOT_CHARGED, &message)
+        payment_answer::not_charged(running.dialect, &uncharged, NOT_CHARGED, &message)
     }
 
     /// The handler has worked, and its answer cannot be delivered.
-    async fn interrupted(&self, admitted: Admitted) -> PaymentResponse {
+    async fn interrupted(&self, admitted: Admitted, dialect: &'static Dialect) -> Note {
         let uncharged = self.inner.parts.paywall.let_go(admitted, true).await;
         let message = "The answer broke off. Nothing is charged for it.";
-        payment_answer::not_charged(&uncharged, NOT_CHARGED, message)
+        payment_answer::not_charged(dialect, &uncharged, NOT_CHARGED, message)
     }
 
     /// The handler has begun, and this is all there is of its answer.
-    async fn failed(&self, admitted: Admitted, problem: Problem) -> PaymentResponse {
+    async fn failed(&self, admitted: Admitted, problem: Problem, dialect: &'static Dialect) -> Note {
         let uncharged = self.inner.parts.paywall.let_go(admitted, true).await;
         let answer = problem.answer();
-        payment_answer::not_charged(&uncharged, answer.code, answer.message)
+        payment_answer::not_charged(dialect, &uncharged, answer.code, answer.message)
     }
+}
+
+/// What a handler is called in entries.
+fn name_of(request: &ServiceRequest) -> String {
+    let pattern = request.match_pattern().unwrap_or_else(|| "an unnamed handler".to_owned());
+    format!("{} {pattern}", request.method())
 }
 
 fn paid(quote: &Quote, wallet: &Wallet, request: RequestId, is_repeat: bool) -> Paid {
@@ -593,11 +638,7 @@ fn status_of(handled: &Handled) -> StatusCode {
     }
 }
 
-fn noted(
-    handled: Handled,
-    note: PaymentResponse,
-    running: &Running,
-) -> Result<ServiceResponse<BoxBody>, Error> {
+fn noted(handled: Handled, note: Note, running: &Running) -> Result<ServiceResponse<BoxBody>, Error> {
     match handled {
         Ok(answered) => Ok(with_note(answered, &note)),
         Err((_, error)) => {

@@ -7,11 +7,10 @@ use actix_web::http::{StatusCode, Version};
 use actix_web::{Error, HttpResponse, ResponseError};
 
 use crate::domain::RequestId;
-use crate::http::payment_answer::{PAYMENT_RESPONSE_NAME, header_value};
+use crate::http::payment_answer::{Note, not_charged_problem};
 use crate::http::problem::{self, Problem};
-use crate::http::{finish, framing, gateway};
+use crate::http::{finish, framing, spoken};
 use crate::ledger::KeptHeader;
-use crate::protocol::stripe402::{PaymentResponse, encode};
 use crate::proxy::headers::CACHING;
 
 /// Headers of an answer that belong to one connection or one caller, and are not stored with it.
@@ -33,25 +32,22 @@ pub(super) fn stored_headers(headers: &HeaderMap) -> impl Iterator<Item = KeptHe
         .map(|(name, value)| (name.to_string(), value.as_bytes().to_vec()))
         .chain([
             ("cache-control".to_owned(), b"private, no-store".to_vec()),
-            ("vary".to_owned(), b"payment".to_vec()),
+            ("vary".to_owned(), spoken::vary().as_bytes().to_vec()),
         ])
 }
 
 /// Adds what became of the payment. It names the caller's wallet, so the answer belongs to one caller and to no cache.
-fn note_in(headers: &mut HeaderMap, note: &PaymentResponse) {
+fn note_in(headers: &mut HeaderMap, note: &Note) {
     let caching: Vec<_> = headers.keys().filter(|name| CACHING.contains(&name.as_str())).cloned().collect();
     for name in caching {
         headers.remove(name);
     }
-    headers.insert(PAYMENT_RESPONSE_NAME, header_value(encode(note)));
+    note.write(headers);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
-    headers.append(VARY, HeaderValue::from_static("payment"));
+    headers.append(VARY, spoken::vary());
 }
 
-pub(super) fn with_note(
-    mut answered: ServiceResponse<BoxBody>,
-    note: &PaymentResponse,
-) -> ServiceResponse<BoxBody> {
+pub(super) fn with_note(mut answered: ServiceResponse<BoxBody>, note: &Note) -> ServiceResponse<BoxBody> {
     note_in(answered.headers_mut(), note);
     answered
 }
@@ -61,7 +57,7 @@ pub(super) fn with_note(
 #[derive(Debug)]
 pub(super) struct WithNote {
     pub(super) error: Error,
-    pub(super) note: PaymentResponse,
+    pub(super) note: Note,
     pub(super) request: RequestId,
     pub(super) version: Version,
 }
@@ -92,7 +88,7 @@ impl ResponseError for WithNote {
 pub(super) struct Failed {
     pub(super) problem: Problem,
     /// `None`: it is not known any more whose request it was.
-    pub(super) note: Option<PaymentResponse>,
+    pub(super) note: Option<Note>,
     pub(super) request: RequestId,
 }
 
@@ -103,7 +99,7 @@ impl ResponseError for Failed {
 
     fn error_response(&self) -> HttpResponse {
         let mut response = match &self.note {
-            Some(note) => gateway::not_charged_problem(self.problem, note, self.request),
+            Some(note) => not_charged_problem(self.problem, note, self.request),
             None => problem::plain(self.problem, self.request),
         };
         finish(&mut response, self.request);

@@ -14,8 +14,9 @@ use serde_json::{Map, Value, json};
 
 use super::callers::Callers;
 use super::origin::Origin;
-use super::payment_answer::{self, PAYMENT_RESPONSE_NAME, header_value};
+use super::payment_answer::{self, Note};
 use super::problem::{self, Problem};
+use super::spoken::{self, NotTaken};
 use super::{repeat_key, statement};
 use crate::crowd::Crowd;
 use crate::db::{Db, DbError};
@@ -26,10 +27,7 @@ use crate::ledger::{Ledger, read};
 use crate::paywall::offer::Offers;
 use crate::paywall::refusal::frozen_words;
 use crate::paywall::{AfterCharge, Paywall, Refusal, Refused, Wallet};
-use crate::protocol::stripe402::{
-    Credential, PAYMENT, PayloadError, decode_payment, encode, single_payment_header,
-};
-use crate::protocol::{card_number, strict_json};
+use crate::protocol::{Credential, Instrument, card_number, strict_json, stripe402};
 use crate::proxy::pace::Patience;
 use crate::proxy::upload::read_whole;
 use crate::sparing_log::sparingly;
@@ -103,11 +101,11 @@ fn unavailable(error: &dyn std::fmt::Display, id: RequestId) -> HttpResponse {
 }
 
 /// The presented clientId, if any.
-fn presented_key(request: &HttpRequest) -> Result<Option<ClientKey>, Problem> {
+fn presented_key(request: &HttpRequest, billing: &Billing) -> Result<Option<ClientKey>, Problem> {
     let mut authorizations = request.headers().get_all("authorization");
     if let Some(value) = authorizations.next() {
         // Two answers to "whose wallet?" are none.
-        if authorizations.next().is_some() || request.headers().contains_key(PAYMENT) {
+        if authorizations.next().is_some() || spoken::presents_any(request) {
             return Err(Problem::AmbiguousCredentials);
         }
         let text = std::str::from_utf8(value.as_bytes()).map_err(|_| Problem::Unauthorized)?;
@@ -120,13 +118,12 @@ fn presented_key(request: &HttpRequest) -> Result<Option<ClientKey>, Problem> {
         }
         return token.and_then(ClientKey::parse).map(Some).ok_or(Problem::Unauthorized);
     }
-    let values = request.headers().get_all(PAYMENT).map(HeaderValue::as_bytes);
-    let unusable = |error| match error {
-        PayloadError::RawCardData => Problem::RawCardData,
-        _ => Problem::Unauthorized,
-    };
-    let header = single_payment_header(values).map_err(unusable)?;
-    let credential = header.map(decode_payment).transpose().map_err(unusable)?;
+    let credential = spoken::read_credential(&billing.offers.dialects, request.headers());
+    let credential = credential.map_err(|why| match why {
+        NotTaken::Refused(_, Refusal::RawCardData) => Problem::RawCardData,
+        NotTaken::Refused(..) => Problem::Unauthorized,
+        NotTaken::Problem(problem) => problem,
+    })?;
     Ok(credential.and_then(|credential| credential.client_key))
 }
 
@@ -137,7 +134,7 @@ async fn authenticate(
     id: RequestId,
 ) -> Result<(ClientKey, KeyLookup), HttpResponse> {
     billing.callers.watch(request);
-    let key = presented_key(request).and_then(|key| key.ok_or(Problem::Unauthorized));
+    let key = presented_key(request, billing).and_then(|key| key.ok_or(Problem::Unauthorized));
     let key = key.map_err(|problem| refuse(problem, id))?;
     let caller = billing.callers.address(request);
     let Some(_looking) = billing.crowd.look_up(caller, billing.keys.was_here(key.hash())).await else {
@@ -329,11 +326,12 @@ async fn create_top_up(
     };
     let outcome = carry_out(&billing, &mut order).await;
     let origin = billing.origin.of(&request);
-    let sale = payment_answer::credit_sale(&origin, "/billing/top-ups");
+    let resource = payment_answer::credit(&origin, "/billing/top-ups");
     let response = match outcome {
         Ok(done) => done,
         Err(Stopped::Refused(refused)) => {
-            payment_answer::refused(&billing.offers, sale, &refused.to(&order.credential), id)
+            let refused = refused.to(&order.credential);
+            payment_answer::refused(&billing.offers, resource, (order.credential.dialect, &refused), id)
         }
         Err(Stopped::Problem(problem)) => problem::plain(problem, id),
         Err(Stopped::Db(error)) => return unavailable(&error, id),
@@ -354,7 +352,7 @@ async fn read_order(
     caller: Option<IpAddr>,
 ) -> Result<Order, OrderProblem> {
     use OrderProblem::Invalid;
-    let client_key = presented_key(request).map_err(OrderProblem::Problem)?;
+    let client_key = presented_key(request, billing).map_err(OrderProblem::Problem)?;
     let key = repeat_key::required(request.headers())
         .ok_or(Invalid("One Idempotency-Key header of 1 to 255 visible characters is needed: the same key never charges twice."))?;
     let mut room = billing.crowd.bytes(None, caller);
@@ -385,11 +383,14 @@ async fn read_order(
         ),
     };
     let credential = Credential {
-        payment_method: Some(card.clone()),
+        // These calls are this protocol's own: their amounts are its units.
+        dialect: &stripe402::DIALECT,
         client_key,
-        top_up_amount,
+        instrument: Some(Instrument::Card(card.clone())),
+        top_up_amount: top_up_amount.map(Units::to_micros),
         max_amount: None,
         new_wallet: body.new_wallet.unwrap_or(false),
+        binding: None,
         left_out_unknown_client: false,
     };
     Ok(Order { credential, card, key: key.to_owned(), caller })
@@ -463,10 +464,9 @@ async fn carry_out(billing: &Billing, order: &mut Order) -> Result<HttpResponse,
         if state.is_some_and(|state| state.frozen) {
             return Err(refused(Refusal::ClientFrozen).into());
         }
-        let asked = order.credential.top_up_amount.map(Units::to_micros);
         let amount = top_ups
             .amounts()
-            .choose(asked, Micros::ZERO, state.as_ref())
+            .choose(order.credential.top_up_amount, Micros::ZERO, state.as_ref())
             .map_err(|problem| refused(problem.into()))?;
         let request = TopUpRequest {
             payer,
@@ -511,7 +511,7 @@ async fn repeated(
     row: TopUpRow,
     same_card: bool,
 ) -> Result<Option<HttpResponse>, Stopped> {
-    let same_amount = order.credential.top_up_amount.is_none_or(|units| units.to_micros() == row.amount);
+    let same_amount = order.credential.top_up_amount.is_none_or(|amount| amount == row.amount);
     if !same_amount || !same_card {
         return Err(Stopped::Problem(Problem::IdempotencyMismatch));
     }
@@ -562,20 +562,20 @@ async fn repeated(
 }
 
 fn credited(row: &TopUpRow, wallet: &Wallet, state: Option<&ClientState>, fresh: bool) -> HttpResponse {
-    let note = payment_answer::topped_up(row, wallet, state);
+    let receipt = payment_answer::topped_up(row, wallet, state);
     let mut body = top_up_json(row);
     if let Value::Object(members) = &mut body {
-        members.extend(note.credits_remaining.map(|units| ("balance".to_owned(), json!(units))));
+        members.extend(receipt.balance.map(|balance| ("balance".to_owned(), json!(units(balance)))));
         members.insert("idempotentReplay".into(), json!(!fresh));
-        if !note.client_id.is_empty() {
-            members.insert("clientId".into(), json!(note.client_id));
+        if let Some(key) = &receipt.client_key {
+            members.insert("clientId".into(), json!(key.expose()));
         }
+        members.extend(stripe402::standing_members(&receipt));
         if let Some(state) = state {
-            members.extend(payment_answer::standing(state));
             members.extend(frozen_words(state).map(|words| ("message".to_owned(), json!(words))));
         }
     }
     let mut response = if fresh { HttpResponse::Created().json(body) } else { HttpResponse::Ok().json(body) };
-    response.headers_mut().insert(PAYMENT_RESPONSE_NAME, header_value(encode(&note)));
+    Note { dialect: &stripe402::DIALECT, receipt }.write(response.headers_mut());
     response
 }

@@ -18,7 +18,6 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
-use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::callers::Callers;
@@ -30,13 +29,14 @@ use super::in_vain;
 use super::kept_answer::{self, Read};
 use super::metrics::{Metrics, Outcome};
 use super::origin::Origin;
-use super::payment_answer::{self, NOT_CHARGED, PAYMENT_RESPONSE_NAME, header_value};
+use super::payment_answer::{self, NOT_CHARGED, Note, not_charged_problem};
 use super::problem::{self, Problem};
 use super::record_stream::{X_ACCEL_BUFFERING, is_stream_of_records, unbuffered};
 use super::repeat_headers;
 use super::repeat_key::{self, Unfit};
 use super::request_log;
 use super::reversals::Reversals;
+use super::spoken::{self, NotTaken};
 use super::target;
 use super::who_asks::{self, Ask};
 use crate::config::{IdempotencyConfig, IdleLimit};
@@ -51,9 +51,7 @@ use crate::paywall::{
 use crate::pricing::Quote;
 use crate::pricing::path::{CanonicalPath, canonicalise};
 use crate::pricing::route_table::{Found, RouteTable};
-use crate::protocol::stripe402::{
-    Credential, PAYMENT, PayloadError, PaymentResponse, decode_payment, encode, single_payment_header,
-};
+use crate::protocol::Dialect;
 use crate::proxy::headers::{
     ResponseContext, TrustedRequestHeaders, matches_anything, request_headers_for_upstream,
     response_headers_for_caller,
@@ -131,11 +129,11 @@ impl From<hyper::Response<Incoming>> for Answer {
 /// What comes out of the money task.
 enum PaidOutcome {
     Refused(Refused),
-    Failed(Problem, PaymentResponse),
-    NotCharged(Answer, PaymentResponse),
+    Failed(Problem, Note),
+    NotCharged(Answer, Note),
     Served(Answer, Box<Captured>, Delivery),
     /// Charged before; the upstream has answered once more.
-    Again(Answer, PaymentResponse),
+    Again(Answer, Note),
     /// Charged before; the answer was kept.
     Replayed(Box<Replayed>),
 }
@@ -247,19 +245,27 @@ impl Gateway {
     ) -> (HttpResponse, Outcome) {
         let origin = self.origin.of(request);
         let quote = sold.listing.list_quote();
-        let sale = route.sale(&origin, path.as_str(), quote.most());
-        let refuse = |refused: &Refused| {
-            let mut answer = payment_answer::refused(&self.offers, sale, refused, id);
+        let resource = route.resource(&origin, path.as_str(), &quote);
+        let refuse_in = |dialect: &'static Dialect, refused: &Refused| {
+            let mut answer = payment_answer::refused(&self.offers, resource, (dialect, refused), id);
             in_vain::tell(&self.condition, answer.headers_mut());
             answer
         };
-        let mut credential = match read_credential(request) {
+        let mut credential = match spoken::read_credential(&self.offers.dialects, request.headers()) {
             Ok(Some(credential)) => credential,
             Ok(None) => {
-                return (payment_answer::challenge(&sold.challenge, sale, id), Outcome::Challenged);
+                return (
+                    payment_answer::challenge(&sold.challenge, &resource.url(), id),
+                    Outcome::Challenged,
+                );
             }
-            Err(error) => return (refuse(&Refused::because(error.into())), Outcome::PaymentRefused),
+            Err(NotTaken::Refused(dialect, refusal)) => {
+                return (refuse_in(dialect, &Refused::because(refusal)), Outcome::PaymentRefused);
+            }
+            Err(NotTaken::Problem(problem)) => return (problem::plain(problem, id), Outcome::Refused),
         };
+        let dialect = credential.dialect;
+        let refuse = |refused: &Refused| refuse_in(dialect, refused);
         if matches!(super::announced(request), Ok(Some(length)) if length > route.max_body) {
             return (problem::plain(Problem::BodyTooLarge, id), Outcome::Refused);
         }
@@ -273,6 +279,9 @@ impl Gateway {
             Ok(key) => key.cloned(),
             Err(why) => return unfit(why),
         };
+        if let Err(refusal) = self.offers.verify(&credential, &quote) {
+            return (refuse(&Refused::because(refusal)), Outcome::PaymentRefused);
+        }
         // Who asks comes first: whoever is nobody, or sends a body slowly, must not keep others out.
         let mut wallet = match self.paywall.recognise_at_once(&credential) {
             Some(wallet) => Some(wallet),
@@ -316,7 +325,7 @@ impl Gateway {
         let paid = PaidRequest {
             purchase: Purchase {
                 request: id,
-                quote,
+                quote: quote.clone(),
                 credential,
                 wallet,
                 is_safe: is_head || *request.method() == Method::GET,
@@ -350,7 +359,7 @@ impl Gateway {
                 (self.pass_on(request, route, answer, Some(&note), None, standing), Outcome::NotCharged)
             }
             PaidOutcome::Served(answer, captured, delivery) => {
-                let receipt = payment_answer::receipt(&captured);
+                let receipt = payment_answer::receipt(dialect, &captured);
                 (
                     self.pass_on(request, route, answer, Some(&receipt), Some(delivery), standing),
                     Outcome::Paid,
@@ -359,7 +368,7 @@ impl Gateway {
             PaidOutcome::Again(answer, note) => {
                 (self.pass_on(request, route, answer, Some(&note), None, standing), Outcome::Repeated)
             }
-            PaidOutcome::Replayed(replayed) => (replay(&replayed, is_head), Outcome::Repeated),
+            PaidOutcome::Replayed(replayed) => (replay(dialect, &replayed, is_head), Outcome::Repeated),
         }
     }
 
@@ -396,26 +405,35 @@ impl Gateway {
             paid.call.headers.insert("x-prepaid402-client", value);
         }
         let is_head = paid.call.method == hyper::Method::HEAD;
+        let dialect = paid.purchase.credential.dialect;
         let answered = self.upstream.send(paid.call).await;
         match opened {
             Opened::Admitted(admitted) => {
                 let Purchase { request, quote, is_safe, .. } = &paid.purchase;
                 let (sold, report, idle) = (&*paid.sold, &paid.report, paid.idle);
-                let charged =
-                    Charge { request: *request, quote, sold, report, idle, is_head, is_safe: *is_safe };
+                let charged = Charge {
+                    request: *request,
+                    quote,
+                    dialect,
+                    sold,
+                    report,
+                    idle,
+                    is_head,
+                    is_safe: *is_safe,
+                };
                 self.settle(*admitted, answered, charged).await
             }
             Opened::Again(payer) => match answered {
                 Ok(response) => {
                     let status = response.status().as_u16();
-                    let note =
-                        payment_answer::fetched_again(&payer, status, paid.purchase.quote.charges(status));
+                    let is_charged = paid.purchase.quote.charges(status);
+                    let note = payment_answer::fetched_again(dialect, &payer, status, is_charged);
                     PaidOutcome::Again(response.into(), note)
                 }
                 Err(error) => {
                     let problem = fault_or(&paid.report, error);
                     let answer = problem.answer();
-                    let note = payment_answer::failed_replay(&payer, answer.code, answer.message);
+                    let note = payment_answer::failed_replay(dialect, &payer, answer.code, answer.message);
                     PaidOutcome::Failed(problem, note)
                 }
             },
@@ -448,14 +466,15 @@ impl Gateway {
                 charge.sold.tell_of_redirect(status);
                 let message = format!("The API answered {status}, which is not charged.");
                 let uncharged = Box::pin(self.paywall.let_go(admitted, false)).await;
-                let note = payment_answer::not_charged(&uncharged, NOT_CHARGED, &message);
+                let note = payment_answer::not_charged(charge.dialect, &uncharged, NOT_CHARGED, &message);
                 return PaidOutcome::NotCharged(response.into(), note);
             }
             Err(error) => fault_or(charge.report, error),
         };
         let may_be_done = problem != Problem::UpstreamUnreachable;
         let uncharged = Box::pin(self.paywall.let_go(admitted, may_be_done)).await;
-        let note = payment_answer::not_charged(&uncharged, problem.answer().code, problem.answer().message);
+        let answer = problem.answer();
+        let note = payment_answer::not_charged(charge.dialect, &uncharged, answer.code, answer.message);
         PaidOutcome::Failed(problem, note)
     }
 
@@ -630,7 +649,7 @@ impl Gateway {
         request: &HttpRequest,
         route: &GatewayRoute,
         answer: Answer,
-        note: Option<&PaymentResponse>,
+        note: Option<&Note>,
         delivery: Option<Delivery>,
         standing: Standing,
     ) -> HttpResponse {
@@ -640,9 +659,6 @@ impl Gateway {
         let is_stream = is_stream_of_records(kept_answer::media_type_of(&head.headers));
         for (name, value) in self.headers_for_caller(&head, note.is_some(), is_stream) {
             builder.append_header((name, value));
-        }
-        if let Some(note) = note {
-            builder.insert_header((PAYMENT_RESPONSE_NAME, header_value(encode(note))));
         }
         let is_head = *request.method() == Method::HEAD;
         let size = |decoded| framing::size_of(is_head, status, decoded, &head.headers);
@@ -659,6 +675,9 @@ impl Gateway {
             }
         });
         if let Ok(response) = &mut response {
+            if let Some(note) = note {
+                note.write(response.headers_mut());
+            }
             framing::fit_version(response, request.version());
         }
         response.map_or_else(HttpResponse::from_error, HttpResponse::map_into_boxed_body)
@@ -670,6 +689,7 @@ impl Gateway {
 struct Charge<'a> {
     request: RequestId,
     quote: &'a Quote,
+    dialect: &'static Dialect,
     sold: &'a Sold,
     report: &'a UploadReport,
     idle: IdleLimit,
@@ -695,15 +715,13 @@ impl From<UploadFault> for Problem {
 }
 
 /// An answer that was charged before, as it was kept.
-pub(crate) fn replay(replayed: &Replayed, is_head: bool) -> HttpResponse {
+pub(crate) fn replay(dialect: &'static Dialect, replayed: &Replayed, is_head: bool) -> HttpResponse {
     let status = StatusCode::from_u16(replayed.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let mut builder = HttpResponse::build(status);
     let is_length = |name: &str| name == CONTENT_LENGTH.as_str();
     for (name, value) in replayed.headers.iter().filter(|(name, _)| !is_length(name)) {
         builder.append_header((name.as_str(), value.as_slice()));
     }
-    let note = payment_answer::replay(&replayed.payer);
-    builder.insert_header((PAYMENT_RESPONSE_NAME, header_value(encode(&note))));
     builder.insert_header((IDEMPOTENT_REPLAYED, "true"));
     let size = match is_head {
         _ if framing::is_bodiless(status) => BodySize::None,
@@ -714,7 +732,9 @@ pub(crate) fn replay(replayed: &Replayed, is_head: bool) -> HttpResponse {
         }
         false => BodySize::Sized(u64::try_from(replayed.body.len()).unwrap_or(u64::MAX)),
     };
-    builder.body(GatewayBody::whole(replayed.body.clone(), size, None))
+    let mut response = builder.body(GatewayBody::whole(replayed.body.clone(), size, None));
+    payment_answer::replay(dialect, &replayed.payer).write(response.headers_mut());
+    response
 }
 
 /// Whether the upstream is told that there is no body: by methods that have one otherwise, because some servers answer 411, and as
@@ -734,20 +754,6 @@ fn callers_request_id(request: &HttpRequest) -> Option<String> {
     ((1..=MAX_CALLERS_REQUEST_ID).contains(&id.len()) && id.bytes().all(is_plain)).then(|| id.to_owned())
 }
 
-pub(crate) fn read_credential(request: &HttpRequest) -> Result<Option<Credential>, PayloadError> {
-    let values = request.headers().get_all(PAYMENT).map(HeaderValue::as_bytes);
-    single_payment_header(values)?.map(decode_payment).transpose()
-}
-
-impl From<PayloadError> for Refusal {
-    fn from(error: PayloadError) -> Self {
-        match error {
-            PayloadError::RawCardData => Self::RawCardData,
-            other => Self::InvalidPayment(other.to_string()),
-        }
-    }
-}
-
 fn fault_or(report: &UploadReport, error: UpstreamError) -> Problem {
     match (report.fault(), error) {
         (Some(fault), _) => fault.into(),
@@ -756,16 +762,4 @@ fn fault_or(report: &UploadReport, error: UpstreamError) -> Problem {
         (None, UpstreamError::Broken) => Problem::UpstreamFailed,
         (None, UpstreamError::Unreadable) => Problem::UpstreamUnreadable,
     }
-}
-
-/// A problem in the place of an answer, for a caller whose payment was opened.
-pub(crate) fn not_charged_problem(problem: Problem, note: &PaymentResponse, id: RequestId) -> HttpResponse {
-    let mut extra = payment_answer::charged_card(note);
-    extra.insert("requestCharged".into(), json!(false));
-    extra.extend(payment_answer::credits_remaining(note));
-    let mut response = problem::response(problem.answer(), note.error.as_deref(), id, extra);
-    if !note.client_id.is_empty() {
-        response.headers_mut().insert(PAYMENT_RESPONSE_NAME, header_value(encode(note)));
-    }
-    response
 }

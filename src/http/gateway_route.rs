@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::config::{Config, IdleLimit, LimitsConfig, RouteConfig};
 use crate::db::{Db, DbError};
-use crate::domain::{Currency, Micros};
-use crate::paywall::offer::{Challenge, Offers, Sale};
+use crate::domain::Currency;
+use crate::paywall::offer::{Offers, Resource};
 use crate::pricing::route_table::{RouteProblem, RouteTable};
-use crate::pricing::{Listing, RouteCharge, price_lists};
+use crate::pricing::{Listing, Quote, RouteCharge, price_lists};
+use crate::protocol::Challenge;
 
 /// What a route of the table leads to.
 #[derive(Debug)]
@@ -64,15 +65,13 @@ impl GatewayRoute {
     ) -> Self {
         let (description, mime_type) = (config.description.clone(), config.mime_type.clone());
         let sold = config.charge.rule().map(|rule| {
-            let listing =
-                Listing::new(config.rule().name(), rule, currency, Arc::new(config.charged_statuses.clone()));
+            let charged = Arc::new(config.charged_statuses.clone());
+            let listing = Arc::new(Listing::new(config.rule().name(), rule, currency, charged));
+            let quote = listing.list_quote();
             let (description, mime_type) = (description.as_deref(), mime_type.as_deref());
-            let sale = Sale { origin: "", path: "", description, mime_type, price: rule.most() };
-            Arc::new(Sold {
-                listing: Arc::new(listing),
-                challenge: offers.challenge(sale),
-                told_of_redirect: AtomicBool::new(false),
-            })
+            let resource = Resource { origin: "", path: "", description, mime_type, quote: Some(&quote) };
+            let challenge = offers.challenge(resource);
+            Arc::new(Sold { listing, challenge, told_of_redirect: AtomicBool::new(false) })
         });
         Self {
             description,
@@ -86,9 +85,9 @@ impl GatewayRoute {
     }
 
     /// What an offer says of it.
-    pub(crate) fn sale<'a>(&'a self, origin: &'a str, path: &'a str, price: Micros) -> Sale<'a> {
+    pub(crate) fn resource<'a>(&'a self, origin: &'a str, path: &'a str, quote: &'a Quote) -> Resource<'a> {
         let (description, mime_type) = (self.description.as_deref(), self.mime_type.as_deref());
-        Sale { origin, path, description, mime_type, price }
+        Resource { origin, path, description, mime_type, quote: Some(quote) }
     }
 }
 

@@ -24,6 +24,7 @@ pub(crate) mod repeat_key;
 pub(crate) mod request_log;
 mod reversals;
 pub(crate) mod server;
+pub(crate) mod spoken;
 mod statement;
 pub(crate) mod target;
 pub mod webhooks;
@@ -44,10 +45,7 @@ use crate::domain::RequestId;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What browsers may send us and read from us.
-const ALLOW_HEADERS: &str = "payment, authorization, content-type, accept, idempotency-key, x-requested-with";
 const ALLOW_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-const EXPOSE_HEADERS: &str = "payment-required, payment-response, x-request-id, retry-after, x-should-retry, location, idempotent-replayed";
 
 /// The public listener's paths.
 pub(crate) fn public(condition: Condition) -> impl FnOnce(&mut web::ServiceConfig) {
@@ -88,7 +86,7 @@ pub(crate) fn finish(response: &mut HttpResponse, id: RequestId) {
     let headers = response.headers_mut();
     set_request_id(headers, id);
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSE_HEADERS));
+    headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, spoken::expose_headers());
 }
 
 fn set_request_id(headers: &mut HeaderMap, id: RequestId) {
@@ -104,7 +102,7 @@ pub(crate) fn preflight(request: &HttpRequest) -> HttpResponse {
         .get("access-control-request-headers")
         .filter(|asked| asked.len() <= 1024)
         .cloned()
-        .unwrap_or_else(|| HeaderValue::from_static(ALLOW_HEADERS));
+        .unwrap_or_else(spoken::allow_headers);
     HttpResponse::NoContent()
         .insert_header(("access-control-allow-methods", ALLOW_METHODS))
         .insert_header((HeaderName::from_static("access-control-allow-headers"), asked))

@@ -46,6 +46,10 @@ pub enum Problem {
     NestedPrices,
     /// More than one credential.
     AmbiguousCredentials,
+    /// A credential of a payment protocol that is not spoken.
+    PaymentProtocolOff,
+    /// Credentials of two payment protocols.
+    SeveralPayments,
     /// No clientId where one is needed.
     Unauthorized,
     /// The presented clientId was never issued.
@@ -199,6 +203,22 @@ impl Problem {
                 Agent,
                 None,
                 "Send your clientId once: as Authorization: Bearer, or in a payment header.",
+            ),
+            Self::PaymentProtocolOff => row(
+                400,
+                "payment_protocol_off",
+                false,
+                Agent,
+                None,
+                "The request carries a credential of a payment protocol that is not taken here. Nothing was charged, and the API has not seen it. Ask without it: the 402 says how to pay.",
+            ),
+            Self::SeveralPayments => row(
+                400,
+                "several_payments",
+                false,
+                Agent,
+                None,
+                "The request carries credentials of more than one payment protocol. Nothing was charged, and the API has not seen them. Send one.",
             ),
             Self::Unauthorized => row(
                 401,

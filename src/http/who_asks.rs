@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::crowd::Crowd;
 use crate::paywall::{Paywall, Refusal, Refused, Wallet};
 use crate::pricing::Quote;
-use crate::protocol::stripe402::Credential;
+use crate::protocol::Credential;
 
 /// What is asked.
 pub(crate) struct Ask<'a> {

@@ -31,7 +31,7 @@ use bytes::Bytes;
 use self::funds::{Funds, HoldGuard};
 use self::repeats::Claim;
 use crate::db::{Db, DbError};
-use crate::domain::{ClientKey, Currency, Micros, RequestId, TopUpId, Units};
+use crate::domain::{ClientKey, Currency, Micros, RequestId, TopUpId};
 use crate::ledger::answers::{self, KeyState, NewKey};
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
 use crate::ledger::{
@@ -40,7 +40,7 @@ use crate::ledger::{
 };
 use crate::money_work::MoneyWork;
 use crate::pricing::{Booking, Price, Quote, RouteCharge, price_lists};
-use crate::protocol::stripe402::Credential;
+use crate::protocol::{Credential, Instrument};
 use crate::proxy::reachability::Reachability;
 use crate::sparing_log::sparingly;
 use crate::top_up::{Payer, Recorded, Repeat, TopUpRequest, TopUps};
@@ -111,7 +111,7 @@ impl Purchase {
 }
 
 fn is_too_dear(price: Micros, credential: &Credential) -> bool {
-    credential.max_amount.is_some_and(|max| price.to_units_ceil() > max)
+    credential.max_amount.is_some_and(|max| price > max)
 }
 
 /// What becomes of a purchase before the upstream is called.
@@ -432,7 +432,7 @@ impl Paywall {
             }
         }
         // Every round met another charge of the same payer, or another node that spent the same credit.
-        let pays = purchase.credential.payment_method.is_some();
+        let pays = purchase.credential.can_charge();
         Err(Refused::new(if pays { Refusal::TopUpInProgress } else { Refusal::ReservationsInFlight }))
     }
 
@@ -686,7 +686,7 @@ impl Paywall {
                 Err(error) => Err(away(&error)),
             };
         }
-        let Some(card) = credential.payment_method.as_ref().filter(|card| !card.is_shared_test_name()) else {
+        let Some(card) = credential.card().filter(|card| !card.is_shared_test_name()) else {
             return Ok(None);
         };
         let bound = self.keys.bound_to(card.hash()).await.map_err(|error| away(&error))?;
@@ -708,7 +708,7 @@ impl Paywall {
             state: Some(state),
             ..Refused::new(refusal)
         };
-        let pays = credential.payment_method.is_some();
+        let pays = credential.can_charge();
         match self.ledger.reserve(wallet.record.client, price).await {
             Ok(reservation) => Ok(Ok(reservation)),
             Err(ReserveError::NotReserved(why)) => match why {
@@ -747,12 +747,11 @@ impl Paywall {
     ) -> Result<Option<Admitted>, Refused> {
         let (price, credential) = (purchase.quote.most(), &purchase.credential);
         let refused = |refusal| Refused { wallet: wallet.clone(), state, ..Refused::new(refusal) };
-        let Some(card) = &credential.payment_method else {
+        let Some(Instrument::Card(card)) = &credential.instrument else {
             return Err(refused(Refusal::PaymentRequired));
         };
         let payer = self.payer(credential, wallet.as_ref()).await?;
-        let asked = credential.top_up_amount.map(Units::to_micros);
-        let amount = self.top_ups.amounts().choose(asked, price, state.as_ref());
+        let amount = self.top_ups.amounts().choose(credential.top_up_amount, price, state.as_ref());
         let amount = amount.map_err(|problem| refused(problem.into()))?;
         let request = TopUpRequest {
             payer,
@@ -787,7 +786,7 @@ impl Paywall {
         if credential.client_key.is_none() {
             return Ok(Payer::Recognised(wallet.record.clone()));
         }
-        if let Some(card) = credential.payment_method.as_ref().filter(|card| !card.is_shared_test_name()) {
+        if let Some(card) = credential.card().filter(|card| !card.is_shared_test_name()) {
             let bound = self.keys.bound_to(card.hash()).await.map_err(|error| away(&error))?;
             if bound.is_some_and(|bound| bound.client != wallet.record.client) {
                 let refusal = Refusal::PaymentMethodOfOtherClient;

@@ -2,6 +2,7 @@
 
 use crate::domain::TopUpId;
 use crate::ledger::ClientState;
+use crate::protocol::{self, Unreadable};
 use crate::shield::{Barred, Limit};
 use crate::top_up::{AmountProblem, FailureReason};
 
@@ -435,6 +436,20 @@ impl Refusal {
             _ => self.message(),
         }
     }
+
+    /// As protocols tell it, with what keeps the wallet from spending.
+    #[must_use]
+    pub fn told(&self, state: Option<&ClientState>) -> protocol::Refusal {
+        let answer = self.answer();
+        protocol::Refusal {
+            code: answer.code,
+            message: super::offer::with_standing(&self.message_for(state), state),
+            retryable: answer.retryable,
+            who_acts: answer.who_acts.word(),
+            payable: answer.status == 402,
+            is_first: *self == Self::PaymentRequired,
+        }
+    }
 }
 
 /// What helps whoever has made too many attempts. A clientId is asked for where none was sent, and only there.
@@ -535,6 +550,15 @@ impl From<AmountProblem> for Refusal {
             AmountProblem::DebtAboveMaximum => Self::DebtAboveMaximum,
             AmountProblem::WalletFull => Self::WalletFull,
             AmountProblem::Frozen => Self::ClientFrozen,
+        }
+    }
+}
+
+impl From<Unreadable> for Refusal {
+    fn from(why: Unreadable) -> Self {
+        match why {
+            Unreadable::RawCardData => Self::RawCardData,
+            Unreadable::Invalid(sentence) => Self::InvalidPayment(sentence),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::ledger::ClientId;
 use crate::ledger::answers;
 use crate::ledger::repeat_key::RepeatKey;
 use crate::money_work::MoneyWork;
-use crate::protocol::stripe402::Credential;
+use crate::protocol::Credential;
 use crate::sparing_log::sparingly;
 
 /// How often an answer that was not kept is fetched from the upstream again without a charge.
@@ -33,7 +33,7 @@ pub(super) fn scope_of(
     client: Option<ClientId>,
 ) -> Option<SecretHash> {
     let key: Option<&ClientKey> = credential.client_key.as_ref();
-    let card = credential.payment_method.as_ref().filter(|card| !card.is_shared_test_name());
+    let card = credential.card().filter(|card| !card.is_shared_test_name());
     match (key, client, card) {
         (Some(_), Some(client), _) | (None, Some(client), Some(_)) => Some(repeat.of_client(client)),
         (None, None, Some(card)) => Some(repeat.of_card(card)),

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
+
 use super::listing::Listing;
 use super::price::Price;
 use super::price_lists::Booking;
-use crate::domain::{Currency, Micros, SecretHash};
+use crate::domain::{Currency, Micros};
 
 /// What one request costs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -17,13 +19,19 @@ pub struct Quote {
 /// Stands for everything a payer agrees to with a quote, so that a challenge can be bound to it: what is sold, the currency, the
 /// price. Two quotes that differ in any of it differ here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct QuoteDigest(SecretHash);
+pub struct QuoteDigest([u8; 32]);
 
 impl QuoteDigest {
-    /// Its 32 bytes.
+    /// As it was sent back.
     #[must_use]
-    pub fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// To be sent.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
     }
 }
 
@@ -71,13 +79,20 @@ impl Quote {
             Price::Exact(_) => ("exact", ""),
             Price::UpTo { meter, .. } => ("up to", meter.name),
         };
-        QuoteDigest(SecretHash::of_parts(&[
-            b"quote",
+        let most = self.most().get().to_le_bytes();
+        let parts = [
             self.listing.name().as_bytes(),
             self.currency().code().as_bytes(),
             kind.as_bytes(),
-            &self.most().get().to_le_bytes(),
+            &most,
             meter.as_bytes(),
-        ]))
+        ];
+        let mut hash = Sha256::new_with_prefix(b"quote");
+        for part in parts {
+            // Where one ends and the next begins matters.
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        QuoteDigest(hash.finalize().into())
     }
 }

@@ -5,10 +5,12 @@
 //! is an x402 envelope whose ways to pay they skip.
 
 mod credential;
+mod dialect;
 mod envelope;
 mod header_form;
 
-pub use credential::{Credential, MAX_PAYMENT_BYTES, PayloadError, decode_payment, single_payment_header};
+pub use credential::{MAX_PAYMENT_BYTES, PayloadError, decode_payment, single_payment_header};
+pub use dialect::{DIALECT, LeftOut, left_out, standing_members};
 pub use envelope::{decode_payment_required, decode_payment_response, encode};
 pub use header_form::{MAX_OFFER_BYTES, shorter_url};
 
@@ -30,10 +32,11 @@ pub const PAYMENT_RESPONSE: &str = "payment-response";
 /// What a payer agrees to by sending a card: it stays with the seller's Stripe account, and no charge is ever begun by the seller.
 pub const SAVED_CARD: &str = "kept for top-ups you ask for; never charged otherwise";
 
-/// The offer that comes with a 402, in the header and as the body.
+/// The offer that comes with a 402, in the header and as the body. `W`: a way to pay; who reads it may know the own ones alone, and
+/// who writes it adds other protocols' ([`WayToPay`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PaymentRequired {
+pub struct PaymentRequired<W = Requirement> {
     /// Always [`VERSION`].
     pub stripe402_version: u32,
     /// Always [`X402_VERSION`]; 0 in offers of other servers. Additive.
@@ -42,7 +45,7 @@ pub struct PaymentRequired {
     /// What is sold.
     pub resource: Resource,
     /// Ways to pay; clients look at the first.
-    pub accepts: Vec<Requirement>,
+    pub accepts: Vec<W>,
     /// Absent on a first challenge; otherwise the stable code, such as `insufficient_credits`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -130,6 +133,16 @@ pub struct Requirement {
     /// Largest charge that is accepted now, in units. Additive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_top_up: Option<i64>,
+}
+
+/// A way to pay, this protocol's or another's whose clients read the same envelope.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum WayToPay {
+    /// By card, into a wallet.
+    Stripe(Requirement),
+    /// As another protocol writes it.
+    Other(serde_json::Value),
 }
 
 /// A pack: charge `amount`, receive `credits`.

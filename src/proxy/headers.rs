@@ -10,6 +10,7 @@ use hyper::HeaderMap;
 use hyper::header::{CACHE_CONTROL, CONNECTION, HeaderName, HeaderValue, VARY};
 
 use crate::config::Secret;
+use crate::protocol::SPOKEN;
 
 mod addresses;
 mod names;
@@ -69,7 +70,7 @@ pub(crate) fn is_hop_by_hop(name: &str) -> bool {
 
 /// The upstream does not speak for our origin, nor to the proxy in front of us: nginx (`X-Accel-Redirect`), Apache and Lighttpd
 /// (`X-Sendfile`), LiteSpeed, H2O, App Engine, Fly and Envoy would send another body than the one that was charged, or ask somebody else.
-const NOT_FOR_CALLER: [&str; 23] = [
+const NOT_FOR_CALLER: [&str; 20] = [
     "alt-svc",
     "clear-site-data",
     "content-length",
@@ -78,9 +79,6 @@ const NOT_FOR_CALLER: [&str; 23] = [
     "fly-replay",
     "idempotent-replayed",
     "nel",
-    "payment",
-    "payment-required",
-    "payment-response",
     "public-key-pins",
     "report-to",
     "reporting-endpoints",
@@ -131,6 +129,7 @@ pub fn request_headers_for_upstream<'a>(
     for (name, value) in incoming {
         let passes = !is_hop_by_hop(name.as_str())
             && names::is_the_callers(name.as_str())
+            && !SPOKEN.claims(name.as_str(), value)
             && !withheld.iter().any(|withheld| withheld == name.as_str());
         if let (true, Ok(value)) = (passes, HeaderValue::from_bytes(value)) {
             headers.append(name, value);
@@ -193,6 +192,7 @@ pub fn response_headers_for_caller(
         let normal = normalised(name.as_str());
         let is_stripped = is_listed(&normal, &HOP_BY_HOP, &[])
             || is_listed(&normal, &NOT_FOR_CALLER, &NOT_FOR_CALLER_PREFIXES)
+            || SPOKEN.names(&normal)
             || withheld.iter().any(|withheld| *withheld == normal)
             || (context.paid && is_about_caching(&normal));
         if is_stripped {
@@ -217,7 +217,8 @@ fn is_about_caching(normal: &str) -> bool {
 fn paid_vary(upstream: &HeaderMap) -> HeaderValue {
     let mut names: Vec<&str> = Vec::new();
     let theirs = upstream.get_all(VARY).iter().filter_map(|value| value.to_str().ok());
-    for name in theirs.flat_map(|value| value.split(',')).chain(["payment", "authorization"]) {
+    let own: Vec<&str> = SPOKEN.request_headers().chain(["authorization"]).collect();
+    for name in theirs.flat_map(|value| value.split(',')).chain(own) {
         let name = name.trim();
         if !name.is_empty() && !names.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             names.push(name);

@@ -287,10 +287,7 @@ async fn an_unknown_outcome_is_5_and_the_same_card_token_is_sent_again() {
         payments
             .iter()
             .map(|text| {
-                decode_payment(text.as_bytes())
-                    .unwrap()
-                    .payment_method
-                    .map(|method| method.expose().to_owned())
+                decode_payment(text.as_bytes()).unwrap().card().map(|method| method.expose().to_owned())
             })
             .collect()
     };

@@ -10,11 +10,15 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::*;
 use crate::config::{self, Config};
-use crate::domain::{ClientKey, Currency, KeyId, SecretHash, TopUpId};
+use crate::domain::{ClientKey, Currency, KeyId, Micros, SecretHash, TopUpId};
 use crate::http::finish;
 use crate::http::problem::Problem;
 use crate::ledger::keys::{KeyRecord, Scope};
-use crate::protocol::stripe402::decode_payment_required;
+use crate::pricing::{Listing, Quote};
+use crate::protocol::stripe402::{
+    DIALECT, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRequired, decode_payment_required,
+};
+use crate::protocol::{SPOKEN, SealKey};
 use crate::shield::Limit;
 use crate::top_up::amounts::Amounts;
 
@@ -55,18 +59,26 @@ fn offers(config: &Config) -> Offers {
     Offers {
         publishable_key: config.stripe.publishable_key.clone(),
         amounts: Amounts::new(config.top_up.clone(), config.currency),
+        dialects: SPOKEN,
+        seal_key: SealKey::new([7; 32]),
     }
 }
 
-fn sale<'a>(config: &'a Config, path: &'a str) -> Sale<'a> {
+fn quote(config: &Config) -> Quote {
     let route = &config.routes[0];
-    let price = route.charge.rule().expect("it is sold").most();
-    Sale {
+    let rule = route.charge.rule().expect("it is sold");
+    let charged = Arc::new(route.charged_statuses.clone());
+    Arc::new(Listing::new(route.rule().name(), rule, config.currency, charged)).list_quote()
+}
+
+fn resource<'a>(config: &'a Config, path: &'a str, quote: &'a Quote) -> Resource<'a> {
+    let route = &config.routes[0];
+    Resource {
         origin: &config.public_url,
         path,
         description: route.description.as_deref(),
         mime_type: route.mime_type.as_deref(),
-        price,
+        quote: Some(quote),
     }
 }
 
@@ -180,13 +192,14 @@ fn no_head_is_larger_than_what_proxies_take_whatever_the_settings_and_the_path_a
     ];
     for (letter, currency, most) in LARGEST {
         let config = largest(letter, currency, most);
-        let offers = offers(&config);
+        let (offers, quote) = (offers(&config), quote(&config));
         for (path, refusal) in
             ["/", &long].iter().flat_map(|path| refusals().into_iter().map(move |r| (*path, r)))
         {
             let known = wallets.map(|wallet| refused_with_all(refusal.clone(), config.currency, wallet));
             for attempt in known.into_iter().chain([Refused::because(refusal.clone())]) {
-                let response = refused(&offers, sale(&config, path), &attempt, RequestId::new());
+                let sold = resource(&config, path, &quote);
+                let response = refused(&offers, sold, (&DIALECT, &attempt), RequestId::new());
                 if response.status() == 402 {
                     let offer = offer_of(&response);
                     assert!(
@@ -210,11 +223,13 @@ fn what_is_prepared_is_what_is_written() {
     let small = config::load_from(Some(small), Path::new("."), &env).unwrap().config;
     let long = format!("/{}", "a".repeat(4000));
     for config in [largest('Ж', "usd", "999999"), small] {
-        let offers = offers(&config);
-        let prepared = offers.challenge(sale(&config, ""));
+        let (offers, quote) = (offers(&config), quote(&config));
+        let prepared = offers.challenge(resource(&config, "", &quote));
         for path in ["/", "/a%22b", &long] {
-            let (sale, id) = (sale(&config, path), RequestId::new());
-            let both = [challenge(&prepared, sale, id), refused(&offers, sale, &Refused::challenge(), id)];
+            let (sold, id) = (resource(&config, path, &quote), RequestId::new());
+            let first = Refused::challenge();
+            let both =
+                [challenge(&prepared, &sold.url(), id), refused(&offers, sold, (&DIALECT, &first), id)];
             let [first, second] = both.map(|response| {
                 let named =
                     response.headers().iter().map(|(name, value)| (name.as_str().to_owned(), value.clone()));
@@ -247,14 +262,15 @@ fn what_is_prepared_is_what_is_written() {
 #[test]
 fn a_wallet_that_was_not_looked_at_is_not_called_empty() {
     let config = largest('a', "usd", "999999");
-    let offers = offers(&config);
+    let (offers, quote) = (offers(&config), quote(&config));
     let known = (Micros::parse_major("5").unwrap(), Micros::ZERO);
     for refusal in refusals() {
         for is_known in [false, true] {
             let mut attempt = refused_with_all(refusal.clone(), config.currency, known);
             attempt.state = attempt.state.filter(|_| is_known);
             let told = is_known.then_some(50_000);
-            let response = refused(&offers, sale(&config, "/"), &attempt, RequestId::new());
+            let sold = resource(&config, "/", &quote);
+            let response = refused(&offers, sold, (&DIALECT, &attempt), RequestId::new());
             let header = STANDARD.decode(response.headers().get(PAYMENT_RESPONSE).unwrap()).unwrap();
             let note: Value = serde_json::from_slice(&header).unwrap();
             assert_eq!(
@@ -291,12 +307,13 @@ const HELPS: [&str; 12] = [
 #[test]
 fn programs_are_told_to_repeat_only_what_can_succeed_soon() {
     let config = largest('a', "usd", "999999");
-    let offers = offers(&config);
+    let (offers, quote) = (offers(&config), quote(&config));
     let mut answers: Vec<(Answer, HttpResponse)> = refusals()
         .into_iter()
         .map(|refusal| {
             let answer = refusal.answer();
-            (answer, refused(&offers, sale(&config, "/"), &Refused::because(refusal), RequestId::new()))
+            let (sold, attempt) = (resource(&config, "/", &quote), Refused::because(refusal));
+            (answer, refused(&offers, sold, (&DIALECT, &attempt), RequestId::new()))
         })
         .collect();
     let problems = [
@@ -312,6 +329,8 @@ fn programs_are_told_to_repeat_only_what_can_succeed_soon() {
         Problem::UpstreamTimeout,
         Problem::UpstreamFailed,
         Problem::AmbiguousCredentials,
+        Problem::PaymentProtocolOff,
+        Problem::SeveralPayments,
         Problem::Unauthorized,
         Problem::UnknownClient,
         Problem::NotFound,

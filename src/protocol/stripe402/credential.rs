@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::VERSION;
+use super::{DIALECT, VERSION};
 use crate::domain::{ClientKey, PaymentMethodId, Units};
 use crate::protocol::card_number::{hides_card_number, is_card_number};
+use crate::protocol::credential::{Credential, Instrument};
 use crate::protocol::strict_json::{self, Limits, StrictJsonError, Value};
 
 /// Most bytes of a `payment` header, checked before anything is decoded.
@@ -15,36 +16,6 @@ pub const MAX_PAYMENT_BYTES: usize = 8 * 1024;
 
 /// Several `payment` headers are refused; so many of them are searched for card numbers.
 const MAX_LOOKED_AT: usize = 4;
-
-/// A decoded `payment` header. At least one of `payment_method` and `client_key` is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Credential {
-    /// The card to charge when the balance does not suffice.
-    pub payment_method: Option<PaymentMethodId>,
-    /// The wallet to spend from.
-    pub client_key: Option<ClientKey>,
-    /// What to charge; above zero.
-    pub top_up_amount: Option<Units>,
-    /// Refuse when the price is above this; zero or more.
-    pub max_amount: Option<Units>,
-    /// Pay into a new wallet, although the card has founded one already.
-    pub new_wallet: bool,
-    /// A clientId was sent beside the card that this gateway has never issued, or promised in vain. It is left out, and the card is taken
-    /// as if it had come alone.
-    pub left_out_unknown_client: bool,
-}
-
-impl Credential {
-    /// Takes the card as if it had come alone. `false`: there is none.
-    pub fn leave_out_unknown_client(&mut self) -> bool {
-        let has_card = self.payment_method.is_some();
-        if has_card {
-            self.client_key = None;
-            self.left_out_unknown_client = true;
-        }
-        has_card
-    }
-}
 
 /// Why a `payment` header is refused, in sentences for agents. Never repeats what was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -172,11 +143,13 @@ fn credential(members: &BTreeMap<String, Value>) -> Result<Credential, PayloadEr
     }
     let new_wallet = flag(members, "newWallet")?;
     Ok(Credential {
-        payment_method,
+        dialect: &DIALECT,
         client_key,
-        top_up_amount,
-        max_amount,
+        instrument: payment_method.map(Instrument::Card),
+        top_up_amount: top_up_amount.map(Units::to_micros),
+        max_amount: max_amount.map(Units::to_micros),
         new_wallet,
+        binding: None,
         left_out_unknown_client: false,
     })
 }

@@ -4,7 +4,7 @@
 //! it is larger. An offer that fits is the same in the header and in the body. One that does not fit loses in the header what is
 //! not needed to pay; the body has all of it.
 
-use super::PaymentRequired;
+use super::{PaymentRequired, WayToPay};
 
 /// Most bytes of an offer as JSON in a header. Base64 makes 2 KiB of them, which leaves as much again for a `payment-response` and
 /// everything else in the head.
@@ -16,7 +16,7 @@ const MAX_DESCRIPTION_BYTES: usize = 120;
 /// A request's number, which is not known yet when an offer is prepared.
 const REQUEST_ID_BYTES: usize = 40;
 
-impl PaymentRequired {
+impl PaymentRequired<WayToPay> {
     /// What a header holds instead of this, when this does not fit: the description once and cut, no sentence, no labels, and of
     /// the top-up options as many as there is room for, the smallest first. It does not depend on the URL or the request's number.
     #[must_use]
@@ -27,9 +27,11 @@ impl PaymentRequired {
             option.label.clear();
         }
         // Clients show people the one of the first way to pay.
-        for requirement in &mut short.accepts {
-            requirement.description =
-                requirement.description.take().map(|text| cut(&text, MAX_DESCRIPTION_BYTES));
+        for way in &mut short.accepts {
+            if let WayToPay::Stripe(requirement) = way {
+                requirement.description =
+                    requirement.description.take().map(|text| cut(&text, MAX_DESCRIPTION_BYTES));
+            }
         }
         short.resource.description = match short.accepts.is_empty() {
             true => short.resource.description.map(|text| cut(&text, MAX_DESCRIPTION_BYTES)),

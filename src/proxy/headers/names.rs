@@ -8,16 +8,15 @@
 //! `x-` and `http-` in front change nothing: `X-Script-Name` and `HTTP-Script-Name` are somebody's `SCRIPT_NAME`. Lists are in
 //! ascending order, because they are searched by halves; no prefix begins another.
 
-/// Ours to write or ours to know, by the whole name. `Proxy` becomes the variable `HTTP_PROXY` of CGI programs.
-const OURS: [&str; 12] = [
+use crate::protocol::SPOKEN;
+
+/// Ours to write or ours to know, by the whole name; payments are besides ([`SPOKEN`]). `Proxy` becomes the variable `HTTP_PROXY` of CGI programs.
+const OURS: [&str; 9] = [
     "authorization",
     "content-length",
     "cookie",
     "cookie2",
     "expect",
-    "payment",
-    "payment-required",
-    "payment-response",
     "proxy",
     "via",
     "x-client-id",
@@ -329,7 +328,7 @@ const COMMON: [&str; 18] = [
 /// Whether the upstream may see a header of the caller by this name, which is in lower case.
 pub(super) fn is_the_callers(name: &str) -> bool {
     // Refused below as well; but these come with nearly every request, and the lists are long.
-    if matches!(name, "host" | "payment" | "content-length" | "authorization") {
+    if matches!(name, "host" | "content-length" | "authorization") {
         return false;
     }
     COMMON.binary_search(&name).is_ok()
@@ -341,7 +340,7 @@ fn is_plain(name: &str) -> bool {
 }
 
 fn is_ours(name: &str) -> bool {
-    OURS.binary_search(&name).is_ok() || begins_with_one(name, &OUR_PREFIXES)
+    OURS.binary_search(&name).is_ok() || begins_with_one(name, &OUR_PREFIXES) || SPOKEN.names(name)
 }
 fn is_taken_for_more(stem: &str) -> bool {
     TAKEN_FOR_MORE

@@ -126,7 +126,7 @@ const ORDINARY: &str = "
     if-none-match if-modified-since if-unmodified-since if-range last-event-id link max-forwards origin pragma prefer
     priority range referer user-agent upgrade-insecure-requests sec-fetch-mode sec-ch-ua save-data soapaction want-digest
     x-api-key api-key apikey x-auth-token x-csrf-token x-requested-with x-correlation-id x-trace-id x-session-id x-user-id
-    x-tenant-id x-wallet-address x-target-url x-timezone x-locale x-http2-stream x-payment traceparent tracestate baggage b3
+    x-tenant-id x-wallet-address x-target-url x-timezone x-locale x-http2-stream traceparent tracestate baggage b3
     x-b3-traceid x-amzn-trace-id x-cloud-trace-context sentry-trace x-datadog-trace-id x-stainless-retry-count x-stainless-os
     openai-organization anthropic-version anthropic-beta x-goog-api-key x-goog-api-client x-ms-version x-ms-client-request-id
     mcp-session-id mcp-protocol-version x-hub-signature-256 x-github-event stripe-version x-zip x-tip x-relationship-id

@@ -8,7 +8,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::TopUpPack;
 use crate::paywall::Refusal;
-use crate::paywall::offer::{Offers, Sale};
+use crate::paywall::offer::{Offers, Resource};
+use crate::pricing::{Listing, PriceRule, StatusSet};
+use crate::protocol::stripe402::PaymentRequired;
+use crate::protocol::{SPOKEN, SealKey};
 
 /// Settings that the configuration accepts, the dearest price that may be sold under them, and by how much the balance limit is
 /// above what it must be.
@@ -141,9 +144,20 @@ proptest! {
     #[test]
     fn what_is_offered_is_accepted_and_what_is_accepted_is_offered((shop, state, price, tries) in case()) {
         let amounts = &shop.amounts;
-        let offers = Offers { publishable_key: "pk_test_a".to_owned(), amounts: amounts.clone() };
-        let sale = Sale { origin: "", path: "/", description: None, mime_type: None, price };
-        let offer = offers.write(sale, &Refusal::InsufficientCredits, state.as_ref(), "r");
+        let offers = Offers {
+            publishable_key: "pk_test_a".to_owned(),
+            amounts: amounts.clone(),
+            dialects: SPOKEN,
+            seal_key: SealKey::new([7; 32]),
+        };
+        let charged = std::sync::Arc::new(StatusSet::default_charged());
+        let listing = Listing::new("GET /".to_owned(), PriceRule::Fixed(price), amounts.currency(), charged);
+        let quote = std::sync::Arc::new(listing).list_quote();
+        let quote = (!price.is_zero()).then_some(&quote);
+        let resource = Resource { origin: "", path: "/", description: None, mime_type: None, quote };
+        let told = Refusal::InsufficientCredits.told(state.as_ref());
+        let written = offers.write(resource, &told, state.as_ref(), "r");
+        let offer: PaymentRequired = serde_json::from_str(&written.body).unwrap();
         let sent_back = |units: i64| {
             let amount = crate::domain::Units::new(units).unwrap().to_micros();
             amounts.choose(Some(amount), price, state.as_ref())

@@ -30,10 +30,10 @@ fn the_forms_of_a_payment_are_accepted() {
     ];
     for (json, method, key, top_up, max) in cases {
         let credential = decode(json).expect(json);
-        assert_eq!(credential.payment_method.as_ref().map(PaymentMethodId::expose), method, "{json}");
+        assert_eq!(credential.card().map(PaymentMethodId::expose), method, "{json}");
         assert_eq!(credential.client_key.as_ref().map(ClientKey::expose), key, "{json}");
-        assert_eq!(credential.top_up_amount, top_up.and_then(Units::new), "{json}");
-        assert_eq!(credential.max_amount, max.and_then(Units::new), "{json}");
+        assert_eq!(credential.top_up_amount, top_up.and_then(Units::new).map(Units::to_micros), "{json}");
+        assert_eq!(credential.max_amount, max.and_then(Units::new).map(Units::to_micros), "{json}");
     }
 }
 
@@ -208,10 +208,10 @@ proptest! {
             new_wallet: None,
         };
         let credential = decode_payment(encode(&payload).as_bytes()).expect("valid");
-        prop_assert_eq!(credential.payment_method.map(|m| m.expose().to_owned()), method);
+        prop_assert_eq!(credential.card().map(|m| m.expose().to_owned()), method);
         prop_assert_eq!(credential.client_key.map(|k| k.expose().to_owned()), Some(key));
-        prop_assert_eq!(credential.top_up_amount, top_up.and_then(Units::new));
-        prop_assert_eq!(credential.max_amount, max.and_then(Units::new));
+        prop_assert_eq!(credential.top_up_amount, top_up.and_then(Units::new).map(Units::to_micros));
+        prop_assert_eq!(credential.max_amount, max.and_then(Units::new).map(Units::to_micros));
     }
 
     #[test]
