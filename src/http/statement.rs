@@ -1,6 +1,6 @@
 //! The books as a payer sees them: only what moved the payer's own wallet, in a few stable words.
 //!
-//! The seller's accounts, fees and ids stay out of it. README's section for callers documents the words.
+//! The seller's accounts, fees and ids stay out of it. docs/callers.md documents the words.
 
 use serde_json::{Value, json};
 

@@ -17,6 +17,7 @@ mod card_identity;
 mod cli;
 mod crash;
 mod crowd;
+mod documents;
 mod embedded;
 mod exchanges;
 mod first_payment;
