@@ -29,6 +29,7 @@ pub mod ledger;
 pub mod money_work;
 pub mod payments;
 pub(crate) mod peer_alive;
+pub mod reconciliation;
 pub mod shield;
 pub mod stripe;
 pub mod top_up;
