@@ -24,10 +24,12 @@ pub mod charges;
 mod event;
 pub mod evidence;
 mod inbox;
+mod parts;
 mod poller;
 pub mod refunds;
 
 pub use self::applier::{Applied, Applier};
 pub use self::event::{Event, HANDLED_TYPES};
 pub use self::inbox::{Inbox, ParkedEvents, Taken};
+pub use self::parts::PaymentParts;
 pub use self::poller::{PollError, Poller};
