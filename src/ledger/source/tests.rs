@@ -195,7 +195,7 @@ const NO_SOURCES: [(&str, &str); 3] = [
     ("ledger/aftermath/disputes.rs", "format!(\"dispute:{id}\")"),
     ("shield/store.rs", "f.cause = 'dispute:' || d.id"),
     // The key of an operator's request, before it is hashed.
-    ("http/admin/api.rs", "format!(\"adjustment:{key}\")"),
+    ("http/admin/api/adjustments.rs", "format!(\"adjustment:{key}\")"),
 ];
 
 #[test]
