@@ -30,12 +30,13 @@ use crate::ledger::keys::Keys;
 use crate::money_work::MoneyWork;
 use crate::payments::charges::Charges;
 use crate::payments::refunds::Refunds;
-use crate::payments::{Applier, Inbox, Poller, Watch};
+use crate::payments::{Applier, Inbox, PaymentParts, Poller};
 use crate::paywall::offer::Offers;
 use crate::paywall::{Paywall, PaywallParts};
 use crate::protocol::SPOKEN;
 use crate::proxy::reachability::Reachability;
 use crate::proxy::upstream::UpstreamSetupError;
+use crate::reconciliation::Watch;
 use crate::stripe::{Stripe, StripeSetupError};
 use crate::top_up::account::check_mode;
 use crate::top_up::{Account, TopUpParts, TopUps, WrongStripe, installation};
@@ -177,17 +178,17 @@ impl Engine {
             },
             config,
         );
-        let refunds =
-            Refunds::new(db.clone(), ledger.clone(), stripe.clone(), account.clone(), tasks.clone());
-        let charges = Charges::new(
-            ledger.clone(),
-            stripe.clone(),
-            top_ups.clone(),
-            refunds.clone(),
-            tasks.clone(),
-            config.top_up.refund_on_fraud_warning,
-        );
-        refunds.read_back_with(&charges);
+        let payments = Arc::new(PaymentParts {
+            db: db.clone(),
+            ledger: ledger.clone(),
+            stripe: stripe.clone(),
+            account: account.clone(),
+            top_ups: top_ups.clone(),
+            tasks: tasks.clone(),
+            refund_on_fraud_warning: config.top_up.refund_on_fraud_warning,
+        });
+        let refunds = Refunds::new(Arc::clone(&payments));
+        let charges = Charges::new(payments);
         let paywall = Paywall::new(PaywallParts {
             db: db.clone(),
             ledger: ledger.clone(),

@@ -30,6 +30,7 @@ pub mod money_work;
 pub mod payments;
 pub(crate) mod peer_alive;
 pub mod pricing;
+pub mod reconciliation;
 pub mod shield;
 pub mod stripe;
 pub mod top_up;

@@ -8,9 +8,9 @@ use chrono::{DateTime, NaiveDate, Utc};
 use super::check_config::load_or_report;
 use crate::config::Config;
 use crate::db::{connect_read_only, require_current};
-use crate::payments::both_sides::{GatherError, Gathered, gather};
-use crate::payments::comparison::{Comparison, compare};
-use crate::payments::window::{Progress, Window, second};
+use crate::reconciliation::both_sides::{GatherError, Gathered, gather};
+use crate::reconciliation::comparison::{Comparison, compare};
+use crate::reconciliation::window::{Progress, Window, second};
 use crate::stripe::Stripe;
 use crate::top_up::account;
 

@@ -201,7 +201,7 @@ impl Readers {
 #[test]
 fn everything_about_money_holds_on_postgresql_too() {
     postgres::run_again_on_postgres(
-        &["ledger::", "http::admin::", "key_secret::", "db::", "payments::", "top_up::"],
+        &["ledger::", "http::admin::", "key_secret::", "db::", "payments::", "reconciliation::", "top_up::"],
         // The core and the reservations know no database.
         &["ledger::core::", "ledger::reservations::", "http::admin::password::", "http::admin::throttle::"],
     );

@@ -11,8 +11,9 @@ use super::metrics::{Metrics, Readings};
 use super::reversals::Reversals;
 use crate::db::{Db, Trouble, now_micros};
 use crate::ledger::Ledger;
-use crate::payments::{Inbox, ParkedEvents, Watch};
+use crate::payments::{Inbox, ParkedEvents};
 use crate::proxy::reachability::{ReachState, Reachability};
+use crate::reconciliation::Watch;
 use crate::sparing_log::sparingly;
 use crate::top_up::{Standing, TopUps};
 

@@ -5,7 +5,8 @@
 //!                     top-up ──┼─► writer: BEGIN · read · core::apply · append entries · update clients · COMMIT ─► answers
 //!                    reverse ──┘
 //! ```
-//! `core.rs` has every rule and no I/O; `source.rs` says what entries stand for, and which accounts that may move. `writer.rs` commits batches; `fault.rs` decides what a failed one means. `storage.rs`
+//! `core.rs` has every rule and no I/O; `source.rs` says what entries stand for, and which accounts that may move. `writer.rs`
+//! commits batches; `fault.rs` decides what a failed one means. `aftermath.rs` aligns what becomes of charges. `storage.rs`
 //! reads and writes, with the bulk statements of `sqlite.rs` and `postgres.rs`: two databases, one ledger.
 //! `reservations.rs` is what running requests of this node have set aside; holds set aside across nodes. `nodes.rs` finishes
 //! what dead nodes left. `mailbox.rs` brings outcomes to the threads that wait for them. `answers.rs` keeps answers for

@@ -5,6 +5,7 @@ mod aftermath;
 mod at_once;
 pub(in crate::ledger) mod books;
 mod failures;
+mod freezes;
 mod holds;
 mod outages;
 mod refunds;

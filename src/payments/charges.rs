@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
+use super::parts::PaymentParts;
 use super::refunds::Refunds;
 use crate::db::DbError;
 use crate::domain::{Currency, Micros, RefundId, TopUpId};
@@ -11,10 +12,8 @@ use crate::ledger::aftermath::{
     Change, ChargeFacts, DisputeFacts, DisputeMovement, Movement, RefundFacts, RefundOrigin, RefundStatus,
     WarningFacts,
 };
-use crate::ledger::{Ledger, LedgerError, Refusal};
-use crate::money_work::MoneyWork;
-use crate::stripe::{ChargeAftermath, Stripe, StripeDispute, StripeFailure, StripeMovement, StripeRefund};
-use crate::top_up::TopUps;
+use crate::ledger::{LedgerError, Refusal};
+use crate::stripe::{ChargeAftermath, StripeDispute, StripeFailure, StripeMovement, StripeRefund};
 use crate::top_up::store::State;
 
 /// What one look at a charge may take.
@@ -25,27 +24,7 @@ pub const MAX_A_PASS: i64 = 50;
 
 /// Aligns our books with Stripe's, charge by charge. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Charges(Arc<Inner>);
-
-/// The same, without keeping it.
-#[derive(Debug)]
-pub(super) struct WeakCharges(Weak<Inner>);
-
-impl WeakCharges {
-    pub(super) fn upgrade(&self) -> Option<Charges> {
-        self.0.upgrade().map(Charges)
-    }
-}
-
-#[derive(Debug)]
-struct Inner {
-    ledger: Ledger,
-    stripe: Stripe,
-    top_ups: TopUps,
-    refunds: Refunds,
-    tasks: MoneyWork,
-    refund_on_fraud_warning: bool,
-}
+pub struct Charges(Arc<PaymentParts>);
 
 /// What became of a look.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,21 +59,10 @@ fn not_read(failure: &StripeFailure) -> Aligned {
 }
 
 impl Charges {
-    /// Puts the parts together.
+    /// Made of the same parts as [`Refunds`].
     #[must_use]
-    pub fn new(
-        ledger: Ledger,
-        stripe: Stripe,
-        top_ups: TopUps,
-        refunds: Refunds,
-        tasks: MoneyWork,
-        refund_on_fraud_warning: bool,
-    ) -> Self {
-        Self(Arc::new(Inner { ledger, stripe, top_ups, refunds, tasks, refund_on_fraud_warning }))
-    }
-
-    pub(super) fn downgrade(&self) -> WeakCharges {
-        WeakCharges(Arc::downgrade(&self.0))
+    pub fn new(parts: Arc<PaymentParts>) -> Self {
+        Self(parts)
     }
 
     /// Reads everything that Stripe knows about a PaymentIntent's charge and applies it. Idempotent. Goes on when whoever asked
@@ -194,8 +162,9 @@ impl Charges {
         if !self.0.refund_on_fraud_warning || !seen.disputes.is_empty() {
             return Aligned::Done;
         }
+        let refunds = Refunds::new(Arc::clone(&self.0));
         for warning in seen.warnings.iter().filter(|warning| warning.actionable) {
-            match self.0.refunds.because_of_warning(id, &warning.id).await {
+            match refunds.because_of_warning(id, &warning.id).await {
                 Ok(()) => {}
                 Err(LedgerError::Refused(Refusal::ExceedsCharge)) => {}
                 Err(error) => return Aligned::NotYet(error.to_string()),

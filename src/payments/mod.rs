@@ -9,8 +9,6 @@
 //! this program does not know. `charges.rs` reads from Stripe everything that has become of a charge and applies it in one step,
 //! whoever noticed first: an event, an operator's refund, the reconciler. `refunds.rs` asks for refunds. `evidence.rs` gathers
 //! what answers a dispute.
-//! `comparison.rs` compares the books with what Stripe has, `difference.rs` names what can differ, `both_sides.rs` reads the two,
-//! `watch.rs` does it while the server runs.
 #![cfg_attr(
     not(test),
     deny(
@@ -22,20 +20,16 @@
 )]
 
 mod applier;
-pub mod both_sides;
 pub mod charges;
-pub mod comparison;
-pub mod difference;
 mod event;
 pub mod evidence;
 mod inbox;
+mod parts;
 mod poller;
 pub mod refunds;
-mod watch;
-pub mod window;
 
 pub use self::applier::{Applied, Applier};
 pub use self::event::{Event, HANDLED_TYPES};
 pub use self::inbox::{Inbox, ParkedEvents, Taken};
+pub use self::parts::PaymentParts;
 pub use self::poller::{PollError, Poller};
-pub use self::watch::Watch;

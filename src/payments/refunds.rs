@@ -6,17 +6,16 @@
 //!                                                   └► unknown: stays 'requested'; asked again under the same key
 //! ```
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use super::charges::{Aligned, Charges, WeakCharges};
-use crate::db::{Db, DbError, On, Row, now_micros, query, query_scalar};
+use super::charges::{Aligned, Charges};
+use super::parts::PaymentParts;
+use crate::db::{DbError, On, Row, now_micros, query, query_scalar};
 use crate::domain::{Currency, Micros, RefundId, SecretHash, TopUpId};
 use crate::ledger::aftermath::{Change, NewRefund, RefundOrigin};
 use crate::ledger::request_key::{made_under, stored_key};
-use crate::ledger::{Ledger, LedgerError, Refusal};
-use crate::money_work::MoneyWork;
-use crate::stripe::{NewStripeRefund, Stripe, StripeFailure};
-use crate::top_up::Account;
+use crate::ledger::{LedgerError, Refusal};
+use crate::stripe::{NewStripeRefund, StripeFailure};
 
 /// What asking for one refund may take.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
@@ -31,18 +30,7 @@ const KEY_LIFE: i64 = 23 * 60 * 60 * 1_000_000;
 
 /// Asks for refunds. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Refunds(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    db: Db,
-    ledger: Ledger,
-    stripe: Stripe,
-    account: Account,
-    tasks: MoneyWork,
-    /// Reads back what became of a refund; it asks for refunds itself, so the one does not keep the other.
-    charges: OnceLock<WeakCharges>,
-}
+pub struct Refunds(Arc<PaymentParts>);
 
 /// A refund, as stored.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -172,15 +160,10 @@ pub(super) async fn of_top_up(on: impl Into<On<'_>>, id: TopUpId) -> Result<Vec<
 }
 
 impl Refunds {
-    /// Puts the parts together; [`Refunds::read_back_with`] must follow.
+    /// Made of the same parts as [`Charges`], which reads back what became of a refund.
     #[must_use]
-    pub fn new(db: Db, ledger: Ledger, stripe: Stripe, account: Account, tasks: MoneyWork) -> Self {
-        Self(Arc::new(Inner { db, ledger, stripe, account, tasks, charges: OnceLock::new() }))
-    }
-
-    /// What reads back from Stripe.
-    pub fn read_back_with(&self, charges: &Charges) {
-        let _ = self.0.charges.set(charges.downgrade());
+    pub fn new(parts: Arc<PaymentParts>) -> Self {
+        Self(parts)
     }
 
     /// Refunds to a card what its client has not spent. Idempotent by the request's key. What comes back may still be on its way,
@@ -365,11 +348,9 @@ impl Refunds {
 
     /// Books what Stripe has made of a charge.
     async fn align(&self, top_up: &str) -> Result<Aligned, DbError> {
-        let charges = self.0.charges.get().and_then(WeakCharges::upgrade);
-        Ok(match (self.intent(top_up).await?, charges) {
-            (Some(intent), Some(charges)) => charges.align(&intent).await,
-            (None, _) => Aligned::Nothing("there is no PaymentIntent"),
-            (_, None) => Aligned::NotYet("the gateway is stopping".to_owned()),
+        Ok(match self.intent(top_up).await? {
+            Some(intent) => Charges::new(Arc::clone(&self.0)).align(&intent).await,
+            None => Aligned::Nothing("there is no PaymentIntent"),
         })
     }
 

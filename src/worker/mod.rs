@@ -10,7 +10,8 @@ use crate::ledger::nodes::RENEW_EVERY;
 use crate::ledger::{Ledger, answers};
 use crate::payments::charges::{Aligned, Charges};
 use crate::payments::refunds::Refunds;
-use crate::payments::{Applier, Inbox, Poller, Watch};
+use crate::payments::{Applier, Inbox, Poller};
+use crate::reconciliation::Watch;
 use crate::top_up::{Account, TopUps};
 
 /// Pauses between two steps. `true`: `stop` became true meanwhile.

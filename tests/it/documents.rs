@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use prepaid402::http::metrics::{Metrics, Outcome, Readings, WebhookOutcome};
-use prepaid402::payments::difference::Kind;
 use prepaid402::protocol::stripe402::{
     PaymentPayload, PaymentRequired, PaymentResponse, Requirement, Resource, Standing, TopUpOption,
 };
+use prepaid402::reconciliation::difference::Kind;
 use serde_json::{Value, json};
 
 use crate::exchanges::recorded_steps;

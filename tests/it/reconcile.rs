@@ -9,8 +9,8 @@ use prepaid402::key_secret::KeySecret;
 use prepaid402::ledger::Ledger;
 use prepaid402::ledger::keys::Keys;
 use prepaid402::money_work::MoneyWork;
+use prepaid402::payments::PaymentParts;
 use prepaid402::payments::charges::{Aligned, Charges};
-use prepaid402::payments::refunds::Refunds;
 use prepaid402::stripe::Stripe;
 use prepaid402::top_up::{Account, TopUpParts, TopUps};
 use serde_json::{Value, json};
@@ -72,8 +72,16 @@ async fn align(world: &World, intents: &[&String]) {
         tasks: tasks.clone(),
     };
     let top_ups = TopUps::new(parts, &loaded);
-    let refunds = Refunds::new(db, ledger.clone(), stripe.clone(), account, tasks.clone());
-    let charges = Charges::new(ledger.clone(), stripe, top_ups, refunds, tasks, false);
+    let parts = PaymentParts {
+        db,
+        ledger: ledger.clone(),
+        stripe,
+        account,
+        top_ups,
+        tasks,
+        refund_on_fraud_warning: false,
+    };
+    let charges = Charges::new(Arc::new(parts));
     for intent in intents {
         assert_eq!(charges.align(intent).await, Aligned::Done, "{intent}");
     }

@@ -192,10 +192,10 @@ fn has_account_number(line: &str) -> bool {
 /// These only look like sources.
 const NO_SOURCES: [(&str, &str); 3] = [
     // Causes of freezes name the dispute.
-    ("ledger/aftermath.rs", "format!(\"dispute:{id}\")"),
+    ("ledger/aftermath/disputes.rs", "format!(\"dispute:{id}\")"),
     ("shield/store.rs", "f.cause = 'dispute:' || d.id"),
     // The key of an operator's request, before it is hashed.
-    ("http/admin/api.rs", "format!(\"adjustment:{key}\")"),
+    ("http/admin/api/adjustments.rs", "format!(\"adjustment:{key}\")"),
 ];
 
 #[test]

@@ -19,7 +19,9 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use super::{Asked, Committed, Writer};
+use super::Writer;
+use super::queue::Asked;
+use super::transaction::Committed;
 use crate::ledger::core::{Batch, ClientId, ClientState, Command, EntryId, Outcome};
 use crate::ledger::fault::Fault;
 use crate::ledger::storage::{self, Writing};

@@ -1,12 +1,16 @@
-//! The simulator's books: every object, every remembered answer, in memory; and the records that the journal keeps.
+//! The simulator's books: every object, every remembered answer, in memory; and the records that the journal keeps
+//! (`books/record.rs`).
+
+mod record;
 
 use std::collections::{BTreeSet, HashMap};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::Sha256;
 
+use self::record::Account;
+pub(super) use self::record::{Record, Settings};
 use super::events::{Cause, Event, EventLog};
 use super::idempotency::LIFETIME_SECONDS;
 use super::issuer::TrueCvcs;
@@ -21,89 +25,6 @@ use super::webhooks::WebhookEndpoint;
 /// Objects of one kind that fit in the books; far beyond any test, and it keeps a runaway loop from taking all memory.
 const MAX_ROWS: usize = 1_000_000;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-
-/// One change of the books. A request's changes are one line of the journal, so all of them happen or none.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "kind", content = "value", rename_all = "snake_case")]
-pub(super) enum Record {
-    /// The books' own secret: fingerprints and request MACs come from it.
-    Account(Account),
-    /// The clock was moved.
-    Clock {
-        /// Seconds ahead of the system's clock.
-        offset_seconds: i64,
-    },
-    /// A settings change.
-    Settings(Settings),
-    /// New or changed.
-    Customer(Customer),
-    /// New or changed.
-    PaymentMethod(Box<PaymentMethod>),
-    /// New or changed.
-    PaymentIntent(Box<PaymentIntent>),
-    /// New or changed.
-    SetupIntent(Box<SetupIntent>),
-    /// New or changed.
-    SetupAttempt(Box<SetupAttempt>),
-    /// New or changed.
-    Charge(Charge),
-    /// New or changed.
-    Refund(Refund),
-    /// New.
-    BalanceTransaction(BalanceTransaction),
-    /// New or changed.
-    Dispute(Box<Dispute>),
-    /// New.
-    FraudWarning(FraudWarning),
-    /// Something happened. Every endpoint that listens for it gets it from here.
-    Event(Box<Event>),
-    /// New or changed.
-    WebhookEndpoint(WebhookEndpoint),
-    /// Removed, with what it waited for.
-    NoWebhookEndpoint {
-        /// Its id.
-        id: String,
-    },
-    /// An endpoint has taken an event, or it is too old to be tried again.
-    Delivered {
-        /// The endpoint's id.
-        endpoint: String,
-        /// The event's id.
-        event: String,
-    },
-    /// What an idempotency key answers.
-    Saved(SavedAnswer),
-}
-
-/// The account's secret.
-#[derive(Clone, Serialize, Deserialize)]
-pub(super) struct Account {
-    secret: [u8; 32],
-}
-
-impl std::fmt::Debug for Account {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Account(..)")
-    }
-}
-
-/// What can be switched while the simulator runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Settings {
-    /// Whether a publishable key may turn a card number into a PaymentMethod (Stripe: off unless switched on).
-    pub(super) publishable_key_tokenisation: bool,
-    /// Whether a charge's balance transaction comes only later, with `charge.updated`.
-    #[serde(default)]
-    pub(super) late_balance_transactions: bool,
-}
-
-impl Settings {
-    /// The settings of new books.
-    pub(super) fn new(publishable_key_tokenisation: bool) -> Self {
-        Self { publishable_key_tokenisation, late_balance_transactions: false }
-    }
-}
 
 /// Objects of one kind, in the order of their creation.
 #[derive(Debug)]

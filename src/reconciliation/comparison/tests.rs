@@ -1,8 +1,11 @@
 //! Each kind of difference, made in facts that agree, is named, and nothing else is.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
-use super::super::difference::Kind;
+use super::charges::FEE_GRACE;
 use super::*;
+use crate::reconciliation::facts::{
+    Charged, DisputeMoved, Moved, RefundRow, RefundStatus, Refunded, TopUpRow,
+};
 
 fn moved(id: &str, fee: i64) -> Moved {
     Moved { id: id.to_owned(), fee, currency: "usd".to_owned(), created: 1_000 }
