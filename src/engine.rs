@@ -164,7 +164,7 @@ impl Engine {
         let watch = DatabaseWatch::new(db.clone(), own.as_ref()).await;
         let keys = Arc::new(Keys::new(db.reader().clone()));
         let tasks = MoneyWork::on_this_runtime();
-        let seal_key = key_secret.seal_key();
+        let seal_keys = key_secret.seal_keys();
         let top_ups = TopUps::new(
             TopUpParts {
                 db: db.clone(),
@@ -202,7 +202,7 @@ impl Engine {
             publishable_key: config.stripe.publishable_key.clone(),
             amounts: top_ups.amounts().clone(),
             dialects: SPOKEN,
-            seal_key,
+            seal_keys,
         };
         let metrics = Arc::new(Metrics::new());
         let inbox = Inbox::new(db.clone(), tasks.clone());

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::db::{Db, DbError, query, query_scalar};
 use crate::domain::ids::random_bytes;
 use crate::domain::{ClientKey, KeyId};
-use crate::protocol::SealKey;
+use crate::protocol::SealKeys;
 
 /// All versions of the key secret.
 #[derive(Clone)]
@@ -196,14 +196,17 @@ impl KeySecret {
         (id, *version, ClientKey::derive(secret, id))
     }
 
-    /// What challenges are sealed with: all nodes have the same, and whoever knows it learns nothing of client keys.
+    /// What challenges are sealed with: the newest version, and all that other nodes may still seal with. Whoever knows them learns
+    /// nothing of client keys.
     ///
     /// # Panics
     /// Never: there is at least one version.
     #[must_use]
-    pub fn seal_key(&self) -> SealKey {
-        let (_, secret) = self.versions.last_key_value().expect("at least one version");
-        SealKey::new(derived(secret, b"prepaid402 challenge seal"))
+    pub fn seal_keys(&self) -> SealKeys {
+        let mut derived: Vec<[u8; 32]> =
+            self.versions.values().map(|secret| derived(secret, b"prepaid402 challenge seal")).collect();
+        let newest = derived.pop().expect("at least one version");
+        SealKeys::new(newest, derived)
     }
 
     /// The same key again, or `None` when that version is gone.

@@ -160,7 +160,7 @@ fn header_name(element: &Section<'_>, report: &mut Report) -> Option<String> {
             return None;
         }
     };
-    if RESERVED_HEADERS.contains(&name.as_str()) || SPOKEN.names(&name) {
+    if RESERVED_HEADERS.contains(&name.as_str()) || SPOKEN.owns(&name) {
         let what = format!(
             "{name} belongs to the connection or to the payment: choose a name such as \"x-gateway-token\""
         );

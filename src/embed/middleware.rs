@@ -3,12 +3,13 @@
 //! Money work runs in tasks that a caller who hangs up cannot cancel, and so does the handler, on the worker that took the
 //! request: what was done is charged.
 
+use std::collections::HashMap;
 use std::future::{Future, Ready, ready};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::body::{self, BoxBody, MessageBody};
@@ -46,7 +47,8 @@ use crate::paywall::offer::Resource;
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Purchase, Refusal, Refused, Repayer, RepeatKey, Wallet,
 };
-use crate::pricing::{PriceRule, Quote, StatusSet};
+use crate::pricing::route_table::METHODS;
+use crate::pricing::{Asked, PriceRule, Quote, StatusSet};
 use crate::protocol::{Challenge, Dialect};
 use crate::proxy::headers::matches_anything;
 use crate::proxy::pace::Patience;
@@ -60,8 +62,9 @@ pub struct Price {
     description: Option<Arc<str>>,
     mime_type: Option<Arc<str>>,
     body_timeout: Option<Duration>,
-    /// The answer to whoever presents nothing, made at the first such request, and the name of the handler that it is for.
-    challenge: Arc<OnceLock<(String, Challenge)>>,
+    /// The answers to whoever presents nothing, made at the first such request, by the names of handlers. There are as many as
+    /// handlers have methods.
+    challenges: Arc<Mutex<HashMap<String, Arc<Challenge>>>>,
     /// In words, for the log.
     text: Arc<str>,
     nesting: Arc<Nesting>,
@@ -77,7 +80,7 @@ impl Price {
             description: None,
             mime_type: None,
             body_timeout: None,
-            challenge: Arc::default(),
+            challenges: Arc::default(),
             text,
             nesting: Arc::default(),
         }
@@ -87,7 +90,7 @@ impl Price {
     #[must_use]
     pub fn description(mut self, description: &str) -> Self {
         self.description = Some(description.into());
-        self.challenge = Arc::default();
+        self.challenges = Arc::default();
         self
     }
 
@@ -95,7 +98,7 @@ impl Price {
     #[must_use]
     pub fn mime_type(mut self, mime_type: &str) -> Self {
         self.mime_type = Some(mime_type.into());
-        self.challenge = Arc::default();
+        self.challenges = Arc::default();
         self
     }
 
@@ -128,17 +131,16 @@ impl Price {
 
     /// The answer to whoever presents nothing.
     fn challenge(&self, request: &ServiceRequest, url: &str, id: RequestId) -> HttpResponse {
-        let prepare = || {
-            let quote = self.sold(request).listing.list_quote();
-            self.inner.parts.offers.challenge(self.resource("", "", &quote))
-        };
         let name = name_of(request);
-        let (first, prepared) = self.challenge.get_or_init(|| (name.clone(), prepare()));
-        if *first == name {
-            return payment_answer::challenge(prepared, url, id);
-        }
-        // Another method, or another handler behind the same price. Not kept: names come from outside.
-        payment_answer::challenge(&prepare(), url, id)
+        let challenges = || self.challenges.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = challenges().get(&name).cloned();
+        let prepared = known.unwrap_or_else(|| {
+            let quote = self.inner.sold(name.clone(), self.rule, &self.charged).listing.list_quote();
+            let prepared = Arc::new(self.inner.parts.offers.challenge(self.resource("", "", &quote)));
+            challenges().insert(name, Arc::clone(&prepared));
+            prepared
+        });
+        payment_answer::challenge(&prepared, url, id)
     }
 }
 
@@ -347,16 +349,15 @@ impl Price {
     ) -> Result<Sale, (HttpResponse, Outcome)> {
         let (origin, path) = (self.inner.parts.origin.of(request.request()), request.path().to_owned());
         let presented = spoken::read_credential(&self.inner.parts.offers.dialects, request.headers());
-        if let Ok(None) = &presented {
+        let Some(presented) = presented.transpose() else {
             let url = [&*origin, &*path].concat();
             return Err((self.challenge(request, &url, id), Outcome::Challenged));
-        }
+        };
         let sold = self.sold(request);
         let quote = sold.listing.list_quote();
         let resource = self.resource(&origin, &path, &quote);
         let mut credential = match presented {
-            Ok(Some(credential)) => credential,
-            Ok(None) => return Err((problem::plain(Problem::InvalidRequest, id), Outcome::Refused)),
+            Ok(credential) => credential,
             Err(NotTaken::Refused(dialect, refusal)) => {
                 let answer = self.refuse(resource, (dialect, &Refused::because(refusal)), id);
                 return Err((answer, Outcome::PaymentRefused));
@@ -378,9 +379,12 @@ impl Price {
             Unfit::Problem(problem) => (problem::plain(problem, id), Outcome::Refused),
         };
         let key = repeat_key::presented(request.headers()).map_err(unfit)?.cloned();
-        if let Err(refusal) = parts.offers.verify(&credential, &quote) {
-            return Err((refuse(&Refused::because(refusal)), Outcome::PaymentRefused));
-        }
+        let unverified = parts.offers.verify(&credential, &quote).err();
+        // What is charged; what was offered is what a challenge is bound to.
+        let quote = sold
+            .listing
+            .quote(Asked::default())
+            .map_err(|why| (problem::unpriced(why, id), Outcome::Refused))?;
         let caller = parts.callers.address(request.request());
         // Who asks comes first: whoever is nobody, or sends a body slowly, must not keep others out.
         let mut wallet = match parts.paywall.recognise_at_once(&credential) {
@@ -403,8 +407,16 @@ impl Price {
             }
         };
         let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-        let purchase =
-            Purchase { request: id, quote: quote.clone(), credential, wallet, is_safe, repeat, caller };
+        let purchase = Purchase {
+            request: id,
+            quote: quote.clone(),
+            credential,
+            unverified,
+            wallet,
+            is_safe,
+            repeat,
+            caller,
+        };
         if let Some(admitted) = parts.paywall.open_at_once(&purchase) {
             let opened = Opened::Admitted(Box::new(admitted));
             return Ok(Sale { opened, sold, quote, dialect });
@@ -615,10 +627,11 @@ impl Price {
     }
 }
 
-/// What a handler is called in entries.
+/// What a handler is called in entries. Methods that nobody lists have one name: they come from outside, and names are kept.
 fn name_of(request: &ServiceRequest) -> String {
     let pattern = request.match_pattern().unwrap_or_else(|| "an unnamed handler".to_owned());
-    format!("{} {pattern}", request.method())
+    let method = METHODS.iter().find(|method| **method == request.method().as_str());
+    format!("{} {pattern}", method.unwrap_or(&"OTHER"))
 }
 
 fn paid(quote: &Quote, wallet: &Wallet, request: RequestId, is_repeat: bool) -> Paid {

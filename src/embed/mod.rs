@@ -242,7 +242,9 @@ impl Sold {
 
     /// Says once that a redirect was not charged: what is sold may be behind it, for nothing.
     fn tell_of_redirect(&self, status: u16) {
-        if !(300..400).contains(&status) || self.told_of_redirect.swap(true, Ordering::Relaxed) {
+        let is_charged = self.listing.charged().has_redirects();
+        if is_charged || !(300..400).contains(&status) || self.told_of_redirect.swap(true, Ordering::Relaxed)
+        {
             return;
         }
         tracing::warn!(
@@ -266,7 +268,7 @@ impl Inner {
         })
     }
 
-    /// Keeps what has its numbers in the ledger. Nothing else: names come from outside.
+    /// Keeps what has its numbers in the ledger.
     fn remember(&self, sold: &Arc<Sold>) {
         if sold.listing.booking().is_none() {
             return;

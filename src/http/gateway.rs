@@ -48,9 +48,9 @@ use crate::paywall::offer::Offers;
 use crate::paywall::{
     Admitted, Answered, Captured, Opened, Paywall, Purchase, Refusal, Refused, RepeatKey, Replayed,
 };
-use crate::pricing::Quote;
 use crate::pricing::path::{CanonicalPath, canonicalise};
 use crate::pricing::route_table::{Found, RouteTable};
+use crate::pricing::{Asked, Quote};
 use crate::protocol::Dialect;
 use crate::proxy::headers::{
     ResponseContext, TrustedRequestHeaders, matches_anything, request_headers_for_upstream,
@@ -203,6 +203,9 @@ impl Gateway {
         route: &GatewayRoute,
         id: RequestId,
     ) -> (HttpResponse, Outcome) {
+        if spoken::presents_unspoken(&self.offers.dialects, request.headers()) {
+            return (problem::plain(Problem::PaymentProtocolOff, id), Outcome::Refused);
+        }
         let holder = Holder::network(self.callers.address(request));
         let Some(standing) = self.crowd.free.enter(holder, super::has_body(request)) else {
             return (problem::plain(Problem::Busy, id), Outcome::Busy);
@@ -279,9 +282,12 @@ impl Gateway {
             Ok(key) => key.cloned(),
             Err(why) => return unfit(why),
         };
-        if let Err(refusal) = self.offers.verify(&credential, &quote) {
-            return (refuse(&Refused::because(refusal)), Outcome::PaymentRefused);
-        }
+        let unverified = self.offers.verify(&credential, &quote).err();
+        // What is charged; what was offered is what a challenge is bound to.
+        let quote = match sold.listing.quote(Asked::default()) {
+            Ok(quote) => quote,
+            Err(why) => return (problem::unpriced(why, id), Outcome::Refused),
+        };
         // Who asks comes first: whoever is nobody, or sends a body slowly, must not keep others out.
         let mut wallet = match self.paywall.recognise_at_once(&credential) {
             Some(wallet) => Some(wallet),
@@ -327,6 +333,7 @@ impl Gateway {
                 request: id,
                 quote: quote.clone(),
                 credential,
+                unverified,
                 wallet,
                 is_safe: is_head || *request.method() == Method::GET,
                 repeat,

@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::config::{Config, IdleLimit, LimitsConfig, RouteConfig};
 use crate::db::{Db, DbError};
 use crate::domain::Currency;
+use crate::ledger::price_lists;
 use crate::paywall::offer::{Offers, Resource};
 use crate::pricing::route_table::{RouteProblem, RouteTable};
-use crate::pricing::{Listing, Quote, RouteCharge, price_lists};
+use crate::pricing::{Listing, Quote, RouteCharge};
 use crate::protocol::Challenge;
 
 /// What a route of the table leads to.
@@ -44,7 +45,9 @@ pub(crate) struct Sold {
 impl Sold {
     /// Says once that a redirect was not charged: what is sold may be behind it, for nothing.
     pub(crate) fn tell_of_redirect(&self, status: u16) {
-        if !(300..400).contains(&status) || self.told_of_redirect.swap(true, Ordering::Relaxed) {
+        let is_charged = self.listing.charged().has_redirects();
+        if is_charged || !(300..400).contains(&status) || self.told_of_redirect.swap(true, Ordering::Relaxed)
+        {
             return;
         }
         tracing::warn!(

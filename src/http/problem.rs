@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::domain::RequestId;
 use crate::paywall::{Answer, WhoActs};
+use crate::pricing::Unpriced;
 
 /// What SDKs obey before their own rules.
 pub(crate) const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -331,6 +332,12 @@ pub(crate) fn tell_of_repeating(headers: &mut HeaderMap, answer: Answer) {
     if let Some(seconds) = repeating.after {
         headers.insert(RETRY_AFTER, seconds.into());
     }
+}
+
+/// A request that has no price, so that nothing may be done for it.
+pub(crate) fn unpriced(why: Unpriced, request: RequestId) -> HttpResponse {
+    let detail = format!("The request cannot be priced: {why}. Nothing was charged.");
+    response(Problem::InvalidRequest.answer(), Some(&detail), request, Map::new())
 }
 
 /// A problem without additions.

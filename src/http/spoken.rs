@@ -32,7 +32,12 @@ pub(crate) fn read_credential(
 
 /// Whether a request presents anything in a header that is a protocol's own alone.
 pub(crate) fn presents_any(request: &HttpRequest) -> bool {
-    SPOKEN.request_headers().any(|name| request.headers().contains_key(name))
+    request.headers().keys().any(|name| SPOKEN.owns(name.as_str()))
+}
+
+/// Whether a request carries a credential of a protocol that is not spoken.
+pub(crate) fn presents_unspoken(dialects: &Dialects, headers: &HeaderMap) -> bool {
+    dialects.unspoken(|name| headers.get_all(name).map(HeaderValue::as_bytes)).is_some()
 }
 
 /// What answers with an offer or a receipt vary by.
@@ -59,7 +64,7 @@ pub(super) fn expose_headers() -> HeaderValue {
     EXPOSE.clone()
 }
 
-/// Each name once.
+/// Each name once. For ever, so that what every answer has is copied without a count.
 fn joined(own: impl Iterator<Item = &'static str>, others: &[&'static str]) -> HeaderValue {
     let mut names: Vec<&str> = Vec::new();
     for name in own.chain(others.iter().copied()) {
@@ -67,5 +72,5 @@ fn joined(own: impl Iterator<Item = &'static str>, others: &[&'static str]) -> H
             names.push(name);
         }
     }
-    HeaderValue::from_str(&names.join(", ")).unwrap_or_else(|_| HeaderValue::from_static("*"))
+    HeaderValue::from_static(Box::leak(names.join(", ").into_boxed_str()))
 }

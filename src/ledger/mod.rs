@@ -31,6 +31,7 @@ pub mod keys;
 pub(crate) mod mailbox;
 pub mod nodes;
 mod postgres;
+pub mod price_lists;
 pub mod read;
 pub mod recording;
 pub mod repeat_key;

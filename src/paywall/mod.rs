@@ -34,12 +34,13 @@ use crate::db::{Db, DbError};
 use crate::domain::{ClientKey, Currency, Micros, RequestId, TopUpId};
 use crate::ledger::answers::{self, KeyState, NewKey};
 use crate::ledger::keys::{KeyLookup, KeyRecord, Keys};
+use crate::ledger::price_lists;
 use crate::ledger::{
     Capture, ClientId, ClientState, KeptHeader, Ledger, LedgerError, NotReserved, Posted, Reservation,
     ReserveError, Source, SourceKind, StoredAnswer,
 };
 use crate::money_work::MoneyWork;
-use crate::pricing::{Booking, Price, Quote, RouteCharge, price_lists};
+use crate::pricing::{Booking, Price, Quote, RouteCharge};
 use crate::protocol::{Credential, Instrument};
 use crate::proxy::reachability::Reachability;
 use crate::sparing_log::sparingly;
@@ -93,6 +94,8 @@ pub struct Purchase {
     pub quote: Quote,
     /// What the caller presented.
     pub credential: Credential,
+    /// Why that is not good for the quote, if it is not. Said of what would be charged: what was charged before is repeated.
+    pub unverified: Option<Refusal>,
     /// The wallet that this has led to a moment ago, if anybody has looked; it is looked up otherwise.
     pub wallet: Option<Wallet>,
     /// GET and HEAD: to do it without being paid costs nothing but work.
@@ -353,7 +356,10 @@ impl Paywall {
     /// can cancel it. `None` decides nothing: ask [`Paywall::open`].
     #[must_use]
     pub fn open_at_once(&self, purchase: &Purchase) -> Option<Admitted> {
-        if purchase.repeat.is_some() || self.takes_a_hold(purchase) || purchase.is_too_dear() {
+        if purchase.repeat.is_some() || purchase.unverified.is_some() {
+            return None;
+        }
+        if self.takes_a_hold(purchase) || purchase.is_too_dear() {
             return None;
         }
         if !self.db.condition().is_fine() {
@@ -389,6 +395,9 @@ impl Paywall {
             let wallet = self.recognise(&purchase.credential).await.ok().flatten();
             return Err(self.too_dear(wallet).await);
         }
+        if let (Some(why), None) = (&purchase.unverified, &purchase.repeat) {
+            return Err(Refused::new(why.clone()));
+        }
         let mut known = purchase.wallet.clone();
         for _ in 0..ROUNDS {
             let wallet = match known.take() {
@@ -402,7 +411,10 @@ impl Paywall {
                 if let Some(opened) = self.repeated(purchase, key, wallet.as_ref()).await? {
                     return Ok(opened);
                 }
-                // Only now: what was charged before the price rose is repeated for nothing.
+                // Only now: what was charged before the challenge expired, or the price rose, is repeated for nothing.
+                if let Some(why) = &purchase.unverified {
+                    return Err(Refused { wallet, ..Refused::new(why.clone()) });
+                }
                 if is_too_dear {
                     return Err(self.too_dear(wallet).await);
                 }
@@ -460,7 +472,7 @@ impl Paywall {
             charged: charged.clone(),
             ..Refused::new(refusal)
         };
-        // Only now that it can be paid: names of routes come from outside, and each is written down for good.
+        // Only now that it can be paid: each name is written down for good.
         let booking = match self.book(&purchase.quote).await {
             Ok(booking) => booking,
             Err(error) => {
@@ -747,8 +759,9 @@ impl Paywall {
     ) -> Result<Option<Admitted>, Refused> {
         let (price, credential) = (purchase.quote.most(), &purchase.credential);
         let refused = |refusal| Refused { wallet: wallet.clone(), state, ..Refused::new(refusal) };
-        let Some(Instrument::Card(card)) = &credential.instrument else {
-            return Err(refused(Refusal::PaymentRequired));
+        let card = match &credential.instrument {
+            None => return Err(refused(Refusal::PaymentRequired)),
+            Some(Instrument::Card(card)) => card,
         };
         let payer = self.payer(credential, wallet.as_ref()).await?;
         let amount = self.top_ups.amounts().choose(credential.top_up_amount, price, state.as_ref());

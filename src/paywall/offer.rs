@@ -8,7 +8,7 @@ use crate::ledger::ClientState;
 use crate::pricing::{Listing, Quote};
 use crate::protocol::stripe402;
 use crate::protocol::{
-    self, Challenge, Credential, Dialects, Filling, Offer, Offered, Pack, SealKey, Standing, TopUp,
+    self, Challenge, Credential, Dialects, Filling, Offer, Offered, Pack, SealKeys, Standing, TopUp,
     Verifying, Written,
 };
 use crate::top_up::amounts::{Amounts, Range};
@@ -50,7 +50,7 @@ pub struct Offers {
     /// The protocols.
     pub dialects: Dialects,
     /// What challenges are sealed with.
-    pub seal_key: SealKey,
+    pub seal_keys: SealKeys,
 }
 
 impl Offers {
@@ -90,7 +90,7 @@ impl Offers {
         state: Option<&ClientState>,
         request_id: &str,
     ) -> Written {
-        let challenge = self.dialects.challenge(&self.offer(resource, state), refusal, &self.seal_key);
+        let challenge = self.dialects.challenge(&self.offer(resource, state), refusal, &self.seal_keys);
         challenge.filled(&Filling::new(&resource.url(), request_id, now()))
     }
 
@@ -98,7 +98,7 @@ impl Offers {
     #[must_use]
     pub fn challenge(&self, resource: Resource<'_>) -> Challenge {
         let refusal = Refusal::PaymentRequired.told(None);
-        self.dialects.challenge(&self.offer(resource, None), &refusal, &self.seal_key)
+        self.dialects.challenge(&self.offer(resource, None), &refusal, &self.seal_keys)
     }
 
     /// Whether a credential is good for a quote, as far as its protocol can see that by itself.
@@ -106,7 +106,7 @@ impl Offers {
     /// # Errors
     /// Why not.
     pub fn verify(&self, credential: &Credential, quote: &Quote) -> Result<(), Refusal> {
-        let verifying = Verifying { now: now(), seal_key: &self.seal_key };
+        let verifying = Verifying { now: now(), seal_keys: &self.seal_keys };
         (credential.dialect.verify)(credential, quote, &verifying).map_err(Refusal::from)
     }
 
@@ -118,7 +118,7 @@ impl Offers {
             amounts: Amounts::new(config.top_up.clone(), config.currency),
             dialects: protocol::SPOKEN,
             // Nobody gets these offers.
-            seal_key: SealKey::new([0; 32]),
+            seal_keys: SealKeys::new([0; 32], Vec::new()),
         };
         config.routes.iter().filter_map(|route| offers.shortened_of(route, &config.public_url)).collect()
     }
@@ -131,7 +131,7 @@ impl Offers {
         let (description, mime_type) = (route.description.as_deref(), route.mime_type.as_deref());
         let resource = Resource { origin, path: &route.pattern, description, mime_type, quote: Some(&quote) };
         let (offer, refusal) = (self.offer(resource, None), Refusal::PaymentRequired.told(None));
-        let offered = Offered { offer: &offer, refusal: &refusal, others: &[], seal_key: &self.seal_key };
+        let offered = Offered { offer: &offer, refusal: &refusal, others: &[], seal_keys: &self.seal_keys };
         let (url, id) = (resource.url(), RequestId::new().to_string());
         let left_out = stripe402::left_out(&offered, &Filling::new(&url, &id, now()))?;
         let methods: Vec<&str> = route.methods.iter().map(String::as_str).collect();

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::booking::Booking;
 use super::charged::StatusSet;
 use super::price::{PriceRule, Unpriced};
-use super::price_lists::Booking;
 use super::quote::Quote;
 use crate::domain::Currency;
 

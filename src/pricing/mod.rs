@@ -7,19 +7,19 @@
 //! A [`Quote`] is one value from the route to the entry: whatever names a price, asks whether an answer is charged or writes what
 //! was sold reads it there.
 
+mod booking;
 mod charged;
 mod listing;
 pub mod path;
 mod price;
-pub mod price_lists;
 mod quote;
 pub mod route_table;
 
 #[cfg(test)]
 mod toys;
 
+pub use self::booking::{Booking, ListNumber, RouteNumber};
 pub use self::charged::StatusSet;
 pub use self::listing::{Asked, Listing};
 pub use self::price::{BodyPrice, Measuring, Meter, Price, PriceRule, RouteCharge, Unpriced};
-pub use self::price_lists::{Booking, ListNumber, RouteNumber};
 pub use self::quote::{Quote, QuoteDigest};

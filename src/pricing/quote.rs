@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
+use super::booking::Booking;
 use super::listing::Listing;
 use super::price::Price;
-use super::price_lists::Booking;
 use crate::domain::{Currency, Micros};
 
 /// What one request costs. Cheap to clone.

@@ -9,7 +9,7 @@ use super::credential::Credential;
 use super::offer::Offer;
 use super::receipt::Receipt;
 use super::refusal::Refusal;
-use super::template::SealKey;
+use super::template::SealKeys;
 use crate::pricing::Quote;
 
 /// A protocol. Functions of values, without I/O: a carrier (HTTP here) reads and writes for them.
@@ -21,7 +21,7 @@ pub struct Dialect {
     /// Members of a message's `_meta` that are its own, for carriers of messages.
     pub meta: &'static [&'static str],
     /// The answer headers that are its own.
-    pub answers: &'static [&'static str],
+    pub answers: &'static [Claim],
     /// Reads what was presented.
     pub read: fn(&Presented<'_>) -> Result<Credential, Unreadable>,
     /// Whether the credential is good for this quote, as far as that can be seen without looking anything up.
@@ -38,7 +38,7 @@ pub struct Dialect {
     pub attempt: fn(&Refusal, Option<&Receipt>, &str) -> Option<String>,
 }
 
-/// A request header that is a protocol's own.
+/// A header that is a protocol's own.
 #[derive(Debug, Clone, Copy)]
 pub struct Claim {
     /// In lower case.
@@ -52,7 +52,7 @@ pub struct Claim {
 pub enum When {
     /// All.
     Always,
-    /// Those of this authentication scheme (RFC 9110, section 11.1), in any case.
+    /// Those of this authentication scheme (RFC 9110, section 11.1), in any case, also where it is one of several in a list.
     Scheme(&'static str),
 }
 
@@ -63,18 +63,40 @@ impl Claim {
         self.name == name
             && match self.when {
                 When::Always => true,
-                When::Scheme(scheme) => {
-                    let value = value.trim_ascii_start();
-                    let (word, rest) = value.split_at_checked(scheme.len()).unwrap_or((value, b""));
-                    word.eq_ignore_ascii_case(scheme.as_bytes())
-                        && rest.first().is_none_or(u8::is_ascii_whitespace)
-                }
+                When::Scheme(scheme) => elements(value).any(|element| begins_with_word(element, scheme)),
             }
+    }
+
+    /// Its name, if all values of that name are the protocol's, whoever sends them.
+    #[must_use]
+    pub fn whole_name(&self) -> Option<&'static str> {
+        matches!(self.when, When::Always).then_some(self.name)
     }
 }
 
-/// What a caller has presented in one protocol's headers, and what came beside a message that has none.
-#[derive(Debug, Clone, Copy)]
+/// What commas outside quotes divide.
+fn elements(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let (mut is_quoted, mut is_escaped) = (false, false);
+    value.split(move |byte| {
+        match *byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_quoted => is_escaped = true,
+            b'"' => is_quoted = !is_quoted,
+            _ => {}
+        }
+        *byte == b',' && !is_quoted
+    })
+}
+
+fn begins_with_word(element: &[u8], word: &str) -> bool {
+    let element = element.trim_ascii_start();
+    let (first, rest) = element.split_at_checked(word.len()).unwrap_or((element, b""));
+    first.eq_ignore_ascii_case(word.as_bytes()) && rest.first().is_none_or(u8::is_ascii_whitespace)
+}
+
+/// What a caller has presented in one protocol's headers, and what came beside a message that has none. Credentials, so it is not
+/// shown.
+#[derive(Clone, Copy)]
 pub struct Presented<'a> {
     /// The protocol's headers, by lower-case name, in the order in which they came.
     pub headers: &'a [(&'a str, &'a [u8])],
@@ -92,7 +114,7 @@ pub struct Offered<'a> {
     /// What other protocols add to an envelope that they share.
     pub others: &'a [Value],
     /// What challenges are sealed with.
-    pub seal_key: &'a SealKey,
+    pub seal_keys: &'a SealKeys,
 }
 
 /// What a credential is verified with.
@@ -101,7 +123,7 @@ pub struct Verifying<'a> {
     /// Seconds since 1970.
     pub now: i64,
     /// What challenges are sealed with.
-    pub seal_key: &'a SealKey,
+    pub seal_keys: &'a SealKeys,
 }
 
 /// In the body of which refusal something is said of a payment.

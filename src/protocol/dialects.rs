@@ -8,7 +8,7 @@ use super::dialect::{Claim, Dialect, Offered, Presented, Unreadable};
 use super::offer::Offer;
 use super::refusal::Refusal;
 use super::stripe402;
-use super::template::SealKey;
+use super::template::SealKeys;
 use super::unspoken::{self, Unspoken};
 
 /// What this gateway speaks, and what it knows of without speaking it. A protocol is one module and its line here.
@@ -66,11 +66,11 @@ impl Dialects {
             let headers = lines(dialect.claims);
             (!headers.is_empty() || in_meta(dialect)).then_some((dialect, headers))
         });
-        let unspoken = self.unspoken.iter().find(|other| !lines(other.claims).is_empty());
+        let unspoken = self.unspoken(&get_all);
         let mut presented = presented;
         match (presented.next(), presented.next(), unspoken) {
             (None, _, None) => Ok(None),
-            (None, _, Some(other)) => Err(NotRead::Unspoken(other.name)),
+            (None, _, Some(name)) => Err(NotRead::Unspoken(name)),
             (Some((dialect, headers)), None, None) => {
                 let presented = Presented { headers: &headers, meta };
                 let read = (dialect.read)(&presented);
@@ -82,13 +82,17 @@ impl Dialects {
 
     /// One 402 in every protocol that is spoken.
     #[must_use]
-    pub fn challenge(&self, offer: &Offer, refusal: &Refusal, seal_key: &SealKey) -> Challenge {
+    pub fn challenge(&self, offer: &Offer, refusal: &Refusal, seal_keys: &SealKeys) -> Challenge {
         let others: Vec<Value> =
             self.spoken.iter().flat_map(|dialect| (dialect.ways_to_pay)(offer)).collect();
-        let offered = Offered { offer, refusal, others: &others, seal_key };
+        let offered = Offered { offer, refusal, others: &others, seal_keys };
         let mut joined = Challenge::default();
         for dialect in self.spoken {
             joined.join((dialect.challenge)(&offered));
+        }
+        if !refusal.payable {
+            // Whatever a protocol has written: programs pay as often as they are asked to.
+            joined.lines.clear();
         }
         joined
     }
@@ -99,26 +103,37 @@ impl Dialects {
         self.all_claims().any(|claim| claim.covers(name, value))
     }
 
+    /// The protocol, known here and not spoken, of which a request carries a credential. `get_all`: as for [`Dialects::read`].
+    pub fn unspoken<'a, V>(&self, get_all: impl Fn(&'static str) -> V) -> Option<&'static str>
+    where
+        V: Iterator<Item = &'a [u8]>,
+    {
+        let presents = |claim: &Claim| get_all(claim.name).any(|value| claim.covers(claim.name, value));
+        self.unspoken.iter().find(|other| other.claims.iter().any(presents)).map(|other| other.name)
+    }
+
     /// Whether an answer header is any spoken protocol's: no upstream may write it.
     #[must_use]
-    pub fn answers(&self, name: &str) -> bool {
-        self.answer_headers().any(|own| own == name)
+    pub fn answers(&self, name: &str, value: &[u8]) -> bool {
+        self.spoken.iter().flat_map(|dialect| dialect.answers).any(|own| own.covers(name, value))
     }
 
-    /// Whether a header of this name belongs to a spoken protocol, whoever sends it.
+    /// Whether a header of this name belongs to a spoken protocol, whatever its value and whoever sends it. `Authorization` does not:
+    /// it is the seller's own, too.
     #[must_use]
-    pub fn names(&self, name: &str) -> bool {
-        self.request_headers().any(|own| own == name) || self.answers(name)
+    pub fn owns(&self, name: &str) -> bool {
+        let claims = self.spoken.iter().flat_map(|dialect| dialect.claims.iter().chain(dialect.answers));
+        claims.filter_map(Claim::whole_name).any(|own| own == name)
     }
 
-    /// Names of the request headers that are payments in spoken protocols: what answers vary by, and what scripts may send.
+    /// Names of the request headers in which spoken protocols pay: what answers vary by, and what scripts may send.
     pub fn request_headers(&self) -> impl Iterator<Item = &'static str> {
         self.spoken.iter().flat_map(|dialect| dialect.claims).map(|claim| claim.name)
     }
 
     /// Names of the answer headers of spoken protocols: what scripts may read.
     pub fn answer_headers(&self) -> impl Iterator<Item = &'static str> {
-        self.spoken.iter().flat_map(|dialect| dialect.answers).copied()
+        self.spoken.iter().flat_map(|dialect| dialect.answers).map(|claim| claim.name)
     }
 
     fn all_claims(&self) -> impl Iterator<Item = &'static Claim> {

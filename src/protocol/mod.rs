@@ -27,5 +27,5 @@ pub use self::dialects::{Dialects, NotRead, SPOKEN};
 pub use self::offer::{Offer, Pack, Standing, TopUp};
 pub use self::receipt::{CardPayment, Failure, Receipt};
 pub use self::refusal::Refusal;
-pub use self::template::{Filling, Piece, Seal, SealKey, Template};
+pub use self::template::{Filling, Piece, Seal, SealKeys, Template};
 pub use self::unspoken::Unspoken;

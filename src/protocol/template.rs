@@ -105,15 +105,13 @@ impl Piece {
 }
 
 impl Seal {
-    /// Begins with what is known.
+    /// Begins with what is known, after the name of its protocol: no other protocol's challenge is mistaken for it.
     ///
     /// # Panics
     /// Never: HMAC takes keys of any length.
     #[must_use]
-    pub fn begin(key: &SealKey, known: &[&[u8]], over: Vec<Piece>) -> Self {
-        let mut begun = Hmac::<Sha256>::new_from_slice(&key.0).expect("HMAC takes keys of any length");
-        known.iter().for_each(|part| update(&mut begun, part));
-        Self { begun, over }
+    pub fn begin(keys: &SealKeys, protocol: &str, known: &[&[u8]], over: Vec<Piece>) -> Self {
+        Self { begun: begun(&keys.newest, protocol, known), over }
     }
 
     /// Whether this is the seal of these parts: what was known, then the pieces as they were written. Takes as long whatever is wrong.
@@ -121,10 +119,9 @@ impl Seal {
     /// # Panics
     /// Never: HMAC takes keys of any length.
     #[must_use]
-    pub fn is_of(key: &SealKey, parts: &[&[u8]], seal: &[u8; 32]) -> bool {
-        let mut begun = Hmac::<Sha256>::new_from_slice(&key.0).expect("HMAC takes keys of any length");
-        parts.iter().for_each(|part| update(&mut begun, part));
-        begun.verify_slice(seal).is_ok()
+    pub fn is_of(keys: &SealKeys, protocol: &str, parts: &[&[u8]], seal: &[u8; 32]) -> bool {
+        let is_of = |key: &[u8; 32]| begun(key, protocol, parts).verify_slice(seal).is_ok();
+        std::iter::once(&keys.newest).chain(&keys.older).any(is_of)
     }
 
     fn filled(&self, filling: &Filling<'_>) -> [u8; 32] {
@@ -144,21 +141,31 @@ fn update(mac: &mut Hmac<Sha256>, part: &[u8]) {
     mac.update(part);
 }
 
-/// What challenges are sealed with: nodes that share a database have the same.
-#[derive(Clone, Copy)]
-pub struct SealKey([u8; 32]);
+fn begun(key: &[u8; 32], protocol: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    update(&mut mac, protocol.as_bytes());
+    parts.iter().for_each(|part| update(&mut mac, part));
+    mac
+}
 
-impl SealKey {
-    /// 256 bits that nobody else knows.
+/// What challenges are sealed with: the newest key, and those that nodes which were not given it yet still seal with.
+#[derive(Clone)]
+pub struct SealKeys {
+    newest: [u8; 32],
+    older: Vec<[u8; 32]>,
+}
+
+impl SealKeys {
+    /// Each is 256 bits that nobody else knows.
     #[must_use]
-    pub fn new(key: [u8; 32]) -> Self {
-        Self(key)
+    pub fn new(newest: [u8; 32], older: Vec<[u8; 32]>) -> Self {
+        Self { newest, older }
     }
 }
 
-impl std::fmt::Debug for SealKey {
+impl std::fmt::Debug for SealKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SealKey(redacted)")
+        write!(f, "SealKeys({} versions, redacted)", self.older.len().saturating_add(1))
     }
 }
 

@@ -18,7 +18,10 @@ pub(crate) static TOY: Dialect = Dialect {
     name: "toy",
     claims: &[Claim { name: "authorization", when: When::Scheme("Toy") }],
     meta: &["toy/payment"],
-    answers: &["www-authenticate", "toy-receipt"],
+    answers: &[
+        Claim { name: "www-authenticate", when: When::Scheme("Toy") },
+        Claim { name: "toy-receipt", when: When::Always },
+    ],
     read,
     verify,
     ways_to_pay: |offer| vec![json!({ "scheme": "toy", "amount": offer.price.get().to_string() })],
@@ -33,11 +36,14 @@ const SECONDS: u32 = 300;
 
 /// `Toy quote=…, expires=…, nonce=…, seal=…`: sealed with what is known, then with what is not.
 fn challenge(offered: &Offered<'_>) -> Challenge {
-    let Some(quote) = offered.offer.quote.filter(|_| offered.refusal.payable) else {
-        return Challenge::default();
-    };
-    let seal =
-        Seal::begin(offered.seal_key, &[quote.as_bytes()], vec![Piece::Expires(SECONDS), Piece::Nonce]);
+    // Whether anybody may be asked at all is not a protocol's to decide, and this one does not look.
+    let Some(quote) = offered.offer.quote else { return Challenge::default() };
+    let seal = Seal::begin(
+        offered.seal_keys,
+        TOY.name,
+        &[quote.as_bytes()],
+        vec![Piece::Expires(SECONDS), Piece::Nonce],
+    );
     let text = |text: String| Piece::Text(text);
     let value = Template::new(vec![
         text(format!("Toy quote={}, expires=", URL_SAFE_NO_PAD.encode(quote.as_bytes()))),
@@ -92,7 +98,7 @@ fn verify(credential: &Credential, quote: &Quote, verifying: &Verifying<'_>) -> 
     let Some(binding) = &credential.binding else { return refuse("It answers no challenge.") };
     let (expires, nonce) = (binding.expires.to_string(), URL_SAFE_NO_PAD.encode(binding.nonce));
     let parts = [binding.quote.as_bytes(), expires.as_bytes(), nonce.as_bytes()];
-    if !Seal::is_of(verifying.seal_key, &parts, &binding.seal) {
+    if !Seal::is_of(verifying.seal_keys, TOY.name, &parts, &binding.seal) {
         return refuse("The challenge is none of ours.");
     }
     if binding.expires < verifying.now {

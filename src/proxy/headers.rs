@@ -192,7 +192,8 @@ pub fn response_headers_for_caller(
         let normal = normalised(name.as_str());
         let is_stripped = is_listed(&normal, &HOP_BY_HOP, &[])
             || is_listed(&normal, &NOT_FOR_CALLER, &NOT_FOR_CALLER_PREFIXES)
-            || SPOKEN.names(&normal)
+            || SPOKEN.owns(&normal)
+            || SPOKEN.answers(&normal, value.as_bytes())
             || withheld.iter().any(|withheld| *withheld == normal)
             || (context.paid && is_about_caching(&normal));
         if is_stripped {

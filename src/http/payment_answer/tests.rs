@@ -18,7 +18,7 @@ use crate::pricing::{Listing, Quote};
 use crate::protocol::stripe402::{
     DIALECT, PAYMENT_REQUIRED, PAYMENT_RESPONSE, PaymentRequired, decode_payment_required,
 };
-use crate::protocol::{SPOKEN, SealKey};
+use crate::protocol::{SPOKEN, SealKeys};
 use crate::shield::Limit;
 use crate::top_up::amounts::Amounts;
 
@@ -60,7 +60,7 @@ fn offers(config: &Config) -> Offers {
         publishable_key: config.stripe.publishable_key.clone(),
         amounts: Amounts::new(config.top_up.clone(), config.currency),
         dialects: SPOKEN,
-        seal_key: SealKey::new([7; 32]),
+        seal_keys: SealKeys::new([7; 32], Vec::new()),
     }
 }
 

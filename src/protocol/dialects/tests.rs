@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::json;
 
 use super::*;
 use crate::domain::{ClientKey, Currency, KeyId, Micros};
 use crate::pricing::{Listing, PriceRule, Quote, StatusSet};
 use crate::protocol::toys::TOY;
-use crate::protocol::{Filling, TopUp, Verifying, Written};
+use crate::protocol::{Filling, Piece, Seal, Template, TopUp, Verifying, Written};
 
 static BOTH: Dialects = Dialects::new(&[&stripe402::DIALECT, &TOY], &[&unspoken::X402, &unspoken::MPP]);
 const NOW: i64 = 1_800_000_000;
 
-fn seal_key() -> SealKey {
-    SealKey::new([7; 32])
+fn seal_keys() -> SealKeys {
+    SealKeys::new([7; 32], Vec::new())
 }
 
 fn quote(name: &str, price: i64) -> Quote {
@@ -52,7 +52,7 @@ fn refusal(payable: bool) -> Refusal {
 }
 
 fn written(dialects: &Dialects, quote: &Quote, payable: bool, now: i64) -> Written {
-    let challenge = dialects.challenge(&offer(quote), &refusal(payable), &seal_key());
+    let challenge = dialects.challenge(&offer(quote), &refusal(payable), &seal_keys());
     challenge.filled(&Filling::new("https://api.example/weather", "r1", now))
 }
 
@@ -117,7 +117,7 @@ fn whoever_may_have_paid_is_asked_by_no_protocol() {
 
 #[test]
 fn a_prepared_challenge_is_another_one_each_time() {
-    let challenge = BOTH.challenge(&offer(&quote("GET /weather", 500)), &refusal(true), &seal_key());
+    let challenge = BOTH.challenge(&offer(&quote("GET /weather", 500)), &refusal(true), &seal_keys());
     let line = || {
         let written = challenge.filled(&Filling::new("https://api.example/weather", "r1", NOW));
         header(&written, "www-authenticate")[0].to_owned()
@@ -129,22 +129,25 @@ fn a_prepared_challenge_is_another_one_each_time() {
 fn a_challenge_is_good_for_what_it_was_made_for_until_it_expires() {
     let (weather, key) = (quote("GET /weather", 500), key());
     let sent = answered(&weather, NOW, &key);
-    let verify = |sent: &str, quote: &Quote, now: i64, seal_key: &SealKey| {
+    let verify = |sent: &str, quote: &Quote, now: i64, seal_keys: &SealKeys| {
         let credential = read(&[("authorization", sent)], None).unwrap().unwrap();
         assert_eq!(credential.client_key, Some(key.clone()));
-        (credential.dialect.verify)(&credential, quote, &Verifying { now, seal_key })
+        (credential.dialect.verify)(&credential, quote, &Verifying { now, seal_keys })
     };
-    let seal_key = seal_key();
-    assert_eq!(verify(&sent, &weather, NOW + 300, &seal_key), Ok(()));
+    let seal_keys = seal_keys();
+    assert_eq!(verify(&sent, &weather, NOW + 300, &seal_keys), Ok(()));
     let why = |result: Result<(), Unreadable>| match result {
         Err(Unreadable::Invalid(why)) => why,
         other => panic!("{other:?}"),
     };
-    assert_eq!(why(verify(&sent, &weather, NOW + 301, &seal_key)), "The challenge has expired.");
+    assert_eq!(why(verify(&sent, &weather, NOW + 301, &seal_keys)), "The challenge has expired.");
     for other in [quote("GET /weather", 501), quote("GET /news", 500)] {
-        assert_eq!(why(verify(&sent, &other, NOW, &seal_key)), "The challenge was for something else.");
+        assert_eq!(why(verify(&sent, &other, NOW, &seal_keys)), "The challenge was for something else.");
     }
-    let another_key = SealKey::new([8; 32]);
+    // A key that has rotated is known as long as some node may have sealed with it.
+    let rotated = SealKeys::new([8; 32], vec![[7; 32]]);
+    assert_eq!(verify(&sent, &weather, NOW, &rotated), Ok(()));
+    let another_key = SealKeys::new([8; 32], Vec::new());
     assert_eq!(why(verify(&sent, &weather, NOW, &another_key)), "The challenge is none of ours.");
     // Each part is sealed, and none can lend a character to the next.
     let later = sent.replace(&format!("expires={}", NOW + 300), &format!("expires={}", NOW + 3_000));
@@ -155,7 +158,7 @@ fn a_challenge_is_good_for_what_it_was_made_for_until_it_expires() {
     let other_nonce = sent.replace(&nonce_of(&sent), &nonce_of(&dear));
     for forged in [later, other_quote, other_nonce] {
         assert_ne!(forged, sent);
-        assert_eq!(why(verify(&forged, &weather, NOW, &seal_key)), "The challenge is none of ours.");
+        assert_eq!(why(verify(&forged, &weather, NOW, &seal_keys)), "The challenge is none of ours.");
     }
 }
 
@@ -183,6 +186,10 @@ fn one_credential_of_a_spoken_protocol_is_read_and_nothing_else() {
         // The seller's own.
         (&[("authorization", "Bearer abc")], Ok(None)),
         (&[("authorization", "Toys abc")], Ok(None)),
+        (&[("authorization", "Digest a=\"b, Payment c\", d=e")], Ok(None)),
+        (&[("authorization", "Digest payment=c")], Ok(None)),
+        (&[("authorization", "Bearer abc, Payment c")], Err(NotRead::Unspoken("MPP"))),
+        (&[("authorization", "Bearer abc,payment"), ("payment", &stripe402)], Err(NotRead::Several)),
         (&[("authorization", "Bearer abc"), ("payment", &stripe402)], Ok(Some("stripe402"))),
         (&[("authorization", &toy), ("payment", &stripe402)], Err(NotRead::Several)),
         (&[("x-payment", "abc")], Err(NotRead::Unspoken("x402"))),
@@ -210,4 +217,38 @@ fn what_any_known_protocol_claims_is_no_upstreams_to_see() {
         assert_eq!(SPOKEN.claims(name, value.as_bytes()), is_claimed, "{name}: {value}");
     }
     assert!(BOTH.claims("authorization", b"toy abc"));
+}
+
+/// A protocol that claims one scheme of a header does not take the header from everybody else.
+#[test]
+fn a_header_that_is_shared_is_looked_at_by_its_value() {
+    for name in ["authorization", "www-authenticate"] {
+        assert!(!BOTH.owns(name), "{name}");
+    }
+    for name in ["payment", "payment-required", "payment-response", "toy-receipt"] {
+        assert!(BOTH.owns(name), "{name}");
+    }
+    assert!(BOTH.answers("www-authenticate", b"Toy quote=a"));
+    assert!(!BOTH.answers("www-authenticate", b"Basic realm=a"));
+}
+
+#[test]
+fn a_seal_is_of_one_protocol() {
+    let parts: [&[u8]; 2] = [b"a", b"b"];
+    let seal = Seal::begin(&seal_keys(), "toy", &parts, Vec::new());
+    let template = Template::new(vec![Piece::Mac(seal)]);
+    let text = template.filled(&Filling::new("", "", NOW));
+    let seal: [u8; 32] = URL_SAFE_NO_PAD.decode(text).unwrap().try_into().unwrap();
+    assert!(Seal::is_of(&seal_keys(), "toy", &parts, &seal));
+    assert!(!Seal::is_of(&seal_keys(), "other", &parts, &seal));
+    assert!(!Seal::is_of(&seal_keys(), "toy", &[b"ab", b""], &seal));
+}
+
+/// They become header names without a look.
+#[test]
+fn what_protocols_claim_is_in_lower_case() {
+    for claim in BOTH.all_claims().chain(BOTH.spoken.iter().flat_map(|dialect| dialect.answers)) {
+        let is_fit = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        assert!(claim.name.bytes().all(is_fit), "{}", claim.name);
+    }
 }

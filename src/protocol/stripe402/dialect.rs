@@ -22,7 +22,10 @@ pub static DIALECT: Dialect = Dialect {
     name: "stripe402",
     claims: &[Claim { name: PAYMENT, when: When::Always }],
     meta: &[],
-    answers: &[PAYMENT_REQUIRED, PAYMENT_RESPONSE],
+    answers: &[
+        Claim { name: PAYMENT_REQUIRED, when: When::Always },
+        Claim { name: PAYMENT_RESPONSE, when: When::Always },
+    ],
     read,
     verify,
     ways_to_pay: |_| Vec::new(),

@@ -340,7 +340,7 @@ fn is_plain(name: &str) -> bool {
 }
 
 fn is_ours(name: &str) -> bool {
-    OURS.binary_search(&name).is_ok() || begins_with_one(name, &OUR_PREFIXES) || SPOKEN.names(name)
+    OURS.binary_search(&name).is_ok() || begins_with_one(name, &OUR_PREFIXES) || SPOKEN.owns(name)
 }
 fn is_taken_for_more(stem: &str) -> bool {
     TAKEN_FOR_MORE

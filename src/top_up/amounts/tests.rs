@@ -11,7 +11,7 @@ use crate::paywall::Refusal;
 use crate::paywall::offer::{Offers, Resource};
 use crate::pricing::{Listing, PriceRule, StatusSet};
 use crate::protocol::stripe402::PaymentRequired;
-use crate::protocol::{SPOKEN, SealKey};
+use crate::protocol::{SPOKEN, SealKeys};
 
 /// Settings that the configuration accepts, the dearest price that may be sold under them, and by how much the balance limit is
 /// above what it must be.
@@ -148,7 +148,7 @@ proptest! {
             publishable_key: "pk_test_a".to_owned(),
             amounts: amounts.clone(),
             dialects: SPOKEN,
-            seal_key: SealKey::new([7; 32]),
+            seal_keys: SealKeys::new([7; 32], Vec::new()),
         };
         let charged = std::sync::Arc::new(StatusSet::default_charged());
         let listing = Listing::new("GET /".to_owned(), PriceRule::Fixed(price), amounts.currency(), charged);

@@ -2,54 +2,9 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::price::RouteCharge;
 use crate::db::{Db, DbError, now_micros, query, query_scalar};
 use crate::domain::Micros;
-
-/// A route's number in the ledger: the row of its name, given once and for all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RouteNumber(i64);
-
-/// A price list's number in the ledger: the row of all these prices together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ListNumber(i64);
-
-impl RouteNumber {
-    /// The number of a row in `routes`.
-    #[must_use]
-    pub const fn new(row: i64) -> Self {
-        Self(row)
-    }
-
-    /// For a column.
-    #[must_use]
-    pub const fn get(self) -> i64 {
-        self.0
-    }
-}
-
-impl ListNumber {
-    /// The number of a row in `price_lists`.
-    #[must_use]
-    pub const fn new(row: i64) -> Self {
-        Self(row)
-    }
-
-    /// For a column.
-    #[must_use]
-    pub const fn get(self) -> i64 {
-        self.0
-    }
-}
-
-/// By what an entry names what was sold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Booking {
-    /// The route.
-    pub route: RouteNumber,
-    /// The prices that were in force.
-    pub list: ListNumber,
-}
+use crate::pricing::{Booking, ListNumber, PriceRule, RouteCharge, RouteNumber};
 
 /// Gives routes their numbers and their prices together a version, once and for all nodes. Answers in the order of the routes.
 ///
@@ -80,8 +35,8 @@ pub async fn register(db: &Db, routes: Vec<(String, RouteCharge)>) -> Result<Vec
             .execute(&mut *connection)
             .await?;
             let list = query_scalar("SELECT id FROM price_lists WHERE digest = $1");
-            let list = ListNumber(list.bind(&digest).fetch_one(connection).await?);
-            Ok(numbers.into_iter().map(|number| Booking { route: RouteNumber(number), list }).collect())
+            let list = ListNumber::new(list.bind(&digest).fetch_one(connection).await?);
+            Ok(numbers.into_iter().map(|number| Booking { route: RouteNumber::new(number), list }).collect())
         })
     })
     .await
@@ -89,7 +44,7 @@ pub async fn register(db: &Db, routes: Vec<(String, RouteCharge)>) -> Result<Vec
 
 /// A price in a list: micros where it is fixed, nothing where it is free.
 fn written(charge: RouteCharge) -> serde_json::Value {
-    use super::price::PriceRule::{ByBody, Fixed, Metered};
+    use PriceRule::{ByBody, Fixed, Metered};
     let up_to = |most: Micros, rule: &str| serde_json::json!({ "most": most.get(), "rule": rule });
     match charge {
         RouteCharge::Free => 0.into(),
