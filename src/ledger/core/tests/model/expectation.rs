@@ -68,7 +68,9 @@ impl Model {
         }
         let source = command.source();
         if let Command::Release(r) = command
-            && self.done.get(&r.hold).is_some_and(|done| !matches!(done.command, Command::Hold(_)))
+            && (self.done.get(&r.hold).is_some_and(|done| !matches!(done.command, Command::Hold(_)))
+                // Charged, from the hold or beside it: nothing is to be released, whatever was before.
+                || self.done.contains_key(&r.hold.sibling(SourceKind::Usage)))
         {
             return Expected::Refused(Refusal::NoHold);
         }
