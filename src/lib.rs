@@ -53,4 +53,6 @@ pub mod embed;
 mod engine;
 mod files;
 mod open_files;
+#[cfg(test)]
+mod program_text;
 mod sparing_log;

@@ -1,11 +1,10 @@
 //! Sources are read as they are written, and nothing else is one.
 #![allow(clippy::unwrap_used, clippy::cmp_owned, reason = "tests")]
 
-use std::path::{Path, PathBuf};
-
 use proptest::prelude::*;
 
 use super::*;
+use crate::program_text;
 
 // What tests expect is written as it is stored.
 impl PartialEq<&str> for Source {
@@ -147,27 +146,6 @@ fn every_kind_has_a_rule_and_none_allows_one_account_twice() {
 
 // ---- the program's texts ------------------------------------------------------------------------------------------
 
-/// Files of the program, without those of tests.
-fn program_files(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if path.is_dir() {
-            if name != "tests" {
-                program_files(&path, files);
-            }
-        } else if name.ends_with(".rs") && !["tests.rs", "testing.rs"].contains(&name) {
-            files.push(path);
-        }
-    }
-}
-
-/// The lines of a file that are neither comments nor of its tests.
-fn program_lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
-    text[..end].lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"))
-}
-
 /// Whether a line has a source as a text: a quote and a kind behind it.
 fn has_source_as_text(line: &str) -> bool {
     let quoted = |word: &str| ['"', '\''].iter().any(|quote| line.contains(&format!("{quote}{word}")));
@@ -200,21 +178,12 @@ const NO_SOURCES: [(&str, &str); 3] = [
 
 #[test]
 fn no_ledger_source_is_a_text_and_no_account_a_number_elsewhere() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut files = Vec::new();
-    program_files(&root, &mut files);
-    assert!(files.len() > 150, "{} files", files.len());
     let mut found = Vec::new();
-    for path in files {
-        let name = path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-        if name == "ledger/source.rs" {
-            continue;
-        }
-        let text = std::fs::read_to_string(&path).unwrap();
-        for (number, line) in program_lines(&text) {
-            let is_known = NO_SOURCES.iter().any(|(file, known)| *file == name && line.contains(known));
+    for file in program_text::files().iter().filter(|file| file.name != "ledger/source.rs") {
+        for (number, line) in file.lines() {
+            let is_known = NO_SOURCES.iter().any(|(name, known)| *name == file.name && line.contains(known));
             if (has_source_as_text(line) && !is_known) || has_account_number(line) {
-                found.push(format!("{name}:{}: {}", number + 1, line.trim()));
+                found.push(format!("{}:{number}: {}", file.name, line.trim()));
             }
         }
     }

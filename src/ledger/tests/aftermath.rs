@@ -51,7 +51,7 @@ const STORIES: [Story; 7] = [
         events: [Succeeded, Part, Rest, Opened, Withdrawn, Reinstated, Won],
         // 100 - 45 - 100 - 50 + 50
         ends: "paid 0 bonus 0 debt 45 active",
-        step: 1,
+        step: 13,
         busy: false,
         let_off: false,
     },
@@ -60,7 +60,7 @@ const STORIES: [Story; 7] = [
         events: [Succeeded, Part, Warned, Opened, Withdrawn, Rest, Lost],
         // 100 - 45 - 100 - 50
         ends: "paid 0 bonus 0 debt 95 frozen",
-        step: 16,
+        step: 15,
         busy: false,
         let_off: false,
     },
@@ -69,7 +69,7 @@ const STORIES: [Story; 7] = [
         events: [Succeeded, Part, Opened, Withdrawn, PartFailed, Rest, Lost],
         // 100 - 45 - 60 - 50, and 20 - 12
         ends: "paid 0 bonus 8 debt 55 frozen",
-        step: 16,
+        step: 15,
         busy: false,
         let_off: false,
     },
@@ -78,7 +78,7 @@ const STORIES: [Story; 7] = [
         events: [Succeeded, Opened, Withdrawn, Part, Won, Reinstated, PartFailed],
         // 100 - 45 - 50 + 50
         ends: "paid 55 bonus 20 debt 0 active",
-        step: 16,
+        step: 15,
         busy: false,
         let_off: false,
     },
@@ -87,7 +87,7 @@ const STORIES: [Story; 7] = [
         events: [Succeeded, Part, Opened, Withdrawn, Rest, Reinstated, Won],
         // 100 - 45 - 10 - 100 - 50 + 50 + 30
         ends: "paid 0 bonus 0 debt 25 active",
-        step: 32,
+        step: 31,
         busy: true,
         let_off: false,
     },
@@ -96,7 +96,7 @@ const STORIES: [Story; 7] = [
         events: [Succeeded, Part, Rest, Opened, Withdrawn, Reinstated, Won],
         // Nothing is owed, and what was spent and refunded all the same is all that the seller has given.
         ends: "paid 0 bonus 0 debt 0 active",
-        step: 8,
+        step: 15,
         busy: false,
         let_off: true,
     },
@@ -105,7 +105,7 @@ const STORIES: [Story; 7] = [
         events: [Succeeded, Opened, Withdrawn, Part, Won, Reinstated, PartFailed],
         // 100 - 45, as if nothing had been let off: everything has come back.
         ends: "paid 55 bonus 20 debt 0 active",
-        step: 8,
+        step: 15,
         busy: false,
         let_off: true,
     },
@@ -312,11 +312,14 @@ async fn stored(books: &Books, top_ups: &BTreeMap<ClientId, TopUpId>) -> BTreeMa
 async fn events_in_any_order_and_twice_leave_one_final_state() {
     let books = Books::open().await;
     books.do_not_wait_for_the_disk().await;
-    let less = if books.is_postgres() { 60 } else { 1 };
+    // In a SOAK run every order, of every story. Steps are odd, because every other charge is read late.
+    let is_soak = std::env::var_os("SOAK").is_some();
+    let less = if books.is_postgres() { 5 } else { 1 };
     let orders = orders();
     for story in &STORIES {
         let mut top_ups = BTreeMap::new();
-        let told: Vec<_> = orders.iter().copied().enumerate().step_by(story.step * less).collect();
+        let step = if is_soak { 1 } else { story.step * less };
+        let told: Vec<_> = orders.iter().copied().enumerate().step_by(step).collect();
         for some in told.chunks(64) {
             books.ledger.renew_lease().await.unwrap();
             let some = some.iter().map(|(number, order)| tell(&books, story, *number, *order));

@@ -167,7 +167,8 @@ mod tests {
 
     #[test]
     fn a_name_in_one_form_stays_as_it_is() {
-        for c in char::MIN..=char::MAX {
+        // The planes that have characters; the others are not assigned, or private.
+        for c in (char::MIN..='\u{323af}').chain('\u{e0000}'..='\u{e01ef}') {
             let once = in_one_form(c.encode_utf8(&mut [0; 4]));
             assert_eq!(in_one_form(&once), once, "{c:?}");
         }

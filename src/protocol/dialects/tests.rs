@@ -9,6 +9,7 @@ use serde_json::json;
 use super::*;
 use crate::domain::{ClientKey, Currency, KeyId, Micros};
 use crate::pricing::{Listing, PriceRule, Quote, StatusSet};
+use crate::program_text;
 use crate::protocol::toys::TOY;
 use crate::protocol::{Filling, Piece, Seal, Template, TopUp, Verifying, Written};
 
@@ -242,6 +243,27 @@ fn a_seal_is_of_one_protocol() {
     assert!(Seal::is_of(&seal_keys(), "toy", &parts, &seal));
     assert!(!Seal::is_of(&seal_keys(), "other", &parts, &seal));
     assert!(!Seal::is_of(&seal_keys(), "toy", &[b"ab", b""], &seal));
+}
+
+/// Of the paying side, which speaks one protocol, and of texts in which these are other words.
+const NO_CARRIERS: [&str; 5] = ["agent/", "cli/", "sandbox/", "http/admin/", "payments/evidence"];
+
+#[test]
+fn no_protocols_header_is_named_outside_its_module() {
+    let claims = SPOKEN.all_claims().chain(SPOKEN.spoken.iter().flat_map(|dialect| dialect.answers));
+    let names: Vec<&str> = claims.filter_map(Claim::whole_name).collect();
+    assert!(names.len() > 5, "{names:?}");
+    let mut found = Vec::new();
+    for file in program_text::files() {
+        let may_name = file.name.starts_with("protocol/")
+            || NO_CARRIERS.iter().any(|folder| file.name.starts_with(folder));
+        for (number, line) in file.lines().filter(|_| !may_name) {
+            if names.iter().any(|name| line.contains(&format!("\"{name}\""))) {
+                found.push(format!("{}:{number}: {}", file.name, line.trim()));
+            }
+        }
+    }
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
 }
 
 /// They become header names without a look.
