@@ -213,7 +213,7 @@ fn every_code_is_explained_with_its_status_whether_repeating_helps_and_who_acts_
     let mut answered = Rows::new();
     add_answers_of(&mut answered, "src/paywall/refusal.rs", false);
     add_answers_of(&mut answered, "src/http/problem.rs", false);
-    add_answers_of(&mut answered, "src/http/admin/api.rs", true);
+    add_answers_of(&mut answered, "src/http/admin/api/refused.rs", true);
     let mut explained = Rows::new();
     let mut not_refusals = Vec::new();
     for row in table_after(&read("docs/callers.md"), "## Error codes") {

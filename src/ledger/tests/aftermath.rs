@@ -314,7 +314,7 @@ async fn events_in_any_order_and_twice_leave_one_final_state() {
     books.do_not_wait_for_the_disk().await;
     // In a SOAK run every order, of every story. Steps are odd, because every other charge is read late.
     let is_soak = std::env::var_os("SOAK").is_some();
-    let less = if books.is_postgres() { 5 } else { 1 };
+    let less = if books.is_postgres() { 15 } else { 1 };
     let orders = orders();
     for story in &STORIES {
         let mut top_ups = BTreeMap::new();
