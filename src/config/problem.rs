@@ -89,20 +89,10 @@ pub(super) fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
         .map(|(_, candidate)| candidate)
 }
 
-/// Number of characters to insert, delete or replace, over the first 100 characters.
+/// Number of characters to insert, delete or replace, over the first 100 characters: the work grows with the length of both.
 fn edit_distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().take(100).collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, l) in left.chars().take(100).enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, r) in right.iter().enumerate() {
-            let replaced = diagonal + usize::from(l != *r);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[right.len()]
+    let first = |text: &str| text.chars().take(100).collect::<String>();
+    strsim::levenshtein(&first(left), &first(right))
 }
 
 #[cfg(test)]
