@@ -1,45 +1,29 @@
 //! How much of the internet several networks hold together.
 
-use std::net::IpAddr;
+use std::net::Ipv6Addr;
+
+use ipnet::{IpNet, Ipv6Net};
 
 use super::IpNetwork;
 
-/// Addresses that are given out on the internet, first and last: all of IPv4, and 2000::/3 of IPv6.
-const PUBLIC_4: (u128, u128) = (0, 0xffff_ffff);
-const PUBLIC_6: (u128, u128) = (0x2000 << 112, (0x4000 << 112) - 1);
+/// Addresses of IPv6 that are given out on the internet. Of IPv4, all count.
+const PUBLIC_6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 
 /// Whether half of all addresses or more are in these networks, of IPv4 or of IPv6, in whatever pieces: nobody has so many proxies.
 pub(super) fn hold_the_internet(networks: &[IpNetwork]) -> bool {
-    let (mut of_4, mut of_6) = (Vec::new(), Vec::new());
-    for network in networks {
-        match network.canonical() {
-            (IpAddr::V4(base), prefix) => of_4.push(range(u128::from(u32::from(base)), 32, prefix)),
-            (IpAddr::V6(base), prefix) => of_6.push(range(base.into(), 128, prefix)),
+    let networks = networks.iter().map(IpNetwork::canonical).collect();
+    let (mut of_4, mut of_6) = (0u64, 0u128);
+    for network in IpNet::aggregate(&networks) {
+        match network {
+            IpNet::V4(network) => of_4 += 1u64 << (32 - network.prefix_len()),
+            IpNet::V6(network) if network.contains(&PUBLIC_6) => return true,
+            IpNet::V6(network) if PUBLIC_6.contains(&network) => {
+                of_6 += 1u128 << (128 - network.prefix_len())
+            }
+            IpNet::V6(_) => {}
         }
     }
-    holds_half(of_4, PUBLIC_4) || holds_half(of_6, PUBLIC_6)
-}
-
-/// First and last address.
-fn range(base: u128, bits: u8, prefix: u8) -> (u128, u128) {
-    let free = u32::from(bits.saturating_sub(prefix));
-    let rest = 1u128.checked_shl(free).map_or(u128::MAX, |size| size.wrapping_sub(1));
-    (base & !rest, base | rest)
-}
-
-/// Whether at least half of `all` is in one of these ranges or another.
-fn holds_half(mut ranges: Vec<(u128, u128)>, all: (u128, u128)) -> bool {
-    ranges.sort_unstable();
-    let half = (all.1 - all.0) / 2 + 1;
-    let (mut held, mut next) = (0u128, all.0);
-    for (first, last) in ranges {
-        let (first, last) = (first.max(next), last.min(all.1));
-        if first <= last {
-            held += last - first + 1;
-            next = last + 1;
-        }
-    }
-    held >= half
+    of_4 >= 1 << 31 || of_6 >= 1 << 124
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::IpNetwork;
 
 /// Parses `500ms`, `30s`, `5m` or `1h`.
@@ -58,6 +60,7 @@ pub(super) fn statuses(text: &str) -> Option<std::ops::Range<u16>> {
 #[error("is not a network such as \"10.0.0.0/8\" or an address such as \"192.0.2.7\"")]
 pub struct NotANetwork;
 
+/// Read here, and not by `ipnet`: that takes `010.0.0.1` for an address, which others read as octal, and no address without a prefix.
 impl FromStr for IpNetwork {
     type Err = NotANetwork;
 
@@ -83,35 +86,20 @@ impl FromStr for IpNetwork {
 }
 
 impl IpNetwork {
-    /// IPv4 written as IPv6 (`::ffff:10.0.0.0/104`) counts as IPv4.
-    pub(super) fn canonical(&self) -> (IpAddr, u8) {
-        match (self.address, self.address.to_canonical()) {
-            (IpAddr::V6(_), IpAddr::V4(mapped)) => match self.prefix.checked_sub(96) {
-                Some(prefix) => (IpAddr::V4(mapped), prefix),
-                None => (self.address, self.prefix),
-            },
-            (_, base) => (base, self.prefix),
-        }
+    /// IPv4 written as IPv6 (`::ffff:10.0.0.0/104`) counts as IPv4, and a prefix longer than the address means the whole address.
+    pub(super) fn canonical(&self) -> IpNet {
+        let (base, prefix) = match (self.address, self.address.to_canonical(), self.prefix.checked_sub(96)) {
+            (IpAddr::V6(_), mapped @ IpAddr::V4(_), Some(prefix)) => (mapped, prefix),
+            _ => (self.address, self.prefix),
+        };
+        IpNet::new(base, prefix).unwrap_or(IpNet::from(base))
     }
 
     /// Whether the address is in this network. IPv4 written as IPv6 (`::ffff:10.0.0.1`) counts as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        let (base, prefix) = self.canonical();
-        match (base, address.to_canonical()) {
-            (IpAddr::V4(base), IpAddr::V4(address)) => {
-                same_prefix(u128::from(u32::from(base)), u128::from(u32::from(address)), 32, prefix)
-            }
-            (IpAddr::V6(base), IpAddr::V6(address)) => same_prefix(base.into(), address.into(), 128, prefix),
-            _ => false,
-        }
+        self.canonical().contains(&address.to_canonical())
     }
-}
-
-/// A prefix longer than the address means the whole address.
-fn same_prefix(left: u128, right: u128, width: u32, prefix: u8) -> bool {
-    let ignored = width.saturating_sub(u32::from(prefix));
-    (left ^ right).checked_shr(ignored).unwrap_or(0) == 0
 }
 
 /// A web address, taken apart.

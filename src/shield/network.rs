@@ -1,24 +1,23 @@
 //! The network that a caller counts with: whoever rents one address has its neighbours, too.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+
+/// Of internet providers that share addresses among their customers: RFC 6598.
+const CARRIER_GRADE: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10);
 
 /// A caller's network: /24 of IPv4, /64 of IPv6. Callers without an address share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Network(Option<IpAddr>);
+pub(crate) struct Network(Option<IpNet>);
 
 impl Network {
     /// Of a caller.
     pub(crate) fn of(caller: Option<IpAddr>) -> Self {
-        Self(caller.map(|caller| match caller.to_canonical() {
-            IpAddr::V4(address) => {
-                let [a, b, c, _] = address.octets();
-                IpAddr::V4(Ipv4Addr::new(a, b, c, 0))
-            }
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-            }
+        Self(caller.map(|caller| {
+            let caller = caller.to_canonical();
+            IpNet::new_assert(caller, if caller.is_ipv4() { 24 } else { 64 }).trunc()
         }))
     }
 }
@@ -27,8 +26,7 @@ impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             None => f.write_str("unknown"),
-            Some(IpAddr::V4(first)) => write!(f, "{first}/24"),
-            Some(IpAddr::V6(first)) => write!(f, "{first}/64"),
+            Some(network) => network.fmt(f),
         }
     }
 }
@@ -37,9 +35,10 @@ impl fmt::Display for Network {
 pub(crate) fn is_internal(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => {
-            let [a, b, ..] = address.octets();
-            let is_carrier_grade = a == 100 && (64..128).contains(&b);
-            address.is_private() || address.is_loopback() || address.is_link_local() || is_carrier_grade
+            address.is_private()
+                || address.is_loopback()
+                || address.is_link_local()
+                || CARRIER_GRADE.contains(&address)
         }
         IpAddr::V6(address) => {
             address.is_loopback() || address.is_unique_local() || address.is_unicast_link_local()
