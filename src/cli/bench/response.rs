@@ -2,8 +2,12 @@
 
 use std::mem;
 
+use httparse::{Error, Status};
+
 /// The longest head, and the longest trailer section, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
+/// The most headers; far more than any server sends on purpose.
+const MAX_HEADERS: usize = 128;
 /// The longest line that announces a chunk, in bytes.
 const MAX_CHUNK_LINE: usize = 1024;
 
@@ -96,9 +100,11 @@ impl Reader {
                 }
                 State::ChunkLine => {
                     if self.take_text(&mut rest, b"\r\n", MAX_CHUNK_LINE)? {
-                        self.state = match chunk_length(&self.text)? {
-                            0 => State::Trailers,
-                            length => State::Chunk(length),
+                        self.state = match httparse::parse_chunk_size(&self.text) {
+                            // A line without a number would count as zero.
+                            Ok(Status::Complete((_, 0))) if self.text.starts_with(b"0") => State::Trailers,
+                            Ok(Status::Complete((_, length @ 1..))) => State::Chunk(length),
+                            _ => return Err(Garbage::Chunk),
                         };
                         self.text.clear();
                     }
@@ -167,26 +173,34 @@ impl Reader {
     }
 
     fn read_head(&mut self, head: &[u8]) -> Result<State, Garbage> {
-        let head = head.strip_suffix(b"\r\n\r\n").unwrap_or(head);
-        let mut lines =
-            head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
-        let status = status_of(lines.next().unwrap_or_default())?;
+        // Looked at here, because empty lines before it would be passed over.
+        if !head.starts_with(b"HTTP/1.1 ") {
+            return Err(Garbage::StatusLine);
+        }
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut response = httparse::Response::new(&mut headers);
+        match response.parse(head) {
+            Ok(Status::Complete(end)) if end == head.len() => {}
+            Err(Error::Status) => return Err(Garbage::StatusLine),
+            Err(Error::TooManyHeaders) => return Err(Garbage::TooLong),
+            _ => return Err(Garbage::Header),
+        }
+        let status = response.code.unwrap_or_default();
         let mut length = None;
         let (mut chunked, mut closes) = (false, false);
-        for line in lines {
-            let colon = line.iter().position(|byte| *byte == b':').ok_or(Garbage::Header)?;
-            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-            if name.eq_ignore_ascii_case(b"content-length") {
+        for header in response.headers {
+            let (name, value) = (header.name, header.value);
+            if name.eq_ignore_ascii_case("content-length") {
                 let announced = decimal(value).ok_or(Garbage::Length)?;
                 if length.replace(announced).is_some_and(|before| before != announced) {
                     return Err(Garbage::Length);
                 }
-            } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
                 if chunked || !value.eq_ignore_ascii_case(b"chunked") {
                     return Err(Garbage::Length);
                 }
                 chunked = true;
-            } else if name.eq_ignore_ascii_case(b"connection") {
+            } else if name.eq_ignore_ascii_case("connection") {
                 let mut options = value.split(|byte| *byte == b',');
                 closes |= options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"));
             }
@@ -196,7 +210,8 @@ impl Reader {
             101 => return Err(Garbage::StatusLine),
             // Not the answer yet.
             100..200 => return Ok(State::Head),
-            _ => self.answer = Answer { status, closes },
+            200..600 => self.answer = Answer { status, closes },
+            _ => return Err(Garbage::StatusLine),
         }
         if matches!(status, 204 | 304) {
             return Ok(State::Done);
@@ -221,30 +236,12 @@ fn skip(rest: &mut &[u8], left: u64) -> u64 {
     left.saturating_sub(u64::try_from(skipped).unwrap_or(u64::MAX))
 }
 
-fn status_of(line: &[u8]) -> Result<u16, Garbage> {
-    let rest = line.strip_prefix(b"HTTP/1.1 ").ok_or(Garbage::StatusLine)?;
-    let (digits, reason) = rest.split_at_checked(3).ok_or(Garbage::StatusLine)?;
-    let status = decimal(digits).and_then(|status| u16::try_from(status).ok());
-    let status = status.filter(|status| (100..600).contains(status)).ok_or(Garbage::StatusLine)?;
-    if reason.is_empty() || reason.starts_with(b" ") { Ok(status) } else { Err(Garbage::StatusLine) }
-}
-
 /// A whole number of plain digits.
 fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
     str::from_utf8(text).ok()?.parse().ok()
-}
-
-/// The length in the line before a chunk.
-fn chunk_length(line: &[u8]) -> Result<u64, Garbage> {
-    let digits = line.split(|byte| matches!(byte, b';' | b'\r')).next().unwrap_or_default().trim_ascii();
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return Err(Garbage::Chunk);
-    }
-    let digits = str::from_utf8(digits).map_err(|_| Garbage::Chunk)?;
-    u64::from_str_radix(digits, 16).map_err(|_| Garbage::Chunk)
 }
 
 #[cfg(test)]
@@ -322,6 +319,8 @@ mod tests {
         for (text, expected) in [
             ("SSH-2.0-OpenSSH_9.6\r\n\r\n", Garbage::StatusLine),
             ("HTTP/1.0 200 OK\r\n\r\n", Garbage::StatusLine),
+            ("\r\nHTTP/1.1 200 OK\r\n\r\n", Garbage::StatusLine),
+            ("HTTP/1.1 200 OK\n\nx: y\r\n\r\n", Garbage::Header),
             ("HTTP/1.1 2000 OK\r\n\r\n", Garbage::StatusLine),
             ("HTTP/1.1 20\r\n\r\n", Garbage::StatusLine),
             ("HTTP/1.1 101 Switching\r\n\r\n", Garbage::StatusLine),
@@ -335,6 +334,8 @@ mod tests {
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\n", Garbage::Length),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nxyz\r\n", Garbage::Chunk),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n-1\r\n", Garbage::Chunk),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\r\n", Garbage::Chunk),
+            ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n;x\r\n", Garbage::Chunk),
             ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\nabc\r\n", Garbage::Chunk),
         ] {
             assert_eq!(read_all_ways(text.as_bytes()), Err(expected), "{text:?}");
