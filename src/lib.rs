@@ -24,6 +24,7 @@ pub mod config;
 pub mod protocol;
 
 pub mod db;
+mod http_client;
 pub mod key_secret;
 pub mod ledger;
 pub mod money_work;

@@ -11,12 +11,9 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderValue, USER_AGENT};
 use hyper::{Method, Request, StatusCode, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
 use tokio::time::timeout;
 
+use crate::http_client::{Connections, HttpClient};
 use crate::protocol::stripe402::{PAYMENT, PAYMENT_RESPONSE, PaymentPayload, PaymentResponse};
 use crate::trust::Trust;
 
@@ -24,6 +21,8 @@ use super::offer;
 
 /// Establishing a TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Unused connections are kept open for this long.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Scheme, host and port: what a key and a payment belong to. Written `https://api.example.com:443`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -221,7 +220,7 @@ impl Body {
 /// The connection pool.
 #[derive(Debug, Clone)]
 pub struct Http {
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: HttpClient,
     patience: Duration,
 }
 
@@ -230,16 +229,14 @@ impl Http {
     /// does.
     #[must_use]
     pub fn new(patience: Duration, trust: &Trust) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_nodelay(true);
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT.min(patience)));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(trust.client_config())
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        Self { client: Client::builder(TokioExecutor::new()).build(connector), patience }
+        let connections = Connections {
+            trust,
+            connect_timeout: Some(CONNECT_TIMEOUT.min(patience)),
+            asks_the_silent: false,
+            most_idle: usize::MAX,
+            idle_timeout: IDLE_TIMEOUT,
+        };
+        Self { client: connections.client(), patience }
     }
 
     /// Sends a request, with a payment or without. Redirects are answers like any other.

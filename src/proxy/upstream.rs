@@ -5,16 +5,14 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderMap, HeaderValue, TRANSFER_ENCODING};
 use hyper::{Method, Request, Response, Uri};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{Client, Error};
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::connection::Connector;
 use super::reachability::Reachability;
 use super::traffic::{Moment, Progress, progress};
 use super::upload::{UploadBody, UploadReport};
 use crate::config::{Secret, UpstreamConfig};
-use crate::peer_alive;
+use crate::http_client::Connections;
 
 /// Idle connections are dropped after this: many servers close theirs after five seconds, and a request that meets the
 /// closing would be answered 502.
@@ -70,25 +68,20 @@ impl Upstream {
     pub fn new(config: &UpstreamConfig) -> Result<Self, UpstreamSetupError> {
         let uri: Uri = config.url.parse().map_err(|_| UpstreamSetupError)?;
         let authority = uri.authority().ok_or(UpstreamSetupError)?.as_str();
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_nodelay(true);
-        http.set_connect_timeout(Some(config.connect_timeout));
-        http.set_keepalive(Some(peer_alive::SILENT));
-        http.set_keepalive_interval(Some(peer_alive::EVERY));
-        http.set_keepalive_retries(Some(peer_alive::TIMES));
-        let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(config.trust.client_config())
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http);
-        let connector = Connector(connector);
+        let connections = Connections {
+            trust: &config.trust,
+            connect_timeout: Some(config.connect_timeout),
+            asks_the_silent: true,
+            most_idle: usize::MAX,
+            idle_timeout: POOL_IDLE,
+        };
+        let connector = Connector(connections.connector());
         let reachability = Reachability::new(connector.clone(), uri.clone(), config.connect_timeout);
-        let mut builder = Client::builder(TokioExecutor::new());
+        let mut pool = connections.pool();
         // A gateway may unfold what an old server has folded (RFC 9112, section 5.2).
-        builder.http1_allow_obsolete_multiline_headers_in_responses(true).http1_max_headers(MAX_HEADERS);
-        let anew = builder.clone().pool_max_idle_per_host(0).build(connector.clone());
-        let client = builder.pool_timer(TokioTimer::new()).pool_idle_timeout(POOL_IDLE).build(connector);
+        pool.http1_allow_obsolete_multiline_headers_in_responses(true).http1_max_headers(MAX_HEADERS);
+        let anew = pool.clone().pool_max_idle_per_host(0).build(connector.clone());
+        let client = pool.build(connector);
         Ok(Self {
             client,
             anew,

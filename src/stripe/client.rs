@@ -13,10 +13,6 @@ use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use stripe_client_core::{
     ConfigOverride, CustomizedStripeRequest, RequestBuilder, RequestStrategy, StripeClient, StripeClientErr,
     StripeMethod,
@@ -27,6 +23,8 @@ use super::calls::Endpoint;
 use super::failure::{StripeFailure, UnknownReason, classify};
 use super::redact::short_ascii;
 use crate::config::StripeConfig;
+use crate::http_client::{Connections, HttpClient};
+use crate::trust::Trust;
 
 /// The largest answer that is read. A page of 50 PaymentIntents is about a quarter of it.
 const MAX_RESPONSE_BYTES: usize = 1024 * 1024;
@@ -54,7 +52,7 @@ pub enum StripeSetupError {
 /// The pool of connections and what every request carries.
 #[derive(Debug)]
 pub(super) struct Transport {
-    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: HttpClient,
     base: String,
     /// Marked sensitive, so that its `Debug` does not show it.
     authorization: HeaderValue,
@@ -97,19 +95,15 @@ impl Transport {
         if !known_scheme || uri.host().is_none_or(str::is_empty) || uri.query().is_some() {
             return Err(StripeSetupError::ApiBase);
         }
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        let connector = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let http = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .build(connector);
+        let connections = Connections {
+            // The compiled-in roots alone.
+            trust: &Trust::default(),
+            connect_timeout: None,
+            asks_the_silent: false,
+            most_idle: IDLE_CONNECTIONS,
+            idle_timeout: IDLE_TIMEOUT,
+        };
+        let http = connections.client();
         Ok(Self { http, base, authorization, version, timeout: config.timeout })
     }
 
