@@ -1,7 +1,8 @@
 //! Validated settings.
 //!
 //! `load.rs` finds the texts, `layers.rs` puts defaults (`default.toml`, which is the manual), file and environment over each
-//! other, `validate.rs` and one file per section turn the result into these types and report every problem at once.
+//! other, `validate.rs` and one file per section turn the result into these types and report every problem at once. `toml` reads
+//! the text; the reader is our own, because derived ones stop at the first problem and cannot say which variable has set a key.
 
 mod database;
 mod keys;

@@ -102,7 +102,8 @@ impl IpNetwork {
     }
 }
 
-/// A web address, taken apart.
+/// A web address, taken apart. Here, and not by `url`, which mends what is to be refused (`http:///host`, `0x7f.1`, a backslash), and
+/// writes hosts and ports in another way than the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct WebAddress {
     /// `http` or `https`.

@@ -2,7 +2,8 @@
 //!
 //! It serves the part of Stripe's API that a card gateway uses, with Stripe's encodings, errors, test cards and
 //! idempotency keys, and it can be told to fail in the ways that Stripe and networks fail. What it cannot do it refuses,
-//! rather than pretend. It uses none of the gateway's code, so that its books can contradict ours.
+//! rather than pretend. It uses none of the gateway's code, so that its books can contradict ours. It is our own, because
+//! stripe-mock, which Stripe offers, remembers nothing and cannot be told how to fail.
 //!
 //! # What differs from Stripe on purpose
 //! - Only test cards are taken. The number is never stored; a fingerprint and the last four digits are.
