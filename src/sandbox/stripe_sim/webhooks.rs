@@ -262,7 +262,8 @@ pub(super) fn parcels(books: &Books, event: &Event) -> Vec<Parcel> {
     listening.map(|endpoint| Parcel::of(books, endpoint, event)).collect()
 }
 
-/// Sends requests. The simulator's own client, because it shares no code with the gateway. Without a pool: an endpoint that is restarted between two events must not see a stale connection.
+/// Sends requests. The simulator's own client, because it shares no code with the gateway. Without a pool: an endpoint that is
+/// restarted between two events must not see a stale connection.
 pub(super) fn client() -> Client<HttpConnector, Full<bytes::Bytes>> {
     Client::builder(hyper_util::rt::TokioExecutor::new()).pool_max_idle_per_host(0).build_http()
 }
