@@ -104,6 +104,9 @@ fn unavailable(error: &dyn std::fmt::Display, id: RequestId) -> HttpResponse {
 fn presented_key(request: &HttpRequest, billing: &Billing) -> Result<Option<ClientKey>, Problem> {
     let mut authorizations = request.headers().get_all("authorization");
     if let Some(value) = authorizations.next() {
+        if spoken::presents_unspoken(&billing.offers.dialects, request.headers()) {
+            return Err(Problem::PaymentProtocolOff);
+        }
         // Two answers to "whose wallet?" are none.
         if authorizations.next().is_some() || spoken::presents_any(request) {
             return Err(Problem::AmbiguousCredentials);
