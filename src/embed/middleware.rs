@@ -125,8 +125,8 @@ impl Price {
         Resource { origin, path, description, mime_type, quote: Some(quote) }
     }
 
-    fn sold(&self, request: &ServiceRequest) -> Arc<Sold> {
-        self.inner.sold(name_of(request), self.rule, &self.charged)
+    fn sold(&self, name: String) -> Arc<Sold> {
+        self.inner.sold(name, self.rule, &self.charged)
     }
 
     /// The answer to whoever presents nothing.
@@ -135,7 +135,7 @@ impl Price {
         let challenges = || self.challenges.lock().unwrap_or_else(PoisonError::into_inner);
         let known = challenges().get(&name).cloned();
         let prepared = known.unwrap_or_else(|| {
-            let quote = self.inner.sold(name.clone(), self.rule, &self.charged).listing.list_quote();
+            let quote = self.sold(name.clone()).listing.list_quote();
             let prepared = Arc::new(self.inner.parts.offers.challenge(self.resource("", "", &quote)));
             challenges().insert(name, Arc::clone(&prepared));
             prepared
@@ -353,7 +353,7 @@ impl Price {
             let url = [&*origin, &*path].concat();
             return Err((self.challenge(request, &url, id), Outcome::Challenged));
         };
-        let sold = self.sold(request);
+        let sold = self.sold(name_of(request));
         let quote = sold.listing.list_quote();
         let resource = self.resource(&origin, &path, &quote);
         let mut credential = match presented {
@@ -426,13 +426,9 @@ impl Price {
         let Some(standing) = kind.enter(holder, false) else {
             return Err((refuse(&Refused::because(Refusal::Busy)), Outcome::Busy));
         };
-        let is_new = quote.booking().is_none();
         let opened = Box::pin(self.open_slowly(purchase, standing))
             .await
             .map_err(|(refused, outcome)| (refuse(&refused), outcome))?;
-        if is_new {
-            self.inner.remember(&sold);
-        }
         Ok(Sale { opened, sold, quote, dialect })
     }
 

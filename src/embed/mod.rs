@@ -61,7 +61,6 @@ mod upload;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix_web::dev::ServerHandle;
@@ -76,6 +75,7 @@ use crate::config::{ConfigProblems, IdempotencyConfig, LimitsConfig, LoadSource,
 use crate::domain::{Micros, MoneyError};
 use crate::engine::{Engine, Parts, StartError};
 use crate::http;
+use crate::http::redirect_told::RedirectTold;
 use crate::pricing::{Listing, PriceRule, StatusSet};
 
 /// Why an embedded paywall does not start.
@@ -115,7 +115,7 @@ pub(crate) struct Inner {
     limits: LimitsConfig,
     idempotency: IdempotencyConfig,
     admin_address: SocketAddr,
-    /// What was sold already, by name; of each name, at different prices.
+    /// What is sold, by name; of each name, at different prices. There are as many names as handlers have methods.
     known: Mutex<HashMap<String, Vec<Arc<Sold>>>>,
     running: Mutex<Option<Running>>,
 }
@@ -230,8 +230,7 @@ impl Embedded {
 #[derive(Debug)]
 pub(crate) struct Sold {
     pub(crate) listing: Arc<Listing>,
-    /// Whether it was said that a redirect is not charged.
-    told_of_redirect: AtomicBool,
+    redirect_told: RedirectTold,
 }
 
 impl Sold {
@@ -240,11 +239,9 @@ impl Sold {
         self.listing.rule() == rule && (Arc::ptr_eq(own, charged) || own == charged)
     }
 
-    /// Says once that a redirect was not charged: what is sold may be behind it, for nothing.
+    /// See [`RedirectTold`].
     fn tell_of_redirect(&self, status: u16) {
-        let is_charged = self.listing.charged().has_redirects();
-        if is_charged || !(300..400).contains(&status) || self.told_of_redirect.swap(true, Ordering::Relaxed)
-        {
+        if !self.redirect_told.is_due(&self.listing, status) {
             return;
         }
         tracing::warn!(
@@ -256,27 +253,16 @@ impl Sold {
 }
 
 impl Inner {
-    /// What is sold under this name, as it was before if it was sold already.
+    /// What is sold under this name: the same each time, so that its numbers and what was said of it are known.
     fn sold(&self, name: String, rule: PriceRule, charged: &Arc<StatusSet>) -> Arc<Sold> {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let sold = known.get(&name).into_iter().flatten().find(|sold| sold.is(rule, charged)).cloned();
-        drop(known);
-        sold.unwrap_or_else(|| {
-            let currency = self.parts.offers.currency();
-            let listing = Arc::new(Listing::new(name, rule, currency, Arc::clone(charged)));
-            Arc::new(Sold { listing, told_of_redirect: AtomicBool::new(false) })
-        })
-    }
-
-    /// Keeps what has its numbers in the ledger.
-    fn remember(&self, sold: &Arc<Sold>) {
-        if sold.listing.booking().is_none() {
-            return;
-        }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let same_name = known.entry(sold.listing.name().to_owned()).or_default();
-        if !same_name.iter().any(|other| other.is(sold.listing.rule(), sold.listing.charged())) {
-            same_name.push(Arc::clone(sold));
+        if let Some(sold) = known.get(&name).into_iter().flatten().find(|sold| sold.is(rule, charged)) {
+            return Arc::clone(sold);
         }
+        let currency = self.parts.offers.currency();
+        let listing = Arc::new(Listing::new(name.clone(), rule, currency, Arc::clone(charged)));
+        let sold = Arc::new(Sold { listing, redirect_told: RedirectTold::default() });
+        known.entry(name).or_default().push(Arc::clone(&sold));
+        sold
     }
 }

@@ -331,7 +331,7 @@ impl Gateway {
         let paid = PaidRequest {
             purchase: Purchase {
                 request: id,
-                quote: quote.clone(),
+                quote,
                 credential,
                 unverified,
                 wallet,

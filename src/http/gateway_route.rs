@@ -1,9 +1,9 @@
 //! A route as the gateway keeps it: what it sells, and how its requests are passed on.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::redirect_told::RedirectTold;
 use crate::config::{Config, IdleLimit, LimitsConfig, RouteConfig};
 use crate::db::{Db, DbError};
 use crate::domain::Currency;
@@ -38,16 +38,13 @@ pub(crate) struct Sold {
     pub(crate) listing: Arc<Listing>,
     /// What whoever presents nothing is answered.
     pub(crate) challenge: Challenge,
-    /// Whether it was said that a redirect is not charged.
-    told_of_redirect: AtomicBool,
+    redirect_told: RedirectTold,
 }
 
 impl Sold {
-    /// Says once that a redirect was not charged: what is sold may be behind it, for nothing.
+    /// See [`RedirectTold`].
     pub(crate) fn tell_of_redirect(&self, status: u16) {
-        let is_charged = self.listing.charged().has_redirects();
-        if is_charged || !(300..400).contains(&status) || self.told_of_redirect.swap(true, Ordering::Relaxed)
-        {
+        if !self.redirect_told.is_due(&self.listing, status) {
             return;
         }
         tracing::warn!(
@@ -74,7 +71,7 @@ impl GatewayRoute {
             let (description, mime_type) = (description.as_deref(), mime_type.as_deref());
             let resource = Resource { origin: "", path: "", description, mime_type, quote: Some(&quote) };
             let challenge = offers.challenge(resource);
-            Arc::new(Sold { listing, challenge, told_of_redirect: AtomicBool::new(false) })
+            Arc::new(Sold { listing, challenge, redirect_told: RedirectTold::default() })
         });
         Self {
             description,

@@ -19,6 +19,7 @@ pub(crate) mod origin;
 pub(crate) mod payment_answer;
 pub mod problem;
 pub(crate) mod record_stream;
+pub(crate) mod redirect_told;
 pub(crate) mod repeat_headers;
 pub(crate) mod repeat_key;
 pub(crate) mod request_log;

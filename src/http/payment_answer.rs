@@ -55,7 +55,8 @@ const UNKNOWN_CLIENT_LEFT_OUT: &str = "The clientId that was sent is unknown her
 /// The code of an answer of the API that costs nothing.
 pub(crate) const NOT_CHARGED: &str = "not_charged";
 
-/// The answer to a request that presents nothing. The same as [`refused`] writes for [`Refused::challenge`].
+/// The answer to a request that presents nothing. The same as [`refused`] writes for
+/// [`Refusal::PaymentRequired`].
 pub(crate) fn challenge(challenge: &Challenge, url: &str, request: RequestId) -> HttpResponse {
     let id = request.to_string();
     let written = challenge.filled(&Filling::new(url, &id, now()));

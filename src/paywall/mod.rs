@@ -307,12 +307,6 @@ impl Refused {
         self
     }
 
-    /// No payment was presented.
-    #[must_use]
-    pub fn challenge() -> Self {
-        Self::new(Refusal::PaymentRequired)
-    }
-
     /// Refused before anybody was recognised.
     #[must_use]
     pub fn because(refusal: Refusal) -> Self {

@@ -1,8 +1,7 @@
 //! The offer that goes with a 402: the price, and what a card may be charged.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use crate::config::{Config, RouteConfig, label};
+use crate::db::now_micros;
 use crate::domain::{Currency, Micros, RequestId};
 use crate::ledger::ClientState;
 use crate::pricing::{Listing, Quote};
@@ -175,8 +174,7 @@ impl Offers {
 
 /// Seconds since 1970.
 pub(crate) fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    now_micros().div_euclid(1_000_000)
 }
 
 /// A sentence, and why nothing can be spent, if that is so.

@@ -82,12 +82,6 @@ impl PriceRule {
         }
     }
 
-    /// Whether the price depends on the request's body, which must then be read before anything is set aside.
-    #[must_use]
-    pub fn reads_body(self) -> bool {
-        matches!(self, Self::ByBody(_))
-    }
-
     /// The price of a request with this body.
     ///
     /// # Errors

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use sha2::{Digest as _, Sha256};
-
 use super::booking::Booking;
 use super::listing::Listing;
 use super::price::Price;
-use crate::domain::{Currency, Micros};
+use crate::domain::{Currency, Micros, SecretHash};
 
 /// What one request costs. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -19,19 +17,19 @@ pub struct Quote {
 /// Stands for everything a payer agrees to with a quote, so that a challenge can be bound to it: what is sold, the currency, the
 /// price. Two quotes that differ in any of it differ here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct QuoteDigest([u8; 32]);
+pub struct QuoteDigest(SecretHash);
 
 impl QuoteDigest {
-    /// As it was sent back.
+    /// As it was sent back. `None` unless it has 32 bytes.
     #[must_use]
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        SecretHash::from_slice(bytes).map(Self)
     }
 
-    /// To be sent.
+    /// To be sent: 32 bytes.
     #[must_use]
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 }
 
@@ -79,20 +77,13 @@ impl Quote {
             Price::Exact(_) => ("exact", ""),
             Price::UpTo { meter, .. } => ("up to", meter.name),
         };
-        let most = self.most().get().to_le_bytes();
-        let parts = [
+        QuoteDigest(SecretHash::of_parts(&[
+            b"quote",
             self.listing.name().as_bytes(),
             self.currency().code().as_bytes(),
             kind.as_bytes(),
-            &most,
+            &self.most().get().to_le_bytes(),
             meter.as_bytes(),
-        ];
-        let mut hash = Sha256::new_with_prefix(b"quote");
-        for part in parts {
-            // Where one ends and the next begins matters.
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        QuoteDigest(hash.finalize().into())
+        ]))
     }
 }

@@ -86,7 +86,7 @@ fn member<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 fn binding_of(text: &str) -> Option<Binding> {
     let bytes = |name| URL_SAFE_NO_PAD.decode(member(text, name)?).ok();
     Some(Binding {
-        quote: QuoteDigest::from_bytes(bytes("quote")?.try_into().ok()?),
+        quote: QuoteDigest::from_slice(&bytes("quote")?)?,
         expires: member(text, "expires")?.parse().ok()?,
         nonce: bytes("nonce")?.try_into().ok()?,
         seal: bytes("seal")?.try_into().ok()?,

@@ -227,7 +227,7 @@ fn what_is_prepared_is_what_is_written() {
         let prepared = offers.challenge(resource(&config, "", &quote));
         for path in ["/", "/a%22b", &long] {
             let (sold, id) = (resource(&config, path, &quote), RequestId::new());
-            let first = Refused::challenge();
+            let first = Refused::because(Refusal::PaymentRequired);
             let both =
                 [challenge(&prepared, &sold.url(), id), refused(&offers, sold, (&DIALECT, &first), id)];
             let [first, second] = both.map(|response| {
